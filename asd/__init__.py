@@ -1,0 +1,1 @@
+"""Adaptive speculative decoding: a cascade of language models steered by optimal stopping."""

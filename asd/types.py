@@ -1,0 +1,131 @@
+"""The frozen values that every room shares: what is asked, what a stage wrote, what was decided.
+
+Values only: token ids, text and numbers, never tensors; no behaviour beyond derived properties. Units are
+in the names: `seconds` are what a clock said, `cost` is priced (counts times a frozen price table, in the
+ladder's raw price unit), `logprobs` are natural logarithms, `score` is quality in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
+"""How a number came about; every record and table that shows one carries it (README, "Provenance")."""
+
+STOP = "stop"
+"""The action that returns the best answer in hand; every other action is the name of the stage to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question.
+
+    Attributes:
+        id: Unique within its dataset and stable over runs.
+        dataset: Name of the workload it belongs to.
+        prompt: The text given to every stage, verbatim.
+        reference: The right answer, if one is known.
+        max_new_tokens: Room for the answer, in tokens of the stage's own tokenizer.
+        tags: Labels the dataset carries ("family", "level", "subject"); never read by a policy.
+    """
+
+    id: str
+    dataset: str
+    prompt: str
+    reference: str | None = None
+    max_new_tokens: int = 64
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one call did: prompt tokens read, tokens decoded (the stop token included), forward passes."""
+
+    n_prompt: int
+    n_decoded: int
+    n_passes: int
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.n_prompt + other.n_prompt, self.n_decoded + other.n_decoded, self.n_passes + other.n_passes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What one stage wrote for one query.
+
+    Attributes:
+        stage: Name of the stage.
+        text: The answer, without the prompt and without special tokens.
+        tokens: Ids of the decoded tokens, the stop token included where one was written.
+        logprobs: Natural log-probability of each decoded token under the stage, same length as `tokens`.
+        finished: The stage wrote its stop token (False: it ran out of room).
+        usage: Counts of this call for this query.
+        seconds: Wall time of the batch the query was in (not divided by its size).
+    """
+
+    stage: str
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finished: bool
+    usage: Usage
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One stage's recorded answer to one query, with its score in [0, 1] (None: not scored)."""
+
+    draft: Draft
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One query with the outcome of every stage that was run on it, keyed by stage name."""
+
+    query: Query
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a policy chose in one state, and why.
+
+    Attributes:
+        action: `STOP` or the name of the stage to run next.
+        answer: Stage whose answer is the best in hand (None before any stage has answered).
+        p_good: Calibrated success probability of each answer in hand, by stage (empty where the policy
+            does not look at evidence).
+        values: Value of every open action in cost units, `STOP` included (empty likewise).
+    """
+
+    action: str
+    answer: str | None
+    p_good: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the cascade returned for one query: the answer, the way there, and what the way cost.
+
+    Attributes:
+        query: The question.
+        stage: The stage whose answer is returned.
+        text: The answer.
+        drafts: Every answer bought, in the order of the calls.
+        decisions: One per state visited, the stopping one last.
+        cost: Priced cost summed over all calls, raw price unit.
+    """
+
+    query: Query
+    stage: str
+    text: str
+    drafts: tuple[Draft, ...]
+    decisions: tuple[Decision, ...]
+    cost: float
