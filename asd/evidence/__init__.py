@@ -1,0 +1,40 @@
+"""What is known about the answers in hand, as one calibrated number per answer.
+
+The border: evidence reads drafts and prompts, never references, scores or tags; it decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from asd.types import Draft, Query
+
+__all__ = ["Evidence", "Judgement"]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One state as the stopping problem sees it.
+
+    Attributes:
+        node: Name of the node: "root", or the stages run so far in ladder order joined by "+" ("S+L").
+        bin: Index into the node's bins.
+        answer: Stage whose answer is the best in hand (None at the root).
+        p_good: Calibrated success probability of every answer in hand, by stage.
+        scale: Expected cost of going on from here relative to the mean query (1.0: as long as the mean).
+    """
+
+    node: str
+    bin: int
+    answer: str | None
+    p_good: Mapping[str, float]
+    scale: float
+
+
+class Evidence(Protocol):
+    """Turns a prompt and the drafts bought so far into a `Judgement`."""
+
+    def judge(self, query: Query, drafts: Mapping[str, Draft]) -> Judgement:
+        """Where in the stopping problem this query stands."""

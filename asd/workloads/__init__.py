@@ -1,0 +1,26 @@
+"""Workloads: where queries come from and how an answer is scored. One dataset a module."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from asd.types import Query
+
+__all__ = ["Split", "Workload"]
+
+Split = Literal["fit", "calibrate", "test"]
+"""Disjoint by construction: what fits predictor and policy, what calibrates a guarantee, what is reported."""
+
+
+class Workload(Protocol):
+    """A named set of queries with a scoring rule."""
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset; the `dataset` of its queries."""
+
+    def queries(self, split: Split, limit: int) -> list[Query]:
+        """The first `limit` queries of a split, always the same ones in the same order."""
+
+    def score(self, query: Query, text: str) -> float:
+        """Quality of an answer in [0, 1]."""
