@@ -127,7 +127,7 @@ def mean_by_bin(values: FloatArray, bins: IntArray, n_bins: int) -> FloatArray:
     _check_bins(bins, n_bins)
     if len(values) != len(bins) or not np.isfinite(values).all():
         raise DataError(f"need one finite value per row, got {len(values)} values for {len(bins)} rows")
-    counts: IntArray = np.bincount(bins, minlength=n_bins)
+    counts = np.bincount(bins, minlength=n_bins).astype(np.float64)
     sums = np.bincount(bins, weights=values, minlength=n_bins)
     overall = values.mean()
     weight = _own_weight(values, bins, counts, sums)
@@ -155,17 +155,15 @@ def _left_out_log_likelihood(counts: FloatArray, strength: float) -> float:
     The marginal of the others is smoothed by half a row per bin: a target bin seen once must not get
     probability zero.
     """
-    n, n_target = counts.sum(), counts.shape[1]
-    marginal = (counts.sum(axis=0) - 1 + 0.5) / (n - 1 + 0.5 * n_target)
-    seen = counts > 0
+    rows, columns = np.nonzero(counts)
+    n_both, n_row = counts[rows, columns], counts.sum(axis=1)[rows]
+    marginal = (counts.sum(axis=0)[columns] - 0.5) / (counts.sum() - 1 + 0.5 * counts.shape[1])
     if math.isinf(strength):
-        p = np.broadcast_to(marginal, counts.shape)
-    else:
-        p = (counts - 1 + strength * marginal) / (counts.sum(axis=1, keepdims=True) - 1 + strength)
-    return float(counts[seen] @ np.log(p[seen]))
+        return float(n_both @ np.log(marginal))
+    return float(n_both @ np.log((n_both - 1 + strength * marginal) / (n_row - 1 + strength)))
 
 
-def _own_weight(values: FloatArray, bins: IntArray, counts: IntArray, sums: FloatArray) -> FloatArray:
+def _own_weight(values: FloatArray, bins: IntArray, counts: FloatArray, sums: FloatArray) -> FloatArray:
     """Share of each bin's own mean in its estimate, n_b / (n_b + within / between), shape (n_bins,)."""
     seen, pooled = counts > 0, np.zeros(len(counts))
     n, n_seen = len(values), seen.sum()
@@ -177,4 +175,5 @@ def _own_weight(values: FloatArray, bins: IntArray, counts: IntArray, sums: Floa
     between = (spread - (n_seen - 1) * within) / (n - (counts**2).sum() / n)
     if between <= 0:
         return pooled
-    return np.divide(counts, counts + within / between, out=pooled, where=seen)
+    np.divide(counts, counts + within / between, out=pooled, where=seen)
+    return pooled
