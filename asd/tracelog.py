@@ -1,0 +1,141 @@
+"""Appending traces to a file so that a kill or a full disk loses at most the batch in flight.
+
+A batch is written with one call and forced to disk before `TraceLog.append` returns. A process that is
+killed leaves at most one cut last line, which the next `TraceLog` on the same file drops and counts; a write
+that fails is undone. The border: the format of a line is `asd.traces`'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+from asd.errors import ConfigError, DataError, StorageError
+from asd.traces import Header, Key, check_same, encode_header, encode_trace, key_of, merge, parse
+from asd.types import Query, Trace
+
+__all__ = ["TraceLog"]
+
+
+class TraceLog:
+    """A trace file open for appending, and the traces in it. A context manager; one process at a time.
+
+    Args:
+        path: Created if it does not exist; otherwise continued.
+        header: Must equal the header of a file that is continued.
+
+    Attributes:
+        n_bytes_dropped: Length of the cut last line that was removed on opening; 0 for an intact file.
+
+    Raises:
+        ConfigError: The file was collected with another header, or is compressed.
+        DataError: A line other than the last is broken, or the file is something else than traces.
+        StorageError: The file cannot be opened, locked or written.
+    """
+
+    def __init__(self, path: Path, header: Header) -> None:
+        if path.suffix == ".gz":
+            raise ConfigError(
+                f"{path}: traces grow as plain JSON lines; compress the file when it is complete"
+            )
+        if path.exists() and not path.is_file():
+            raise StorageError(f"{path} is not a regular file; choose another path")
+        self.path = path
+        with _storing(path):
+            self._file = path.open("ab", buffering=0)
+        try:
+            self._lock()
+            self._take_up(header)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def pending(self, stage: str, queries: Iterable[Query]) -> list[Query]:
+        """The queries that `stage` has not answered yet.
+
+        Raises:
+            DataError: A query is recorded under the same id with another prompt or reference.
+        """
+        recorded = [(query, self._traces.get(key_of(query), Trace(query, {}))) for query in queries]
+        for query, trace in recorded:
+            check_same(trace.query, query)
+        return [query for query, trace in recorded if stage not in trace.outcomes]
+
+    def append(self, traces: Sequence[Trace]) -> None:
+        """Add one batch; when this returns, it is on the disk.
+
+        Raises:
+            DataError: A trace repeats a recorded outcome, or holds a number that JSON cannot.
+            StorageError: The disk is full or not writable; the file is as it was before.
+        """
+        added: dict[Key, Trace] = {}
+        for trace in traces:
+            merge(ChainMap(added, self._traces), trace)
+        self._write(b"".join(encode_trace(trace) for trace in traces))
+        self._traces.update(added)
+
+    def select(self, queries: Iterable[Query]) -> list[Trace]:
+        """The traces of these queries, in their order; all of them must have been appended."""
+        return [self._traces[key_of(query)] for query in queries]
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(f"another process is collecting into {self.path}; let it finish") from error
+
+    def _take_up(self, header: Header) -> None:
+        """Continue the run that left the file, if it is the same; drop the line it died over."""
+        contents = parse(self.path)
+        if contents.header is not None and contents.header != header:
+            raise ConfigError(_difference(self.path, contents.header, header))
+        if contents.header is None and not encode_header(header).startswith(contents.cut):
+            raise DataError(f"{self.path} does not begin like a trace file; choose another path")
+        with _storing(self.path):
+            self._file.truncate(self.path.stat().st_size - len(contents.cut))
+        self._traces = contents.traces
+        self.n_bytes_dropped = len(contents.cut)
+        if contents.header is None:
+            self._write(encode_header(header))
+
+    def _write(self, data: bytes) -> None:
+        """Append all of it or nothing."""
+        with _storing(self.path):
+            size = self.path.stat().st_size
+            try:
+                while data:
+                    data = data[self._file.write(data) :]
+                os.fsync(self._file.fileno())
+            except BaseException:
+                self._file.truncate(size)
+                raise
+
+
+@contextlib.contextmanager
+def _storing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror}; what was collected before is intact, "
+            "free space or choose another path"
+        ) from error
+
+
+def _difference(path: Path, found: Header, wanted: Header) -> str:
+    name = next(name for name in Header.__struct_fields__ if getattr(found, name) != getattr(wanted, name))
+    return (
+        f"{path} was collected with {name} {getattr(found, name)!r}, not {getattr(wanted, name)!r}; "
+        "collect into another file"
+    )

@@ -1,0 +1,257 @@
+"""Traces: what every stage answered to every query, as JSON lines.
+
+The first line is a `Header`: which ladder, which datasets, how sampled. Every other line is one query with
+the outcomes of one or more stages in `outputs`; lines of the same query are merged, so a file grows by
+appending (`asd.tracelog`):
+
+    {"format": "asd-traces", "version": 1, "ladder": "tiny", "stages": {"S": "..."}, ...}
+    {"id": "q1", "dataset": "d", "prompt": "2+2=", "reference": "4", "max_new_tokens": 8, "tags": {},
+     "outputs": {"S": {"score": 1.0, "response": "4", "tokens_in": 5, "tokens_out": 2, "n_passes": 2,
+                       "seconds": 0.01, "finished": true, "tokens": [9, 2], "token_logprobs": [-0.1, -0.2]}}}
+
+What can be derived is not stored: confidence comes from `token_logprobs`, cost from the counts and the
+ladder's prices, which may be measured anew. The border: format and reading; nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Iterator, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from asd.errors import DataError
+from asd.types import Draft, Outcome, Query, Trace, Usage
+
+__all__ = ["Header", "read_header", "read_traces"]
+
+Key = tuple[str, str]
+"""Dataset and query id: what identifies a trace within a file."""
+
+
+class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a trace file is about; runs may share a file only if their headers are equal.
+
+    Attributes:
+        format: Marks the file.
+        version: Of the record format.
+        ladder: Name of the ladder.
+        fingerprint: The ladder's own.
+        stages: Model of every stage, in ladder order.
+        datasets: Names of the workloads.
+        split: Which rows of them.
+        sampling: How tokens were chosen.
+    """
+
+    format: Literal["asd-traces"] = "asd-traces"
+    version: Literal[1] = 1
+    ladder: str
+    fingerprint: str
+    stages: dict[str, str]
+    datasets: tuple[str, ...]
+    split: str
+    sampling: Literal["greedy"] = "greedy"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """A trace file as it is, whole or not.
+
+    Attributes:
+        header: None before its line was written whole.
+        traces: By key.
+        cut: What follows the last whole line; empty for an intact file.
+    """
+
+    header: Header | None
+    traces: dict[Key, Trace]
+    cut: bytes
+
+
+def read_traces(path: Path) -> list[Trace]:
+    """All traces of a file (`.gz` is unpacked), sorted by dataset and query id.
+
+    Raises:
+        DataError: The file is missing or holds no trace, or a line is broken or cut off.
+    """
+    contents = parse(path)
+    if contents.cut:
+        raise DataError(
+            f"the last line of {path} is cut off; run the same `asd collect` again: it drops the line and "
+            "goes on from there"
+        )
+    if not contents.traces:
+        raise DataError(f"{path} holds no traces; fill it with `asd collect`")
+    return [contents.traces[key] for key in sorted(contents.traces)]
+
+
+def read_header(path: Path) -> Header:
+    """What a trace file is about, without reading the traces.
+
+    Raises:
+        DataError: The file is missing, or does not begin with a header.
+    """
+    return _decode_header(path, next(_lines(path), b""))
+
+
+def parse(path: Path) -> Contents:
+    """Everything in a trace file, a cut last line included as bytes.
+
+    Raises:
+        DataError: The file is missing, or a line other than the last is broken.
+    """
+    header: Header | None = None
+    traces: dict[Key, Trace] = {}
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.endswith(b"\n"):
+            return Contents(header, traces, cut=line)
+        if header is None:
+            header = _decode_header(path, line)
+            continue
+        try:
+            merge(traces, _to_trace(msgspec.json.decode(line, type=_Record)))
+        except (msgspec.DecodeError, DataError) as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+    return Contents(header, traces, cut=b"")
+
+
+def _decode_header(path: Path, line: bytes) -> Header:
+    try:
+        return msgspec.json.decode(line, type=Header)
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path} does not begin with the header of a trace file: {error}") from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            yield from file
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read traces from {path}: {error}") from error
+
+
+def merge(traces: MutableMapping[Key, Trace], new: Trace) -> None:
+    """Add the outcomes of one trace; the query must be the recorded one, the stages new to it."""
+    known = traces.get(key_of(new.query), Trace(new.query, {}))
+    check_same(known.query, new.query)
+    if repeated := known.outcomes.keys() & new.outcomes.keys():
+        raise DataError(f"query {new.query.id!r} has two outcomes of stage {min(repeated)!r}; keep one")
+    traces[key_of(new.query)] = Trace(new.query, {**known.outcomes, **new.outcomes})
+
+
+def check_same(recorded: Query, query: Query) -> None:
+    """Refuse a query that is not the one recorded under its id."""
+    if recorded != query:
+        raise DataError(
+            f"query {query.id!r} of {query.dataset!r} is recorded with another prompt, reference, room "
+            "or tags: the workload has changed; collect into another file"
+        )
+
+
+def key_of(query: Query) -> Key:
+    """What identifies the query within a file."""
+    return query.dataset, query.id
+
+
+def encode_header(header: Header) -> bytes:
+    """The first line of a trace file."""
+    return _encode(header)
+
+
+class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    score: float | None
+    response: str
+    tokens_in: int
+    tokens_out: int
+    n_passes: int
+    seconds: float
+    finished: bool
+    tokens: tuple[int, ...]
+    token_logprobs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.token_logprobs):
+            raise ValueError(f"{len(self.tokens)} tokens but {len(self.token_logprobs)} token_logprobs")
+        # JSON has no NaN or infinity: they would be written as null and not be read again.
+        if not all(map(math.isfinite, (*self.token_logprobs, self.seconds))):
+            raise ValueError("a log-probability or time is not a finite number")
+        if self.score is not None and not 0 <= self.score <= 1:
+            raise ValueError(f"score {self.score} is not within [0, 1]")
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: str
+    dataset: str
+    prompt: str
+    reference: str | None
+    max_new_tokens: int
+    tags: dict[str, str]
+    outputs: dict[str, _Output]
+
+
+def encode_trace(trace: Trace) -> bytes:
+    """One line of a trace file; raises DataError for numbers that JSON does not have."""
+    query = trace.query
+    try:
+        outputs = {stage: _to_output(outcome) for stage, outcome in trace.outcomes.items()}
+    except ValueError as error:
+        raise DataError(f"query {query.id!r} of {query.dataset!r} cannot be recorded: {error}") from error
+    record = _Record(
+        id=query.id,
+        dataset=query.dataset,
+        prompt=query.prompt,
+        reference=query.reference,
+        max_new_tokens=query.max_new_tokens,
+        tags=dict(query.tags),
+        outputs=outputs,
+    )
+    return _encode(record)
+
+
+def _to_output(outcome: Outcome) -> _Output:
+    draft = outcome.draft
+    return _Output(
+        score=outcome.score,
+        response=draft.text,
+        tokens_in=draft.usage.n_prompt,
+        tokens_out=draft.usage.n_decoded,
+        n_passes=draft.usage.n_passes,
+        seconds=draft.seconds,
+        finished=draft.finished,
+        tokens=draft.tokens,
+        token_logprobs=draft.logprobs,
+    )
+
+
+def _to_trace(record: _Record) -> Trace:
+    query = Query(
+        id=record.id,
+        dataset=record.dataset,
+        prompt=record.prompt,
+        reference=record.reference,
+        max_new_tokens=record.max_new_tokens,
+        tags=record.tags,
+    )
+    return Trace(query, {stage: _to_outcome(stage, output) for stage, output in record.outputs.items()})
+
+
+def _to_outcome(stage: str, output: _Output) -> Outcome:
+    draft = Draft(
+        stage=stage,
+        text=output.response,
+        tokens=output.tokens,
+        logprobs=output.token_logprobs,
+        finished=output.finished,
+        usage=Usage(output.tokens_in, output.tokens_out, output.n_passes),
+        seconds=output.seconds,
+    )
+    return Outcome(draft, output.score)
+
+
+def _encode(line: Header | _Record) -> bytes:
+    return msgspec.json.encode(line) + b"\n"
