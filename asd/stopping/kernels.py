@@ -2,10 +2,14 @@
 
 All estimates shrink towards what is known without the bin, by as much as the data ask for:
 
-- A kernel row is the posterior mean under a Dirichlet prior of `strength` imagined rows drawn from the
-  target's marginal m:  P(b'|b) = (n_bb' + a m_b') / (n_b + a).  The strength a is the one that predicts every
-  row best from all the others (leave-one-out likelihood, closed form), so no ordering of the bins is assumed
-  and a source that says nothing about its target ends up with the marginal in every row.
+- A kernel row counts the rows of nearby source bins too, with weight exp(-distance / width), and one
+  imagined row drawn from the target's marginal m:
+      s_bb' = sum_c exp(-|b - c| / width) n_cb',    P(b'|b) = (s_bb' + m_b') / (s_b + 1).
+  The width (in bins; 0: the own bin only; infinite: the marginal) is the one that predicts every row best
+  from all the others (leave-one-out likelihood, closed form). Bins without an order are therefore safe: no
+  width helps them, and the own bin or the marginal wins. Shrinking to the marginal alone was tried: with ten
+  rows per bin it misses the next mean by about four times as much as plain counts do, because it forgets
+  that a likely answer stays likely.
 - A mean by bin is shrunk to the overall mean by  n_b / (n_b + a),  a = variance within bins / variance
   between them (method of moments, one-way random effects): bins that differ by no more than noise are pooled.
 
@@ -26,8 +30,8 @@ from asd.stopping.graph import FloatArray, IntArray
 
 __all__ = ["Binning", "estimate_kernel", "mean_by_bin"]
 
-STRENGTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, math.inf)
-"""Imagined rows of prior tried by `estimate_kernel`; infinite: the marginal, whatever the bin."""
+WIDTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, math.inf)
+"""Widths tried by `estimate_kernel`, in source bins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,7 @@ class Binning:
 
 
 def estimate_kernel(
-    source: IntArray, target: IntArray, n_source: int, n_target: int, strength: float | None = None
+    source: IntArray, target: IntArray, n_source: int, n_target: int, width: float | None = None
 ) -> FloatArray:
     """Distribution of the target's bin given the source's, from pairs of bins seen.
 
@@ -91,26 +95,28 @@ def estimate_kernel(
         target: Bin at the target of every row, shape (N,).
         n_source: Number of bins of the source.
         n_target: Number of bins of the target.
-        strength: Imagined rows of prior per source bin; None: chosen by leave-one-out likelihood.
+        width: How far rows of other source bins count, in bins; None: chosen by leave-one-out likelihood.
 
     Returns:
-        Rows that sum to 1, shape (n_source, n_target). A source bin never seen gets the marginal.
+        Rows that sum to 1, shape (n_source, n_target), none of them zero where the target was ever seen.
 
     Raises:
         DataError: there are no rows, or the two bin vectors differ in length or leave their range.
-        ConfigError: `strength` is not positive.
+        ConfigError: `width` is negative or not a number.
     """
     _check_bins(source, n_source)
     _check_bins(target, n_target)
     if len(source) != len(target):
         raise DataError(f"every row needs both bins, got {len(source)} sources and {len(target)} targets")
-    if strength is not None and not strength > 0:
-        raise ConfigError(f"strength must be positive, got {strength}")
+    if width is not None and not width >= 0:
+        raise ConfigError(f"width must be 0 or more bins, got {width}")
     counts = np.zeros((n_source, n_target))
     np.add.at(counts, (source, target), 1)
-    if strength is None:
-        strength = max(STRENGTHS, key=lambda a: _left_out_log_likelihood(counts, a))
-    return _shrink_rows(counts, counts.sum(axis=0) / counts.sum(), strength)
+    if width is None:
+        width = max(WIDTHS, key=lambda candidate: _left_out_log_likelihood(counts, candidate))
+    near = _neighbourhood(n_source, width) @ counts
+    marginal = counts.sum(axis=0) / counts.sum()
+    return np.asarray((near + marginal) / (near.sum(axis=1, keepdims=True) + 1))
 
 
 def mean_by_bin(values: FloatArray, bins: IntArray, n_bins: int) -> FloatArray:
@@ -127,8 +133,8 @@ def mean_by_bin(values: FloatArray, bins: IntArray, n_bins: int) -> FloatArray:
     _check_bins(bins, n_bins)
     if len(values) != len(bins) or not np.isfinite(values).all():
         raise DataError(f"need one finite value per row, got {len(values)} values for {len(bins)} rows")
-    counts = np.bincount(bins, minlength=n_bins).astype(np.float64)
-    sums = np.bincount(bins, weights=values, minlength=n_bins)
+    counts: FloatArray = np.bincount(bins, minlength=n_bins).astype(np.float64)
+    sums: FloatArray = np.bincount(bins, weights=values, minlength=n_bins).astype(np.float64)
     overall = values.mean()
     weight = _own_weight(values, bins, counts, sums)
     own = np.divide(sums, counts, out=np.full(n_bins, overall), where=counts > 0)
@@ -142,25 +148,25 @@ def _check_bins(bins: IntArray, n_bins: int) -> None:
         raise DataError(f"bins must be 0 to {n_bins - 1}, got {bins.min()} to {bins.max()}")
 
 
-def _shrink_rows(counts: FloatArray, marginal: FloatArray, strength: float) -> FloatArray:
-    if math.isinf(strength):
-        return np.broadcast_to(marginal, counts.shape).copy()
-    rows = (counts + strength * marginal) / (counts.sum(axis=1, keepdims=True) + strength)
-    return np.asarray(rows)
+def _neighbourhood(n_bins: int, width: float) -> FloatArray:
+    """Weight of a row of bin c in the estimate for bin b, shape (n_bins, n_bins)."""
+    distance = np.abs(np.subtract.outer(np.arange(n_bins), np.arange(n_bins)))
+    if width == 0:
+        return np.eye(n_bins)
+    return np.asarray(np.exp(-distance / width))
 
 
-def _left_out_log_likelihood(counts: FloatArray, strength: float) -> float:
+def _left_out_log_likelihood(counts: FloatArray, width: float) -> float:
     """Sum over rows of the log-probability of the row's target, estimated from all other rows.
 
     The marginal of the others is smoothed by half a row per bin: a target bin seen once must not get
     probability zero.
     """
+    near = _neighbourhood(len(counts), width) @ counts
+    marginal = (counts.sum(axis=0) - 0.5) / (counts.sum() - 1 + 0.5 * counts.shape[1])
     rows, columns = np.nonzero(counts)
-    n_both, n_row = counts[rows, columns], counts.sum(axis=1)[rows]
-    marginal = (counts.sum(axis=0)[columns] - 0.5) / (counts.sum() - 1 + 0.5 * counts.shape[1])
-    if math.isinf(strength):
-        return float(n_both @ np.log(marginal))
-    return float(n_both @ np.log((n_both - 1 + strength * marginal) / (n_row - 1 + strength)))
+    left_out = (near[rows, columns] - 1 + marginal[columns]) / near.sum(axis=1)[rows]
+    return float(counts[rows, columns] @ np.log(left_out))
 
 
 def _own_weight(values: FloatArray, bins: IntArray, counts: FloatArray, sums: FloatArray) -> FloatArray:
