@@ -46,11 +46,12 @@ class TraceLog:
         if path.exists() and not path.is_file():
             raise StorageError(f"{path} is not a regular file; choose another path")
         self.path = path
+        self.header = header
         with _storing(path):
             self._file = path.open("ab", buffering=0)
         try:
             self._lock()
-            self._take_up(header)
+            self._take_up()
         except BaseException:
             self._file.close()
             raise
@@ -95,19 +96,19 @@ class TraceLog:
         except BlockingIOError as error:
             raise StorageError(f"another process is collecting into {self.path}; let it finish") from error
 
-    def _take_up(self, header: Header) -> None:
+    def _take_up(self) -> None:
         """Continue the run that left the file, if it is the same; drop the line it died over."""
         contents = parse(self.path)
-        if contents.header is not None and contents.header != header:
-            raise ConfigError(_difference(self.path, contents.header, header))
-        if contents.header is None and not encode_header(header).startswith(contents.cut):
+        if contents.header is not None and contents.header != self.header:
+            raise ConfigError(_difference(self.path, contents.header, self.header))
+        if contents.header is None and not encode_header(self.header).startswith(contents.cut):
             raise DataError(f"{self.path} does not begin like a trace file; choose another path")
         with _storing(self.path):
             self._file.truncate(self.path.stat().st_size - len(contents.cut))
         self._traces = contents.traces
         self.n_bytes_dropped = len(contents.cut)
         if contents.header is None:
-            self._write(encode_header(header))
+            self._write(encode_header(self.header))
 
     def _write(self, data: bytes) -> None:
         """Append all of it or nothing."""

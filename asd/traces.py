@@ -27,6 +27,7 @@ import msgspec
 
 from asd.errors import DataError
 from asd.types import Draft, Outcome, Query, Trace, Usage
+from asd.workloads import Split
 
 __all__ = ["Header", "read_header", "read_traces"]
 
@@ -54,7 +55,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     fingerprint: str
     stages: dict[str, str]
     datasets: tuple[str, ...]
-    split: str
+    split: Split
     sampling: Literal["greedy"] = "greedy"
 
 
