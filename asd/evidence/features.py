@@ -1,0 +1,173 @@
+"""What can be read off a prompt and off the answers in hand, as plain numbers.
+
+The border: only text, token counts and log-probabilities are read; never a reference, score, tag or dataset
+name. Fitting and deciding call these same functions, so the two cannot drift apart.
+
+Sums and means of token log-probabilities rank long answers wrongly, quantiles do not (arXiv 2404.10136); the
+sum, the mean and the length stand beside the quantiles so that a fit can find its own balance.
+"""
+
+from __future__ import annotations
+
+import math
+import string
+import zlib
+from collections.abc import Mapping, Sequence
+
+from asd.errors import DataError
+from asd.types import Draft
+
+__all__ = [
+    "ANSWER_FEATURES",
+    "PAIR_FEATURES",
+    "PROMPT_FEATURES",
+    "answer_features",
+    "log_odds",
+    "prompt_features",
+    "state_feature_names",
+    "state_features",
+]
+
+QUANTILES = (0.0, 0.1, 0.25, 0.5)
+_CERTAIN = 14.0
+"""Log-odds are clipped here: a float32 softmax cannot tell 1 - 1e-6 from certainty."""
+_LEAST_LOGPROB = -200.0
+
+_N_BUCKETS = 128
+_MAX_WORDS = 64
+_MARKS = b",.?:;=+-*/()[]{}<>_\"'#"
+_DIGITS, _UPPER = string.digits.encode(), string.ascii_uppercase.encode()
+_PUNCTUATION = string.punctuation.encode()
+_SHAPE = bytes.maketrans(_DIGITS + _UPPER, b"0" * 10 + string.ascii_lowercase.encode())
+_SPACED = bytes.maketrans(_PUNCTUATION, b" " * len(_PUNCTUATION))
+
+_COUNTS = ("characters", "words", "lines", "digits", "capitals", "punctuation", "not_ascii", "distinct_words")
+PROMPT_FEATURES: tuple[str, ...] = (
+    *_COUNTS,
+    "mean_word_length",
+    *(f"mark_{mark:c}" for mark in _MARKS),
+    *(f"bucket_{i}" for i in range(_N_BUCKETS)),
+)
+"""Names of `prompt_features`: log-counts, the mean word length, log-counts of marks, hashed words."""
+
+ANSWER_FEATURES: tuple[str, ...] = (
+    "sum_logprob",
+    "sum_log_odds",
+    "mean_logprob",
+    *(f"log_odds_q{round(100 * q)}" for q in QUANTILES),
+    "log_n_tokens",
+    "finished",
+)
+"""Names of `answer_features`, what one answer says about itself."""
+
+PAIR_FEATURES: tuple[str, ...] = ("agrees", "sum_log_odds_if_agrees", "sum_log_odds_if_not")
+"""Names of what each other answer in hand says about an answer."""
+
+
+def prompt_features(prompt: str) -> list[float]:
+    """What the prompt alone tells, in the order of `PROMPT_FEATURES`.
+
+    Words are hashed with their digits masked ("4821+9377" becomes "0000+0000"), once as they stand and once
+    split at punctuation, from the first and the last 64 of them; CRC-32, so the buckets are the same in every
+    process and on every machine.
+    """
+    raw = prompt.encode()
+    shape = raw.translate(_SHAPE)
+    words = _ends(shape.split())
+    counts = (
+        len(prompt),
+        len(words),
+        raw.count(b"\n"),
+        len(raw) - len(raw.translate(None, _DIGITS)),
+        len(raw) - len(raw.translate(None, _UPPER)),
+        len(raw) - len(raw.translate(None, _PUNCTUATION)),
+        len(raw) - len(prompt),
+        len(set(words)),
+    )
+    buckets = [0.0] * _N_BUCKETS
+    for word in {*words, *_ends(shape.translate(_SPACED).split())}:
+        buckets[zlib.crc32(word) % _N_BUCKETS] = 1.0
+    mean_word = sum(map(len, words)) / max(1, len(words))
+    return [*map(math.log1p, counts), mean_word, *(math.log1p(raw.count(mark)) for mark in _MARKS), *buckets]
+
+
+def _ends(words: list[bytes]) -> list[bytes]:
+    return words if len(words) <= 2 * _MAX_WORDS else words[:_MAX_WORDS] + words[-_MAX_WORDS:]
+
+
+def log_odds(logprob: float) -> float:
+    """`log(p / (1 - p))` of a natural log-probability, clipped to [-14, 14]."""
+    if logprob > -1e-7:
+        return _CERTAIN
+    return min(_CERTAIN, max(-_CERTAIN, logprob - math.log(-math.expm1(logprob))))
+
+
+def answer_features(draft: Draft) -> tuple[float, ...]:
+    """What one answer says about itself, in the order of `ANSWER_FEATURES`; an empty answer says the least.
+
+    Raises:
+        DataError: The draft has no log-probability for a token, or one that is not a number.
+    """
+    logprobs, n = draft.logprobs, len(draft.tokens)
+    if len(logprobs) != n:
+        raise DataError(
+            f"draft of stage {draft.stage!r} has {n} tokens and {len(logprobs)} log-probabilities; "
+            "the evidence needs one per token: use an engine that returns them"
+        )
+    if n == 0:
+        return (_LEAST_LOGPROB, -_CERTAIN, _LEAST_LOGPROB, *(-_CERTAIN for _ in QUANTILES), 0.0, 0.0)
+    total = sum(logprobs)
+    if math.isnan(total):
+        raise DataError(f"draft of stage {draft.stage!r} has a log-probability that is not a number")
+    total = max(total, _LEAST_LOGPROB)
+    ordered = sorted(logprobs)
+    return (
+        total,
+        log_odds(total),
+        total / n,
+        *(log_odds(_quantile(ordered, q)) for q in QUANTILES),
+        math.log1p(n),
+        float(draft.finished),
+    )
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    """Quantile of sorted values with linear interpolation (numpy's default)."""
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    if low == at:
+        return ordered[low]
+    return ordered[low] + (at - low) * (ordered[low + 1] - ordered[low])
+
+
+def state_feature_names(stage: str, node: Sequence[str], stages: Sequence[str]) -> tuple[str, ...]:
+    """Names of `state_features` for the answer of `stage` where the stages of `node` have answered."""
+    pairs = (f"{other}_{name}" for other in node if other != stage for name in PAIR_FEATURES)
+    return (*ANSWER_FEATURES, *pairs, *(f"prompt_logit_{name}" for name in stages))
+
+
+def state_features(
+    stage: str,
+    drafts: Mapping[str, Draft],
+    answers: Mapping[str, tuple[float, ...]],
+    prompt_logits: Sequence[float],
+) -> list[float]:
+    """Everything in hand that bears on one answer: itself, every other answer, the prompt.
+
+    Args:
+        stage: Whose answer is judged.
+        drafts: The answers in hand by stage.
+        answers: `answer_features` of the same drafts, in ladder order.
+        prompt_logits: Prompt-only log-odds of success of every stage of the ladder.
+
+    Returns:
+        As many numbers as `state_feature_names` has names, in that order.
+    """
+    row = list(answers[stage])
+    text = drafts[stage].text
+    for other, features in answers.items():
+        if other != stage:
+            confidence = features[1]
+            row += (1.0, confidence, 0.0) if drafts[other].text == text else (0.0, 0.0, confidence)
+    row += prompt_logits
+    return row

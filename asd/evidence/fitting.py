@@ -1,0 +1,185 @@
+"""Traces to evidence: every head, map and bin, and every row's state as seen by predictors that never saw it.
+
+Five folds. What is fitted on rows (heads, calibration) is judged, binned and turned into kernels through
+out-of-fold predictions only, so that the stopping problem is estimated on evidence as it will look on new
+queries. Node heads see the prompt through the prompt-only log-odds of every stage (stacking).
+
+The border: scores are read here and nowhere below; costs and policies are not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.evidence import calibration
+from asd.evidence.crossfit import assign_folds, out_of_fold
+from asd.evidence.features import answer_features, prompt_features, state_features
+from asd.evidence.judge import ROOT, EvidenceModel, Head, NodeModel, best_answer, node_name, stage_sets
+from asd.evidence.length import fit_length_scale
+from asd.evidence.logistic import fit_logistic
+from asd.evidence.metrics import Reliability, log_loss, reliability
+from asd.stopping.kernels import Binning
+from asd.types import Draft, Trace, Usage
+
+__all__ = ["N_FOLDS", "FittedRows", "Rows", "fit_evidence"]
+
+Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+N_FOLDS = 5
+MAX_BINS, ROWS_PER_BIN = 20, 50
+MAX_CELLS, ROWS_PER_CELL = 12, 100
+NODE_STRENGTH = 1.0
+PROMPT_STRENGTHS = (0.003, 0.03, 0.3)
+"""Inverse penalties: a node head has a few dozen features, a prompt head a hundred and fifty sparse ones."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The fitting rows as one node sees them, out of fold; every array has shape (n,).
+
+    Attributes:
+        bins: Bin of the evidence.
+        p: Calibrated probability of the best answer in hand (zeros at the root, which has none).
+        score: Quality of that answer (zeros at the root).
+        scale: Expected cost of going on relative to the mean query (ones at the root).
+    """
+
+    bins: IntArray
+    p: Array
+    score: Array
+    scale: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedRows:
+    """A fitted evidence with what it said out of fold.
+
+    Attributes:
+        model: All heads, maps and bins, fitted on all rows.
+        folds: Fold of every row, shape (n,).
+        rows: What every node sees, by node name, the root first.
+        reliability: Of every head out of fold, by node name and stage (at the root: prompt only).
+    """
+
+    model: EvidenceModel
+    folds: IntArray
+    rows: Mapping[str, Rows]
+    reliability: Mapping[str, Mapping[str, Reliability]]
+
+
+class _FittedHead(NamedTuple):
+    head: Head
+    logits: Array
+    p: Array
+
+
+def fit_evidence(traces: Sequence[Trace], costs: Array, stages: Sequence[str], *, seed: int) -> FittedRows:
+    """Fit every head on every row, and judge every row by heads that were fitted on the other folds.
+
+    Args:
+        traces: Scored outcomes of every stage, queries distinct.
+        costs: Priced cost of the largest stage on the same rows, positive, shape (n,).
+        stages: Names in ladder order.
+        seed: Of the folds and of the root's cells.
+
+    Raises:
+        DataError: Too few rows for five folds, or a draft lacks log-probabilities.
+    """
+    folds = assign_folds([f"{trace.query.dataset}/{trace.query.id}" for trace in traces], N_FOLDS, seed)
+    scores = {stage: np.array([trace.outcomes[stage].score for trace in traces], float) for stage in stages}
+    prompts = np.array([prompt_features(trace.query.prompt) for trace in traces])
+    prompt = {stage: _fit_prompt_head(prompts, scores[stage], folds) for stage in stages}
+    states = _States.of(traces, stages, np.column_stack([head.logits for head in prompt.values()]))
+
+    centroids, root = _fit_root(np.column_stack([head.p for head in prompt.values()]), seed)
+    nodes, rows, quality = {}, {ROOT: root}, {ROOT: _reliability(prompt, scores)}
+    for node in stage_sets(stages):
+        heads = {stage: _fit_head(states.rows(stage, node), scores[stage], folds) for stage in node}
+        name = node_name(node)
+        nodes[name], rows[name] = _fit_node(heads, states.usages(node[-1]), scores, costs)
+        quality[name] = _reliability(heads, scores)
+    model = EvidenceModel(tuple(stages), {s: fitted.head for s, fitted in prompt.items()}, centroids, nodes)
+    return FittedRows(model, folds, rows, quality)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _States:
+    """Features of all rows, computed once per answer and put together per node."""
+
+    drafts: list[dict[str, Draft]]
+    answers: list[dict[str, tuple[float, ...]]]
+    prompt_logits: list[list[float]]
+
+    @classmethod
+    def of(cls, traces: Sequence[Trace], stages: Sequence[str], prompt_logits: Array) -> _States:
+        drafts = [{stage: trace.outcomes[stage].draft for stage in stages} for trace in traces]
+        answers = [{stage: answer_features(draft) for stage, draft in row.items()} for row in drafts]
+        return cls(drafts, answers, prompt_logits.tolist())
+
+    def rows(self, stage: str, node: Sequence[str]) -> Array:
+        """Features of the answer of `stage` where the stages of `node` have answered, shape (n, d)."""
+        return np.array(
+            [
+                state_features(stage, drafts, {other: answers[other] for other in node}, logits)
+                for drafts, answers, logits in zip(self.drafts, self.answers, self.prompt_logits, strict=True)
+            ]
+        )
+
+    def usages(self, stage: str) -> list[Usage]:
+        return [drafts[stage].usage for drafts in self.drafts]
+
+
+def _fit_head(rows: Array, scores: Array, folds: IntArray, strength: float = NODE_STRENGTH) -> _FittedHead:
+    logits = _held_out_logits(rows, scores, folds, strength)
+    calibrated = calibration.choose(logits, scores, folds)
+    logistic = fit_logistic(rows, scores, strength=strength)
+    return _FittedHead(Head(logistic, calibrated.map), logits, calibrated.p_out_of_fold)
+
+
+def _fit_prompt_head(rows: Array, scores: Array, folds: IntArray) -> _FittedHead:
+    def held_out_loss(strength: float) -> float:
+        logits = _held_out_logits(rows, scores, folds, strength)
+        return log_loss(1.0 / (1.0 + np.exp(-logits)), scores)
+
+    return _fit_head(rows, scores, folds, min(PROMPT_STRENGTHS, key=held_out_loss))
+
+
+def _held_out_logits(rows: Array, scores: Array, folds: IntArray, strength: float) -> Array:
+    return out_of_fold(rows, scores, folds, lambda x, y: fit_logistic(x, y, strength=strength).logits)
+
+
+def _fit_root(p: Array, seed: int) -> tuple[tuple[tuple[float, ...], ...], Rows]:
+    """Cells of the vectors of prompt-only probabilities, shape (n, stages), by k-means."""
+    from sklearn.cluster import KMeans  # noqa: PLC0415 - needed when fitting only
+
+    n = len(p)
+    n_cells = min(MAX_CELLS, max(1, n // ROWS_PER_CELL), len(np.unique(p, axis=0)))
+    fitted = KMeans(n_cells, n_init=4, random_state=seed).fit(p)
+    centroids = tuple(tuple(centre) for centre in fitted.cluster_centers_.tolist())
+    return centroids, Rows(fitted.labels_.astype(np.intp), np.zeros(n), np.zeros(n), np.ones(n))
+
+
+def _fit_node(
+    heads: Mapping[str, _FittedHead], usages: Sequence[Usage], scores: Mapping[str, Array], costs: Array
+) -> tuple[NodeModel, Rows]:
+    """Bins of the best answer's probability, and the scale from the usage of the latest answer."""
+    p_good = [
+        dict(zip(heads, row, strict=True)) for row in zip(*(head.p for head in heads.values()), strict=True)
+    ]
+    best = [best_answer(row) for row in p_good]
+    p = np.array([row[stage] for row, stage in zip(p_good, best, strict=True)])
+    score = np.array([scores[stage][i] for i, stage in enumerate(best)])
+    binning = Binning.fit(p, min(MAX_BINS, max(2, len(p) // ROWS_PER_BIN)))
+    scale = fit_length_scale(usages, costs)
+    model = NodeModel({stage: fitted.head for stage, fitted in heads.items()}, binning.edges, scale)
+    return model, Rows(binning.index(p), p, score, np.array([scale(usage) for usage in usages]))
+
+
+def _reliability(heads: Mapping[str, _FittedHead], scores: Mapping[str, Array]) -> dict[str, Reliability]:
+    return {stage: reliability(fitted.p, scores[stage]) for stage, fitted in heads.items()}

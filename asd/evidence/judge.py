@@ -1,0 +1,171 @@
+"""The fitted evidence: a prompt and the answers in hand become one state of the stopping problem.
+
+At the root the label is the nearest centroid to the vector of prompt-only success probabilities of all stages
+(one number cannot route among several stages). At every other node each answer in hand gets its calibrated
+probability of being right given everything in hand; the best answer is the one with the largest, and that
+number, binned, is the evidence. The border: plain numbers fitted elsewhere (`asd.evidence.fitting`) are
+applied here; no fitting library is imported and nothing is decided.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import chain, combinations
+
+import msgspec
+import numpy as np
+
+from asd.errors import ConfigError
+from asd.evidence import Judgement
+from asd.evidence.calibration import Calibration
+from asd.evidence.features import (
+    PROMPT_FEATURES,
+    answer_features,
+    prompt_features,
+    state_feature_names,
+    state_features,
+)
+from asd.evidence.length import LengthScale
+from asd.evidence.logistic import Logistic
+from asd.types import Draft, Query
+
+__all__ = [
+    "ROOT",
+    "EvidenceModel",
+    "FittedEvidence",
+    "Head",
+    "NodeModel",
+    "best_answer",
+    "node_name",
+    "stage_sets",
+]
+
+ROOT = "root"
+
+
+def stage_sets(stages: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every non-empty set of stages in ladder order, smaller sets first."""
+    return list(chain.from_iterable(combinations(stages, size) for size in range(1, len(stages) + 1)))
+
+
+def node_name(stages: Sequence[str]) -> str:
+    """Name of the node where these stages, given in ladder order, have answered."""
+    return "+".join(stages) or ROOT
+
+
+class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Features to probability: a logistic regression and the map that calibrates it."""
+
+    logistic: Logistic
+    calibration: Calibration
+
+    def p(self, row: Sequence[float]) -> float:
+        """Calibrated success probability of one row."""
+        return self.calibration(self.logistic.logit(row))
+
+
+class NodeModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is needed to judge one set of answers.
+
+    Attributes:
+        heads: One for every answer in hand, by stage.
+        edges: Inner borders of the bins of the best answer's probability, ascending.
+        scale: Expected cost of going on relative to the mean query.
+    """
+
+    heads: dict[str, Head]
+    edges: tuple[float, ...]
+    scale: LengthScale
+
+
+class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All numbers of a fitted evidence.
+
+    Attributes:
+        stages: Of the ladder, in its order.
+        prompt: Prompt-only success of every stage, by stage.
+        centroids: Of the root's cells: calibrated prompt-only probabilities, one per stage.
+        nodes: By node name, every non-empty set of stages.
+    """
+
+    stages: tuple[str, ...]
+    prompt: dict[str, Head]
+    centroids: tuple[tuple[float, ...], ...]
+    nodes: dict[str, NodeModel]
+
+    def __post_init__(self) -> None:
+        sets = {node_name(node): node for node in stage_sets(self.stages)}
+        if self.nodes.keys() != sets.keys():
+            raise ValueError(f"nodes {sorted(self.nodes)} are not the sets of stages {self.stages}")
+        _check_heads(ROOT, self.prompt, dict.fromkeys(self.stages, PROMPT_FEATURES))
+        for name, node in sets.items():
+            names = {stage: state_feature_names(stage, node, self.stages) for stage in node}
+            _check_heads(name, self.nodes[name].heads, names)
+        if not self.centroids or any(len(centre) != len(self.stages) for centre in self.centroids):
+            raise ValueError("there must be a centroid, and every centroid needs one probability per stage")
+
+
+def _check_heads(node: str, heads: Mapping[str, Head], features: Mapping[str, tuple[str, ...]]) -> None:
+    if tuple(heads) != tuple(features):
+        raise ValueError(f"node {node!r} has heads {tuple(heads)} instead of {tuple(features)}")
+    for stage, head in heads.items():
+        if len(head.logistic.weights) != len(features[stage]):
+            raise ValueError(
+                f"head {stage!r} of node {node!r} has {len(head.logistic.weights)} weights where this "
+                f"version computes {len(features[stage])} features: fit again"
+            )
+
+
+class FittedEvidence:
+    """Applies an `EvidenceModel`; satisfies `asd.evidence.Evidence`."""
+
+    def __init__(self, model: EvidenceModel) -> None:
+        self.model = model
+        self._nodes = {
+            node: (node_name(node), model.nodes[node_name(node)]) for node in stage_sets(model.stages)
+        }
+        self._prompt_weights = np.array([head.logistic.weights for head in model.prompt.values()])
+        self._prompt_biases = np.array([head.logistic.bias for head in model.prompt.values()])
+        self._prompt_maps = [head.calibration for head in model.prompt.values()]
+        self._centroids = np.array(model.centroids)
+        self._half_norms = (self._centroids**2).sum(axis=1) / 2.0
+
+    def judge(self, query: Query, drafts: Mapping[str, Draft]) -> Judgement:
+        """Where in the stopping problem this query stands.
+
+        Raises:
+            ConfigError: A draft is of a stage that the evidence was not fitted on.
+            DataError: A draft lacks log-probabilities.
+        """
+        logits = self._prompt_logits(query.prompt)
+        if not drafts:
+            return Judgement(ROOT, self._cell(logits), None, {}, 1.0)
+        in_hand = tuple(stage for stage in self.model.stages if stage in drafts)
+        if len(in_hand) < len(drafts):
+            raise ConfigError(
+                f"drafts of stages {list(drafts)}, but the evidence was fitted on {list(self.model.stages)}"
+            )
+        name, node = self._nodes[in_hand]
+        answers = {stage: answer_features(drafts[stage]) for stage in in_hand}
+        p_good = {
+            stage: head.p(state_features(stage, drafts, answers, logits))
+            for stage, head in node.heads.items()
+        }
+        best = best_answer(p_good)
+        scale = node.scale(drafts[in_hand[-1]].usage)
+        return Judgement(name, bisect_right(node.edges, p_good[best]), best, p_good, scale)
+
+    def _prompt_logits(self, prompt: str) -> list[float]:
+        logits = self._prompt_weights @ np.array(prompt_features(prompt)) + self._prompt_biases
+        return list(logits.tolist())
+
+    def _cell(self, logits: Sequence[float]) -> int:
+        """Nearest centroid: the smallest |c|^2 / 2 - c @ p."""
+        p = [calibrate(logit) for calibrate, logit in zip(self._prompt_maps, logits, strict=True)]
+        return int((self._half_norms - self._centroids @ np.array(p)).argmin())
+
+
+def best_answer(p_good: Mapping[str, float]) -> str:
+    """The stage with the largest probability; of equals the larger stage, which is listed later."""
+    return max(reversed(list(p_good)), key=p_good.__getitem__)
