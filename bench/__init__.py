@@ -1,0 +1,1 @@
+"""The harness: suites run by pytest, and the gate that judges what they measured against a baseline."""

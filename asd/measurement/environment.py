@@ -1,0 +1,125 @@
+"""What the machine is and how it feels: the hardware key, versions, and readings that are only warned about.
+
+Reads what is already there and loads nothing for it: versions from the installed packages, the thread count
+from torch if something else has imported it, accelerators from `nvidia-smi` if that exists. A reading that
+cannot be had is absent, never guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from asd.errors import ConfigError
+from asd.measurement.records import Environment, HardwareKey
+
+__all__ = ["CodeRevision", "accelerators", "code_revision", "hardware_key", "read_environment"]
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "scipy", "scikit-learn")
+_GAUGES = {"temperature.gpu": "temperature_c", "clocks.sm": "sm_clock_mhz", "power.draw": "power_w"}
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRevision:
+    """State of the code: a commit ("unknown" outside a git checkout) and whether files differ from it."""
+
+    commit: str
+    dirty: bool
+
+
+def code_revision(checkout: Path) -> CodeRevision:
+    """The git commit of a checkout and whether tracked files differ from it."""
+    commit = _output("git", "-C", str(checkout), "rev-parse", "HEAD")
+    status = _output("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no")
+    return CodeRevision(commit or "unknown", bool(status))
+
+
+def accelerators() -> tuple[str, ...]:
+    """Names of the GPUs that `nvidia-smi` lists, empty without one."""
+    return tuple((_nvidia_smi("name") or "").splitlines())
+
+
+def hardware_key(device: str, *, count: int, dtype: str, batch: int, engine: str) -> HardwareKey:
+    """The key of a run on `device` ("cpu", "cuda", "cuda:0", "mps").
+
+    Raises:
+        ConfigError: A CUDA device is named and no GPU is there.
+    """
+    kind = _cpu_name() if device == "cpu" else platform.machine()
+    if device.startswith("cuda"):
+        found = accelerators()
+        if not found:
+            raise ConfigError(f"device {device}: no GPU is listed by nvidia-smi; use --device cpu")
+        kind = found[0]
+    return HardwareKey(device=_slug(kind), count=count, dtype=dtype, batch=batch, engine=engine)
+
+
+def read_environment() -> Environment:
+    """Versions, names and gauges of this machine, now."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages={name: version for name in _PACKAGES if (version := _version(name))},
+        cpu=_cpu_name(),
+        cores=usable_cores(),
+        threads=_threads(),
+        devices=accelerators(),
+        driver=(_nvidia_smi("driver_version") or "").split("\n")[0] or None,
+        gauges=_gauges(),
+    )
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads() -> int:
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch else int(os.environ.get("OMP_NUM_THREADS", usable_cores()))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _gauges() -> dict[str, float]:
+    """Temperature, clock and power of every GPU, and the load average of the machine."""
+    gauges = {"load_1min": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
+    for i, row in enumerate((_nvidia_smi(",".join(_GAUGES)) or "").splitlines()):
+        for name, text in zip(_GAUGES.values(), row.split(","), strict=True):
+            if re.fullmatch(r"\s*[\d.]+\s*", text):
+                gauges[f"gpu{i}_{name}"] = float(text)
+    return gauges
+
+
+def _nvidia_smi(fields: str) -> str | None:
+    return _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits")
+
+
+def _output(*command: str) -> str | None:
+    """What a program printed; None where it does not exist or failed."""
+    if not shutil.which(command[0]):
+        return None
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

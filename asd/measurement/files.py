@@ -1,0 +1,94 @@
+"""Record files: JSON that is either whole or untouched, and never holds NaN.
+
+The border: what a record means is in `records`; this module only reads and writes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from asd.errors import DataError, StorageError
+from asd.measurement.records import Record
+
+__all__ = ["read_record", "write_atomically", "write_record"]
+
+T = TypeVar("T", bound=Record)
+
+
+def read_record(path: Path, kind: type[T]) -> T:
+    """Read a record file.
+
+    Raises:
+        DataError: The file is missing, cut off, from another schema or has unknown fields.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist; record it first") from error
+    except (msgspec.DecodeError, DataError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it or record it again") from error
+
+
+def write_record(path: Path, record: Record, expand: int = 2) -> None:
+    """Write a record as JSON, laid out over lines down to nesting depth `expand`.
+
+    Raises:
+        DataError: A number in it is not finite.
+        StorageError: The file could not be written; what was there before is intact.
+    """
+    content = msgspec.to_builtins(record)
+    for where, number in _numbers(content, type(record).__name__):
+        if not math.isfinite(number):
+            raise DataError(f"{where} is {number}; only finite numbers are recorded")
+    write_atomically(path, _lay_out(content, expand) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file in one step: it holds either the old text or all of the new one.
+
+    Raises:
+        StorageError: Disk full, no permission; the old file is intact.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+        ) as file:
+            temporary = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise StorageError(f"{path} could not be written ({error}); what was there is intact") from error
+
+
+def _numbers(content: Any, where: str) -> Iterator[tuple[str, float]]:
+    if isinstance(content, float):
+        yield where, content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _numbers(value, f"{where}.{key}")
+    elif isinstance(content, list | tuple):
+        for index, value in enumerate(content):
+            yield from _numbers(value, f"{where}[{index}]")
+
+
+def _lay_out(content: Any, depth: int) -> str:
+    if depth == 0 or not content or not isinstance(content, dict | list | tuple):
+        return msgspec.json.encode(content).decode()
+    if isinstance(content, dict):
+        lines = [f"{_lay_out(key, 0)}: {_lay_out(value, depth - 1)}" for key, value in content.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    return "[\n" + ",\n".join(_lay_out(value, depth - 1) for value in content) + "\n]"
