@@ -38,7 +38,7 @@ __all__ = [
 
 
 class Policy(Protocol):
-    """`decide` is called with the drafts bought so far (insertion order = order of the calls; empty at first).
+    """`decide` gets the drafts bought so far (insertion order = order of the calls; empty at first).
 
     It must not stop on an empty mapping, and must name only stages that have not been run.
     """
@@ -155,7 +155,7 @@ class FixedStage:
         """The name with its stage, as in `always(L)`."""
         return f"always({self.stage})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:  # noqa: ARG002
         """Run the stage, then stop."""
         return _run_only(self.stage, drafts)
 
