@@ -10,6 +10,7 @@ The border: collecting asks for answers and scores them; it neither decides nor 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -18,11 +19,11 @@ from asd.engines.batching import in_batches
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder
 from asd.tracelog import TraceLog
-from asd.traces import Header
+from asd.traces import Header, Key, merge, read_header, read_traces
 from asd.types import Draft, Outcome, Query, Trace
 from asd.workloads import Split, Workload
 
-__all__ = ["collect", "header_for"]
+__all__ = ["collect", "header_for", "read_collected"]
 
 
 def header_for(ladder: Ladder, workloads: Sequence[Workload], split: Split) -> Header:
@@ -105,3 +106,23 @@ def _check(workloads: Sequence[Workload], engines: Mapping[str, Engine], header:
         raise ConfigError(f"workloads {list(names)} are not those of the log, {list(header.datasets)}")
     if engines.keys() != header.stages.keys():
         raise ConfigError(f"engines {sorted(engines)} are not the log's stages, {sorted(header.stages)}")
+
+
+def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[Trace]:
+    """The traces of several files, which must all be of this ladder and this split.
+
+    Raises:
+        ConfigError: A file was collected on another ladder or another split.
+        DataError: A file is missing, broken or empty, or two files hold the same outcome.
+    """
+    merged: dict[Key, Trace] = {}
+    for path in paths:
+        header = read_header(path)
+        if (header.fingerprint, header.split) != (ladder.fingerprint, split):
+            raise ConfigError(
+                f"{path} was collected on ladder {header.ladder!r} ({header.fingerprint}), split "
+                f"{header.split!r}; needed is {ladder.name!r} ({ladder.fingerprint}), split {split!r}"
+            )
+        for trace in read_traces(path):
+            merge(merged, trace)
+    return [merged[key] for key in sorted(merged)]

@@ -1,0 +1,215 @@
+"""The command line: arguments in, text out. What it does is done elsewhere.
+
+An `AsdError` ends a command with exit code 2 and one line; Ctrl-C with 130. Modules that need torch or
+scikit-learn are imported by the command that needs them, so that `asd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import msgspec
+
+from asd import artifact
+from asd.cascade import Cascade
+from asd.collect import collect as collect_traces
+from asd.collect import header_for, read_collected
+from asd.engines.opening import open_engines
+from asd.errors import AsdError, ConfigError
+from asd.explanation import explain as explain_completion
+from asd.ladder import Ladder
+from asd.tracelog import TraceLog
+from asd.types import Completion, Query
+from asd.workloads import Split
+from asd.workloads.catalogue import find_workloads, workload_names
+
+SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
+EXIT_INTERRUPTED = 130
+
+
+class _Failure(click.ClickException):
+    exit_code = 2
+
+
+class _Commands(click.Group):
+    """Turns our errors and Ctrl-C into exit codes; imports `asd tiny` when it is asked for."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AsdError as error:
+            raise _Failure(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), "tiny"])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "tiny":
+            return cast(click.Command, import_module("asd.tiny.commands").tiny)
+        return super().get_command(ctx, cmd_name)
+
+
+def _examples(*lines: str) -> str:
+    # \b keeps click from filling the lines up
+    return "\n  ".join(["\b\nExamples:", *lines])
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_examples(
+        'asd generate "12+30="                   answer with the embedded ladder',
+        'asd generate "12+30=" --explain         and show every decision',
+        "asd collect --out traces.jsonl          let every stage answer every question",
+        "asd fit traces.jsonl --out policy.json  learn from that when to stop",
+    ),
+)
+@click.version_option(package_name="asd", message="%(prog)s %(version)s")
+def main() -> None:
+    """A cascade of language models that stops at the smallest answer worth returning."""
+
+
+def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> None:
+    # One thread is fastest for small models; torch reads the variable when it is imported, later than this.
+    if threads is None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+_ladder = click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
+_device = click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
+_threads = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_set_threads,
+    expose_value=False,
+    help="CPU threads of torch. [default: $OMP_NUM_THREADS, else 1]",
+)
+
+
+@main.command(epilog=_examples('asd generate "12+30="', 'echo "12+30=" | asd generate - --lam 20 --explain'))
+@click.argument("prompt")
+@click.option(
+    "--lam",
+    type=float,
+    default=5.0,
+    show_default=True,
+    help="What a right answer is worth, in runs of the largest stage.",
+)
+@_ladder
+@click.option(
+    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
+)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."
+)
+@_device
+@_threads
+@click.option("--explain", is_flag=True, help="Show evidence, values and decision of every state.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON.")
+def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
+    prompt: str,
+    lam: float,
+    ladder: str,
+    policy: Path | None,
+    max_new_tokens: int,
+    device: str | None,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    """Answer PROMPT ("-" reads it from standard input)."""
+    steps = Ladder.load(ladder)
+    fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
+    text = click.get_text_stream("stdin").read().removesuffix("\n") if prompt == "-" else prompt
+    cascade = Cascade(
+        open_engines(steps, device),
+        fitted.policy(lam, ladder=steps),
+        {stage.name: stage.prices for stage in steps.stages},
+    )
+    query = Query(id="prompt", dataset="command-line", prompt=text, max_new_tokens=max_new_tokens)
+    [completion] = cascade.run([query])
+    if as_json:
+        click.echo(_as_json(completion, steps, lam))
+        return
+    click.echo(completion.text)
+    if explain:
+        click.echo(f"\n{explain_completion(completion)}\n\ncost {completion.cost:.3g} {steps.price_unit}")
+
+
+def _shipped_policy(ladder: Ladder) -> Path:
+    if ladder.name != "tiny":
+        raise ConfigError(
+            f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit`, then "
+            "give it with --policy"
+        )
+    return Path(__file__).parent / "tiny" / "policy.json"
+
+
+def _as_json(completion: Completion, ladder: Ladder, lam: float) -> str:
+    about = {"ladder": ladder.name, "lam": lam, "price_unit": ladder.price_unit, "provenance": "measured"}
+    return msgspec.json.encode(about | msgspec.to_builtins(completion)).decode()
+
+
+@main.command(
+    epilog=_examples(
+        "asd collect --out traces.jsonl",
+        "asd collect --datasets tiny-text,tiny-lookup --split test --limit 200 --out test.jsonl",
+    )
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="JSON lines; continued if it exists."
+)
+@_ladder
+@click.option("--datasets", help="Names, separated by commas. [default: all]")
+@click.option("--split", type=click.Choice(SPLITS), default="fit", show_default=True)
+@click.option("--limit", type=int, default=1000, show_default=True, help="Most queries of a dataset.")
+@click.option("--batch", type=int, default=16, show_default=True, help="Most queries in one call.")
+@_device
+@_threads
+def collect(
+    out: Path, ladder: str, datasets: str | None, split: Split, limit: int, batch: int, device: str | None
+) -> None:
+    """Let every stage answer every query, once, and record the outcomes.
+
+    A run that was stopped goes on where it was when the same command is given again.
+    """
+    steps = Ladder.load(ladder)
+    workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
+    engines = open_engines(steps, device)
+    try:
+        with TraceLog(out, header_for(steps, workloads, split)) as log:
+            if log.n_bytes_dropped:
+                click.echo(f"{out}: dropped a line that was cut off, {log.n_bytes_dropped} bytes", err=True)
+            traces = collect_traces(workloads, engines, log, limit=limit, batch_size=batch)
+    except KeyboardInterrupt:
+        click.echo(f"{out} is intact; give the same command again to go on", err=True)
+        raise
+    click.echo(f"{out}: {len(traces)} queries answered by {', '.join(engines)}")
+
+
+@main.command(
+    epilog=_examples("asd fit traces.jsonl --out policy.json", 'asd generate "12+30=" --policy policy.json')
+)
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_ladder
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the policy goes.")
+def fit(traces: tuple[Path, ...], ladder: str, out: Path) -> None:
+    """Learn when to stop from TRACES of split "fit"."""
+    from asd.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)
+
+    steps = Ladder.load(ladder)
+    collected = read_collected(traces, steps, "fit")
+    fitted = fit_policy(collected, steps, fitted_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    fitted.save(out)
+    click.echo(f"{out}: fitted on {len(collected)} queries; replayed on rows that the fit had not seen:")
+    for row in fitted.fit.replayed:
+        click.echo(f"lam {row.lam:6g}  quality {row.quality:.3f}  cost {row.cost:.3f}")
