@@ -1,0 +1,137 @@
+"""Weights and tokenizer of a stage through `transformers`, checked, and where they came from.
+
+A stage's `model` is a directory if it is an absolute path or exists, else the name of a repository on the
+Hugging Face hub. Only safetensors are read and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asd.errors import EngineError
+from asd.ladder import Stage
+
+__all__ = ["Loaded", "load"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A stage in memory.
+
+    Attributes:
+        model: The causal language model, on its device, in evaluation mode.
+        tokenizer: Its tokenizer.
+        stop_ids: Tokens that end an answer; empty if the checkpoint names none.
+        context: Number of positions the model has (None: unbounded).
+        revision: Hub commit, or "sha256:..." over the files of a local directory.
+    """
+
+    model: Any
+    tokenizer: Any
+    stop_ids: tuple[int, ...]
+    context: int | None
+    revision: str
+
+
+def load(stage: Stage, device: torch.device) -> Loaded:
+    """Bring a stage into memory.
+
+    Raises:
+        EngineError: No weights or tokenizer there, damaged or incomplete files, a model that is no causal
+            language model, no chat template where the stage asks for one, not enough memory.
+    """
+    if stage.tensor_parallel != 1:
+        raise EngineError(
+            f"stage {stage.name!r} asks for tensor_parallel = {stage.tensor_parallel}; the transformers "
+            "engine runs a stage on one device: set it to 1 if the model fits on one, else use another engine"
+        )
+    directory = _directory(stage)
+    tokenizer = _load_tokenizer(stage)
+    model = _load_model(stage, device)
+    return Loaded(
+        model,
+        tokenizer,
+        _stop_ids(model, tokenizer),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        fingerprint(directory) if directory else str(model.config._commit_hash),
+    )
+
+
+def fingerprint(directory: Path) -> str:
+    """Hash of all safetensors and JSON files of a model directory: weights, configuration, tokenizer."""
+    total = hashlib.sha256()
+    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
+        with path.open("rb") as file:
+            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _directory(stage: Stage) -> Path | None:
+    """The local directory of a stage, checked for weights; None for a hub repository."""
+    path = Path(stage.model).expanduser()
+    if not path.is_absolute() and not path.exists():
+        return None
+    if not any(path.glob("*.safetensors")):
+        raise EngineError(
+            f"stage {stage.name!r}: no weights (*.safetensors) in {path}; put a model saved with "
+            "save_pretrained there, or correct the stage's model in the ladder"
+        )
+    return path
+
+
+def _load_tokenizer(stage: Stage) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(stage.model, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unreadable(stage, "tokenizer", error) from error
+    if len(tokenizer) == 0:
+        raise _unreadable(stage, "tokenizer", "it has no vocabulary")
+    if stage.chat_template and tokenizer.chat_template is None:
+        raise EngineError(
+            f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
+            "set chat_template = false for a base model"
+        )
+    return tokenizer
+
+
+def _load_model(stage: Stage, device: torch.device) -> Any:
+    # bfloat16 decodes slower than float32 on a CPU, and float32 holds bfloat16 weights exactly
+    dtype = "float32" if stage.dtype == "auto" and device.type == "cpu" else stage.dtype
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            stage.model,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        if report["missing_keys"]:  # transformers fills these with random numbers and goes on
+            raise _unreadable(stage, "weights", f"tensors missing: {sorted(report['missing_keys'])[:4]}")
+        return model.to(device).eval()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise _unreadable(stage, "weights", error) from error
+
+
+def _unreadable(stage: Stage, what: str, why: object) -> EngineError:
+    return EngineError(
+        f"stage {stage.name!r}: cannot load the {what} of {stage.model}: {why}; restore the files from where "
+        "they were made or downloaded, or correct the stage's model in the ladder"
+    )
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The checkpoint's generation settings decide, as in `generate()`; else the tokenizer."""
+    ids = model.generation_config.eos_token_id
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, list) else (ids,)
