@@ -20,7 +20,7 @@ from asd.evidence import calibration
 from asd.evidence.crossfit import assign_folds, out_of_fold
 from asd.evidence.features import answer_features, prompt_features, state_features
 from asd.evidence.judge import ROOT, EvidenceModel, Head, NodeModel, best_answer, node_name, stage_sets
-from asd.evidence.length import fit_length_scale
+from asd.evidence.length import LengthScale, fit_length_scale
 from asd.evidence.logistic import fit_logistic
 from asd.evidence.metrics import Reliability, log_loss, reliability
 from asd.stopping.kernels import Binning
@@ -44,12 +44,14 @@ class Rows:
     """The fitting rows as one node sees them, out of fold; every array has shape (n,).
 
     Attributes:
+        n_bins: How many bins the evidence has here.
         bins: Bin of the evidence.
         p: Calibrated probability of the best answer in hand (zeros at the root, which has none).
         score: Quality of that answer (zeros at the root).
         scale: Expected cost of going on relative to the mean query (ones at the root).
     """
 
+    n_bins: int
     bins: IntArray
     p: Array
     score: Array
@@ -102,7 +104,9 @@ def fit_evidence(traces: Sequence[Trace], costs: Array, stages: Sequence[str], *
     for node in stage_sets(stages):
         heads = {stage: _fit_head(states.rows(stage, node), scores[stage], folds) for stage in node}
         name = node_name(node)
-        nodes[name], rows[name] = _fit_node(heads, states.usages(node[-1]), scores, costs)
+        usages = states.usages(node[-1])
+        scale = LengthScale() if node[-1] == stages[-1] else fit_length_scale(usages, costs)
+        nodes[name], rows[name] = _fit_node(heads, scores, scale, usages)
         quality[name] = _reliability(heads, scores)
     model = EvidenceModel(tuple(stages), {s: fitted.head for s, fitted in prompt.items()}, centroids, nodes)
     return FittedRows(model, folds, rows, quality)
@@ -155,20 +159,26 @@ def _held_out_logits(rows: Array, scores: Array, folds: IntArray, strength: floa
 
 
 def _fit_root(p: Array, seed: int) -> tuple[tuple[tuple[float, ...], ...], Rows]:
-    """Cells of the vectors of prompt-only probabilities, shape (n, stages), by k-means."""
+    """Cells of the vectors of prompt-only probabilities, shape (n, stages), by k-means, easy ones last."""
     from sklearn.cluster import KMeans  # noqa: PLC0415 - needed when fitting only
 
+    p = p.round(4)  # k-means takes points that differ by rounding only for distinct, and complains
     n = len(p)
     n_cells = min(MAX_CELLS, max(1, n // ROWS_PER_CELL), len(np.unique(p, axis=0)))
     fitted = KMeans(n_cells, n_init=4, random_state=seed).fit(p)
-    centroids = tuple(tuple(centre) for centre in fitted.cluster_centers_.tolist())
-    return centroids, Rows(fitted.labels_.astype(np.intp), np.zeros(n), np.zeros(n), np.ones(n))
+    order = fitted.cluster_centers_.sum(axis=1).argsort()
+    centroids = tuple(map(tuple, fitted.cluster_centers_[order].tolist()))
+    cells = order.argsort()[fitted.labels_]
+    return centroids, Rows(n_cells, cells, np.zeros(n), np.zeros(n), np.ones(n))
 
 
 def _fit_node(
-    heads: Mapping[str, _FittedHead], usages: Sequence[Usage], scores: Mapping[str, Array], costs: Array
+    heads: Mapping[str, _FittedHead],
+    scores: Mapping[str, Array],
+    scale: LengthScale,
+    usages: Sequence[Usage],
 ) -> tuple[NodeModel, Rows]:
-    """Bins of the best answer's probability, and the scale from the usage of the latest answer."""
+    """Bins of the best answer's probability; the scale reads the usage of the latest answer."""
     p_good = [
         dict(zip(heads, row, strict=True)) for row in zip(*(head.p for head in heads.values()), strict=True)
     ]
@@ -176,9 +186,9 @@ def _fit_node(
     p = np.array([row[stage] for row, stage in zip(p_good, best, strict=True)])
     score = np.array([scores[stage][i] for i, stage in enumerate(best)])
     binning = Binning.fit(p, min(MAX_BINS, max(2, len(p) // ROWS_PER_BIN)))
-    scale = fit_length_scale(usages, costs)
     model = NodeModel({stage: fitted.head for stage, fitted in heads.items()}, binning.edges, scale)
-    return model, Rows(binning.index(p), p, score, np.array([scale(usage) for usage in usages]))
+    scales = np.array([scale(usage) for usage in usages])
+    return model, Rows(binning.n_bins, binning.index(p), p, score, scales)
 
 
 def _reliability(heads: Mapping[str, _FittedHead], scores: Mapping[str, Array]) -> dict[str, Reliability]:

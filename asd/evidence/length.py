@@ -23,6 +23,8 @@ from asd.types import Usage
 __all__ = ["LengthScale", "fit_length_scale"]
 
 _LARGEST = math.log(8.0)
+_LEAST = 1.0 / 64.0
+"""Costs relative to the mean are taken as at least this: a free call has no logarithm."""
 
 
 class LengthScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,10 +49,11 @@ def fit_length_scale(usages: Sequence[Usage], costs: npt.NDArray[np.float64]) ->
 
     Args:
         usages: Of the latest answer, one per row.
-        costs: What the largest stage cost on the same rows, positive, shape (n,).
+        costs: What the largest stage cost on the same rows, shape (n,), their mean positive.
     """
     counts = np.array([(math.log1p(u.n_prompt), math.log1p(u.n_decoded)) for u in usages])
-    rows = np.column_stack([np.ones(len(counts)), counts])
-    weights = np.linalg.lstsq(rows, np.log(costs / costs.mean()), rcond=None)[0]
-    bias = weights[0] - math.log(np.exp(rows @ weights).mean())
-    return LengthScale(float(bias), float(weights[1]), float(weights[2]))
+    log_costs = np.log(np.maximum(costs / costs.mean(), _LEAST))
+    # centred, so that a count that never varies gets no weight instead of a share of the intercept
+    w_prompt, w_decoded = np.linalg.lstsq(counts - counts.mean(axis=0), log_costs, rcond=None)[0]
+    bias = -math.log(np.exp(counts @ (w_prompt, w_decoded)).mean())
+    return LengthScale(bias, float(w_prompt), float(w_decoded))

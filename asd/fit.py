@@ -1,0 +1,290 @@
+"""Traces to policy: what `asd fit` does.
+
+    scored rows -> evidence, out of fold -> kernels and costs by bin -> the stopping problem -> artifact
+
+A node is a set of stages run, an edge adds one stage larger than all of them; skipping is allowed and so is
+starting anywhere, so the graph is a tree of 2^K nodes. Every stage has answered every query, so every edge is
+estimated from every row. Two cross-fitted replays decide whether long queries are decided at lam / scale.
+
+The border: only rows given by the caller are read (the split "fit", never calibration or test rows); models
+are never run; scikit-learn is imported when fitting, by the modules of `asd.evidence` that need it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from asd.artifact import FitRecord, GraphRecord, LadderPrices, PolicyArtifact, Replayed, StagePrices
+from asd.errors import ConfigError, DataError
+from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
+from asd.evidence.judge import ROOT, EvidenceModel, node_name, stage_sets
+from asd.evidence.length import LengthScale
+from asd.ladder import Ladder
+from asd.stopping.graph import Edge, Graph, Node
+from asd.stopping.kernels import estimate_kernel, mean_by_bin
+from asd.stopping.recursion import Solution, solve
+from asd.types import Trace
+
+__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit"]
+
+Array = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+LAMS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+"""Where the replays look."""
+MIN_ROWS = 100
+"""Fewer scored queries than this do not support a policy."""
+
+
+def fit(
+    traces: Sequence[Trace],
+    ladder: Ladder,
+    *,
+    fitted_at: str,
+    lams: Sequence[float] = LAMS,
+    seed: int = 0,
+) -> PolicyArtifact:
+    """Fit evidence and stopping problem; the same input gives the same artifact.
+
+    Args:
+        traces: Outcomes of every stage of the ladder, rows of the split "fit" only, in any order.
+        ladder: Supplies stage names and prices.
+        fitted_at: When, for the record.
+        lams: Where the out-of-fold replays look, positive.
+        seed: Of the folds and of the root's cells.
+
+    Raises:
+        DataError: No traces, a stage is missing, a query occurs twice, a score is not in [0, 1], or fewer
+            than `MIN_ROWS` queries are scored on every stage.
+        ConfigError: A stage name or a lam cannot be used, or the largest stage costs nothing.
+    """
+    stages = _checked_stages(ladder)
+    sweep = _checked_lams(lams)
+    rows = _scored(traces, stages)
+    costs = {
+        stage.name: np.array([stage.prices.cost(row.outcomes[stage.name].draft.usage) for row in rows])
+        for stage in ladder.stages
+    }
+    unit = float(costs[stages[-1]].mean())
+    if not unit > 0.0:
+        raise ConfigError(f"stage {stages[-1]!r} of ladder {ladder.name!r} costs {unit}; give it a price")
+    fitted = fit_evidence(rows, costs[stages[-1]], stages, seed=seed)
+    table = Table(stages, fitted.rows, {stage: cost / unit for stage, cost in costs.items()})
+    scaled, plain = (_cross_replay(t, fitted.folds, sweep) for t in (table, table.unscaled()))
+    pays = _is_worth_more(scaled, plain)
+    chosen, other = (scaled, plain) if pays else (plain, scaled)
+    return PolicyArtifact(
+        ladder=_ladder_prices(ladder, unit),
+        model=fitted.model if pays else _unscaled(fitted.model),
+        problem=GraphRecord.of(estimate_graph(table if pays else table.unscaled())),
+        fit=FitRecord(
+            fitted_at=fitted_at,
+            seed=seed,
+            n_folds=N_FOLDS,
+            n_rows=dict(Counter(row.query.dataset for row in rows)),
+            n_unscored=len(traces) - len(rows),
+            scaled=pays,
+            reliability={node: dict(heads) for node, heads in fitted.reliability.items()},
+            replayed=tuple(
+                Replayed(
+                    lam=a.lam,
+                    quality=a.quality,
+                    cost=a.cost,
+                    model_value=a.model_value,
+                    alternative_value=b.value,
+                )
+                for a, b in zip(chosen, other, strict=True)
+            ),
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """What an estimate of the stopping problem is made of.
+
+    Attributes:
+        stages: In ladder order.
+        rows: What every node sees, by node name, the root first.
+        costs: Cost of every stage on every row, cost units, by stage, shape (n,).
+    """
+
+    stages: tuple[str, ...]
+    rows: Mapping[str, Rows]
+    costs: Mapping[str, Array]
+
+    def where(self, mask: npt.NDArray[np.bool_]) -> Table:
+        """The rows of a mask."""
+        rows = {
+            name: Rows(node.n_bins, node.bins[mask], node.p[mask], node.score[mask], node.scale[mask])
+            for name, node in self.rows.items()
+        }
+        return Table(self.stages, rows, {stage: cost[mask] for stage, cost in self.costs.items()})
+
+    def unscaled(self) -> Table:
+        """The same with every query taken as long as the mean."""
+        rows = {name: replace(node, scale=np.ones_like(node.scale)) for name, node in self.rows.items()}
+        return replace(self, rows=rows)
+
+
+def estimate_graph(table: Table) -> Graph:
+    """The stopping problem of these rows: means, costs and kernels by bin, each shrunk where rows are few.
+
+    The quality of a bin is the mean calibrated probability plus the shrunk mean of what was really scored
+    beyond it: the best answer is picked by its probability, so that probability is a little too high.
+    """
+    edges = []
+    for source in [(), *stage_sets(table.stages)]:
+        later = table.stages[table.stages.index(source[-1]) + 1 :] if source else table.stages
+        edges += [_estimate_edge(table, source, stage) for stage in later]
+    root = table.rows[ROOT]
+    nodes = (_estimate_node(name, rows) for name, rows in table.rows.items())
+    return Graph(tuple(nodes), tuple(edges), np.bincount(root.bins, minlength=root.n_bins) / len(root.bins))
+
+
+def _estimate_node(name: str, rows: Rows) -> Node:
+    p = mean_by_bin(rows.p, rows.bins, rows.n_bins)
+    beyond = mean_by_bin(rows.score - rows.p, rows.bins, rows.n_bins)
+    return Node(name, np.clip(p + beyond, 0.0, 1.0), may_stop=name != ROOT)
+
+
+def _estimate_edge(table: Table, source: tuple[str, ...], stage: str) -> Edge:
+    here, there = table.rows[node_name(source)], table.rows[node_name((*source, stage))]
+    return Edge(
+        source=node_name(source),
+        target=node_name((*source, stage)),
+        action=stage,
+        cost=mean_by_bin(table.costs[stage] / here.scale, here.bins, here.n_bins),
+        kernel=estimate_kernel(here.bins, there.bins, here.n_bins, there.n_bins),
+    )
+
+
+class _Value(NamedTuple):
+    """Means over rows at one lam."""
+
+    lam: float
+    quality: float
+    cost: float
+    model_value: float
+
+    @property
+    def value(self) -> float:
+        return self.lam * self.quality - self.cost
+
+
+def _cross_replay(table: Table, folds: IntArray, lams: Array) -> list[_Value]:
+    """What policies solved on the other folds are worth on each fold, one value a lam."""
+    sweep = np.unique(np.concatenate([np.geomspace(lams[0] / 8.0, lams[-1] * 8.0, 200), lams]))
+    n = len(folds)
+    quality, cost, promised = np.zeros((len(lams), n)), np.zeros((len(lams), n)), np.zeros((len(lams), n))
+    for fold in np.unique(folds):
+        held_out = folds == fold
+        solution = solve(estimate_graph(table.where(~held_out)), sweep)
+        for i, lam in enumerate(lams):
+            quality[i, held_out], cost[i, held_out] = _replay(solution, table.where(held_out), float(lam))
+            promised[i, held_out] = solution.expected_value[solution.nearest(float(lam))]
+    means = (quality.mean(axis=1), cost.mean(axis=1), promised.mean(axis=1))
+    return [_Value(*map(float, row)) for row in zip(lams, *means, strict=True)]
+
+
+def _replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
+    """Score and cost of every row of the table under the solved policy, each of shape (n,)."""
+    n = len(table.rows[ROOT].bins)
+    quality, cost = np.zeros(n), np.zeros(n)
+    open_at = [(ROOT, np.arange(n))]
+    while open_at:
+        name, index = open_at.pop()
+        rows = table.rows[name]
+        lam_index = [solution.nearest(wanted) for wanted in (lam / rows.scale[index]).tolist()]
+        action = solution.action[name][lam_index, rows.bins[index]]
+        stopped = index[action == -1]
+        quality[stopped] = rows.score[stopped]
+        for k, edge in enumerate(solution.graph.outgoing(name)):
+            going = index[action == k]
+            cost[going] += table.costs[edge.action][going]
+            open_at.append((edge.target, going))
+    return quality, cost
+
+
+def _is_worth_more(scaled: Sequence[_Value], plain: Sequence[_Value]) -> bool:
+    """Summed over lams, each in proportion to what is at stake there: an answer and a run of the largest."""
+    return sum((a.value - b.value) / (1.0 + a.lam) for a, b in zip(scaled, plain, strict=True)) > 0.0
+
+
+def _unscaled(model: EvidenceModel) -> EvidenceModel:
+    nodes = {name: msgspec.structs.replace(node, scale=LengthScale()) for name, node in model.nodes.items()}
+    return msgspec.structs.replace(model, nodes=nodes)
+
+
+def _ladder_prices(ladder: Ladder, unit: float) -> LadderPrices:
+    return LadderPrices(
+        name=ladder.name,
+        fingerprint=ladder.fingerprint,
+        price_unit=ladder.price_unit,
+        prices_measured=ladder.prices_measured,
+        prices={
+            stage.name: StagePrices(
+                per_call=stage.prices.per_call,
+                per_prompt_token=stage.prices.per_prompt_token,
+                per_decoded_token=stage.prices.per_decoded_token,
+            )
+            for stage in ladder.stages
+        },
+        unit=unit,
+    )
+
+
+def _checked_stages(ladder: Ladder) -> tuple[str, ...]:
+    stages = tuple(stage.name for stage in ladder.stages)
+    for name in stages:
+        if "+" in name or name == ROOT:
+            raise ConfigError(f"stage {name!r}: nodes are named {ROOT!r} and 'A+B'; rename the stage")
+    return stages
+
+
+def _checked_lams(lams: Sequence[float]) -> Array:
+    if not lams or not all(math.isfinite(lam) and lam > 0.0 for lam in lams):
+        raise ConfigError(f"lams to replay must be positive numbers, at least one, got {list(lams)}")
+    return np.unique(np.array(lams, dtype=np.float64))
+
+
+def _scored(traces: Sequence[Trace], stages: Sequence[str]) -> list[Trace]:
+    """The traces scored on every stage, sorted by dataset and id."""
+    if not traces:
+        raise DataError("no traces to fit on; run `asd collect` on the split 'fit' first")
+    rows = {(trace.query.dataset, trace.query.id): trace for trace in traces}
+    if len(rows) < len(traces):
+        twice = Counter((trace.query.dataset, trace.query.id) for trace in traces).most_common(1)[0][0]
+        raise DataError(f"query {twice[1]!r} of {twice[0]!r} occurs more than once in the traces")
+    scored = [rows[key] for key in sorted(rows) if _is_scored(rows[key], stages)]
+    if len(scored) < MIN_ROWS:
+        raise DataError(
+            f"{len(scored)} of {len(traces)} queries are scored on all of {', '.join(stages)}; "
+            f"a policy needs at least {MIN_ROWS}: collect more"
+        )
+    return scored
+
+
+def _is_scored(trace: Trace, stages: Sequence[str]) -> bool:
+    """Whether every stage's answer has a score; `DataError` where a stage is missing or a score is none."""
+    query = trace.query
+    for stage in stages:
+        if stage not in trace.outcomes:
+            raise DataError(
+                f"query {query.id!r} of {query.dataset!r} has no outcome of stage {stage!r}; "
+                "collect it on every stage of the ladder"
+            )
+        score = trace.outcomes[stage].score
+        if score is not None and not 0.0 <= score <= 1.0:
+            raise DataError(
+                f"query {query.id!r} of {query.dataset!r}: stage {stage!r} has score {score}, not in [0, 1]"
+            )
+    return all(trace.outcomes[stage].score is not None for stage in stages)
