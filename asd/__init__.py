@@ -1,1 +1,55 @@
-"""Adaptive speculative decoding: a cascade of language models steered by optimal stopping."""
+"""Adaptive speculative decoding: a cascade of language models that stops when going on is not worth its cost.
+
+    import asd
+
+    ladder = asd.Ladder.load("tiny")
+    policy = asd.load_policy("policy.json").policy(lam=5.0, ladder=ladder)
+    cascade = asd.Cascade(asd.open_engines(ladder), policy, ladder.prices)
+    [completion] = cascade.run([asd.Query(id="1", dataset="mine", prompt="12+30=")])
+
+The names in `__all__`, the errors in `asd.errors`, the policies in `asd.policies` and the fakes in
+`asd.testing` are the public interface. Importing `asd` imports neither torch nor scikit-learn nor scipy.
+"""
+
+from asd.artifact import PolicyArtifact
+from asd.artifact import load as load_policy
+from asd.cascade import Cascade
+from asd.collect import collect as collect_traces
+from asd.engines import GREEDY, Engine, Sampling
+from asd.engines.opening import open_engines
+from asd.errors import AsdError
+from asd.fit import fit as fit_policy
+from asd.ladder import Ladder, Prices, Stage
+from asd.policies import Policy
+from asd.traces import read_traces
+from asd.types import STOP, Completion, Decision, Draft, Outcome, Query, Trace, Usage
+from asd.workloads import Workload
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GREEDY",
+    "STOP",
+    "AsdError",
+    "Cascade",
+    "Completion",
+    "Decision",
+    "Draft",
+    "Engine",
+    "Ladder",
+    "Outcome",
+    "Policy",
+    "PolicyArtifact",
+    "Prices",
+    "Query",
+    "Sampling",
+    "Stage",
+    "Trace",
+    "Usage",
+    "Workload",
+    "collect_traces",
+    "fit_policy",
+    "load_policy",
+    "open_engines",
+    "read_traces",
+]

@@ -15,7 +15,7 @@ from typing import Any, cast
 import click
 import msgspec
 
-from asd import artifact
+from asd import __version__, artifact
 from asd.cascade import Cascade
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
@@ -72,7 +72,7 @@ def _examples(*lines: str) -> str:
         "asd fit traces.jsonl --out policy.json  learn from that when to stop",
     ),
 )
-@click.version_option(package_name="asd", message="%(prog)s %(version)s")
+@click.version_option(__version__, message="%(prog)s %(version)s")
 def main() -> None:
     """A cascade of language models that stops at the smallest answer worth returning."""
 
