@@ -20,6 +20,7 @@ from asd.cascade import Cascade
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
 from asd.engines.opening import open_engines
+from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
 from asd.ladder import Ladder
@@ -186,7 +187,7 @@ def collect(
     workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
     engines = open_engines(steps, device)
     try:
-        with TraceLog(out, header_for(steps, workloads, split)) as log:
+        with TraceLog(out, header_for(steps, revisions(steps), workloads, split)) as log:
             if log.n_bytes_dropped:
                 click.echo(f"{out}: dropped a line that was cut off, {log.n_bytes_dropped} bytes", err=True)
             traces = collect_traces(workloads, engines, log, limit=limit, batch_size=batch)

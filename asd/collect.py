@@ -17,24 +17,38 @@ from tqdm import tqdm
 from asd.engines import Engine
 from asd.engines.batching import in_batches
 from asd.errors import ConfigError, DataError
-from asd.ladder import Ladder
+from asd.ladder import Ladder, Stage
 from asd.tracelog import TraceLog
-from asd.traces import Header, Key, merge, read_header, read_traces
+from asd.traces import Header, Key, StageHeader, merge, read_header, read_traces
 from asd.types import Draft, Outcome, Query, Trace
 from asd.workloads import Split, Workload
 
 __all__ = ["collect", "header_for", "read_collected"]
 
 
-def header_for(ladder: Ladder, workloads: Sequence[Workload], split: Split) -> Header:
-    """What a trace file of these workloads on this ladder says about itself."""
+def header_for(
+    ladder: Ladder, revisions: Mapping[str, str], workloads: Sequence[Workload], split: Split
+) -> Header:
+    """What a trace file of these workloads on this ladder says about itself.
+
+    Args:
+        ladder: Whose stages answer.
+        revisions: Of every stage's model (`asd.engines.revisions`).
+        workloads: What is asked.
+        split: Which rows.
+    """
     return Header(
         ladder=ladder.name,
-        fingerprint=ladder.fingerprint,
-        stages={stage.name: stage.model for stage in ladder.stages},
+        stages={stage.name: _stage_header(stage, revisions[stage.name]) for stage in ladder.stages},
         datasets=tuple(workload.name for workload in workloads),
         split=split,
     )
+
+
+def _stage_header(stage: Stage, revision: str) -> StageHeader:
+    # where a directory lies may differ between machines
+    model = Path(stage.model).name if Path(stage.model).is_absolute() else stage.model
+    return StageHeader(model=model, revision=revision, dtype=stage.dtype, chat_template=stage.chat_template)
 
 
 def collect(
@@ -109,20 +123,29 @@ def _check(workloads: Sequence[Workload], engines: Mapping[str, Engine], header:
 
 
 def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[Trace]:
-    """The traces of several files, which must all be of this ladder and this split.
+    """The traces of several files, which must all be of this split and the stages of this ladder.
+
+    Which weights answered is in the files' headers; it must be the same in all, and is not compared with
+    weights that are here now.
 
     Raises:
-        ConfigError: A file was collected on another ladder or another split.
+        ConfigError: A file was collected with other stages or on another split.
         DataError: A file is missing, broken or empty, or two files hold the same outcome.
     """
+    known = read_header(paths[0]).stages
+    wanted = {
+        stage.name: _stage_header(stage, known[stage.name].revision if stage.name in known else "any")
+        for stage in ladder.stages
+    }
     merged: dict[Key, Trace] = {}
     for path in paths:
         header = read_header(path)
-        if (header.fingerprint, header.split) != (ladder.fingerprint, split):
+        if header.stages != wanted:
             raise ConfigError(
-                f"{path} was collected on ladder {header.ladder!r} ({header.fingerprint}), split "
-                f"{header.split!r}; needed is {ladder.name!r} ({ladder.fingerprint}), split {split!r}"
+                f"{path} was collected with {header.stages}; ladder {ladder.name!r} is {wanted}"
             )
+        if header.split != split:
+            raise ConfigError(f"{path} holds rows of split {header.split!r}; needed are rows of {split!r}")
         for trace in read_traces(path):
             merge(merged, trace)
     return [merged[key] for key in sorted(merged)]

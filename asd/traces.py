@@ -4,7 +4,7 @@ The first line is a `Header`: which ladder, which datasets, how sampled. Every o
 the outcomes of one or more stages in `outputs`; lines of the same query are merged, so a file grows by
 appending (`asd.tracelog`):
 
-    {"format": "asd-traces", "version": 1, "ladder": "tiny", "stages": {"S": "..."}, ...}
+    {"format": "asd-traces", "version": 1, "ladder": "tiny", "stages": {"S": {"model": ...}}, ...}
     {"id": "q1", "dataset": "d", "prompt": "2+2=", "reference": "4", "max_new_tokens": 8, "tags": {},
      "outputs": {"S": {"score": 1.0, "response": "4", "tokens_in": 5, "tokens_out": 2, "n_passes": 2,
                        "seconds": 0.01, "finished": true, "tokens": [9, 2], "token_logprobs": [-0.1, -0.2]}}}
@@ -29,10 +29,26 @@ from asd.errors import DataError
 from asd.types import Draft, Outcome, Query, Trace, Usage
 from asd.workloads import Split
 
-__all__ = ["Header", "read_header", "read_traces"]
+__all__ = ["Header", "StageHeader", "read_header", "read_traces"]
 
 Key = tuple[str, str]
 """Dataset and query id: what identifies a trace within a file."""
+
+
+class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What answered: everything about a stage that its answers depend on, and no more (prices do not enter).
+
+    Attributes:
+        model: Repository on the hub, or the last part of a local directory.
+        revision: Commit, or hash of the directory's files.
+        dtype: As the ladder asks for it.
+        chat_template: Whether prompts are wrapped in the chat template.
+    """
+
+    model: str
+    revision: str
+    dtype: str
+    chat_template: bool
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -42,8 +58,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         format: Marks the file.
         version: Of the record format.
         ladder: Name of the ladder.
-        fingerprint: The ladder's own.
-        stages: Model of every stage, in ladder order.
+        stages: What answered, by stage name, in ladder order.
         datasets: Names of the workloads.
         split: Which rows of them.
         sampling: How tokens were chosen.
@@ -52,8 +67,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     format: Literal["asd-traces"] = "asd-traces"
     version: Literal[1] = 1
     ladder: str
-    fingerprint: str
-    stages: dict[str, str]
+    stages: dict[str, StageHeader]
     datasets: tuple[str, ...]
     split: Split
     sampling: Literal["greedy"] = "greedy"

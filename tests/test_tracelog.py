@@ -14,7 +14,7 @@ import pytest
 from asd.errors import ConfigError, DataError, StorageError
 from asd.tracelog import TraceLog
 from asd.traces import encode_header, encode_trace, read_traces
-from tests.test_traces import HEADER, trace
+from tests.test_traces import HEADER, stage_header, trace
 
 
 @contextmanager
@@ -86,8 +86,8 @@ def test_a_broken_line_in_the_middle_is_not_repaired(tmp_path: Path) -> None:
     ("field", "value"),
     [
         ("ladder", "other"),
-        ("fingerprint", "f2"),
-        ("stages", {"S": "small", "L": "larger"}),
+        ("stages", {"S": stage_header("small"), "L": stage_header("large", revision="r2")}),
+        ("stages", {"S": stage_header("small")}),
         ("datasets", ("sums", "words")),
         ("split", "test"),
     ],

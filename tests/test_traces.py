@@ -12,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.errors import DataError
-from asd.traces import Header, encode_header, encode_trace, merge, read_header, read_traces
+from asd.traces import Header, StageHeader, encode_header, encode_trace, merge, read_header, read_traces
 from asd.types import Draft, Outcome, Query, Trace, Usage
+
+
+def stage_header(model: str, revision: str = "r1") -> StageHeader:
+    return StageHeader(model=model, revision=revision, dtype="auto", chat_template=False)
+
 
 HEADER = Header(
     ladder="two",
-    fingerprint="f1",
-    stages={"S": "small", "L": "large"},
+    stages={"S": stage_header("small"), "L": stage_header("large")},
     datasets=("sums",),
     split="fit",
 )

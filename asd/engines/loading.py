@@ -6,15 +6,14 @@ Hugging Face hub. Only safetensors are read and no code that comes with a model 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asd.engines.revisions import directory_revision, local_directory
 from asd.errors import EngineError
 from asd.ladder import Stage
 
@@ -52,7 +51,7 @@ def load(stage: Stage, device: torch.device) -> Loaded:
             f"stage {stage.name!r} asks for tensor_parallel = {stage.tensor_parallel}; the transformers "
             "engine runs a stage on one device: set it to 1 if the model fits on one, else use another engine"
         )
-    directory = _directory(stage)
+    directory = local_directory(stage)
     tokenizer = _load_tokenizer(stage)
     model = _load_model(stage, device)
     return Loaded(
@@ -60,30 +59,8 @@ def load(stage: Stage, device: torch.device) -> Loaded:
         tokenizer,
         _stop_ids(model, tokenizer),
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        fingerprint(directory) if directory else str(model.config._commit_hash),
+        directory_revision(directory) if directory else str(model.config._commit_hash),
     )
-
-
-def fingerprint(directory: Path) -> str:
-    """Hash of all safetensors and JSON files of a model directory: weights, configuration, tokenizer."""
-    total = hashlib.sha256()
-    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
-        with path.open("rb") as file:
-            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
-
-
-def _directory(stage: Stage) -> Path | None:
-    """The local directory of a stage, checked for weights; None for a hub repository."""
-    path = Path(stage.model).expanduser()
-    if not path.is_absolute() and not path.exists():
-        return None
-    if not any(path.glob("*.safetensors")):
-        raise EngineError(
-            f"stage {stage.name!r}: no weights (*.safetensors) in {path}; put a model saved with "
-            "save_pretrained there, or correct the stage's model in the ladder"
-        )
-    return path
 
 
 def _load_tokenizer(stage: Stage) -> Any:

@@ -1,0 +1,62 @@
+"""Which weights a stage has, told without loading them; no torch is needed for a local directory.
+
+A stage's `model` is a directory if it is an absolute path or exists, else the name of a repository on the
+Hugging Face hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from asd.errors import EngineError
+from asd.ladder import Ladder, Stage
+
+__all__ = ["directory_revision", "local_directory", "revisions"]
+
+
+def revisions(ladder: Ladder) -> dict[str, str]:
+    """Revision of the model of every stage: "sha256:..." over a directory's files, or the hub's commit.
+
+    Raises:
+        EngineError: A directory holds no weights, or a repository cannot be reached.
+    """
+    return {stage.name: _revision(stage) for stage in ladder.stages}
+
+
+def local_directory(stage: Stage) -> Path | None:
+    """The local directory of a stage, checked for weights; None for a hub repository."""
+    path = Path(stage.model).expanduser()
+    if not path.is_absolute() and not path.exists():
+        return None
+    if not any(path.glob("*.safetensors")):
+        raise EngineError(
+            f"stage {stage.name!r}: no weights (*.safetensors) in {path}; put a model saved with "
+            "save_pretrained there, or correct the stage's model in the ladder"
+        )
+    return path
+
+
+def directory_revision(directory: Path) -> str:
+    """Hash of all safetensors and JSON files of a model directory: weights, configuration, tokenizer."""
+    total = hashlib.sha256()
+    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
+        with path.open("rb") as file:
+            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{total.hexdigest()}"
+
+
+def _revision(stage: Stage) -> str:
+    directory = local_directory(stage)
+    return directory_revision(directory) if directory else _hub_commit(stage)
+
+
+def _hub_commit(stage: Stage) -> str:
+    from transformers import AutoConfig  # noqa: PLC0415  (takes seconds, and not every ladder is on the hub)
+
+    try:
+        return str(AutoConfig.from_pretrained(stage.model, trust_remote_code=False)._commit_hash)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"stage {stage.name!r}: cannot look up {stage.model} on the hub: {error}"
+        ) from error
