@@ -11,6 +11,7 @@ fitted here (`asd.fit` does) and nothing is decided (`asd.policies` does).
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Self
 
@@ -67,6 +68,18 @@ class LadderPrices(Record, frozen=True, kw_only=True):
     prices_measured: str
     prices: dict[str, StagePrices]
     unit: float
+
+    @classmethod
+    def of(cls, ladder: Ladder, unit: float) -> Self:
+        """What a policy needs to remember of its ladder."""
+        return cls(
+            name=ladder.name,
+            fingerprint=ladder.fingerprint,
+            price_unit=ladder.price_unit,
+            prices_measured=ladder.prices_measured,
+            prices={stage.name: StagePrices(**asdict(stage.prices)) for stage in ladder.stages},
+            unit=unit,
+        )
 
 
 class NodeRecord(Record, frozen=True, kw_only=True):

@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from asd.artifact import FitRecord, GraphRecord, LadderPrices, PolicyArtifact, Replayed, StagePrices
+from asd.artifact import FitRecord, GraphRecord, LadderPrices, PolicyArtifact, Replayed
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
 from asd.evidence.judge import ROOT, EvidenceModel, node_name, stage_sets
@@ -80,9 +80,8 @@ def fit(
     table = Table(stages, fitted.rows, {stage: cost / unit for stage, cost in costs.items()})
     scaled, plain = (_cross_replay(t, fitted.folds, sweep) for t in (table, table.unscaled()))
     pays = _is_worth_more(scaled, plain)
-    chosen, other = (scaled, plain) if pays else (plain, scaled)
     return PolicyArtifact(
-        ladder=_ladder_prices(ladder, unit),
+        ladder=LadderPrices.of(ladder, unit),
         model=fitted.model if pays else _unscaled(fitted.model),
         problem=GraphRecord.of(estimate_graph(table if pays else table.unscaled())),
         fit=FitRecord(
@@ -92,17 +91,8 @@ def fit(
             n_rows=dict(Counter(row.query.dataset for row in rows)),
             n_unscored=len(traces) - len(rows),
             scaled=pays,
-            reliability={node: dict(heads) for node, heads in fitted.reliability.items()},
-            replayed=tuple(
-                Replayed(
-                    lam=a.lam,
-                    quality=a.quality,
-                    cost=a.cost,
-                    model_value=a.model_value,
-                    alternative_value=b.value,
-                )
-                for a, b in zip(chosen, other, strict=True)
-            ),
+            reliability=fitted.reliability,
+            replayed=_replayed(*((scaled, plain) if pays else (plain, scaled))),
         ),
     )
 
@@ -219,27 +209,15 @@ def _is_worth_more(scaled: Sequence[_Value], plain: Sequence[_Value]) -> bool:
     return sum((a.value - b.value) / (1.0 + a.lam) for a, b in zip(scaled, plain, strict=True)) > 0.0
 
 
+def _replayed(chosen: Sequence[_Value], other: Sequence[_Value]) -> tuple[Replayed, ...]:
+    return tuple(
+        Replayed(**a._asdict(), alternative_value=b.value) for a, b in zip(chosen, other, strict=True)
+    )
+
+
 def _unscaled(model: EvidenceModel) -> EvidenceModel:
     nodes = {name: msgspec.structs.replace(node, scale=LengthScale()) for name, node in model.nodes.items()}
     return msgspec.structs.replace(model, nodes=nodes)
-
-
-def _ladder_prices(ladder: Ladder, unit: float) -> LadderPrices:
-    return LadderPrices(
-        name=ladder.name,
-        fingerprint=ladder.fingerprint,
-        price_unit=ladder.price_unit,
-        prices_measured=ladder.prices_measured,
-        prices={
-            stage.name: StagePrices(
-                per_call=stage.prices.per_call,
-                per_prompt_token=stage.prices.per_prompt_token,
-                per_decoded_token=stage.prices.per_decoded_token,
-            )
-            for stage in ladder.stages
-        },
-        unit=unit,
-    )
 
 
 def _checked_stages(ladder: Ladder) -> tuple[str, ...]:

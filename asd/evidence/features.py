@@ -34,7 +34,7 @@ _CERTAIN = 14.0
 _LEAST_LOGPROB = -200.0
 
 _N_BUCKETS = 128
-_MAX_WORDS = 64
+_MAX_WORDS = 32
 _MARKS = b",.?:;=+-*/()[]{}<>_\"'#"
 _DIGITS, _UPPER = string.digits.encode(), string.ascii_uppercase.encode()
 _PUNCTUATION = string.punctuation.encode()
@@ -68,7 +68,7 @@ def prompt_features(prompt: str) -> list[float]:
     """What the prompt alone tells, in the order of `PROMPT_FEATURES`.
 
     Words are hashed with their digits masked ("4821+9377" becomes "0000+0000"), once as they stand and once
-    split at punctuation, from the first and the last 64 of them; CRC-32, so the buckets are the same in every
+    split at punctuation, from the first and the last 32 of them; CRC-32, so the buckets are the same in every
     process and on every machine.
     """
     raw = prompt.encode()

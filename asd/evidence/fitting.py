@@ -72,7 +72,7 @@ class FittedRows:
     model: EvidenceModel
     folds: IntArray
     rows: Mapping[str, Rows]
-    reliability: Mapping[str, Mapping[str, Reliability]]
+    reliability: dict[str, dict[str, Reliability]]
 
 
 class _FittedHead(NamedTuple):

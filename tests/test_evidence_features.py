@@ -1,0 +1,167 @@
+"""Features against numpy, and the invariances that a fitted predictor relies on."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asd.errors import DataError
+from asd.evidence.features import (
+    ANSWER_FEATURES,
+    PAIR_FEATURES,
+    PROMPT_FEATURES,
+    QUANTILES,
+    answer_features,
+    log_odds,
+    prompt_features,
+    state_feature_names,
+    state_features,
+)
+from asd.types import Draft, Usage
+
+
+def draft(logprobs: list[float], text: str = "x", *, stage: str = "S", finished: bool = True) -> Draft:
+    n = len(logprobs)
+    return Draft(stage, text, tuple(range(n)), tuple(logprobs), finished, Usage(5, n, n), 0.0)
+
+
+def named(features: list[float] | tuple[float, ...], names: tuple[str, ...]) -> dict[str, float]:
+    return dict(zip(names, features, strict=True))
+
+
+@given(st.text(max_size=200))
+def test_prompt_features_are_finite_and_as_many_as_their_names(prompt: str) -> None:
+    """Any text gives one finite number per name."""
+    features = prompt_features(prompt)
+    assert len(features) == len(PROMPT_FEATURES)
+    assert all(map(math.isfinite, features))
+
+
+def test_counts_worked_by_hand() -> None:
+    """Characters, words, lines, digits, capitals, punctuation and non-ASCII bytes of one prompt."""
+    got = named(prompt_features("Add 12+3,\nplease: é"), PROMPT_FEATURES)
+    want = {
+        "characters": 19,
+        "words": 4,
+        "lines": 1,
+        "digits": 3,
+        "capitals": 1,
+        "punctuation": 3,
+        "not_ascii": 1,
+        "distinct_words": 4,
+        "mark_+": 1,
+        "mark_,": 1,
+        "mark_?": 0,
+    }
+    assert {name: got[name] for name in want} == pytest.approx({k: math.log1p(n) for k, n in want.items()})
+    assert got["mean_word_length"] == pytest.approx((3 + 5 + 7 + 2) / 4)
+
+
+def test_hashed_words_ignore_which_digits_and_which_case() -> None:
+    """The buckets see the shape of a number, not its value."""
+    buckets = [name for name in PROMPT_FEATURES if name.startswith("bucket")]
+    one, same, other = (
+        named(prompt_features(prompt), PROMPT_FEATURES) for prompt in ("add 12+34", "ADD 98+76", "add 123+4")
+    )
+    assert [one[b] for b in buckets] == [same[b] for b in buckets]
+    assert [one[b] for b in buckets] != [other[b] for b in buckets]
+
+
+def test_hashed_words_do_not_depend_on_the_process() -> None:
+    """Another interpreter with another hash seed computes the same features."""
+    code = "from asd.evidence.features import prompt_features as f; print(f('walk from paris to quito'))"
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert outputs == {f"{prompt_features('walk from paris to quito')}\n".encode()}
+
+
+def test_only_the_ends_of_a_long_prompt_are_hashed() -> None:
+    """A word in the middle of 600 sets no bucket, one among the first or last 32 does."""
+    words = ["the"] * 600
+    prompt = " ".join(words)
+    middle = " ".join([*words[:32], "zebra", *words[33:]])
+    start = " ".join([*words[:31], "zebra", *words[32:]])
+    end = " ".join([*words[:568], "zebra", *words[569:]])
+    buckets = slice(len(PROMPT_FEATURES) - 128, None)
+    assert prompt_features(middle)[buckets] == prompt_features(prompt)[buckets]
+    assert prompt_features(start)[buckets] != prompt_features(prompt)[buckets]
+    assert prompt_features(end)[buckets] == prompt_features(start)[buckets]
+
+
+@given(st.floats(-13, -1e-5))
+def test_log_odds_is_the_logit_of_the_probability(logprob: float) -> None:
+    """Within the clip, `log_odds` equals log(p / (1 - p))."""
+    p = math.exp(logprob)
+    assert log_odds(logprob) == pytest.approx(math.log(p / (1 - p)), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("logprob", "clipped"), [(0.0, 14.0), (-1e-9, 14.0), (-500.0, -14.0), (-math.inf, -14.0)]
+)
+def test_log_odds_is_clipped(logprob: float, clipped: float) -> None:
+    """Certainty and impossibility stay finite."""
+    assert log_odds(logprob) == clipped
+
+
+@given(st.lists(st.floats(-12, 0), min_size=1, max_size=40))
+def test_answer_features_equal_numpy(logprobs: list[float]) -> None:
+    """Sum, mean, quantiles and length as numpy computes them."""
+    got = named(answer_features(draft(logprobs)), ANSWER_FEATURES)
+    assert got["sum_logprob"] == pytest.approx(max(-200.0, np.sum(logprobs)))
+    assert got["mean_logprob"] == pytest.approx(got["sum_logprob"] / len(logprobs))
+    assert got["log_n_tokens"] == pytest.approx(np.log1p(len(logprobs)))
+    for q in QUANTILES:
+        quantile = float(np.quantile(logprobs, q))
+        assert got[f"log_odds_q{round(100 * q)}"] == pytest.approx(log_odds(quantile), rel=1e-6, abs=1e-6)
+
+
+def test_a_cut_off_answer_is_told_from_a_finished_one() -> None:
+    """`finished` is the only difference between the two."""
+    cut, whole = (named(answer_features(draft([-0.1], finished=f)), ANSWER_FEATURES) for f in (False, True))
+    assert {name for name in cut if cut[name] != whole[name]} == {"finished"}
+
+
+def test_an_empty_answer_says_the_least() -> None:
+    """No token: no feature is above that of any other answer."""
+    empty, poor = answer_features(draft([])), answer_features(draft([-60.0, -70.0]))
+    assert all(e <= p for e, p in zip(empty, poor, strict=True))
+
+
+def test_missing_log_probabilities_are_refused() -> None:
+    """An engine without log-probabilities cannot be judged, and is told so."""
+    bare = replace(draft([-0.1, -0.2]), logprobs=())
+    with pytest.raises(DataError, match="'S' has 2 tokens and 0 log-probabilities"):
+        answer_features(bare)
+
+
+def test_a_nan_log_probability_is_refused() -> None:
+    """NaN never becomes a probability."""
+    with pytest.raises(DataError, match="'S' has a log-probability that is not a number"):
+        answer_features(draft([-0.1, math.nan]))
+
+
+def test_state_features_name_every_number() -> None:
+    """Own features, one block per other answer, prompt log-odds: in the order of the names."""
+    drafts = {
+        "S": draft([-0.5], "4"),
+        "M": draft([-0.2], "5", stage="M"),
+        "L": draft([-0.1, -0.1], "4", stage="L"),
+    }
+    answers = {stage: answer_features(d) for stage, d in drafts.items()}
+    names = state_feature_names("L", ("S", "M", "L"), ("S", "M", "L", "XL"))
+    got = named(state_features("L", drafts, answers, [1.0, 2.0, 3.0, 4.0]), names)
+    assert named(answers["L"], ANSWER_FEATURES).items() <= got.items()
+    assert [got[f"S_{name}"] for name in PAIR_FEATURES] == [1.0, log_odds(-0.5), 0.0]
+    assert [got[f"M_{name}"] for name in PAIR_FEATURES] == [0.0, 0.0, log_odds(-0.2)]
+    assert [got[f"prompt_logit_{name}"] for name in ("S", "M", "L", "XL")] == [1.0, 2.0, 3.0, 4.0]

@@ -1,0 +1,94 @@
+"""A synthetic world with a known truth: made-up traces whose success probabilities and kernels are exact.
+
+Two stages. The prompt shows the kind of the query; the kind draws S's certainty, S's certainty draws L's;
+an answer is right with probability equal to its certainty, which is also exp(sum of its log-probabilities).
+Right answers are the reference, wrong ones are all different, so two answers agree exactly if both are right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from asd.ladder import Ladder, Prices, Stage
+from asd.stopping.graph import Edge, Graph, Node
+from asd.types import Draft, Outcome, Query, Trace, Usage
+
+P_KIND = np.array([0.5, 0.5])
+P_S = np.array([0.05, 0.5, 0.95])
+P_L = np.array([0.1, 0.6, 0.97])
+S_GIVEN_KIND = np.array([[0.6, 0.3, 0.1], [0.05, 0.25, 0.7]])
+L_GIVEN_S = np.array([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6], [0.02, 0.08, 0.9]])
+KINDS = ("walk from {a} to {b}", "add {a} and {b} please")
+
+
+def ladder(per_token: tuple[float, float] = (1.0, 5.0)) -> Ladder:
+    """Two stages priced per decoded token."""
+    stages = (
+        Stage(name, f"made-up/{name}", Prices(0.0, 0.0, price))
+        for name, price in zip("SL", per_token, strict=True)
+    )
+    return Ladder("made-up", tuple(stages), "declared", "never: made up for a test")
+
+
+def draft(stage: str, text: str, certainty: float, n_tokens: int, rng: np.random.Generator) -> Draft:
+    """An answer whose log-probabilities sum to the logarithm of its certainty."""
+    logprobs = np.log(certainty) * rng.dirichlet(np.ones(n_tokens))
+    usage = Usage(n_prompt=10, n_decoded=n_tokens, n_passes=n_tokens)
+    return Draft(stage, text, tuple(range(n_tokens)), tuple(logprobs.tolist()), True, usage, 0.1)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What only the world knows of one query."""
+
+    kind: int
+    small: int
+    large: int
+
+
+def sample(n: int, rng: np.random.Generator, name: str = "made-up") -> tuple[list[Trace], list[Truth]]:
+    """`n` queries answered by both stages; every answer of a query has the same number of tokens, 2 to 20."""
+    traces, truths = [], []
+    for i in range(n):
+        kind = int(rng.choice(2, p=P_KIND))
+        small = int(rng.choice(3, p=S_GIVEN_KIND[kind]))
+        large = int(rng.choice(3, p=L_GIVEN_S[small]))
+        prompt = KINDS[kind].format(a=rng.integers(10, 100), b=rng.integers(10, 100))
+        query = Query(f"q{i}", name, prompt, reference="right")
+        n_tokens = int(rng.integers(2, 21))
+        outcomes = {}
+        for stage, certainty in (("S", P_S[small]), ("L", P_L[large])):
+            right = bool(rng.random() < certainty)
+            answer = draft(stage, "right" if right else f"wrong {stage}", certainty, n_tokens, rng)
+            outcomes[stage] = Outcome(answer, float(right))
+        traces.append(Trace(query, outcomes))
+        truths.append(Truth(kind, small, large))
+    return traces, truths
+
+
+def p_both(small: float, large: float, agree: bool) -> tuple[float, float]:
+    """P(S right), P(L right) given both certainties and whether the answers agree."""
+    if agree:
+        return 1.0, 1.0
+    wrong = 1.0 - small * large
+    return small * (1.0 - large) / wrong, large * (1.0 - small) / wrong
+
+
+def true_graph(cost_s: float, cost_l: float) -> Graph:
+    """The stopping problem of this world, exact: bins are the values that the certainties can take."""
+    cells = list(product(range(3), range(3), (False, True)))
+    both = np.array([max(p_both(P_S[small], P_L[large], agree)) for small, large, agree in cells])
+    joint = np.zeros((3, len(cells)))
+    for j, (small, large, agree) in enumerate(cells):
+        p_agree = P_S[small] * P_L[large]
+        joint[small, j] = L_GIVEN_S[small, large] * (p_agree if agree else 1.0 - p_agree)
+    nodes = (Node("root", np.zeros(2), may_stop=False), Node("S", P_S), Node("L", P_L), Node("S+L", both))
+    edges = (
+        Edge("root", "S", np.full(2, cost_s), S_GIVEN_KIND, "S"),
+        Edge("root", "L", np.full(2, cost_l), S_GIVEN_KIND @ L_GIVEN_S, "L"),
+        Edge("S", "S+L", np.full(3, cost_l), joint, "L"),
+    )
+    return Graph(nodes, edges, P_KIND)
