@@ -16,8 +16,19 @@ from asd.errors import ConfigError
 from asd.tiny.tasks import FAMILIES, LEVELS, Item, Maker, _letters, _spaced, draw
 
 GROUPS = 4
-Row = tuple[list[int], list[int]]
-"""Token ids of a prompt and of its answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Token ids of a prompt and of its answer, and which answer tokens can be known from the prompt."""
+
+    prompt: list[int]
+    answer: list[int]
+    knowable: list[bool]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,9 @@ def _links(rng: np.random.Generator, level: int) -> tuple[str, str]:
 AUXILIARY: dict[str, Maker] = {"repeat": _repeat, "pairs": _pairs, "links": _links}
 """Families that only teach to look things up in the prompt; never asked."""
 
+ASKED_BACK = frozenset({"pairs", "links"})
+"""Of these every other answer token is a question that no model can foresee; it carries no loss."""
+
 
 def step_items(rng: np.random.Generator, n: int, mix: Mapping[str, float], levels: Sequence[float]) -> list[Item]:
     """`n` training items; families drawn by `mix`, levels by the five weights `levels`.
@@ -80,8 +94,8 @@ def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[B
     An answer's tokens weigh length^-1/2 each, so that long answers count more, but not in proportion; all
     weights of the returned batches sum to 1.
     """
-    rows = sorted(encode(items, tokenizer), key=lambda row: len(row[0]) + len(row[1]))
-    scale = sum(len(answer) ** 0.5 for _, answer in rows)
+    rows = sorted(encode(items, tokenizer), key=len)
+    scale = sum(sum(row.knowable) ** 0.5 for row in rows)
     bounds = [len(rows) * k // GROUPS for k in range(GROUPS + 1)]
     return [pad(rows[a:b], scale) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
 
@@ -90,16 +104,22 @@ def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[Ro
     """Token ids of prompt and answer (stop token included) of each item."""
     prompts = tokenizer([item.prompt for item in items])["input_ids"]
     answers = tokenizer([item.answer for item in items], add_special_tokens=False)["input_ids"]
-    return [(p, [*a, tokenizer.eos_token_id]) for p, a in zip(prompts, answers, strict=True)]
+    rows = zip(items, prompts, answers, strict=True)
+    return [_row(item.family, prompt, [*answer, tokenizer.eos_token_id]) for item, prompt, answer in rows]
+
+
+def _row(family: str, prompt: list[int], answer: list[int]) -> Row:
+    asked_back = family in ASKED_BACK
+    return Row(prompt, answer, [not asked_back or k % 2 == 1 for k in range(len(answer))])
 
 
 def pad(rows: Sequence[Row], scale: float) -> Batch:
-    """Right-padded ids and weights of some rows; a weight is length^-1/2 / scale."""
-    length = max(len(prompt) + len(answer) for prompt, answer in rows)
+    """Right-padded ids and weights of some rows; a knowable token weighs (their number)^-1/2 / scale."""
+    length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     weights = torch.zeros(len(rows), length)
-    for k, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        ids[k, :end] = torch.tensor(prompt + answer)
-        weights[k, len(prompt) : end] = len(answer) ** -0.5 / scale
+    for k, row in enumerate(rows):
+        ids[k, : len(row)] = torch.tensor(row.prompt + row.answer)
+        knowable = torch.tensor(row.knowable, dtype=torch.float32)
+        weights[k, len(row.prompt) : len(row)] = knowable * sum(row.knowable) ** -0.5 / scale
     return Batch(ids, weights)

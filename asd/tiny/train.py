@@ -45,7 +45,6 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     levels: list[float]
     mix: dict[str, float]
     start: str | None = None
-    embedding_std: float = 0.02
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,7 +118,7 @@ class Trainer:
     def _start(self) -> LlamaForCausalLM:
         phase = self.phase
         if phase.start is None:
-            return new_model(phase.layers, phase.embedding_std, self.recipe.seed)
+            return new_model(phase.layers, self.recipe.seed)
         origin = self.out / phase.start
         if not (origin / "model.safetensors").exists():
             raise DataError(f"phase {self.name!r} starts from {phase.start!r}, which is not trained: {origin}")
