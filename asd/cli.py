@@ -7,6 +7,7 @@ scikit-learn are imported by the command that needs them, so that `asd --help` a
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -130,7 +131,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     """Answer PROMPT ("-" reads it from standard input)."""
     steps = Ladder.load(ladder)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
-    text = click.get_text_stream("stdin").read().removesuffix("\n") if prompt == "-" else prompt
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     cascade = Cascade(
         open_engines(steps, device),
         fitted.policy(lam, ladder=steps),
