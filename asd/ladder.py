@@ -1,14 +1,51 @@
 """A ladder: the stages of a cascade, small to large, and what running them costs.
 
-Nothing here touches a model; an engine opens a `Stage`. Ladders come from TOML (`Ladder.load`), by preset
-name ("tiny", "qwen2.5", ...) or by path. Unknown keys are rejected.
+    ladder = Ladder.load("qwen2.5")           # a preset; Ladder.load("mine.toml") reads a file
+
+A ladder file names its stages, cheapest first, and holds their prices or names the file that does:
+
+    name = "mine"
+    price_unit = "ms"                                          # or: prices = "mine-prices.json"
+    prices_measured = "one H100, bfloat16, batch 1, 2026-01-31"
+
+    [[stages]]
+    name = "small"
+    model = "./weights/small"     # a path if it starts with ".", "/" or "~", from here; else a hub repository
+    prices = { per_call = 2.0, per_prompt_token = 0.1, per_decoded_token = 8.0 }
+
+Unknown keys are rejected. Nothing here touches a model; an engine opens a `Stage`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
 
-from asd.types import Usage
+import msgspec
+
+from asd.errors import ConfigError, StorageError
+from asd.types import STOP, Usage
+
+__all__ = ["PRESETS", "Ladder", "Prices", "Stage", "write_prices"]
+
+PRESETS = Path(__file__).parent / "presets"
+"""Where the ladders that ship with the package are."""
+
+REFERENCE_CALL = Usage(n_prompt=100, n_decoded=100, n_passes=100)
+"""The call by whose cost stages are put in order."""
+
+ROOT = "root"
+"""Name of the node before any stage has answered; no stage may be called so."""
+
+T = TypeVar("T")
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +64,23 @@ class Prices:
     def cost(self, usage: Usage) -> float:
         """Priced cost of one call, in the ladder's price unit."""
         return (
-            self.per_call
-            + self.per_prompt_token * usage.n_prompt
-            + self.per_decoded_token * usage.n_decoded
+            self.per_call + self.per_prompt_token * usage.n_prompt + self.per_decoded_token * usage.n_decoded
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One model of the ladder: where its weights are, how it is loaded, what a call costs."""
+    """One model of the ladder: where its weights are, how it is loaded, what a call costs.
+
+    Attributes:
+        name: Unique in the ladder; without "+", which joins stage names.
+        model: Repository on the Hugging Face hub, or the path of a directory.
+        prices: What a call costs.
+        dtype: "auto" (the checkpoint's; float32 on a CPU), "float32", "bfloat16" or "float16".
+        tensor_parallel: Devices the model is spread over.
+        memory_gib: Memory the weights take, over all devices; None: not known.
+        chat_template: Wrap the prompt in the tokenizer's chat template.
+    """
 
     name: str
     model: str
@@ -48,9 +93,215 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """Stages in order of cost, cheapest first."""
+    """Stages in order of cost, cheapest first.
+
+    Attributes:
+        name: What reports call it.
+        stages: At least one; in order of the cost of a call with 100 prompt and 100 decoded tokens.
+        price_unit: Unit of all prices: "ms", "usd", "declared".
+        prices_measured: Where, when and how the prices were measured, or who declared them.
+
+    Raises:
+        ConfigError: The ladder contradicts the above, or a value is out of range.
+    """
 
     name: str
     stages: tuple[Stage, ...]
     price_unit: str
     prices_measured: str
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ConfigError(f"ladder {self.name!r} has no stages; give it at least one")
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"ladder {self.name!r} names stages twice: {twice}; rename one of each")
+        for stage in self.stages:
+            _check_stage(stage, f"ladder {self.name!r}, stage {stage.name!r}")
+        _check_order(self)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path) -> Ladder:
+        """A preset by its name, or the ladder in a TOML file.
+
+        Anything that ends in ".toml" or contains a directory is a path.
+
+        Raises:
+            ConfigError: No such preset or file, an unknown or missing key, a value out of range.
+        """
+        path = Path(name_or_path)
+        if path.suffix != ".toml" and path.name == str(path):
+            path = PRESETS / f"{name_or_path}.toml"
+            if not path.exists():
+                presets = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
+                raise ConfigError(
+                    f"no ladder named {str(name_or_path)!r}; there are {presets}; or give the path of "
+                    "a .toml file"
+                )
+        return _read(path)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what a fitted policy depends on: the stages in order, their models and their prices.
+
+        Where the ladder runs and where its weights lie do not enter: of a path its last part counts.
+        """
+        stages = [
+            {
+                "name": stage.name,
+                "model": Path(stage.model).name if _is_path(stage.model) else stage.model,
+                "dtype": stage.dtype,
+                "chat_template": stage.chat_template,
+                "prices": {name: float(price) for name, price in asdict(stage.prices).items()},
+            }
+            for stage in self.stages
+        ]
+        content = json.dumps({"price_unit": self.price_unit, "stages": stages}, sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def write_prices(path: Path, prices: Mapping[str, Prices], price_unit: str, prices_measured: str) -> None:
+    """Write the price file that a ladder file names in `prices`.
+
+    Args:
+        path: The file, replaced as a whole.
+        prices: By stage name.
+        price_unit: "ms", "usd", "declared".
+        prices_measured: Where, when and how.
+
+    Raises:
+        ConfigError: A price is negative or not finite, or all of a stage's are zero.
+        StorageError: The file cannot be written; the old one is intact.
+    """
+    for name, of_stage in prices.items():
+        _check_prices(of_stage, f"stage {name!r}")
+    rows = {name: _PriceRow(**asdict(of_stage)) for name, of_stage in prices.items()}
+    table = _PriceFile(price_unit, prices_measured, rows)
+    text = msgspec.json.format(msgspec.json.encode(table), indent=2)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(text + b"\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write the prices to {path}: {error.strerror}") from error
+
+
+class _PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    per_call: float
+    per_prompt_token: float
+    per_decoded_token: float
+
+
+class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    model: str
+    prices: _PriceRow | None = None
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    memory_gib: float | None = None
+    chat_template: bool = False
+
+
+class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    stages: tuple[_StageRow, ...]
+    prices: str | None = None
+    price_unit: str | None = None
+    prices_measured: str | None = None
+
+
+class _PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    price_unit: str
+    prices_measured: str
+    stages: dict[str, _PriceRow]
+
+
+def _read(path: Path) -> Ladder:
+    file = _decode(path, msgspec.toml.decode, _LadderFile)
+    table = _price_table(file, path)
+    if table.stages.keys() != {row.name for row in file.stages}:
+        raise ConfigError(
+            f"{path}: prices are given for {sorted(table.stages)}, the stages are "
+            f"{sorted(row.name for row in file.stages)}; give every stage its prices and no other"
+        )
+    stages = tuple(
+        Stage(
+            name=row.name,
+            model=_resolve(row.model, path.parent),
+            prices=Prices(**msgspec.structs.asdict(table.stages[row.name])),
+            dtype=row.dtype,
+            tensor_parallel=row.tensor_parallel,
+            memory_gib=row.memory_gib,
+            chat_template=row.chat_template,
+        )
+        for row in file.stages
+    )
+    return Ladder(file.name, stages, table.price_unit, table.prices_measured)
+
+
+def _price_table(file: _LadderFile, path: Path) -> _PriceFile:
+    """The prices, from the ladder file itself or from the one it names."""
+    own = {row.name: row.prices for row in file.stages if row.prices is not None}
+    if file.prices is not None:
+        if own or file.price_unit is not None or file.prices_measured is not None:
+            raise ConfigError(
+                f"{path} holds prices and names a price file, {file.prices!r}; keep one of them"
+            )
+        return _decode(path.parent / file.prices, msgspec.json.decode, _PriceFile)
+    if file.price_unit is None or file.prices_measured is None:
+        raise ConfigError(
+            f"{path}: give price_unit and prices_measured, or the name of a price file in prices"
+        )
+    return _PriceFile(file.price_unit, file.prices_measured, own)
+
+
+def _decode(path: Path, decode: Callable[..., T], kind: type[T]) -> T:
+    try:
+        return decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise ConfigError(f"cannot read the ladder file {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is not a ladder file: {error}") from error
+
+
+def _is_path(model: str) -> bool:
+    return model.startswith((".", "/", "~"))
+
+
+def _resolve(model: str, directory: Path) -> str:
+    return str((directory / Path(model).expanduser()).resolve()) if _is_path(model) else model
+
+
+def _check_stage(stage: Stage, where: str) -> None:
+    if not stage.name or "+" in stage.name or stage.name in (STOP, ROOT):
+        raise ConfigError(f"{where}: a stage needs a name, without '+', and other than {STOP!r} and {ROOT!r}")
+    if not stage.model:
+        raise ConfigError(f"{where}: model is empty; name a hub repository or a directory")
+    if stage.dtype not in DTYPES:
+        raise ConfigError(f"{where}: dtype must be one of {', '.join(DTYPES)}, not {stage.dtype!r}")
+    if stage.tensor_parallel < 1:
+        raise ConfigError(f"{where}: tensor_parallel must be at least 1, not {stage.tensor_parallel}")
+    if stage.memory_gib is not None and not (math.isfinite(stage.memory_gib) and stage.memory_gib > 0):
+        raise ConfigError(f"{where}: memory_gib must be a positive number, not {stage.memory_gib}")
+    _check_prices(stage.prices, where)
+
+
+def _check_prices(prices: Prices, where: str) -> None:
+    values = asdict(prices)
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")
+    if not any(values.values()):
+        raise ConfigError(f"{where}: all prices are 0; a stage that costs nothing cannot be traded off")
+
+
+def _check_order(ladder: Ladder) -> None:
+    for cheaper, dearer in pairwise(ladder.stages):
+        costs = cheaper.prices.cost(REFERENCE_CALL), dearer.prices.cost(REFERENCE_CALL)
+        if costs[0] > costs[1]:
+            raise ConfigError(
+                f"ladder {ladder.name!r}: stages must be in ascending order of cost, but {cheaper.name!r} "
+                f"costs {costs[0]:g} {ladder.price_unit} and the next, {dearer.name!r}, {costs[1]:g} for "
+                f"{REFERENCE_CALL.n_prompt} prompt and {REFERENCE_CALL.n_decoded} decoded tokens"
+            )

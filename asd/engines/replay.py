@@ -1,0 +1,77 @@
+"""Plays a recorded stage back: the drafts of a trace instead of a model.
+
+What comes out is `replayed`, never `measured`: texts, tokens and log-probabilities are the recorded ones,
+and so are the seconds, those of the batch the query was in when it was recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from asd.engines import GREEDY, Sampling
+from asd.errors import ConfigError, DataError
+from asd.types import Draft, Query, Trace
+
+__all__ = ["ReplayEngine"]
+
+
+class ReplayEngine:
+    """One recorded stage; implements `asd.engines.Engine`.
+
+    Args:
+        stage_name: Which stage of the traces to play.
+        traces: Where the recorded outcomes are; a trace without this stage has none.
+
+    Raises:
+        DataError: Two traces hold this stage's outcome for the same query.
+    """
+
+    def __init__(self, stage_name: str, traces: Iterable[Trace]) -> None:
+        self._stage_name = stage_name
+        self._drafts: dict[tuple[str, str], Draft] = {}
+        for trace in traces:
+            if stage_name in trace.outcomes:
+                self._record(trace.query, trace.outcomes[stage_name].draft)
+
+    @property
+    def stage_name(self) -> str:
+        """Name of the stage this engine plays."""
+        return self._stage_name
+
+    def load(self) -> None:
+        """Nothing to load."""
+
+    def unload(self) -> None:
+        """Nothing to give back."""
+
+    def synchronise(self) -> None:
+        """No device to wait for."""
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        """The recorded draft of every query, found by dataset and id.
+
+        Raises:
+            ConfigError: Anything but greedy is asked for: a recording cannot be sampled from.
+            DataError: A query was not recorded on this stage.
+        """
+        if sampling.temperature != 0:
+            raise ConfigError(f"a recording cannot be sampled at temperature {sampling.temperature}; use 0")
+        return [self._find(query) for query in queries]
+
+    def _record(self, query: Query, draft: Draft) -> None:
+        key = (query.dataset, query.id)
+        if key in self._drafts:
+            raise DataError(
+                f"the traces hold two outcomes of stage {self._stage_name!r} for query {query.id!r} of "
+                f"dataset {query.dataset!r}; keep one"
+            )
+        self._drafts[key] = draft
+
+    def _find(self, query: Query) -> Draft:
+        try:
+            return self._drafts[query.dataset, query.id]
+        except KeyError:
+            raise DataError(
+                f"no recorded outcome of stage {self._stage_name!r} for query {query.id!r} of dataset "
+                f"{query.dataset!r}; collect it first"
+            ) from None

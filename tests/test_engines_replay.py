@@ -1,0 +1,62 @@
+"""`asd.engines.replay`: recorded outcomes come back as drafts, and nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from asd.engines import Engine, Sampling
+from asd.engines.replay import ReplayEngine
+from asd.errors import ConfigError, DataError
+from asd.types import Draft, Outcome, Query, Trace, Usage
+
+Q1 = Query(id="1", dataset="d", prompt="one")
+Q2 = Query(id="2", dataset="d", prompt="two")
+ELSEWHERE = replace(Q1, dataset="e")
+
+
+def draft(stage: str, text: str) -> Draft:
+    return Draft(stage, text, (5, 2), (-0.5, -0.1), True, Usage(3, 2, 2), 0.25)
+
+
+TRACES = [
+    Trace(Q1, {"S": Outcome(draft("S", "s1"), 1.0), "L": Outcome(draft("L", "l1"), 1.0)}),
+    Trace(Q2, {"S": Outcome(draft("S", "s2"), 0.0)}),
+    Trace(ELSEWHERE, {"S": Outcome(draft("S", "e1"), 0.0)}),
+]
+
+
+def test_plays_the_recorded_drafts_in_the_order_asked() -> None:
+    """Every query gets its own recorded draft, unchanged, in the order of the queries."""
+    engine: Engine = ReplayEngine("S", TRACES)
+    engine.load()
+    engine.synchronise()
+    assert engine.generate([Q2, Q1]) == [draft("S", "s2"), draft("S", "s1")]
+    engine.unload()
+    assert engine.generate([Q1]) == [draft("S", "s1")]
+    assert engine.stage_name == "S"
+
+
+def test_queries_are_told_apart_by_dataset() -> None:
+    """The same id in another dataset is another query."""
+    assert ReplayEngine("S", TRACES).generate([ELSEWHERE])[0].text == "e1"
+
+
+def test_missing_outcome_is_an_error_that_names_both() -> None:
+    """A query never run on the stage raises and names dataset and id."""
+    with pytest.raises(DataError, match=r"'L' for query '2' of dataset 'd'"):
+        ReplayEngine("L", TRACES).generate([Q2])
+
+
+def test_two_outcomes_for_one_query_are_an_error() -> None:
+    """A query recorded twice raises: there is no telling which is meant."""
+    with pytest.raises(DataError, match="two outcomes"):
+        ReplayEngine("S", [TRACES[0], TRACES[0]])
+
+
+def test_a_recording_cannot_be_sampled() -> None:
+    """Sampling from a recording raises."""
+    with pytest.raises(ConfigError, match=r"temperature 0\.7"):
+        ReplayEngine("S", TRACES).generate([Q1], Sampling(0.7, np.random.default_rng(0)))
