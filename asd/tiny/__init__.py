@@ -1,0 +1,1 @@
+"""The embedded ladder: its tasks, its recipe, its weights."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from asd.errors import ConfigError
-from asd.tiny.tasks import FAMILIES, LEVELS, Item, Maker, _letters, _spaced, draw
+from asd.tiny.tasks import FAMILIES, LEVELS, Item, Maker, draw, letters_of, spaced
 
 GROUPS = 4
 
@@ -30,7 +31,6 @@ class Row:
         return len(self.prompt) + len(self.answer)
 
 
-
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Right-padded token ids (rows, length) and the loss weight of predicting each of them (same shape)."""
@@ -42,12 +42,12 @@ class Batch:
 def _repeat(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """Training only: copy a string of letters."""
     letters = [chr(97 + i) for i in rng.integers(26, size=4 + 3 * level)]
-    return f"repeat{_spaced(letters)}", _spaced(letters)
+    return f"repeat{spaced(letters)}", spaced(letters)
 
 
 def _pairs(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """Training only: every pair of a table asked again, in another order. Many look-ups a row."""
-    letters = _letters(rng, 3 + 2 * level)
+    letters = letters_of(rng, 3 + 2 * level)
     digits = rng.integers(10, size=len(letters)).tolist()
     shown = [f" {letter}{digit}" for letter, digit in zip(letters, digits, strict=True)]
     return f"pairs{''.join(shown)}", "".join(shown[i] for i in rng.permutation(len(shown)))
@@ -55,8 +55,8 @@ def _pairs(rng: np.random.Generator, level: int) -> tuple[str, str]:
 
 def _links(rng: np.random.Generator, level: int) -> tuple[str, str]:
     """Training only: the same with letters behind letters."""
-    letters = _letters(rng, 3 + 2 * level)
-    shown = [_spaced(pair) for pair in zip(letters, rng.permutation(letters).tolist(), strict=True)]
+    letters = letters_of(rng, 3 + 2 * level)
+    shown = [spaced(pair) for pair in zip(letters, rng.permutation(letters).tolist(), strict=True)]
     return f"links{';'.join(shown)}", "".join(shown[i] for i in rng.permutation(len(shown)))
 
 
@@ -67,7 +67,9 @@ ASKED_BACK = frozenset({"pairs", "links"})
 """Of these every other answer token is a question that no model can foresee; it carries no loss."""
 
 
-def step_items(rng: np.random.Generator, n: int, mix: Mapping[str, float], levels: Sequence[float]) -> list[Item]:
+def step_items(
+    rng: np.random.Generator, n: int, mix: Mapping[str, float], levels: Sequence[float]
+) -> list[Item]:
     """`n` training items; families drawn by `mix`, levels by the five weights `levels`.
 
     Raises:
@@ -97,7 +99,7 @@ def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[B
     rows = sorted(encode(items, tokenizer), key=len)
     scale = sum(sum(row.knowable) ** 0.5 for row in rows)
     bounds = [len(rows) * k // GROUPS for k in range(GROUPS + 1)]
-    return [pad(rows[a:b], scale) for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    return [pad(rows[a:b], scale) for a, b in pairwise(bounds) if b > a]
 
 
 def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[Row]:

@@ -21,18 +21,18 @@ PLAIN_ATTENTION = "plain_causal"
 
 
 def _plain_causal(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    _attention_mask: torch.Tensor | None,
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention over right-padded rows by two matrix products.
 
-    On a CPU its backward pass is about twice as fast as the fused kernel's at these sizes. Padding comes after
-    every real token, so the causal mask hides it.
+    On a CPU its backward pass is about twice as fast as the fused kernel's at these sizes. Padding comes
+    after every real token, so the causal mask hides it.
     """
     length = query.shape[-2]
     future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from string import ascii_lowercase
 from typing import Literal
 
@@ -50,12 +51,12 @@ def part_of(prompt: str) -> Part:
     return next((part for bound, part in bounds if byte < bound), "train")
 
 
-def _letters(rng: np.random.Generator, n: int) -> list[str]:
+def letters_of(rng: np.random.Generator, n: int) -> list[str]:
     """`n` distinct letters."""
     return [ascii_lowercase[i] for i in rng.permutation(26)[:n]]
 
 
-def _spaced(letters: Sequence[str]) -> str:
+def spaced(letters: Sequence[str]) -> str:
     """Letters with a leading space each, so that a copied letter is always the same token."""
     return "".join(f" {letter}" for letter in letters)
 
@@ -104,19 +105,19 @@ def total(rng: np.random.Generator, level: int) -> Text:
 def reverse(rng: np.random.Generator, level: int) -> Text:
     """Letters in reverse order."""
     letters = [ascii_lowercase[i] for i in rng.integers(26, size=(4, 6, 8, 11, 14)[level - 1])]
-    return f"reverse{_spaced(letters)}", _spaced(letters[::-1])
+    return f"reverse{spaced(letters)}", spaced(letters[::-1])
 
 
 def sort(rng: np.random.Generator, level: int) -> Text:
     """Distinct letters in alphabetical order."""
-    letters = _letters(rng, (4, 5, 7, 9, 12)[level - 1])
-    return f"sort{_spaced(letters)}", _spaced(sorted(letters))
+    letters = letters_of(rng, (4, 5, 7, 9, 12)[level - 1])
+    return f"sort{spaced(letters)}", spaced(sorted(letters))
 
 
 def close(rng: np.random.Generator, level: int) -> Text:
     """The brackets that close what is still open."""
     length, partner = (7, 10, 14, 19, 25)[level - 1], {"(": ")", "[": "]", "{": "}", "<": ">"}
-    body, opened = "", []
+    body, opened = "", list[str]()
     while len(body) < length or not opened:
         if opened and rng.random() < 0.42:
             body += partner[opened.pop()]
@@ -128,7 +129,7 @@ def close(rng: np.random.Generator, level: int) -> Text:
 
 def recall(rng: np.random.Generator, level: int) -> Text:
     """The digit that stands behind one of several letters."""
-    letters = _letters(rng, (4, 6, 8, 11, 15)[level - 1])
+    letters = letters_of(rng, (4, 6, 8, 11, 15)[level - 1])
     digits = rng.integers(10, size=len(letters)).tolist()
     k = int(rng.integers(len(letters)))
     pairs = "".join(f" {letter}{digit}" for letter, digit in zip(letters, digits, strict=True))
@@ -138,20 +139,20 @@ def recall(rng: np.random.Generator, level: int) -> Text:
 def hop(rng: np.random.Generator, level: int) -> Text:
     """The letters met on a walk along arrows, among arrows that lead elsewhere."""
     hops, edges = level + 1, (4, 6, 8, 10, 12)[level - 1]
-    letters = _letters(rng, edges + 2)
+    letters = letters_of(rng, edges + 2)
     walk, rest = letters[: hops + 1], letters[hops + 1 :]
-    arrows = [*zip(walk, walk[1:], strict=False), *zip(rest, rest[1:], strict=False)]
-    shown = ";".join(_spaced(arrows[i]) for i in rng.permutation(len(arrows)))
-    return f"hop{shown}: {walk[0]}{hops}", _spaced(walk[1:])
+    arrows = [*pairwise(walk), *pairwise(rest)]
+    shown = ";".join(spaced(arrows[i]) for i in rng.permutation(len(arrows)))
+    return f"hop{shown}: {walk[0]}{hops}", spaced(walk[1:])
 
 
 def encode(rng: np.random.Generator, level: int) -> Text:
     """A word put through a substitution table."""
     n = (3, 4, 6, 8, 10)[level - 1]
-    plain, cipher = _letters(rng, n), _letters(rng, n)
+    plain, cipher = letters_of(rng, n), letters_of(rng, n)
     table = ";".join(f" {a} {b}" for a, b in zip(plain, cipher, strict=True))
     word = rng.integers(n, size=n)
-    return f"encode{table}:{_spaced([plain[i] for i in word])}", _spaced([cipher[i] for i in word])
+    return f"encode{table}:{spaced([plain[i] for i in word])}", spaced([cipher[i] for i in word])
 
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -162,12 +163,12 @@ def day(rng: np.random.Generator, level: int) -> Text:
     today = int(rng.integers(7))
     moves = [int(m) * (1 if rng.integers(2) else -1) for m in rng.integers(1, 21, size=level + 1)]
     reached = np.cumsum([today, *moves])[1:] % 7
-    return f"day {DAYS[today]}{''.join(f'{m:+d}' for m in moves)}", _spaced([DAYS[d] for d in reached])
+    return f"day {DAYS[today]}{''.join(f'{m:+d}' for m in moves)}", spaced([DAYS[d] for d in reached])
 
 
 def run(rng: np.random.Generator, level: int) -> Text:
     """A straight-line program, every statement evaluated in turn."""
-    names = _letters(rng, level + 1)
+    names = letters_of(rng, level + 1)
     values = [int(rng.integers(2, 30))]
     body, steps = [f"{names[0]}={values[0]}"], []
     for k in range(1, len(names)):
@@ -187,7 +188,7 @@ def _results(value: int, operand: int) -> dict[str, int]:
 
 def logic(rng: np.random.Generator, level: int) -> Text:
     """A chain of and / or over named truth values, read from left to right, answered at once."""
-    names, terms = _letters(rng, level + 2), level + 1
+    names, terms = letters_of(rng, level + 2), level + 1
     truth = rng.integers(2, size=len(names)).tolist()
     facts = ";".join(f"{name}={value}" for name, value in zip(names, truth, strict=True))
     chain, value = "", 0

@@ -16,6 +16,8 @@ from asd.tiny.tasks import FAMILIES, LEVELS, draw
 
 VOCAB_SIZE = 512
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
+CHAT_TEMPLATE = "{{ bos_token }}{{ messages[-1]['content'] }}\n"
+"""A question is asked by ending its line."""
 _WORDS_OR_CHARACTERS = r" ?[a-z]+|[^a-z]"
 
 
@@ -55,4 +57,5 @@ def build_tokenizer(seed: int = 0, context: int = 512) -> PreTrainedTokenizerFas
         pad_token=PAD,
         model_max_length=context,
         clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
     )

@@ -121,7 +121,9 @@ class Trainer:
             return new_model(phase.layers, self.recipe.seed)
         origin = self.out / phase.start
         if not (origin / "model.safetensors").exists():
-            raise DataError(f"phase {self.name!r} starts from {phase.start!r}, which is not trained: {origin}")
+            raise DataError(
+                f"phase {self.name!r} starts from {phase.start!r}, which is not trained: {origin}"
+            )
         base = LlamaForCausalLM.from_pretrained(
             origin, dtype=torch.float32, attn_implementation=PLAIN_ATTENTION
         )
@@ -146,7 +148,7 @@ class Trainer:
 
     def _resume(self) -> None:
         with safe_open(self.checkpoint, "pt", device=self.device) as file:
-            meta, state = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+            meta, state = file.metadata(), {key: file.get_tensor(key) for key in list(file.keys())}
         self.step, self.tokens, self.seconds = int(meta["step"]), int(meta["tokens"]), float(meta["seconds"])
         with torch.no_grad():
             for name, p in self.model.named_parameters():
@@ -170,7 +172,7 @@ class Trainer:
         loss = 0.0
         for batch in batches(items, self.tokenizer):
             part = weighted_loss(self.model, batch, self.device)
-            part.backward()
+            part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
             self.tokens += batch.ids.numel()
         if not math.isfinite(loss):
@@ -184,7 +186,9 @@ class Trainer:
     def run(self) -> None:
         """Train to the end of the phase and save the finished model."""
         self.prepare()
-        validation = [i for dataset in GRADED for i in islice(held_out(dataset, "validate"), VALIDATION_ITEMS)]
+        validation = [
+            i for dataset in GRADED for i in islice(held_out(dataset, "validate"), VALIDATION_ITEMS)
+        ]
         with tqdm(total=self.phase.steps, initial=self.step, desc=self.name, unit="step") as bar:
             while self.step < self.phase.steps:
                 began = time.perf_counter()
@@ -215,7 +219,7 @@ class Trainer:
 def weighted_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Tensor:
     """Weighted sum of the negative log-likelihoods of the answer tokens of one batch, scalar."""
     ids, weights = batch.ids.to(device), batch.weights.to(device)
-    with torch.autocast(device.split(":")[0], torch.bfloat16):
+    with torch.autocast(torch.device(device).type, torch.bfloat16):
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
         asked = weights[:, 1:] > 0
         logits = torch.nn.functional.linear(hidden[asked], model.model.embed_tokens.weight)

@@ -31,7 +31,7 @@ class TinyWorkload:
             Query(
                 id=f"{split}-{k}",
                 dataset=self.name,
-                prompt=item.prompt,
+                prompt=item.prompt.removesuffix("\n"),  # the stages' chat template adds it
                 reference=item.answer,
                 max_new_tokens=MAX_NEW_TOKENS,
                 tags={"family": item.family, "level": str(item.level)},
