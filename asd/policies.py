@@ -132,6 +132,7 @@ class Myopic:
 
     def _values(self, state: Judgement) -> dict[str, float]:
         """Value of stopping and of every single next stage; the first of equals is taken, stopping first."""
+        scale = _checked_scale(state)
         try:
             node = self.graph.node(state.node)
             p = float(node.p[state.bin])
@@ -140,7 +141,7 @@ class Myopic:
         values = {STOP: self.lam * p} if node.may_stop else {}
         for edge in self.graph.outgoing(state.node):
             p_next = float(edge.kernel[state.bin] @ self.graph.node(edge.target).p)
-            values[edge.action] = self.lam * p_next - _checked_scale(state) * float(edge.cost[state.bin])
+            values[edge.action] = self.lam * p_next - scale * float(edge.cost[state.bin])
         return values
 
 

@@ -63,8 +63,10 @@ class Binning:
         """
         if n_bins < 1:
             raise ConfigError(f"n_bins must be at least 1, got {n_bins}")
-        if p.size == 0 or not np.isfinite(p).all():
-            raise DataError(f"bins need finite values to fit on, got {p.size} of which some are not finite")
+        if p.size == 0:
+            raise DataError("bins are fitted on at least one value, got none")
+        if not np.isfinite(p).all():
+            raise DataError(f"bins are fitted on finite values, got {p[~np.isfinite(p)][0]}")
         # "higher" makes every edge a value that occurs, so that the bin above it is not empty
         edges = np.unique(np.quantile(p, np.arange(1, n_bins) / n_bins, method="higher"))
         return cls(tuple(edges[edges > p.min()].tolist()))
