@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from asd.errors import ConfigError
 from asd.tiny.tasks import FAMILIES, LEVELS, Item, Maker, draw, letters_of, spaced
 
-GROUPS = 4
+GROUPS = 6
 
 
 @dataclass(frozen=True, slots=True)

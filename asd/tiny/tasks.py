@@ -89,15 +89,14 @@ def mul(rng: np.random.Generator, level: int) -> Text:
 
 
 def total(rng: np.random.Generator, level: int) -> Text:
-    """Running totals of a sum of signed numbers, all totals within 0-99."""
-    value = int(rng.integers(1, 90))
+    """Running totals of a number and signed digits, all totals within 0-99."""
+    value = int(rng.integers(1, 100))
     body, steps = str(value), []
-    for _ in range(level):
-        plus = value < 10 or (value < 90 and rng.integers(2) == 1)
-        operand = int(rng.integers(1, (99 - value if plus else value) + 1))
-        result = value + operand if plus else value - operand
-        body += f"{'+' if plus else '-'}{operand}"
-        steps.append(f"{value}{'+' if plus else '-'}{operand}={result}")
+    for digit in rng.integers(1, 10, size=level + 1).tolist():
+        plus = value < digit or (value + digit < 100 and rng.integers(2) == 1)
+        result = value + digit if plus else value - digit
+        body += f"{'+' if plus else '-'}{digit}"
+        steps.append(f"{value}{'+' if plus else '-'}{digit}={result}")
         value = result
     return f"sum {body}", ",".join(steps)
 
@@ -147,12 +146,13 @@ def hop(rng: np.random.Generator, level: int) -> Text:
 
 
 def encode(rng: np.random.Generator, level: int) -> Text:
-    """A word put through a substitution table."""
+    """A word put through a substitution table, each letter followed by what it becomes."""
     n = (3, 4, 6, 8, 10)[level - 1]
     plain, cipher = letters_of(rng, n), letters_of(rng, n)
     table = ";".join(f" {a} {b}" for a, b in zip(plain, cipher, strict=True))
     word = rng.integers(n, size=n)
-    return f"encode{table}:{spaced([plain[i] for i in word])}", spaced([cipher[i] for i in word])
+    asked = spaced([plain[i] for i in word])
+    return f"encode{table}:{asked}", "".join(spaced((plain[i], cipher[i])) for i in word)
 
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -161,7 +161,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 def day(rng: np.random.Generator, level: int) -> Text:
     """The weekday after each of several moves."""
     today = int(rng.integers(7))
-    moves = [int(m) * (1 if rng.integers(2) else -1) for m in rng.integers(1, 21, size=level + 1)]
+    moves = [int(m) * (1 if rng.integers(2) else -1) for m in rng.integers(1, 10, size=level + 2)]
     reached = np.cumsum([today, *moves])[1:] % 7
     return f"day {DAYS[today]}{''.join(f'{m:+d}' for m in moves)}", spaced([DAYS[d] for d in reached])
 
