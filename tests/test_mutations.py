@@ -192,7 +192,7 @@ MUTATIONS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 
 settings.register_profile(
     "mutation",
-    max_examples=60,
+    max_examples=300,
     derandomize=True,
     database=None,
     deadline=None,
