@@ -16,7 +16,7 @@ from asd.tiny.tasks import FAMILIES, LEVELS, draw
 
 VOCAB_SIZE = 512
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
-CHAT_TEMPLATE = "{{ bos_token }}{{ messages[-1]['content'] }}\n"
+CHAT_TEMPLATE = "{{ bos_token + messages[-1]['content'] + '\\n' }}"
 """A question is asked by ending its line."""
 _WORDS_OR_CHARACTERS = r" ?[a-z]+|[^a-z]"
 
