@@ -184,8 +184,8 @@ MUTATIONS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     ),
     "means are pushed away from each other": (
         KERNELS,
-        "return np.asarray(overall + weight * (own - overall))",
-        "return np.asarray(own + weight * (own - overall))",
+        "shrunk = overall + weight * (own - overall)",
+        "shrunk = own + weight * (own - overall)",
         ("test_a_mean_by_bin_lies_between_its_own_mean_and_the_overall_one",),
     ),
 }

@@ -142,6 +142,11 @@ def test_means_are_shrunk_by_the_ratio_of_variances():
     np.testing.assert_allclose(means, [4 - 2 * 0.875, 4 + 2 * 0.875])
 
 
+def test_rounding_never_carries_a_mean_past_the_values():
+    """Three times .1 adds up to more than .3, but its mean by bin is no more than .1."""
+    assert mean_by_bin(np.array([0.1, 0.1, 0.1]), np.array([0, 0, 0]), 1).max() <= 0.1
+
+
 def test_one_row_per_bin_tells_nothing_apart():
     """Where no bin has two rows, or only one bin has any, the overall mean is all there is."""
     np.testing.assert_allclose(mean_by_bin(np.array([1.0, 3.0]), np.array([0, 1]), 2), [2.0, 2.0])

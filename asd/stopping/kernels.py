@@ -140,7 +140,9 @@ def mean_by_bin(values: FloatArray, bins: IntArray, n_bins: int) -> FloatArray:
     overall = values.mean()
     weight = _own_weight(values, bins, counts, sums)
     own = np.divide(sums, counts, out=np.full(n_bins, overall), where=counts > 0)
-    return np.asarray(overall + weight * (own - overall))
+    shrunk = overall + weight * (own - overall)
+    # rounding must not carry a probability past 1
+    return np.asarray(np.clip(shrunk, values.min(), values.max()))
 
 
 def _check_bins(bins: IntArray, n_bins: int) -> None:
