@@ -1,0 +1,128 @@
+"""`asd tiny ...`: the embedded ladder planned, trained, installed and evaluated."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+from tqdm import tqdm
+
+from asd.collect import collect, header_for
+from asd.engines.opening import open_engines
+from asd.engines.revisions import revisions
+from asd.errors import DataError
+from asd.ladder import Ladder
+from asd.tracelog import TraceLog
+from asd.types import Trace
+from asd.workloads.catalogue import find_workloads, workload_names
+
+HOME = Path(__file__).parent / "tiny"
+RUN = Path("runs/tiny")
+SHIPPED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+@click.group()
+def tiny() -> None:
+    """The embedded ladder: plan it, train it, install its weights, evaluate it."""
+
+
+@tiny.command()
+@click.option("--accepted", default=0.8, show_default=True, help="Share of a draft that is reused.")
+def bound(accepted: float) -> None:
+    """What speed-up sizes and accuracies allow; worked out, not measured."""
+    from asd.tiny.bound import bound_table  # noqa: PLC0415
+
+    click.echo(tabulate(bound_table(accepted=accepted), headers="keys"))
+    click.echo("\nprovenance: a planning model (asd/tiny/bound.py); nothing was run")
+
+
+@tiny.command()
+@click.option("--out", type=click.Path(path_type=Path), default=RUN, show_default=True)
+@click.option("--recipe", type=click.Path(path_type=Path), help="[default: the shipped one]")
+@click.option("--only", help="One phase of the recipe. [default: all that are not finished]")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+def train(out: Path, recipe: Path | None, only: str | None, device: str, threads: int) -> None:
+    """Train the ladder by its recipe; a killed run goes on where its last checkpoint was."""
+    import torch  # noqa: PLC0415  (takes seconds)
+
+    from asd.tiny.train import RECIPE, load_recipe  # noqa: PLC0415
+    from asd.tiny.train import train as run_recipe  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    try:
+        run_recipe(load_recipe(recipe or RECIPE), out, only, device)
+    except KeyboardInterrupt:
+        click.echo(f"checkpoints are in {out}; give the same command again to go on", err=True)
+        raise
+
+
+@tiny.command()
+@click.option("--run", type=click.Path(path_type=Path), default=RUN, show_default=True)
+def install(run: Path) -> None:
+    """Copy the trained stages and their training log from a run into the package.
+
+    Prices and policy are made from them by `asd price`, `asd collect` and `asd fit`.
+    """
+    stages = [stage.name for stage in Ladder.load("tiny").stages]
+    for stage in stages:
+        if not (run / stage / "model.safetensors").exists():
+            raise DataError(f"{run / stage} holds no trained stage; `asd tiny train --out {run}` makes it")
+    for stage in stages:
+        target = HOME / "weights" / stage
+        target.mkdir(parents=True, exist_ok=True)
+        for name in SHIPPED:
+            shutil.copyfile(run / stage / name, target / name)
+    logs = sorted(run.glob("*/log.jsonl"), key=lambda log: log.stat().st_mtime)
+    (HOME / "training.jsonl").write_text("".join(log.read_text("utf8") for log in logs), "utf8")
+    size = sum(file.stat().st_size for file in (HOME / "weights").rglob("*") if file.is_file())
+    click.echo(f"{', '.join(stages)} installed in {HOME / 'weights'}: {size / 1e6:.1f} MB")
+
+
+@tiny.command()
+@click.option("--limit", type=int, default=1000, show_default=True, help="Questions of a dataset.")
+@click.option("--batch", type=int, default=16, show_default=True)
+@click.option("--traces", type=click.Path(path_type=Path), default=Path("runs/tiny-test.jsonl"), show_default=True)
+@click.option("--timed", type=int, default=24, show_default=True, help="Questions of a dataset that are timed.")
+def evaluate(limit: int, batch: int, traces: Path, timed: int) -> None:
+    """Accuracy, confidence and speed on held-out questions of split "test" (measured)."""
+    from asd.tiny.evaluate import accuracy_by, ms_per_token  # noqa: PLC0415
+    from asd.tiny.tasks import GRADED  # noqa: PLC0415
+
+    ladder = Ladder.load("tiny")
+    engines, workloads = open_engines(ladder, "cpu"), find_workloads(workload_names())
+    traces.parent.mkdir(parents=True, exist_ok=True)
+    with TraceLog(traces, header_for(ladder, revisions(ladder), workloads, "test")) as log:
+        rows = collect(workloads, engines, log, limit=limit, batch_size=batch)
+    graded = [trace for trace in rows if trace.query.dataset in GRADED]
+    for label in ("family", "level"):
+        _show(accuracy_by(rows if label == "family" else graded, lambda q, tag=label: q.tags[tag]))
+    _show_confidence(rows)
+    speed = ms_per_token(engines, [q for w in find_workloads(GRADED) for q in w.queries("test", timed)])
+    first = next(iter(speed.values()))
+    _show([{"": f"stage {s}", "ms/token": ms, "ratio": ms / first} for s, ms in speed.items()])
+    tqdm.write("provenance: measured, batch 1 for speed; accuracy and confidence at the batch size given")
+
+
+def _show_confidence(rows: list[Trace]) -> None:
+    from asd.tiny.evaluate import confidence  # noqa: PLC0415
+
+    _show(
+        [
+            {
+                "": f"stage {stage}",
+                "n": r.n,
+                "accuracy": r.base_rate,
+                "AUROC": r.auroc,
+                "Brier": r.brier,
+                "calibration error": r.calibration_error,
+            }
+            for stage, r in confidence(rows).items()
+        ]
+    )
+
+
+def _show(rows: list[dict[str, str | float]]) -> None:
+    click.echo(tabulate(rows, headers="keys", floatfmt=".3f") + "\n")
