@@ -20,7 +20,14 @@ from asd.workloads.catalogue import find_workloads, workload_names
 
 HOME = Path(__file__).parent / "tiny"
 RUN = Path("runs/tiny")
-SHIPPED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+TRACES = Path("runs/tiny-test.jsonl")
+SHIPPED = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
 
 
 @click.group()
@@ -84,8 +91,8 @@ def install(run: Path) -> None:
 @tiny.command()
 @click.option("--limit", type=int, default=1000, show_default=True, help="Questions of a dataset.")
 @click.option("--batch", type=int, default=16, show_default=True)
-@click.option("--traces", type=click.Path(path_type=Path), default=Path("runs/tiny-test.jsonl"), show_default=True)
-@click.option("--timed", type=int, default=24, show_default=True, help="Questions of a dataset that are timed.")
+@click.option("--traces", type=click.Path(path_type=Path), default=TRACES, show_default=True)
+@click.option("--timed", type=int, default=24, show_default=True, help="Timed questions of a dataset.")
 def evaluate(limit: int, batch: int, traces: Path, timed: int) -> None:
     """Accuracy, confidence and speed on held-out questions of split "test" (measured)."""
     from asd.tiny.evaluate import accuracy_by, ms_per_token  # noqa: PLC0415

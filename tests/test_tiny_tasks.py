@@ -122,7 +122,7 @@ def test_held_out_items_are_distinct_stable_and_balanced(dataset):
 def test_a_small_cell_runs_dry_and_the_others_go_on(monkeypatch):
     """Questions that are used up are passed over instead of being drawn for ever."""
     monkeypatch.setitem(DATASETS["tiny-unsolvable"], "omen", FAMILIES["omen"])
-    monkeypatch.setitem(FAMILIES, "omen", lambda rng, level: (f"omen {rng.integers(300)}", "x"))
+    monkeypatch.setitem(FAMILIES, "omen", lambda rng, _: (f"omen {rng.integers(300)}", "x"))
     items = list(held_out("tiny-unsolvable", "test"))
     assert 0 < len(items) < 300
 

@@ -13,7 +13,16 @@ from asd.tiny.data import ASKED_BACK, batches, encode, step_items
 from asd.tiny.model import grow, new_model
 from asd.tiny.tasks import Item
 from asd.tiny.tokenizer import build_tokenizer
-from asd.tiny.train import Phase, Recipe, Trainer, exact_match, learning_rate, load_recipe, train, weighted_loss
+from asd.tiny.train import (
+    Phase,
+    Recipe,
+    Trainer,
+    exact_match,
+    learning_rate,
+    load_recipe,
+    train,
+    weighted_loss,
+)
 
 MIX = {"recall": 1.0, "sort": 1.0, "pairs": 1.0}
 
@@ -158,7 +167,7 @@ def test_exact_match_equals_greedy_decoding(tokenizer):
 
 def test_recipes_are_checked(tmp_path):
     """The shipped recipe loads; an unknown key, a missing file and an unknown family are refused."""
-    assert list(load_recipe().phases)[0] == "induction"
+    assert next(iter(load_recipe().phases)) == "induction"
     broken = tmp_path / "recipe.toml"
     broken.write_text("seed = 1\nsede = 2\n")
     with pytest.raises(ConfigError, match=r"recipe\.toml"):
