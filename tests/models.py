@@ -12,7 +12,9 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    GPT2Config,
     LlamaConfig,
+    MistralConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -66,6 +68,12 @@ def _config(family: str, n_layers: int, n_vocab: int) -> PretrainedConfig:
         return LlamaConfig(**common, num_key_value_heads=3, head_dim=32, eos_token_id=None, bos_token_id=1)
     if family == "qwen2":
         return Qwen2Config(**common, num_key_value_heads=1, eos_token_id=None, bos_token_id=None)
+    if family == "mistral":  # sliding window
+        return MistralConfig(
+            **common, num_key_value_heads=1, head_dim=32, sliding_window=8, eos_token_id=None
+        )
+    if family == "gpt2":  # learned positions
+        return GPT2Config(**common, eos_token_id=None, bos_token_id=None)
     raise ValueError(f"unknown family {family!r}")
 
 

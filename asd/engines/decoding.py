@@ -23,6 +23,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from asd.errors import EngineError
+
 __all__ = [
     "Answer",
     "Batch",
@@ -50,13 +52,19 @@ class Padding:
         real: Cache slots that hold a real token, [n, width + room] bool; slots not yet written are True.
         position: Position of the next token fed, [n, 1].
         last_position: The model's last position; rows that have stopped stay within it.
-        ready_made: The model takes a finished attention mask and need not build one in every step.
+        ready_made: The model takes a finished attention mask and need not build one in every step, which
+            is an eighth of the time of a two-layer model.
     """
 
     real: Tensor
     position: Tensor
     last_position: int
     ready_made: bool
+
+    def prompt_masks(self, width: int) -> dict[str, Tensor]:
+        """What the prompts attend to, and the positions of their tokens."""
+        real = self.real[:, :width]
+        return {"attention_mask": real, "position_ids": (real.cumsum(1) - 1).clamp_(min=0)}
 
     def masks(self, n_slots: int) -> dict[str, Tensor]:
         """What one more token per row attends to, and its position."""
@@ -153,34 +161,55 @@ def prefill(
         room: Tokens that may be written after the prompts.
         side: Where shorter prompts are padded.
         context: The model's number of positions (None: unbounded); the caller has checked that all fits.
+
+    Raises:
+        EngineError: Right padding in a model with sliding windows or linear attention, which would take
+            the padding between prompt and answer for text.
     """
-    device = model.device
-    width = max(map(len, prompts))
+    device, width = model.device, max(map(len, prompts))
     gaps = [width - len(prompt) for prompt in prompts]
     ids = torch.tensor([_pad(prompt, gap, 0, side) for prompt, gap in zip(prompts, gaps, strict=True)])
     ends = [width - 1 if side == "left" else width - 1 - gap for gap in gaps]
     wanted = sorted(set(ends))
     cache = DynamicCache(config=model.config)
-    padding, masks = None, {}
-    if any(gaps):
-        real = torch.ones(len(prompts), width + room, dtype=torch.bool)
-        real[:, :width] = torch.tensor([_pad([True] * (width - gap), gap, False, side) for gap in gaps])
-        real = real.to(device)
-        position_ids = (real[:, :width].cumsum(1) - 1).clamp_(min=0)
-        lengths = torch.tensor([[width - gap] for gap in gaps], device=device)
-        last_position = (context or width + room) - 1
-        padding = Padding(real, lengths, last_position, _takes_ready_made_mask(model, cache))
-        masks = {"attention_mask": real[:, :width], "position_ids": position_ids}
+    padding = _padding(model, cache, gaps, width, room, side, context) if any(gaps) else None
     output = model(
         input_ids=ids.to(device),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=torch.tensor(wanted, device=device),
-        **masks,
+        **({} if padding is None else padding.prompt_masks(width)),
     )
     rows = torch.arange(len(prompts), device=device)
     at = torch.tensor([wanted.index(end) for end in ends], device=device)
     return Batch(cache, width, output.logits[rows, at].float(), rows, padding)
+
+
+def _padding(
+    model: Any,
+    cache: DynamicCache,
+    gaps: Sequence[int],
+    width: int,
+    room: int,
+    side: PaddingSide,
+    context: int | None,
+) -> Padding:
+    sees_all = all(type(layer) is DynamicLayer for layer in cache.layers)
+    if side == "right" and not sees_all:
+        raise EngineError("this model has layers that do not see all tokens; pad its prompts on the left")
+    real = torch.ones(len(gaps), width + room, dtype=torch.bool)
+    real[:, :width] = torch.tensor([_pad([True] * (width - gap), gap, False, side) for gap in gaps])
+    return Padding(
+        real=real.to(model.device),
+        position=torch.tensor([[width - gap] for gap in gaps], device=model.device),
+        last_position=(context or width + room) - 1,
+        ready_made=sees_all and _has_rotary_positions(model.config),
+    )
+
+
+def _has_rotary_positions(config: Any) -> bool:
+    """Whether the attention mask is used as a mask only, never to derive positions or biases from it."""
+    return bool(getattr(config, "rope_parameters", None)) and not getattr(config, "alibi", False)
 
 
 def _pad(items: Sequence[int], gap: int, filler: int, side: PaddingSide) -> list[int]:
@@ -198,26 +227,20 @@ def feed(model: Any, batch: Batch, tokens: Tensor) -> None:
         padding.position = (padding.position + 1).clamp_(max=padding.last_position)
 
 
-def _takes_ready_made_mask(model: Any, cache: DynamicCache) -> bool:
-    """Whether every layer sees every real token, so that a finished mask may be passed.
-
-    It saves the model from building the same mask again in each step, an eighth of the time of a two-layer
-    model. Sliding windows, linear attention and position biases taken from the mask need the flat one.
-    """
-    rotary = getattr(model.config, "rope_parameters", None) and not getattr(model.config, "alibi", False)
-    return bool(rotary) and all(type(layer) is DynamicLayer for layer in cache.layers)
-
-
 def decode(
-    model: Any, batch: Batch, limits: Sequence[int], stop_ids: Sequence[int], choose: Choose
+    model: Any,
+    batch: Batch,
+    limits: Sequence[int],
+    stop_ids: Sequence[int],
+    choose: Choose,
+    look_every: int,
 ) -> list[Stretch]:
     """Write up to `limits[i]` tokens for prompt i, or to its first stop token; consumes the batch.
 
-    Every token but the last of each row costs one forward pass. On an accelerator the rows that have
-    ended are looked for every few steps only, because looking waits for the device.
+    Every token but the last of each row costs one forward pass. Rows that have ended are looked for every
+    `look_every` steps, because looking waits for the device.
     """
     ends = _Ends(limits, stop_ids)
-    look_every = 1 if batch.logits.device.type == "cpu" else 8
     stretches = [Stretch(batch.rows)]
     for n_written in range(1, max(limits) + 1):
         token = choose(batch.logits, batch.rows, n_written - 1)

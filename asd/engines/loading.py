@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asd.engines.revisions import directory_revision, local_directory
+from asd.engines.revisions import local_directory, revision
 from asd.errors import EngineError
 from asd.ladder import Stage
 
@@ -51,21 +51,22 @@ def load(stage: Stage, device: torch.device) -> Loaded:
             f"stage {stage.name!r} asks for tensor_parallel = {stage.tensor_parallel}; the transformers "
             "engine runs a stage on one device: set it to 1 if the model fits on one, else use another engine"
         )
-    directory = local_directory(stage)
-    tokenizer = _load_tokenizer(stage)
-    model = _load_model(stage, device)
+    found = revision(stage)
+    commit = found if local_directory(stage) is None else None
+    tokenizer = _load_tokenizer(stage, commit)
+    model = _load_model(stage, commit, device)
     return Loaded(
         model,
         tokenizer,
         _stop_ids(model, tokenizer),
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        directory_revision(directory) if directory else str(model.config._commit_hash),
+        found,
     )
 
 
-def _load_tokenizer(stage: Stage) -> Any:
+def _load_tokenizer(stage: Stage, commit: str | None) -> Any:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(stage.model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(stage.model, revision=commit, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(stage, "tokenizer", error) from error
     if len(tokenizer) == 0:
@@ -78,12 +79,13 @@ def _load_tokenizer(stage: Stage) -> Any:
     return tokenizer
 
 
-def _load_model(stage: Stage, device: torch.device) -> Any:
+def _load_model(stage: Stage, commit: str | None, device: torch.device) -> Any:
     # bfloat16 decodes slower than float32 on a CPU, and float32 holds bfloat16 weights exactly
     dtype = "float32" if stage.dtype == "auto" and device.type == "cpu" else stage.dtype
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             stage.model,
+            revision=commit,
             dtype=dtype,
             attn_implementation="sdpa",
             use_safetensors=True,

@@ -12,7 +12,7 @@ from pathlib import Path
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
 
-__all__ = ["directory_revision", "local_directory", "revisions"]
+__all__ = ["directory_revision", "local_directory", "revision", "revisions"]
 
 
 def revisions(ladder: Ladder) -> dict[str, str]:
@@ -21,7 +21,7 @@ def revisions(ladder: Ladder) -> dict[str, str]:
     Raises:
         EngineError: A directory holds no weights, or a repository cannot be reached.
     """
-    return {stage.name: _revision(stage) for stage in ladder.stages}
+    return {stage.name: revision(stage) for stage in ladder.stages}
 
 
 def local_directory(stage: Stage) -> Path | None:
@@ -46,17 +46,20 @@ def directory_revision(directory: Path) -> str:
     return f"sha256:{total.hexdigest()}"
 
 
-def _revision(stage: Stage) -> str:
+def revision(stage: Stage) -> str:
+    """Revision of one stage's model, as in `revisions`."""
     directory = local_directory(stage)
     return directory_revision(directory) if directory else _hub_commit(stage)
 
 
 def _hub_commit(stage: Stage) -> str:
-    from transformers import AutoConfig  # noqa: PLC0415  (takes seconds, and not every ladder is on the hub)
+    """The commit the hub has now, or offline the one in its cache: files lie in a directory of that name."""
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415  (not every ladder is on the hub)
 
     try:
-        return str(AutoConfig.from_pretrained(stage.model, trust_remote_code=False)._commit_hash)
+        return Path(hf_hub_download(stage.model, "config.json")).parent.name
     except (OSError, ValueError) as error:
         raise EngineError(
-            f"stage {stage.name!r}: cannot look up {stage.model} on the hub: {error}"
+            f"stage {stage.name!r}: cannot look up {stage.model} on the hub: {error}; correct the stage's "
+            "model in the ladder, or download it while there is a network"
         ) from error
