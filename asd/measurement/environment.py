@@ -49,10 +49,12 @@ def accelerators() -> tuple[str, ...]:
 def hardware_key(device: str, *, count: int, dtype: str, batch: int, engine: str) -> HardwareKey:
     """The key of a run on `device` ("cpu", "cuda", "cuda:0", "mps").
 
+    CPUs are one kind an architecture; the model is in the environment, where a difference is warned about.
+
     Raises:
         ConfigError: A CUDA device is named and no GPU is there.
     """
-    kind = _cpu_name() if device == "cpu" else platform.machine()
+    kind = f"{device}-{platform.machine()}"
     if device.startswith("cuda"):
         found = accelerators()
         if not found:
