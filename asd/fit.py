@@ -33,7 +33,7 @@ from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.recursion import Solution, solve
 from asd.types import Trace
 
-__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit"]
+__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "replay"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -179,13 +179,13 @@ def _cross_replay(table: Table, folds: IntArray, lams: Array) -> list[_Value]:
         held_out = folds == fold
         solution = solve(estimate_graph(table.where(~held_out)), sweep)
         for i, lam in enumerate(lams):
-            quality[i, held_out], cost[i, held_out] = _replay(solution, table.where(held_out), float(lam))
+            quality[i, held_out], cost[i, held_out] = replay(solution, table.where(held_out), float(lam))
             promised[i, held_out] = solution.expected_value[solution.nearest(float(lam))]
     means = (quality.mean(axis=1), cost.mean(axis=1), promised.mean(axis=1))
     return [_Value(*map(float, row)) for row in zip(lams, *means, strict=True)]
 
 
-def _replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
+def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
     """Score and cost of every row of the table under the solved policy, each of shape (n,)."""
     n = len(table.rows[ROOT].bins)
     quality, cost = np.zeros(n), np.zeros(n)

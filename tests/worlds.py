@@ -7,11 +7,15 @@ Right answers are the reference, wrong ones are all different, so two answers ag
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
+from asd.artifact import PolicyArtifact
+from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
 from asd.stopping.graph import Edge, Graph, Node
 from asd.types import Draft, Outcome, Query, Trace, Usage
@@ -92,3 +96,15 @@ def true_graph(cost_s: float, cost_l: float) -> Graph:
         Edge("S", "S+L", np.full(3, cost_l), joint, "L"),
     )
     return Graph(nodes, edges, P_KIND)
+
+
+@functools.cache
+def fitted() -> PolicyArtifact:
+    """A policy fitted on 800 queries of this world; fitted once a session."""
+    traces, _ = sample(800, np.random.default_rng(7))
+    return fit(traces, ladder(), fitted_at="2026-01-01")
+
+
+def drafts_of(trace: Trace, stages: str = "SL") -> Mapping[str, Draft]:
+    """The answers of these stages, in that order."""
+    return {stage: trace.outcomes[stage].draft for stage in stages}

@@ -1,0 +1,143 @@
+"""The fitted evidence: which state a query is in, and what may not influence that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from asd.errors import ConfigError
+from asd.evidence.features import answer_features, prompt_features, state_features
+from asd.evidence.judge import EvidenceModel, best_answer, node_name, stage_sets
+from asd.stopping.kernels import Binning
+from tests import worlds
+
+TRACES = worlds.sample(60, np.random.default_rng(11))[0]
+
+
+def test_stage_sets_are_all_sets_smaller_first() -> None:
+    """Three stages: seven sets, named in ladder order."""
+    names = [node_name(node) for node in stage_sets(("S", "M", "L"))]
+    assert names == ["S", "M", "L", "S+M", "S+L", "M+L", "S+M+L"]
+    assert node_name(()) == "root"
+
+
+def test_the_best_of_equals_is_the_larger_stage() -> None:
+    """Same probability: the stage listed later; otherwise the larger probability."""
+    assert best_answer({"S": 0.7, "M": 0.7, "L": 0.2}) == "M"
+    assert best_answer({"S": 0.8, "M": 0.7}) == "S"
+
+
+def test_root_is_the_nearest_cell_of_prompt_probabilities() -> None:
+    """The bin is the centroid at the least Euclidean distance from the vector of calibrated probabilities."""
+    model = worlds.fitted().model
+    evidence = worlds.fitted().evidence()
+    for trace in TRACES:
+        row = prompt_features(trace.query.prompt)
+        p = np.array([head.p(row) for head in model.prompt.values()])
+        state = evidence.judge(trace.query, {})
+        assert state.bin == np.linalg.norm(np.array(model.centroids) - p, axis=1).argmin()
+        assert (state.node, state.answer, state.p_good, state.scale) == ("root", None, {}, 1.0)
+    assert len({evidence.judge(trace.query, {}).bin for trace in TRACES}) > 1
+
+
+def test_a_node_is_judged_by_its_own_heads_and_bins() -> None:
+    """Probability, best answer, bin and scale follow from the model's numbers, recomputed here."""
+    model, evidence = worlds.fitted().model, worlds.fitted().evidence()
+    for trace in TRACES:
+        drafts = worlds.drafts_of(trace)
+        row = prompt_features(trace.query.prompt)
+        logits = [head.logistic.logit(row) for head in model.prompt.values()]
+        answers = {stage: answer_features(draft) for stage, draft in drafts.items()}
+        node = model.nodes["S+L"]
+        want = {s: node.heads[s].p(state_features(s, drafts, answers, logits)) for s in ("S", "L")}
+        state = evidence.judge(trace.query, drafts)
+        assert state.p_good == pytest.approx(want)
+        assert state.answer == max(("L", "S"), key=state.p_good.__getitem__)
+        assert state.bin == Binning(node.edges).index(state.p_good[state.answer])
+        assert state.scale == node.scale(drafts["L"].usage)
+
+
+def test_scale_follows_the_latest_answer() -> None:
+    """In a world priced per token, a draft twice as long means a query about twice as dear."""
+    evidence = worlds.fitted().evidence()
+    trace = TRACES[0]
+    draft = trace.outcomes["S"].draft
+    short, long = (
+        evidence.judge(trace.query, {"S": replace(draft, usage=replace(draft.usage, n_decoded=n))}).scale
+        for n in (8, 16)
+    )
+    assert long / short == pytest.approx(2.0, rel=0.1)
+
+
+def test_the_order_of_the_calls_does_not_matter() -> None:
+    """L before S or S before L: the same state."""
+    evidence = worlds.fitted().evidence()
+    for trace in TRACES:
+        one, other = (evidence.judge(trace.query, worlds.drafts_of(trace, order)) for order in ("SL", "LS"))
+        assert one == other
+
+
+def test_reference_tags_and_names_are_not_read() -> None:
+    """What would leak the answer or the dataset changes nothing."""
+    evidence = worlds.fitted().evidence()
+    for trace in TRACES:
+        blind = replace(trace.query, id="?", dataset="?", reference=None, tags={"level": "5"})
+        for drafts in ({}, worlds.drafts_of(trace)):
+            assert evidence.judge(blind, drafts) == evidence.judge(trace.query, drafts)
+
+
+def test_an_unknown_stage_is_refused() -> None:
+    """A draft of a stage that was not there when the evidence was fitted."""
+    draft = TRACES[0].outcomes["S"].draft
+    with pytest.raises(ConfigError, match=r"\['S', 'XL'\].*\['S', 'L'\]"):
+        worlds.fitted().evidence().judge(TRACES[0].query, {"S": draft, "XL": draft})
+
+
+def without_node(model: EvidenceModel) -> EvidenceModel:
+    nodes = {name: node for name, node in model.nodes.items() if name != "S+L"}
+    return msgspec.structs.replace(model, nodes=nodes)
+
+
+def without_head(model: EvidenceModel) -> EvidenceModel:
+    node = msgspec.structs.replace(model.nodes["S+L"], heads={"S": model.nodes["S+L"].heads["S"]})
+    return msgspec.structs.replace(model, nodes={**model.nodes, "S+L": node})
+
+
+def without_weight(model: EvidenceModel) -> EvidenceModel:
+    head = model.prompt["S"]
+    logistic = msgspec.structs.replace(head.logistic, weights=head.logistic.weights[1:])
+    return msgspec.structs.replace(
+        model, prompt={**model.prompt, "S": msgspec.structs.replace(head, logistic=logistic)}
+    )
+
+
+def without_centroids(model: EvidenceModel) -> EvidenceModel:
+    return msgspec.structs.replace(model, centroids=())
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (without_node, r"nodes \['L', 'S'\] are not the sets of stages"),
+        (without_head, r"node 'S\+L' has heads \('S',\) instead of \('S', 'L'\)"),
+        (without_weight, r"head 'S' of node 'root' has \d+ weights where this version computes \d+ features"),
+        (without_centroids, "there must be a centroid"),
+    ],
+)
+def test_a_model_with_a_part_missing_is_refused(broken, message: str) -> None:
+    """Decoding runs the same check, so a file that lacks something cannot be loaded."""
+    with pytest.raises(ValueError, match=message):
+        decoded = msgspec.json.encode(worlds.fitted().model)
+        broken(msgspec.json.decode(decoded, type=EvidenceModel)).__post_init__()
+
+
+def test_judging_imports_no_fitting_library() -> None:
+    """The hot path runs where scikit-learn is not installed."""
+    code = "import sys, asd.artifact, asd.fit; print([m for m in ('sklearn', 'scipy', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"
