@@ -6,7 +6,7 @@
     policy = asd.load_policy("policy.json").policy(lam=5.0, ladder=ladder)
     prices = {stage.name: stage.prices for stage in ladder.stages}
     cascade = asd.Cascade(asd.open_engines(ladder), policy, prices)
-    [completion] = cascade.run([asd.Query(id="1", dataset="mine", prompt="12+30=")])
+    [completion] = cascade.run([asd.Query(id="1", dataset="mine", prompt="add 12+30")])
 
 The names in `__all__`, the errors in `asd.errors`, the policies in `asd.policies` and the fakes in
 `asd.testing` are the public interface. Importing `asd` imports neither torch nor scikit-learn nor scipy.

@@ -20,6 +20,7 @@ from asd import __version__, artifact
 from asd.cascade import Cascade
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
+from asd.engines import Engine
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
@@ -68,13 +69,13 @@ def _examples(*lines: str) -> str:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=_examples(
-        'asd generate "12+30="                   answer with the embedded ladder',
-        'asd generate "12+30=" --explain         and show every decision',
+        'asd generate "add 12+30"                   answer with the embedded ladder',
+        'asd generate "add 12+30" --explain         and show every decision',
         "asd collect --out traces.jsonl          let every stage answer every question",
         "asd fit traces.jsonl --out policy.json  learn from that when to stop",
     ),
 )
-@click.version_option(__version__, message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="asd", message="%(prog)s %(version)s")
 def main() -> None:
     """A cascade of language models that stops at the smallest answer worth returning."""
 
@@ -98,7 +99,14 @@ _threads = click.option(
 )
 
 
-@main.command(epilog=_examples('asd generate "12+30="', 'echo "12+30=" | asd generate - --lam 20 --explain'))
+def _engines(ladder: Ladder, device: str | None) -> dict[str, Engine]:
+    if all(Path(stage.model).is_absolute() for stage in ladder.stages):
+        # a progress bar is for downloads; weights that are here are loaded quietly
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    return open_engines(ladder, device)
+
+
+@main.command(epilog=_examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
 @click.argument("prompt")
 @click.option(
     "--lam",
@@ -133,7 +141,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     cascade = Cascade(
-        open_engines(steps, device),
+        _engines(steps, device),
         fitted.policy(lam, ladder=steps),
         {stage.name: stage.prices for stage in steps.stages},
     )
@@ -186,7 +194,7 @@ def collect(
     """
     steps = Ladder.load(ladder)
     workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
-    engines = open_engines(steps, device)
+    engines = _engines(steps, device)
     try:
         with TraceLog(out, header_for(steps, revisions(steps), workloads, split)) as log:
             if log.n_bytes_dropped:
@@ -199,7 +207,10 @@ def collect(
 
 
 @main.command(
-    epilog=_examples("asd fit traces.jsonl --out policy.json", 'asd generate "12+30=" --policy policy.json')
+    epilog=_examples(
+        "asd fit traces.jsonl --out policy.json",
+        'asd generate "add 12+30" --policy policy.json',
+    )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_ladder

@@ -1,8 +1,7 @@
 """Why the cascade did what it did for one query, as a table for people.
 
-One row a state: the answer bought last and its evidence, the calibrated success probability of that answer,
-the value of every action in cost units (lam x quality - cost to come), and what was decided. The policy's
-best answer in hand need not be the last one.
+One row a state: the answer bought last and its evidence, the calibrated success probability of every answer
+in hand, the value of every action in cost units (lam x quality - cost to come), and what was decided.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ def explain(completion: Completion) -> str:
     header = ["answered", "answer", "tokens", "log p", "p_good", *(f"V({a})" for a in actions), "decision"]
     drafts: list[Draft | None] = [None, *completion.drafts]
     rows = [
-        [*_evidence(draft), _probability(draft, decision), *_values(decision, actions), _decided(decision)]
+        [*_evidence(draft), _p_good(decision), *_values(decision, actions), _decided(decision)]
         for draft, decision in zip(drafts, completion.decisions, strict=True)
     ]
     return _table([header, *rows])
@@ -37,10 +36,8 @@ def _evidence(draft: Draft | None) -> list[str]:
     return [draft.stage, _shortened(draft.text), str(len(draft.tokens)), mean]
 
 
-def _probability(draft: Draft | None, decision: Decision) -> str:
-    if draft is None or draft.stage not in decision.p_good:
-        return _NOTHING
-    return f"{decision.p_good[draft.stage]:.3f}"
+def _p_good(decision: Decision) -> str:
+    return ", ".join(f"{stage} {p:.3f}" for stage, p in decision.p_good.items()) or _NOTHING
 
 
 def _values(decision: Decision, actions: Sequence[str]) -> list[str]:
@@ -52,7 +49,7 @@ def _decided(decision: Decision) -> str:
 
 
 def _shortened(text: str, width: int = 32) -> str:
-    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= width else f"{line[: width - 3]}..."
 
 

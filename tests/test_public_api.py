@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asd
 
+ROOT = Path(asd.__file__).parent.parent
 PUBLIC = [
     "GREEDY",
     "STOP",
@@ -52,13 +53,12 @@ def test_no_public_name_hides_a_module() -> None:
 def test_importing_is_cheap_and_silent() -> None:
     """A fresh interpreter imports `asd` and its command line without torch and the fitting libraries."""
     code = "import sys, asd, asd.cli; print({'torch', 'transformers', 'sklearn', 'scipy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 def test_the_version_is_stated_once() -> None:
     """The build takes the version from `asd.__version__`."""
-    root = Path(asd.__file__).parent.parent
-    project = tomllib.loads((root / "pyproject.toml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "asd.__version__"}

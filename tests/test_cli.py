@@ -1,0 +1,352 @@
+"""The command line on small random models: what it prints, what it writes, how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+
+import msgspec
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+import asd
+from asd.cli import main
+from asd.collect import header_for
+from asd.engines.opening import open_engines
+from asd.engines.revisions import revisions
+from asd.ladder import Ladder
+from asd.tracelog import TraceLog
+from asd.traces import read_traces
+from asd.types import Query
+from tests.models import save_random_model
+from tests.worlds import sample
+
+ROOT = Path(asd.__file__).parent.parent
+PROMPT = "walk from 11 to 12"
+STAGE = """
+[[stages]]
+name = "{name}"
+model = "./{name}"
+prices = {{ per_call = 0, per_prompt_token = 0, per_decoded_token = {price} }}
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A ladder of two random models, traces of a made-up world, and the policy fitted on them."""
+
+    ladder: Path
+    traces: Path
+    policy: Path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("cli")
+    place = Place(write_ladder(folder), folder / "traces.jsonl", folder / "policy.json")
+    for n_layers, name in enumerate(("S", "L"), start=1):
+        save_random_model(folder / name, n_layers=n_layers, seed=n_layers)
+    ladder = Ladder.load(place.ladder)
+    header = msgspec.structs.replace(header_for(ladder, revisions(ladder), [], "fit"), datasets=("made-up",))
+    with TraceLog(place.traces, header) as log:
+        log.append(sample(300, np.random.default_rng(0))[0])
+    done = run("fit", place.traces, "--ladder", place.ladder, "--out", place.policy)
+    assert done.exit_code == 0, done.output
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the commands set in the environment does not outlive the test."""
+    with monkeypatch.context() as context:
+        context.setattr(os, "environ", os.environ.copy())
+        yield
+
+
+def write_ladder(folder: Path, large_price: float = 5.0) -> Path:
+    stages = STAGE.format(name="S", price=1.0) + STAGE.format(name="L", price=large_price)
+    path = folder / "pair.toml"
+    path.write_text(f'name = "pair"\nprice_unit = "declared"\nprices_measured = "made up"\n{stages}')
+    return path
+
+
+def run(*arguments: object, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin)
+
+
+def generate(place: Place, *arguments: object, prompt: str = PROMPT, stdin: str | None = None) -> Result:
+    given = ("--ladder", place.ladder, "--policy", place.policy, "--max-new-tokens", 12, "--device", "cpu")
+    return run("generate", prompt, *given, *arguments, stdin=stdin)
+
+
+def test_generate_prints_the_answer_of_the_stage_it_stopped_at(place: Place) -> None:
+    """With lam 0 nothing is worth its cost but the cheapest stage: its own answer and nothing else."""
+    done = generate(place, "--lam", 0)
+    engine = open_engines(Ladder.load(place.ladder), "cpu")["S"]
+    [draft] = engine.generate([Query("q", "d", PROMPT, max_new_tokens=12)])
+    assert (done.exit_code, done.stdout) == (0, f"{draft.text}\n")
+
+
+def test_generate_reads_standard_input(place: Place) -> None:
+    """A dash reads the prompt from standard input; the end of its line is not part of it."""
+    assert generate(place, prompt="-", stdin=f"{PROMPT}\n").stdout == generate(place).stdout
+
+
+def test_generate_json_tells_everything(place: Place) -> None:
+    """One line: the completion with all drafts and decisions, lam, ladder, unit and provenance."""
+    done = generate(place, "--json", "--lam", 50)
+    assert done.stdout.count("\n") == 1
+    told = json.loads(done.stdout)
+    about = {key: told[key] for key in ("ladder", "lam", "price_unit", "provenance")}
+    assert about == {"ladder": "pair", "lam": 50, "price_unit": "declared", "provenance": "measured"}
+    assert told["text"] == next(d["text"] for d in told["drafts"] if d["stage"] == told["stage"])
+    assert [d["action"] for d in told["decisions"]] == [*(d["stage"] for d in told["drafts"]), "stop"]
+    prices = {"S": 1.0, "L": 5.0}
+    assert told["cost"] == sum(prices[d["stage"]] * d["usage"]["n_decoded"] for d in told["drafts"])
+
+
+def test_generate_explains(place: Place) -> None:
+    """`--explain` adds one row a state, with the decision, and the cost."""
+    told = json.loads(generate(place, "--json").stdout)
+    answer, empty, columns, *rows, _, cost = generate(place, "--explain").stdout.splitlines()
+    assert (answer, empty) == (told["text"], "")
+    assert columns.split()[-1] == "decision"
+    assert [row.split()[-1] for row in rows] == [*(d["stage"] for d in told["drafts"]), told["stage"]]
+    assert cost == f"cost {told['cost']:.3g} declared"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lam", -1], "lam must be a finite number, zero or more, got -1.0"),
+        (["--lam", "nan"], "lam must be a finite number, zero or more, got nan"),
+        (["--ladder", "tinny"], "no ladder named 'tinny'"),
+        (["--ladder", "none.toml"], "cannot read the ladder file none.toml"),
+        (["--policy", "none.json"], "none.json does not exist"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+        (["--max-new-tokens", 1000], "exceed the context of stage 'S', 256 tokens"),
+    ],
+)
+def test_generate_refuses(place: Place, arguments: list[object], message: str) -> None:
+    """A wrong value ends with exit code 2 and one line that names it, nothing on standard output."""
+    assert_refused(generate(place, *arguments), message)
+
+
+def assert_refused(done: Result, message: str) -> None:
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert message in error
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("prompt", "message"), [("", "empty prompt"), ("word " * 500, "exceed the context")])
+def test_generate_refuses_prompts(place: Place, prompt: str, message: str) -> None:
+    """An empty prompt and one that does not fit are errors."""
+    assert_refused(generate(place, prompt=prompt), message)
+
+
+def test_a_policy_of_another_ladder_is_refused(place: Place, tmp_path: Path) -> None:
+    """The same stages at other prices are another ladder."""
+    other = write_ladder(tmp_path, large_price=7.0)
+    assert_refused(generate(place, "--ladder", other), "the policy was fitted on ladder 'pair'")
+
+
+def test_a_ladder_without_a_policy_says_how_to_make_one(place: Place) -> None:
+    """Only the embedded ladder ships with a policy."""
+    assert_refused(run("generate", PROMPT, "--ladder", place.ladder), "ladder 'pair' comes without a policy")
+
+
+def test_missing_weights_are_refused(place: Place, tmp_path: Path) -> None:
+    """A ladder whose directories hold no weights: the error names stage and directory."""
+    ladder = write_ladder(tmp_path)
+    assert_refused(
+        generate(place, "--ladder", ladder), f"stage 'S': no weights (*.safetensors) in {tmp_path}"
+    )
+    collected = run("collect", "--ladder", ladder, "--out", tmp_path / "t.jsonl")
+    assert_refused(collected, f"stage 'S': no weights (*.safetensors) in {tmp_path}")
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def collect(place: Place, out: Path, *arguments: object) -> Result:
+    given = (
+        "--ladder",
+        place.ladder,
+        "--datasets",
+        "tiny-text",
+        "--device",
+        "cpu",
+        "--limit",
+        5,
+        "--batch",
+        2,
+    )
+    return run("collect", "--out", out, *given, *arguments)
+
+
+def test_collect_writes_traces_and_goes_on(place: Place, tmp_path: Path) -> None:
+    """Every stage answers every query; a second run changes nothing; a cut line is redone and reported."""
+    out = tmp_path / "t.jsonl"
+    done = collect(place, out)
+    assert (done.exit_code, done.stdout) == (0, f"{out}: 5 queries answered by S, L\n")
+    whole = out.read_bytes()
+    assert [set(t.outcomes) for t in read_traces(out)] == [{"S", "L"}] * 5
+    assert collect(place, out).exit_code == 0
+    assert out.read_bytes() == whole
+    out.write_bytes(whole[:-100])
+    cut = collect(place, out)
+    assert "dropped a line that was cut off" in cut.stderr
+    redone = read_traces(out)
+    out.write_bytes(whole)
+    assert [t.query for t in redone] == [t.query for t in read_traces(out)]
+    assert [t.outcomes["L"].draft.tokens for t in redone] == [
+        t.outcomes["L"].draft.tokens for t in read_traces(out)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--datasets", "tiny-text,tiny-sums"], "unknown dataset 'tiny-sums'"),
+        (["--datasets", "tiny-text,tiny-text"], "dataset 'tiny-text' is given twice"),
+        (["--datasets", ""], "unknown dataset ''"),
+        (["--limit", 0], "limit must be at least 1, not 0"),
+        (["--batch", 0], "batch_size must be at least 1, not 0"),
+    ],
+)
+def test_collect_refuses(place: Place, tmp_path: Path, arguments: list[object], message: str) -> None:
+    """Wrong options end with exit code 2 and one line."""
+    assert_refused(collect(place, tmp_path / "t.jsonl", *arguments), message)
+
+
+def test_collect_refuses_to_continue_with_other_weights(place: Place, tmp_path: Path) -> None:
+    """Traces of a model that was retrained since are not continued."""
+    ladder = write_ladder(tmp_path)
+    for name in ("S", "L"):
+        save_random_model(tmp_path / name, n_layers=1)
+    out = tmp_path / "t.jsonl"
+    assert collect(place, out, "--ladder", ladder).exit_code == 0
+    before = out.read_bytes()
+    rmtree(tmp_path / "L")
+    save_random_model(tmp_path / "L", n_layers=1, seed=5)
+    assert_refused(collect(place, out, "--ladder", ladder), "was collected with stages")
+    assert out.read_bytes() == before
+
+
+def test_collect_reports_where_it_cannot_write(place: Place, tmp_path: Path) -> None:
+    """A folder that does not exist is an error before any model runs."""
+    assert_refused(collect(place, tmp_path / "none" / "t.jsonl"), "No such file or directory")
+
+
+def test_fit_refuses(place: Place, tmp_path: Path) -> None:
+    """Cut and missing traces, and traces of another ladder, make no policy."""
+    out = tmp_path / "policy.json"
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(place.traces.read_bytes()[:-10])
+    for traces, ladder, message in [
+        (cut, place.ladder, "the last line of"),
+        (tmp_path / "none.jsonl", place.ladder, "No such file or directory"),
+        (place.traces, "qwen2.5-3", "was collected with"),
+    ]:
+        assert_refused(run("fit", traces, "--ladder", ladder, "--out", out), message)
+    assert not out.exists()
+
+
+def test_control_c_leaves_a_file_to_go_on_with(place: Place, tmp_path: Path) -> None:
+    """SIGINT in the middle: exit code 130, how to go on, no traceback, and the traces so far are whole."""
+    out = tmp_path / "t.jsonl"
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "asd",
+        "collect",
+        "--out",
+        out,
+        "--ladder",
+        place.ladder,
+    ]
+    options = ["--datasets", "tiny-text", "--limit", "400", "--batch", "1", "--device", "cpu"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        deadline = time.monotonic() + 120
+        while (not out.exists() or out.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"{out} is intact; give the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert len(read_traces(out)) >= 2
+
+
+@pytest.mark.parametrize(
+    ("before", "options", "after"),
+    [(None, [], "1"), ("3", [], "3"), (None, ["--threads", 2], "2"), ("3", ["--threads", 2], "2")],
+)
+def test_threads(place: Place, before: str | None, options: list[object], after: str) -> None:
+    """One thread unless the environment says otherwise; the option beats both."""
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if before is not None:
+        os.environ["OMP_NUM_THREADS"] = before
+    generate(place, *options)
+    assert os.environ["OMP_NUM_THREADS"] == after
+
+
+def test_torch_obeys_the_threads() -> None:
+    """The variable is set before torch is imported, so torch has as many threads."""
+    code = (
+        "from asd.cli import main; main(['generate', 'x', '--ladder', 'none.toml', '--threads', '2'], "
+        "standalone_mode=False)"
+    )
+    script = f"try:\n    {code}\nexcept Exception: pass\nimport torch; print(torch.get_num_threads())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "2\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["generate", "--help"], ["collect", "--help"]])
+def test_help_suffices(arguments: list[str]) -> None:
+    """Help ends with examples that can be typed as they stand."""
+    done = run(*arguments)
+    assert done.exit_code == 0
+    assert "  Examples:\n    asd " in done.stdout
+
+
+def test_every_command_is_listed() -> None:
+    """The commands are these, and each says in one line what it does."""
+    listed = run("--help").stdout.partition("Commands:")[2].partition("Examples:")[0]
+    lines = [line.split(maxsplit=1) for line in listed.splitlines() if line.startswith("  ")]
+    assert [line[0] for line in lines] == ["collect", "fit", "generate", "tiny"]
+    assert all(len(line) == 2 for line in lines)
+
+
+def test_local_weights_are_loaded_quietly(place: Place) -> None:
+    """In a fresh process nothing but the answer is printed, on either stream."""
+    command: list[str | Path] = [sys.executable, "-m", "asd", "generate", PROMPT, "--device", "cpu"]
+    options: list[str | Path] = ["--ladder", place.ladder, "--policy", place.policy, "--max-new-tokens", "12"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert (done.stdout, done.stderr) == (generate(place).stdout, "")
+
+
+def test_version() -> None:
+    """`asd --version` and `python -m asd --version` print the package's version."""
+    done = subprocess.run(
+        [sys.executable, "-m", "asd", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == run("--version").stdout == f"asd {asd.__version__}\n"
+
+
+def test_unknown_commands_and_options_are_refused() -> None:
+    """A typing mistake ends with exit code 2."""
+    assert run("genrate", "x").exit_code == 2
+    assert run("generate", "x", "--lambda", "2").exit_code == 2
