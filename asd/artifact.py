@@ -18,9 +18,9 @@ from typing import Literal, Self
 import numpy as np
 
 from asd.errors import ConfigError, DataError, PolicyMismatchError
-from asd.evidence.judge import ROOT, EvidenceModel, FittedEvidence
+from asd.evidence.judge import EvidenceModel, FittedEvidence
 from asd.evidence.metrics import Reliability
-from asd.ladder import Ladder
+from asd.ladder import ROOT, Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.policies import OptimalPolicy

@@ -25,9 +25,9 @@ import numpy.typing as npt
 from asd.artifact import FitRecord, GraphRecord, LadderPrices, PolicyArtifact, Replayed
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
-from asd.evidence.judge import ROOT, EvidenceModel, node_name, stage_sets
+from asd.evidence.judge import EvidenceModel, node_name, stage_sets
 from asd.evidence.length import LengthScale
-from asd.ladder import Ladder
+from asd.ladder import ROOT, Ladder
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.recursion import Solution, solve
@@ -64,9 +64,9 @@ def fit(
     Raises:
         DataError: No traces, a stage is missing, a query occurs twice, a score is not in [0, 1], or fewer
             than `MIN_ROWS` queries are scored on every stage.
-        ConfigError: A stage name or a lam cannot be used, or the largest stage costs nothing.
+        ConfigError: A lam is not positive, or the largest stage costs nothing.
     """
-    stages = _checked_stages(ladder)
+    stages = tuple(stage.name for stage in ladder.stages)
     sweep = _checked_lams(lams)
     rows = _scored(traces, stages)
     costs = {
@@ -218,14 +218,6 @@ def _replayed(chosen: Sequence[_Value], other: Sequence[_Value]) -> tuple[Replay
 def _unscaled(model: EvidenceModel) -> EvidenceModel:
     nodes = {name: msgspec.structs.replace(node, scale=LengthScale()) for name, node in model.nodes.items()}
     return msgspec.structs.replace(model, nodes=nodes)
-
-
-def _checked_stages(ladder: Ladder) -> tuple[str, ...]:
-    stages = tuple(stage.name for stage in ladder.stages)
-    for name in stages:
-        if "+" in name or name == ROOT:
-            raise ConfigError(f"stage {name!r}: nodes are named {ROOT!r} and 'A+B'; rename the stage")
-    return stages
 
 
 def _checked_lams(lams: Sequence[float]) -> Array:

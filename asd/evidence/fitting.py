@@ -19,10 +19,11 @@ import numpy.typing as npt
 from asd.evidence import calibration
 from asd.evidence.crossfit import assign_folds, out_of_fold
 from asd.evidence.features import answer_features, prompt_features, state_features
-from asd.evidence.judge import ROOT, EvidenceModel, Head, NodeModel, best_answer, node_name, stage_sets
+from asd.evidence.judge import EvidenceModel, Head, NodeModel, best_answer, node_name, stage_sets
 from asd.evidence.length import LengthScale, fit_length_scale
 from asd.evidence.logistic import fit_logistic
 from asd.evidence.metrics import Reliability, log_loss, reliability
+from asd.ladder import ROOT
 from asd.stopping.kernels import Binning
 from asd.types import Draft, Trace, Usage
 

@@ -28,6 +28,7 @@ from asd.evidence.features import (
 )
 from asd.evidence.length import LengthScale
 from asd.evidence.logistic import Logistic
+from asd.ladder import ROOT
 from asd.types import Draft, Query
 
 __all__ = [
@@ -40,8 +41,6 @@ __all__ = [
     "node_name",
     "stage_sets",
 ]
-
-ROOT = "root"
 
 
 def stage_sets(stages: Sequence[str]) -> list[tuple[str, ...]]:

@@ -1,0 +1,272 @@
+"""Fitting against a world whose stopping problem is known exactly, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from asd.artifact import PolicyArtifact
+from asd.errors import ConfigError, DataError
+from asd.evidence.fitting import Rows
+from asd.fit import MIN_ROWS, Table, estimate_graph, fit, replay
+from asd.ladder import Ladder, Prices, Stage
+from asd.policies import Policy
+from asd.stopping.recursion import Solution, solve
+from asd.types import STOP, Trace, Usage
+from tests import worlds
+
+
+def small_fit(traces: Sequence[Trace], ladder: Ladder | None = None) -> PolicyArtifact:
+    return fit(traces, ladder or worlds.ladder(), fitted_at="2026-01-01", lams=(2.0,))
+
+
+def few(n: int = 120, seed: int = 31) -> list[Trace]:
+    return worlds.sample(n, np.random.default_rng(seed))[0]
+
+
+def true_table(n: int, seed: int) -> Table:
+    """Rows of the world as its own true bins see them; S costs a fifth of L, all queries are alike."""
+    traces, truths = worlds.sample(n, np.random.default_rng(seed))
+    scores = {s: np.array([t.outcomes[s].score for t in traces]) for s in "SL"}
+    agree = np.array([t.outcomes["S"].draft.text == t.outcomes["L"].draft.text for t in traces])
+    small, large = (np.array([getattr(t, name) for t in truths]) for name in ("small", "large"))
+    both = np.array(
+        [worlds.p_both(worlds.P_S[s], worlds.P_L[b], a) for s, b, a in zip(small, large, agree, strict=True)]
+    )
+    best = np.where(both[:, 1] >= both[:, 0], scores["L"], scores["S"])
+    zeros, ones = np.zeros(n), np.ones(n)
+    rows = {
+        "root": Rows(2, np.array([t.kind for t in truths]), zeros, zeros, ones),
+        "S": Rows(3, small, worlds.P_S[small], scores["S"], ones),
+        "L": Rows(3, large, worlds.P_L[large], scores["L"], ones),
+        "S+L": Rows(18, 6 * small + 2 * large + agree, both.max(axis=1), best, ones),
+    }
+    return Table(("S", "L"), rows, {"S": np.full(n, 0.2), "L": ones})
+
+
+def walk(solution: Solution, table: Table, row: int, lam: float) -> tuple[float, float]:
+    """One row through a solved policy, step by step: score and cost."""
+    node, cost = "root", 0.0
+    while True:
+        rows = table.rows[node]
+        index = int(np.abs(np.log(solution.lams / (lam / rows.scale[row]))).argmin())
+        action = solution.action_name(node, int(rows.bins[row]), index)
+        if action == STOP:
+            return float(rows.score[row]), cost
+        cost += table.costs[action][row]
+        node = action if node == "root" else f"{node}+{action}"
+
+
+def realised(policy: Policy, traces: Sequence[Trace], artifact: PolicyArtifact, lam: float) -> np.ndarray:
+    """lam * score - cost of every trace under a policy that decides live."""
+    prices = {stage.name: stage.prices for stage in worlds.ladder().stages}
+    values = []
+    for trace in traces:
+        drafts, cost = {}, 0.0
+        while (decision := policy.decide(trace.query, drafts)).action != STOP:
+            drafts[decision.action] = trace.outcomes[decision.action].draft
+            cost += prices[decision.action].cost(drafts[decision.action].usage)
+        values.append(lam * trace.outcomes[decision.answer].score - cost / artifact.ladder.unit)
+    return np.array(values)
+
+
+@pytest.mark.parametrize("lam", [0.5, 2.0, 5.0, 20.0])
+def test_the_fitted_policy_is_worth_what_the_true_optimum_is(lam: float) -> None:
+    """On new queries: within 4 % of the exact optimum of the world (in proportion to lam + 1), on equal rows.
+
+    The optimum of the true kernels does not know how long a query is, so the fitted policy may be better.
+    """
+    artifact = worlds.fitted()
+    traces, truths = worlds.sample(1500, np.random.default_rng(32))
+    solution = solve(worlds.true_graph(0.2, 1.0), [lam])
+    table = true_table(1500, 32)
+    lengths = np.array([trace.outcomes["L"].draft.usage.n_decoded for trace in traces])
+    table = replace(
+        table, costs={s: c * lengths * 5.0 / artifact.ladder.unit for s, c in table.costs.items()}
+    )
+    quality, cost = replay(solution, table, lam)
+    assert len(truths) == len(quality)
+    gap = realised(artifact.policy(lam), traces, artifact, lam) - (lam * quality - cost)
+    assert gap.mean() > -0.04 * (1.0 + lam)
+
+
+def test_the_true_problem_is_recovered_from_true_bins() -> None:
+    """10,000 rows in the world's own bins: value and quality of the optimum to 1.5 % at every lam."""
+    lams = [0.5, 1.0, 2.0, 5.0, 10.0, 50.0]
+    got = solve(estimate_graph(true_table(10_000, 33)), lams)
+    want = solve(worlds.true_graph(0.2, 1.0), lams)
+    assert got.expected_value == pytest.approx(want.expected_value, rel=0.015, abs=0.01)
+    assert got.expected_quality == pytest.approx(want.expected_quality, abs=0.015)
+
+
+def test_bins_are_credited_with_what_was_scored() -> None:
+    """Probabilities that are .2 too high everywhere: the nodes carry the observed quality, not the claim."""
+    table = true_table(5_000, 34)
+    boasting = replace(table.rows["S"], p=np.minimum(1.0, table.rows["S"].p + 0.2))
+    graph = estimate_graph(replace(table, rows={**table.rows, "S": boasting}))
+    assert graph.node("S").p == pytest.approx(worlds.P_S, abs=0.04)
+
+
+def test_costs_are_per_mean_query_where_queries_are_scaled() -> None:
+    """Cost proportional to a scale that the node sees: the edge costs what a query of scale 1 costs."""
+    table = true_table(500, 35)
+    scale = np.random.default_rng(0).uniform(0.5, 2.0, 500)
+    rows = {**table.rows, "S": replace(table.rows["S"], scale=scale)}
+    graph = estimate_graph(replace(table, rows=rows, costs={"S": 0.2 * scale, "L": 1.0 * scale}))
+    assert graph.outgoing("S")[0].cost == pytest.approx(np.ones(3))
+    assert graph.outgoing("root")[1].cost.mean() == pytest.approx(scale.mean(), rel=0.1)
+
+
+@pytest.mark.parametrize("lam", [0.7, 4.0])
+def test_replay_equals_walking_row_by_row(lam: float) -> None:
+    """The vectorised replay against a loop over rows, scales included."""
+    table = true_table(300, 36)
+    scale = np.random.default_rng(1).uniform(0.2, 5.0, 300)
+    table = replace(table, rows={**table.rows, "S": replace(table.rows["S"], scale=scale)})
+    solution = solve(estimate_graph(table), np.geomspace(0.05, 50.0, 60))
+    quality, cost = replay(solution, table, lam)
+    want = [walk(solution, table, row, lam) for row in range(300)]
+    assert np.column_stack([quality, cost]) == pytest.approx(np.array(want))
+
+
+def test_replayed_values_stand_beside_the_model() -> None:
+    """Out of fold, the realised value is near the promised one at every lam, and quality rises with lam."""
+    replayed = worlds.fitted().fit.replayed
+    assert [r.lam for r in replayed] == [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
+    for r in replayed:
+        assert r.lam * r.quality - r.cost == pytest.approx(r.model_value, abs=0.06 * (1 + r.lam))
+    assert replayed[-1].quality > replayed[0].quality + 0.1
+
+
+def test_scaling_is_kept_where_it_pays_and_dropped_where_it_cannot() -> None:
+    """Priced per token, long queries are decided at lam / scale; priced per call, nothing can be scaled."""
+    assert worlds.fitted().fit.scaled
+    assert any(r.lam * r.quality - r.cost > r.alternative_value for r in worlds.fitted().fit.replayed)
+    stages = [Stage(name, "made-up", Prices(price, 0.0, 0.0)) for name, price in (("S", 1.0), ("L", 5.0))]
+    artifact = small_fit(few(), Ladder("per call", tuple(stages), "declared", "made up"))
+    assert not artifact.fit.scaled
+    assert artifact.evidence().judge(few()[0].query, worlds.drafts_of(few()[0], "S")).scale == 1.0
+
+
+def test_the_same_rows_in_any_order_give_the_same_artifact() -> None:
+    """Folds and cells depend on what a row is, not on where it stands."""
+    traces = few()
+    assert small_fit(traces) == small_fit(traces[::-1])
+
+
+def test_the_unit_is_the_mean_cost_of_the_largest_stage() -> None:
+    """And the record counts what went in."""
+    traces = few()
+    artifact = small_fit(traces)
+    assert artifact.ladder.unit == pytest.approx(
+        np.mean([5.0 * trace.outcomes["L"].draft.usage.n_decoded for trace in traces])
+    )
+    assert (artifact.fit.n_rows, artifact.fit.n_unscored, artifact.fit.fitted_at) == (
+        {"made-up": 120},
+        0,
+        "2026-01-01",
+    )
+
+
+def test_three_stages_make_a_tree_of_eight_nodes() -> None:
+    """From every node an edge to each larger stage; skipping allowed, going back not."""
+    stages = [
+        Stage(name, "made-up", Prices(0.0, 0.0, price)) for name, price in zip("SML", (1, 2, 5), strict=True)
+    ]
+    ladder = Ladder("three", tuple(stages), "declared", "made up")
+    traces = [
+        replace(t, outcomes={**t.outcomes, "M": replace(o, draft=replace(o.draft, stage="M"))})
+        for t in few()
+        for o in [t.outcomes["S"]]
+    ]
+    graph = small_fit(traces, ladder).graph()
+    assert [node.name for node in graph.nodes] == ["root", "S", "M", "L", "S+M", "S+L", "M+L", "S+M+L"]
+    assert {(e.source, e.action, e.target) for e in graph.edges} == {
+        ("root", "S", "S"),
+        ("root", "M", "M"),
+        ("root", "L", "L"),
+        ("S", "M", "S+M"),
+        ("S", "L", "S+L"),
+        ("M", "L", "M+L"),
+        ("S+M", "L", "S+M+L"),
+    }
+    assert [node.name for node in graph.nodes if not node.may_stop] == ["root"]
+
+
+def test_a_ladder_of_one_stage_is_fitted_too() -> None:
+    """There is nothing to choose, and the policy says so."""
+    ladder = Ladder("one", worlds.ladder().stages[1:], "declared", "made up")
+    traces = [replace(t, outcomes={"L": t.outcomes["L"]}) for t in few()]
+    policy = small_fit(traces, ladder).policy(5.0)
+    assert policy.decide(traces[0].query, {}).action == "L"
+    assert policy.decide(traces[0].query, worlds.drafts_of(traces[0], "L")).action == STOP
+
+
+def test_graded_scores_are_fitted_as_expected_quality() -> None:
+    """Every answer scored .3: every probability is about .3."""
+    traces = [rescored(t, 0.3) for t in few()]
+    evidence = small_fit(traces).evidence()
+    p = evidence.judge(traces[0].query, worlds.drafts_of(traces[0])).p_good
+    assert list(p.values()) == pytest.approx([0.3, 0.3], abs=0.03)
+
+
+def rescored(trace: Trace, score: float | None, stages: str = "SL") -> Trace:
+    outcomes = {s: replace(o, score=score) if s in stages else o for s, o in trace.outcomes.items()}
+    return replace(trace, outcomes=outcomes)
+
+
+def test_unscored_queries_are_left_out_and_counted() -> None:
+    """One stage without a score is enough to leave the query out."""
+    traces = few(130)
+    mixed = [rescored(t, None, "L") if i < 10 else t for i, t in enumerate(traces)]
+    artifact = small_fit(mixed)
+    assert (artifact.fit.n_rows, artifact.fit.n_unscored) == ({"made-up": 120}, 10)
+    assert artifact.model == small_fit(traces[10:]).model
+
+
+def first_changed(change: Callable[[Trace], Trace]) -> list[Trace]:
+    return [change(few()[0]), *few()[1:]]
+
+
+@pytest.mark.parametrize(
+    ("traces", "message"),
+    [
+        ([], "no traces to fit on"),
+        (few(MIN_ROWS - 1), r"99 of 99 queries are scored on all of S, L; a policy needs at least 100"),
+        ([rescored(t, None) for t in few()], "0 of 120 queries are scored"),
+        (
+            first_changed(lambda t: replace(t, outcomes={"S": t.outcomes["S"]})),
+            "'q0' .* no outcome of stage 'L'",
+        ),
+        (first_changed(lambda t: rescored(t, math.nan, "S")), "'q0' of 'made-up': stage 'S' has score nan"),
+        (first_changed(lambda t: rescored(t, 1.5, "L")), "stage 'L' has score 1.5, not in"),
+        ([*few(), few()[7]], "query 'q7' of 'made-up' occurs more than once"),
+    ],
+)
+def test_traces_that_cannot_be_fitted_are_refused(traces: list[Trace], message: str) -> None:
+    """Each with the row and the remedy."""
+    with pytest.raises(DataError, match=message):
+        small_fit(traces)
+
+
+@pytest.mark.parametrize("lams", [(), (0.0,), (-1.0, 2.0), (math.nan,), (math.inf,)])
+def test_lams_that_cannot_be_replayed_are_refused(lams: tuple[float, ...]) -> None:
+    """Positive and finite, at least one."""
+    with pytest.raises(ConfigError, match="lams to replay must be positive"):
+        fit(few(), worlds.ladder(), fitted_at="2026-01-01", lams=lams)
+
+
+def test_a_largest_stage_that_costs_nothing_is_refused() -> None:
+    """There would be no unit to count in."""
+    stages = (Stage("S", "made-up", Prices(0.0, 1e-3, 0.0)), Stage("L", "made-up", Prices(0.0, 1.0, 0.0)))
+    free = [
+        replace(t, outcomes={**t.outcomes, "L": replace(o, draft=replace(o.draft, usage=Usage(0, 1, 1)))})
+        for t in few()
+        for o in [t.outcomes["L"]]
+    ]
+    with pytest.raises(ConfigError, match=r"stage 'L' of ladder 'free' costs 0\.0"):
+        small_fit(free, Ladder("free", stages, "declared", "made up"))
