@@ -9,6 +9,7 @@ machine.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +20,7 @@ from asd.engines import Engine
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError
 from asd.ladder import Prices
+from asd.measurement.timing import Clock
 from asd.types import Draft, Query
 
 __all__ = ["LEAST_QUERIES", "measure_prices"]
@@ -28,7 +30,10 @@ LEAST_QUERIES = 12
 
 
 def measure_prices(
-    engines: Mapping[str, Engine], queries: Sequence[Query], n_passes: int = 3
+    engines: Mapping[str, Engine],
+    queries: Sequence[Query],
+    n_passes: int = 3,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Prices]:
     """Prices in milliseconds at batch 1, by stage name.
 
@@ -36,13 +41,14 @@ def measure_prices(
         engines: One engine a stage.
         queries: Of different lengths, with answers of different lengths.
         n_passes: How often every stage answers every query.
+        clock: Reads seconds.
 
     Raises:
         ConfigError: Too few queries, or all prompts and answers of one length.
     """
     if len(queries) < LEAST_QUERIES:
         raise ConfigError(f"{len(queries)} queries cannot tell prices apart; give at least {LEAST_QUERIES}")
-    timings = time_stages(engines, queries, n_passes)
+    timings = time_stages(engines, queries, n_passes, clock)
     return {
         name: _explain([draft for [draft] in timings.results[name]], timings.seconds[name].min(axis=0))
         for name in engines

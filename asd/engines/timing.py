@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from asd.engines import Engine
-from asd.measurement.timing import Timings, interleave, warm_up
+from asd.measurement.timing import Clock, Timings, interleave, warm_up
 from asd.types import Draft, Query
 
 __all__ = ["time_stages"]
 
 
 def time_stages(
-    engines: Mapping[str, Engine], queries: Sequence[Query], n_passes: int = 3
+    engines: Mapping[str, Engine],
+    queries: Sequence[Query],
+    n_passes: int = 3,
+    clock: Clock = time.perf_counter,
 ) -> Timings[list[Draft]]:
     """Seconds of every stage on every query at batch 1, shape (passes, queries) by stage name.
 
@@ -29,7 +32,7 @@ def time_stages(
 
     for engine in engines.values():
         first = partial(engine.generate, queries[:1])
-        warm_up(first, synchronise=synchronise, clock=time.perf_counter)
+        warm_up(first, synchronise=synchronise, clock=clock)
     arms = {name: engine.generate for name, engine in engines.items()}
     units = [[query] for query in queries]
-    return interleave(arms, units, n_passes, synchronise=synchronise, clock=time.perf_counter)
+    return interleave(arms, units, n_passes, synchronise=synchronise, clock=clock)

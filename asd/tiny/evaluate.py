@@ -6,6 +6,7 @@ of the model; nothing here is fitted. Averages leave `tiny-unsolvable` out.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from asd.engines import Engine
 from asd.engines.timing import time_stages
 from asd.evidence.metrics import Reliability, reliability
+from asd.measurement.timing import Clock
 from asd.tiny.tasks import GRADED
 from asd.types import Query, Trace
 
@@ -58,10 +60,13 @@ def confidence(traces: Sequence[Trace]) -> dict[str, Reliability]:
 
 
 def ms_per_token(
-    engines: Mapping[str, Engine], queries: Sequence[Query], n_passes: int = 3
+    engines: Mapping[str, Engine],
+    queries: Sequence[Query],
+    n_passes: int = 3,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, float]:
     """Milliseconds per decoded token at batch 1 (prompt included), stages taking turns; the median pass."""
-    timings = time_stages(engines, queries, n_passes)
+    timings = time_stages(engines, queries, n_passes, clock)
     return {
         name: 1e3
         * float(np.median(timings.seconds[name].sum(axis=1)))

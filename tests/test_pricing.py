@@ -1,0 +1,58 @@
+"""Prices from a clock: exact where the clock is, refused where they cannot be told apart."""
+
+import numpy as np
+import pytest
+
+from asd.engines.timing import time_stages
+from asd.errors import ConfigError
+from asd.ladder import Prices
+from asd.pricing import measure_prices
+from asd.testing import FakeClock
+from asd.types import Query
+from tests.priced import PricedEngine
+
+TRUE = {"S": Prices(0.5, 0.01, 1.0), "L": Prices(2.0, 0.2, 12.0)}
+QUERIES = [Query(id=str(n), dataset="d", prompt="x" * (7 * n % 31 + 3)) for n in range(1, 25)]
+
+
+def _engines(clock):
+    return {name: PricedEngine(name, prices, clock) for name, prices in TRUE.items()}
+
+
+def test_prices_are_recovered():
+    """A stage that takes what its price table says is priced so."""
+    clock = FakeClock()
+    measured = measure_prices(_engines(clock), QUERIES, clock=clock)
+    for name, prices in TRUE.items():
+        assert measured[name].per_call == pytest.approx(prices.per_call, abs=1e-4)
+        assert measured[name].per_prompt_token == pytest.approx(prices.per_prompt_token, abs=1e-4)
+        assert measured[name].per_decoded_token == pytest.approx(prices.per_decoded_token, abs=1e-4)
+
+
+def test_prices_are_never_negative():
+    """A part that the seconds do not show costs nothing rather than less than nothing."""
+    clock = FakeClock()
+    engines = {"S": PricedEngine("S", Prices(0.0, 0.0, 1.0), clock)}
+    prices = measure_prices(engines, QUERIES, clock=clock)["S"]
+    assert (prices.per_call, prices.per_prompt_token) == pytest.approx((0.0, 0.0), abs=1e-6)
+
+
+def test_what_cannot_be_told_apart_is_refused():
+    """Too few queries, or lengths that are all the same, cannot give three prices."""
+    clock = FakeClock()
+    with pytest.raises(ConfigError, match="5 queries"):
+        measure_prices(_engines(clock), QUERIES[:5], clock=clock)
+    same = [Query(id="4", dataset="d", prompt="xxxx") for _ in range(20)]
+    with pytest.raises(ConfigError, match="one length"):
+        measure_prices(_engines(clock), same, clock=clock)
+
+
+def test_stages_are_timed_query_by_query():
+    """Seconds come back by stage, pass and query, whatever order the stages took turns in."""
+    clock = FakeClock()
+    timings = time_stages(_engines(clock), QUERIES, n_passes=2, clock=clock)
+    for name, prices in TRUE.items():
+        expected = [(prices.per_call + prices.per_prompt_token * len(q.prompt)) / 1e3 for q in QUERIES]
+        decoded = [prices.per_decoded_token * int(q.id) / 1e3 for q in QUERIES]
+        want = [a + b for a, b in zip(expected, decoded, strict=True)]
+        assert timings.seconds[name] == pytest.approx(np.array([want, want]))
