@@ -147,7 +147,9 @@ class Metric(Record, frozen=True, kw_only=True):
         tolerance: Largest loss that is still no regression: absolute for quality and for direction "same",
             else relative (0.05 = five per cent).
         items: Per-item values, aligned with the dataset's items.
-        samples: One value per interleaved pass, in the order of the passes.
+        seconds: Of times, what each timed item took (median over the passes), in a fixed order of items.
+        yardstick: Of ratios of times, what the largest stage took for the same items in the same passes.
+        passes: The value in each pass, in the order of the passes; shown, not compared.
         needs: Samples without which the metric is not shown (tail percentiles), 0 where it always is.
     """
 
@@ -159,17 +161,22 @@ class Metric(Record, frozen=True, kw_only=True):
     value: float
     tolerance: float
     items: tuple[float, ...] | None = None
-    samples: tuple[float, ...] | None = None
+    seconds: tuple[float, ...] | None = None
+    yardstick: tuple[float, ...] | None = None
+    passes: tuple[float, ...] | None = None
     needs: int = 0
 
     def __post_init__(self) -> None:
-        for number in (self.value, self.tolerance, *(self.items or ()), *(self.samples or ())):
+        times = (*(self.seconds or ()), *(self.yardstick or ()), *(self.passes or ()))
+        for number in (self.value, self.tolerance, *(self.items or ()), *times):
             if not math.isfinite(number):
                 raise DataError(f"metric {self.name}: {number} is not a finite number and cannot be recorded")
         if self.tolerance < 0:
             raise DataError(f"metric {self.name}: tolerance {self.tolerance} is negative")
-        if self.kind == "time" and any(number <= 0 for number in (self.value, *(self.samples or ()))):
-            raise DataError(f"metric {self.name}: seconds and their ratios are positive, got {self.value}")
+        if min(times, default=1.0) <= 0 or (self.kind == "time" and self.value <= 0):
+            raise DataError(f"metric {self.name}: seconds and their ratios are positive")
+        if self.yardstick is not None and len(self.yardstick) != len(self.seconds or ()):
+            raise DataError(f"metric {self.name}: seconds and yardstick are not of the same items")
 
 
 class Cell(Record, frozen=True, kw_only=True):

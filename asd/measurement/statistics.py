@@ -1,14 +1,16 @@
-"""Is a metric worse than it was, and by how much: paired over items, or over interleaved passes.
+"""Is a metric worse than it was, and by how much: paired by item.
 
-A `Loss` is signed: positive is worse. For values per item, the items of both runs are paired. The interval
-is a percentile bootstrap over items; the p-value is exact where the values are right or wrong (McNemar: under
-"no change" a discordant pair goes either way like a fair coin) and the bootstrap's normal one elsewhere. An
-item counts once however many lambdas it was answered at, because its answers are not independent.
+A `Loss` is signed: positive is worse. The interval is a percentile bootstrap over items; the p-value is exact
+where the values are right or wrong (McNemar: under "no change" a discordant pair goes either way like a fair
+coin) and the bootstrap's normal one elsewhere. An item counts once however many lambdas it was answered at,
+because its answers are not independent.
 
-Times are compared as logarithms with Welch's t over passes. Few passes, but interleaved ones: each is one
-draw of the machine's mood, and a ratio has its yardstick inside the same pass. What differs between two runs
-and not between the passes of one (memory layout, clocks, neighbours) is not in that interval; a metric's
-tolerance has to hold it.
+Times are paired by item as well: each item's seconds are a median over interleaved passes, in units of what
+the largest stage took for the same items in the same passes. Resampling items then measures the jitter of the
+calls, with as many degrees of freedom as items, where three passes would have two; the p-value is Wilcoxon's
+signed-rank one, which a neighbour that takes the core away during one call does not move far. What differs between two
+runs and not within one (memory layout, clocks, neighbours) is not in that interval; a metric's tolerance has
+to hold it.
 
 The border: numbers in, numbers out; no verdicts.
 """
@@ -25,7 +27,7 @@ from scipy import stats
 
 from asd.measurement.records import Direction
 
-__all__ = ["Loss", "holm", "paired_loss", "passes_loss", "samples_needed"]
+__all__ = ["Loss", "holm", "paired_loss", "samples_needed", "time_loss"]
 
 Array = NDArray[np.float64]
 _N_RESAMPLES = 1999
@@ -48,9 +50,10 @@ def paired_loss(
     rng: np.random.Generator,
     *,
     relative: bool,
+    exact: bool = False,
     confidence: float = 0.95,
 ) -> Loss:
-    """Loss from `before` to `after`, both of shape (cells, items) or (items,), paired by item.
+    """Loss from `before` to `after`, both of shape (items,), paired by item.
 
     Args:
         before: Values of the stored run.
@@ -58,16 +61,17 @@ def paired_loss(
         direction: Which way is better; with "same" either way is a loss.
         rng: Draws the resamples.
         relative: Loss as a share of the stored mean, instead of in the metric's own unit.
+        exact: Values are right or wrong (or means of such over one item's answers): McNemar's p-value.
         confidence: Of the interval.
 
     Raises:
         ValueError: A relative loss of a mean that is not positive.
     """
     if direction == "same":
-        return _either_way(before, after, rng, relative=relative, confidence=confidence)
-    old, new = np.atleast_2d(np.asarray(before, float)), np.atleast_2d(np.asarray(after, float))
-    change = (new - old).mean(axis=0) * (1 if direction == "lower" else -1)
-    level = old.mean(axis=0) if relative else np.ones_like(change)
+        return _either_way(before, after, rng, relative=relative, exact=exact, confidence=confidence)
+    old, new = np.asarray(before, float), np.asarray(after, float)
+    change = (new - old) * (1 if direction == "lower" else -1)
+    level = old if relative else np.ones_like(change)
     if level.mean() <= 0:
         raise ValueError(f"a loss relative to a mean of {level.mean()} is not defined")
     estimate = float(change.mean() / level.mean())
@@ -77,30 +81,42 @@ def paired_loss(
         (change, level), _ratio_of_means, paired=True, vectorized=True, method="percentile",
         n_resamples=_N_RESAMPLES, confidence_level=confidence, rng=rng,
     )  # fmt: skip
-    is_binary = np.isin(old, (0, 1)).all() and np.isin(new, (0, 1)).all()
-    p_value = _mcnemar(change) if is_binary else stats.norm.sf(estimate / bootstrap.standard_error)
+    p_value = _mcnemar(change) if exact else stats.norm.sf(estimate / bootstrap.standard_error)
     interval = bootstrap.confidence_interval
     return Loss(estimate, float(interval.low), float(interval.high), float(p_value))
 
 
-def passes_loss(before: ArrayLike, after: ArrayLike, direction: Direction, confidence: float = 0.95) -> Loss:
-    """Relative loss in time between two runs of interleaved passes, each of shape (cells, passes).
+def time_loss(
+    before: ArrayLike,
+    after: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    yardsticks: tuple[ArrayLike, ArrayLike] | None = None,
+    confidence: float = 0.95,
+) -> Loss:
+    """Relative loss in total seconds over the same items in two runs: 0.2 reads "takes 1.2 times as long".
 
-    A loss of 0.2 reads "takes 1.2 times as long": for speed-ups (direction "higher") it is stored / new - 1.
-    Cells of one pass are averaged first (geometric mean), because one pass shares one state of the machine.
-    With fewer than two passes on either side the interval is unbounded.
+    Args:
+        before: Seconds per item in the stored run, shape (items,).
+        after: Seconds per item in the new run, same items.
+        rng: Draws the resamples.
+        yardsticks: What the yardstick took for the same items in the stored and in the new run; the loss is
+            then that of the ratio of totals, which a machine that is slower altogether does not move.
+        confidence: Of the interval.
     """
-    old, new = (np.log(np.atleast_2d(np.asarray(side, float))).mean(axis=0) for side in (before, after))
-    slower, yardstick = (new, old) if direction == "lower" else (old, new)
-    estimate = float(np.expm1(slower.mean() - yardstick.mean()))
-    if min(old.size, new.size) < 2:
+    old, new = np.asarray(before, float), np.asarray(after, float)
+    ones = np.ones_like(old)
+    old_unit, new_unit = (np.asarray(side, float) for side in yardsticks or (ones, ones))
+    estimate = float(_growth(old, new, old_unit, new_unit))
+    if old.size < 2:
         return Loss(estimate, -1.0, math.inf, 1.0)
-    if np.ptp(old) == np.ptp(new) == 0:
-        return Loss(estimate, estimate, estimate, 0.0 if estimate > 0 else 1.0)
-    test = stats.ttest_ind(slower, yardstick, equal_var=False)
-    interval = test.confidence_interval(confidence)
-    p_value = stats.t.sf(test.statistic, test.df)
-    return Loss(estimate, float(np.expm1(interval.low)), float(np.expm1(interval.high)), float(p_value))
+    bootstrap = stats.bootstrap(
+        (old, new, old_unit, new_unit), _growth, paired=True, vectorized=True, method="percentile",
+        n_resamples=_N_RESAMPLES, confidence_level=confidence, rng=rng,
+    )  # fmt: skip
+    interval = bootstrap.confidence_interval
+    ranks = stats.wilcoxon(np.log(new / new_unit) - np.log(old / old_unit), alternative="greater")
+    return Loss(estimate, float(interval.low), float(interval.high), float(ranks.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -121,11 +137,18 @@ def samples_needed(quantile: float, confidence: float = 0.95) -> int:
 
 
 def _either_way(
-    before: ArrayLike, after: ArrayLike, rng: np.random.Generator, *, relative: bool, confidence: float
+    before: ArrayLike,
+    after: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    relative: bool,
+    exact: bool,
+    confidence: float,
 ) -> Loss:
+    ways: tuple[Direction, Direction] = ("lower", "higher")
     up, down = (
-        paired_loss(before, after, way, rng, relative=relative, confidence=confidence)
-        for way in ("lower", "higher")
+        paired_loss(before, after, way, rng, relative=relative, exact=exact, confidence=confidence)
+        for way in ways
     )
     worse = max(up, down, key=lambda loss: loss.estimate)
     return replace(worse, p_value=min(1.0, 2 * worse.p_value))
@@ -133,6 +156,13 @@ def _either_way(
 
 def _ratio_of_means(change: Array, level: Array, axis: int = -1) -> Array:
     return np.asarray(change.mean(axis=axis) / level.mean(axis=axis))
+
+
+def _growth(old: Array, new: Array, old_unit: Array, new_unit: Array, axis: int = -1) -> Array:
+    """Growth of total seconds in units of the yardstick's total."""
+    then = old.mean(axis=axis) / old_unit.mean(axis=axis)
+    now = new.mean(axis=axis) / new_unit.mean(axis=axis)
+    return np.asarray(now / then - 1)
 
 
 def _mcnemar(change: Array) -> float:

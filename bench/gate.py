@@ -1,0 +1,133 @@
+"""The judge: a run and a baseline in, a report with an exit code out. Pure; pytest and files are elsewhere.
+
+Three questions, in this order of blame:
+
+1. Is everything there? Every measurement of the baseline that the options ask for must have been made:
+   a skipped suite, a renamed id, a vanished metric is MISSING. A run that selected tests by hand is PARTIAL.
+2. Is it good enough? `targets` of the baseline are absolute: BELOW_TARGET whatever the baseline's own value.
+   Targets without a hardware key hold anywhere, the others on their own.
+3. Is it worse than it was? `comparison` and `frontier`, where the hardware allows a comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from asd.measurement.records import Cell, Environment, Metric, Run
+from bench.comparison import compare
+from bench.frontier import judge_frontier
+from bench.store import Baseline, Target
+from bench.verdicts import Finding, Limits, Report, Verdict
+
+__all__ = ["Options", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the run was asked for, as far as it decides what the run owes.
+
+    Attributes:
+        lams: The sweep.
+        datasets: By name.
+        limited: Items were cut down, so metrics that need many samples may be absent.
+        partial: Why only some suites ran ("-k speed"); empty for a whole run.
+        strict: INCONCLUSIVE, CANNOT_JUDGE and PARTIAL fail too.
+        limits: How sure the gate wants to be.
+    """
+
+    lams: tuple[float, ...]
+    datasets: tuple[str, ...]
+    limited: bool = False
+    partial: str = ""
+    strict: bool = False
+    limits: Limits = field(default_factory=Limits)
+
+    def asks_for(self, cell: Cell) -> bool:
+        """A whole run with these options makes this measurement."""
+        in_sweep = cell.lam is None or cell.lam in self.lams
+        return in_sweep and (cell.dataset is None or cell.dataset in self.datasets)
+
+
+def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
+    """All findings on a run."""
+    if baseline is None:
+        note = f"no baseline of ladder {run.header.ladder.name}; record one with --record-baseline --reason"
+        return Report((Finding("run", "", Verdict.CANNOT_JUDGE, note=note),), (), options.strict)
+    stored = baseline.run
+    same_sweep = {cell.lam for cell in stored.cells if cell.lam is not None} <= set(options.lams)
+    findings = [
+        *_completeness(run, stored, options),
+        *_target_findings(run, baseline, options),
+        *compare(run, stored, options.limits, same_sweep=same_sweep),
+        *judge_frontier(run, stored, options.limits),
+    ]
+    if options.partial:
+        findings.append(Finding("run", "", Verdict.PARTIAL, note=options.partial))
+    if not any(finding.verdict is not Verdict.NEW for finding in findings):
+        note = "the run and the baseline have no measurement in common"
+        findings.append(Finding("run", "", Verdict.CANNOT_JUDGE, note=note))
+    return Report(tuple(findings), tuple(_differences(run, stored)), options.strict)
+
+
+def _completeness(run: Run, stored: Run, options: Options) -> Iterator[Finding]:
+    """MISSING: expected and not measured. NEW: measured and unknown to the baseline."""
+    measured, known = _metrics(run), _metrics(stored)
+    for (cell_id, name), (cell, metric) in known.items():
+        if (cell_id, name) in measured or not options.asks_for(cell):
+            continue
+        if options.limited and metric.needs:
+            note = f"needs {metric.needs} samples, which --limit does not give"
+            yield Finding(cell_id, name, Verdict.CANNOT_JUDGE, metric.value, note=note)
+        elif not options.partial:
+            yield Finding(cell_id, name, Verdict.MISSING, metric.value, note="in the baseline, not measured")
+    for (cell_id, name), (_, metric) in measured.items():
+        if (cell_id, name) not in known:
+            yield Finding(cell_id, name, Verdict.NEW, None, metric.value, note="not in the baseline")
+
+
+def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator[Finding]:
+    """One finding for every target that holds on this machine and is missed, or whose metric is absent."""
+    measured, known = _metrics(run), _metrics(baseline.run)
+    for target in baseline.targets:
+        if target.hardware not in (None, run.header.hardware.slug):
+            continue
+        where = target.cell, target.metric
+        if where in measured:
+            value = measured[where][1].value
+            if not target.is_met_by(value):
+                yield Finding(*where, Verdict.BELOW_TARGET, current=value, note=_wanted(target))
+        elif where not in known and not options.partial:
+            yield Finding(*where, Verdict.MISSING, note=f"{_wanted(target)}, but nothing measures it")
+
+
+def _metrics(run: Run) -> dict[tuple[str, str], tuple[Cell, Metric]]:
+    return {(cell.id, metric.name): (cell, metric) for cell in run.cells for metric in cell.metrics}
+
+
+def _wanted(target: Target) -> str:
+    bounds = {"at least": target.least, "at most": target.most}
+    wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+    return f"target: {wanted}" + (f" ({target.reason})" if target.reason else "")
+
+
+def _differences(run: Run, stored: Run) -> Iterator[str]:
+    """What differs around the two runs without being part of the key."""
+    new, old = run.header, stored.header
+    if new.ladder.fingerprint != old.ladder.fingerprint:
+        yield f"the ladder changed since the baseline ({old.ladder.fingerprint} -> {new.ladder.fingerprint})"
+    if new.hardware != old.hardware:
+        yield f"this is {new.hardware.slug}, the baseline is of {old.hardware.slug}"
+    if old.git_dirty:
+        yield "the baseline was recorded from a checkout with changes of its own"
+    yield from _environment_differences(new.environment, old.environment)
+
+
+def _environment_differences(new: Environment, old: Environment) -> Iterator[str]:
+    for name in sorted(new.packages.keys() | old.packages.keys()):
+        versions = old.packages.get(name, "none"), new.packages.get(name, "none")
+        if versions[0] != versions[1]:
+            yield f"{name}: {versions[0]} -> {versions[1]}"
+    for name in ("python", "cpu", "cores", "threads", "driver"):
+        if getattr(new, name) != getattr(old, name):
+            yield f"{name}: {getattr(old, name)} -> {getattr(new, name)}"
