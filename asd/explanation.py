@@ -48,7 +48,7 @@ def _decided(decision: Decision) -> str:
     return f"return {decision.answer}" if decision.action == STOP else f"run {decision.action}"
 
 
-def _shortened(text: str, width: int = 32) -> str:
+def _shortened(text: str, width: int = 24) -> str:
     line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= width else f"{line[: width - 3]}..."
 

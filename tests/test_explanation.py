@@ -1,0 +1,43 @@
+"""The table of decisions, against one written by hand."""
+
+from __future__ import annotations
+
+from asd.explanation import explain
+from asd.types import STOP, Completion, Decision, Draft, Query, Usage
+
+TABLE = """
+answered  answer                    tokens  log p   p_good            V(S)   V(L)   V(stop)  decision
+(prompt)  -                         -       -       -                 3.500  3.250  -        run S
+S         4 2                       2       -0.375  S 0.500           -      3.000  2.500    run L
+L         xxxxxxxxxxxxxxxxxxxxx...  1       -1.000  S 0.875, L 0.250  -      -      4.375    return S
+"""
+
+
+def draft(stage: str, text: str, *logprobs: float) -> Draft:
+    n = len(logprobs)
+    return Draft(stage, text, tuple(range(n)), logprobs, True, Usage(3, n, n), 0.1)
+
+
+def completion(decisions: tuple[Decision, ...], *drafts: Draft) -> Completion:
+    return Completion(Query("q", "d", "?"), drafts[0].stage, drafts[0].text, drafts, decisions, cost=1.0)
+
+
+def test_one_row_a_state() -> None:
+    """Answer, evidence, every p_good, every open action's value and the decision, in aligned columns."""
+    decisions = (
+        Decision("S", None, {}, {"S": 3.5, "L": 3.25}),
+        Decision("L", "S", {"S": 0.5}, {STOP: 2.5, "L": 3.0}),
+        Decision(STOP, "S", {"S": 0.875, "L": 0.25}, {STOP: 4.375}),
+    )
+    told = explain(completion(decisions, draft("S", "4\n2", -0.5, -0.25), draft("L", "x" * 40, -1.0)))
+    assert told == TABLE.strip()
+
+
+def test_a_policy_without_evidence() -> None:
+    """Where a policy looks at nothing there is nothing to show but the decisions."""
+    told = explain(completion((Decision("S", None), Decision(STOP, "S")), draft("S", "")))
+    assert [line.split() for line in told.splitlines()] == [
+        ["answered", "answer", "tokens", "log", "p", "p_good", "decision"],
+        ["(prompt)", "-", "-", "-", "-", "run", "S"],
+        ["S", "0", "-", "-", "return", "S"],
+    ]
