@@ -34,10 +34,10 @@ def _solve_encode(body: str) -> str:
     return " ".join(f"{letter} {pairs[letter]}" for letter in word.split())
 
 
-def _solve_day(body: str) -> str:
+def _solve_week(body: str) -> str:
     moves = [int(m) for m in re.findall(r"[+-]\d+", body)]
     start = DAYS.index(body[:3])
-    return " ".join(DAYS[(start + sum(moves[: k + 1])) % 7] for k in range(len(moves)))
+    return "".join(f"{m:+d} {DAYS[(start + sum(moves[: k + 1])) % 7]}" for k, m in enumerate(moves))
 
 
 def _solve_run(body: str) -> str:
@@ -65,10 +65,10 @@ SOLUTIONS = {
     "reverse": lambda body: " ".join(body.split()[::-1]),
     "sort": lambda body: " ".join(sorted(body.split())),
     "close": _solve_close,
-    "recall": lambda body: dict(re.findall(r"([a-z])(\d)", body.split(":")[0]))[body.split(": ")[1]],
+    "fetch": lambda body: dict(pair.split() for pair in body.split(":")[0].split(";"))[body.split(": ")[1]],
     "hop": _solve_hop,
     "encode": _solve_encode,
-    "day": _solve_day,
+    "week": _solve_week,
     "run": _solve_run,
     "logic": _solve_logic,
 }

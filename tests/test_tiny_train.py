@@ -24,7 +24,7 @@ from asd.tiny.train import (
     weighted_loss,
 )
 
-MIX = {"recall": 1.0, "sort": 1.0, "pairs": 1.0}
+MIX = {"fetch": 1.0, "sort": 1.0, "pairs": 1.0}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from asd.errors import ConfigError
-from asd.tiny.tasks import FAMILIES, LEVELS, Item, Maker, draw, letters_of, spaced
+from asd.tiny.tasks import FAMILIES, LEVELS, RETIRED, Item, Maker, draw, letters_of, spaced
 
 GROUPS = 6
 
@@ -75,7 +75,7 @@ def step_items(
     Raises:
         ConfigError: `mix` names an unknown family.
     """
-    if unknown := set(mix) - set(FAMILIES) - set(AUXILIARY):
+    if unknown := set(mix) - set(FAMILIES) - set(RETIRED) - set(AUXILIARY):
         raise ConfigError(f"unknown families in the mix: {', '.join(sorted(unknown))}")
     names, weights = list(mix), np.array(list(mix.values()))
     families = rng.choice(len(names), size=n, p=weights / weights.sum())
@@ -84,10 +84,10 @@ def step_items(
 
 
 def _item(rng: np.random.Generator, family: str, level: int) -> Item:
-    if family in FAMILIES:
-        return draw(rng, family, level, "train")
-    body, answer = AUXILIARY[family](rng, level)
-    return Item(family, level, body + "\n", answer)
+    if family in AUXILIARY:
+        body, answer = AUXILIARY[family](rng, level)
+        return Item(family, level, body + "\n", answer)
+    return draw(rng, family, level, "train")
 
 
 def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[Batch]:

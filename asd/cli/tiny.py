@@ -18,7 +18,7 @@ from asd.tracelog import TraceLog
 from asd.types import Trace
 from asd.workloads.catalogue import find_workloads, workload_names
 
-HOME = Path(__file__).parent / "tiny"
+HOME = Path(__file__).parents[1] / "tiny"
 RUN = Path("runs/tiny")
 TRACES = Path("runs/tiny-test.jsonl")
 SHIPPED = (

@@ -25,7 +25,8 @@ from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
-from asd.ladder import Ladder
+from asd.ladder import Ladder, write_prices
+from asd.measurement.environment import read_environment
 from asd.tracelog import TraceLog
 from asd.types import Completion, Query
 from asd.workloads import Split
@@ -56,7 +57,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "tiny":
-            return cast(click.Command, import_module("asd.tiny.commands").tiny)
+            return cast(click.Command, import_module("asd.cli.tiny").tiny)
         return super().get_command(ctx, cmd_name)
 
 
@@ -161,7 +162,7 @@ def _shipped_policy(ladder: Ladder) -> Path:
             f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit`, then "
             "give it with --policy"
         )
-    return Path(__file__).parent / "tiny" / "policy.json"
+    return Path(artifact.__file__).with_name("tiny") / "policy.json"
 
 
 def _as_json(completion: Completion, ladder: Ladder, lam: float) -> str:
