@@ -207,6 +207,31 @@ def collect(
     click.echo(f"{out}: {len(traces)} queries answered by {', '.join(engines)}")
 
 
+@main.command(epilog=_examples("asd price --ladder mine.toml --out mine-prices.json"))
+@_ladder
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ladder's price file.")
+@click.option("--datasets", help="Names, separated by commas. [default: all]")
+@click.option("--limit", type=int, default=24, show_default=True, help="Timed queries of a dataset.")
+@_device
+@_threads
+def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str | None) -> None:
+    """Measure what a call of every stage costs in milliseconds at batch 1, and freeze it in a file.
+
+    The ladder needs some prices to be loaded with; name the file in its `prices` afterwards.
+    """
+    from asd.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
+
+    steps = Ladder.load(ladder)
+    workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
+    queries = [query for workload in workloads for query in workload.queries("fit", limit)]
+    prices = measure_prices(open_engines(steps, device), queries)
+    machine = read_environment()
+    where = f"{', '.join(machine.devices) or machine.cpu}, {machine.threads} thread(s), batch 1"
+    write_prices(out, prices, "ms", f"{datetime.now(UTC).date()} on {where}; {len(queries)} queries")
+    for name, of_stage in prices.items():
+        click.echo(f"{name}  {of_stage}")
+
+
 @main.command(
     epilog=_examples(
         "asd fit traces.jsonl --out policy.json",
