@@ -275,8 +275,8 @@ def test_a_prompt_may_fill_the_context_exactly(tmp_path: Path) -> None:
     engine = TransformersEngine(stage(save_random_model(tmp_path, "gpt2", n_stops=0)), "cpu")
     full = Query("full", "d", "1" * (CONTEXT - 1 - 4), max_new_tokens=4)
     longer = Query("short", "d", "1", max_new_tokens=40)
-    drafts = engine.generate([full, replace(full, max_new_tokens=3), longer])
-    assert [draft.usage.n_prompt + draft.usage.n_decoded for draft in drafts] == [CONTEXT, CONTEXT - 1, 42]
+    drafts = engine.generate([full, longer, replace(longer, prompt="2")])  # the first ends, but stays in
+    assert [draft.usage.n_prompt + draft.usage.n_decoded for draft in drafts] == [CONTEXT, 42, 42]
     with pytest.raises(
         PromptTooLongError, match=rf"{CONTEXT - 4} prompt tokens .* 5 new .* {CONTEXT} tokens"
     ):
