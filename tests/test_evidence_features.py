@@ -64,14 +64,32 @@ def test_counts_worked_by_hand() -> None:
     assert got["mean_word_length"] == pytest.approx((3 + 5 + 7 + 2) / 4)
 
 
-def test_hashed_words_ignore_which_digits_and_which_case() -> None:
-    """The buckets see the shape of a number, not its value."""
-    buckets = [name for name in PROMPT_FEATURES if name.startswith("bucket")]
-    one, same, other = (
-        named(prompt_features(prompt), PROMPT_FEATURES) for prompt in ("add 12+34", "ADD 98+76", "add 123+4")
-    )
-    assert [one[b] for b in buckets] == [same[b] for b in buckets]
-    assert [one[b] for b in buckets] != [other[b] for b in buckets]
+def opening(prompt: str) -> tuple[int, float]:
+    """Bucket of the first word, and what stands in its column by length; no other bucket may be set."""
+    features = named(prompt_features(prompt), PROMPT_FEATURES)
+    buckets = {name: f for name, f in features.items() if name.startswith("opening") and f}
+    (first, by_length) = buckets
+    assert by_length == f"{first}_by_length"
+    assert buckets[first] == 1.0
+    return int(first.removeprefix("opening_")), buckets[by_length]
+
+
+def test_the_opening_is_the_first_word_without_case_digits_and_marks() -> None:
+    """Values of numbers do not matter, nor does what follows; another word does."""
+    assert opening("add 12+34")[0] == opening("ADD; 987")[0] == opening("  'add' nothing")[0]
+    assert opening("r0 d7")[0] == opening("R5,x")[0]
+    assert opening("add 12+34")[0] != opening("walk 12+34")[0]
+
+
+def test_the_opening_is_crossed_with_the_length() -> None:
+    """Log of characters + 1, centred at 4."""
+    assert opening("add " + 96 * "1")[1] == pytest.approx(math.log(101) - 4)
+
+
+@pytest.mark.parametrize("prompt", ["", "  \n", "?!", "\u00e9"])
+def test_prompts_without_a_word_have_an_opening_too(prompt: str) -> None:
+    """Nothing, blanks, marks: one bucket like any other."""
+    opening(prompt)
 
 
 def test_hashed_words_do_not_depend_on_the_process() -> None:
@@ -84,19 +102,6 @@ def test_hashed_words_do_not_depend_on_the_process() -> None:
         for seed in ("1", "2")
     }
     assert outputs == {f"{prompt_features('walk from paris to quito')}\n".encode()}
-
-
-def test_only_the_ends_of_a_long_prompt_are_hashed() -> None:
-    """A word in the middle of 600 sets no bucket, one among the first or last 32 does."""
-    words = ["the"] * 600
-    prompt = " ".join(words)
-    middle = " ".join([*words[:32], "zebra", *words[33:]])
-    start = " ".join([*words[:31], "zebra", *words[32:]])
-    end = " ".join([*words[:568], "zebra", *words[569:]])
-    buckets = slice(len(PROMPT_FEATURES) - 128, None)
-    assert prompt_features(middle)[buckets] == prompt_features(prompt)[buckets]
-    assert prompt_features(start)[buckets] != prompt_features(prompt)[buckets]
-    assert prompt_features(end)[buckets] == prompt_features(start)[buckets]
 
 
 @given(st.floats(-13, -1e-5))

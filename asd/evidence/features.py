@@ -33,12 +33,12 @@ _CERTAIN = 14.0
 """Log-odds are clipped here: a float32 softmax cannot tell 1 - 1e-6 from certainty."""
 _LEAST_LOGPROB = -200.0
 
-_N_BUCKETS = 128
-_MAX_WORDS = 32
+_N_OPENINGS = 64
+_TYPICAL_LOG_LENGTH = 4.0
 _MARKS = b",.?:;=+-*/()[]{}<>_\"'#"
 _DIGITS, _UPPER = string.digits.encode(), string.ascii_uppercase.encode()
 _PUNCTUATION = string.punctuation.encode()
-_SHAPE = bytes.maketrans(_DIGITS + _UPPER, b"0" * 10 + string.ascii_lowercase.encode())
+_MASKED = bytes.maketrans(_DIGITS + _UPPER, b"0" * 10 + string.ascii_lowercase.encode())
 _SPACED = bytes.maketrans(_PUNCTUATION, b" " * len(_PUNCTUATION))
 
 _COUNTS = ("characters", "words", "lines", "digits", "capitals", "punctuation", "not_ascii", "distinct_words")
@@ -46,9 +46,11 @@ PROMPT_FEATURES: tuple[str, ...] = (
     *_COUNTS,
     "mean_word_length",
     *(f"mark_{mark:c}" for mark in _MARKS),
-    *(f"bucket_{i}" for i in range(_N_BUCKETS)),
+    *(f"opening_{i}" for i in range(_N_OPENINGS)),
+    *(f"opening_{i}_by_length" for i in range(_N_OPENINGS)),
 )
-"""Names of `prompt_features`: log-counts, the mean word length, log-counts of marks, hashed words."""
+"""Names of `prompt_features`: log-counts, mean word length, log-counts of marks, the hashed first word, and
+the log-length where the prompt opens with that word."""
 
 ANSWER_FEATURES: tuple[str, ...] = (
     "sum_logprob",
@@ -67,13 +69,14 @@ PAIR_FEATURES: tuple[str, ...] = ("agrees", "sum_log_odds_if_agrees", "sum_log_o
 def prompt_features(prompt: str) -> list[float]:
     """What the prompt alone tells, in the order of `PROMPT_FEATURES`.
 
-    Words are hashed with their digits masked ("4821+9377" becomes "0000+0000"), once as they stand and once
-    split at punctuation, from the first and the last 32 of them; CRC-32, so the buckets are the same in every
-    process and on every machine.
+    The first word, without case, punctuation or the values of its digits, says what is asked for; how much
+    harder a longer prompt is depends on it. (A bag of all words was tried: it does worse, on prompts of the
+    embedded ladder and on MMLU, TruthfulQA, MBPP and ARC alike.) The hash is CRC-32, so it is the same in
+    every process and on every machine.
     """
     raw = prompt.encode()
-    shape = raw.translate(_SHAPE)
-    words = _ends(shape.split())
+    masked = raw.translate(_MASKED)
+    words = masked.split()
     counts = (
         len(prompt),
         len(words),
@@ -84,15 +87,19 @@ def prompt_features(prompt: str) -> list[float]:
         len(raw) - len(prompt),
         len(set(words)),
     )
-    buckets = [0.0] * _N_BUCKETS
-    for word in {*words, *_ends(shape.translate(_SPACED).split())}:
-        buckets[zlib.crc32(word) % _N_BUCKETS] = 1.0
     mean_word = sum(map(len, words)) / max(1, len(words))
-    return [*map(math.log1p, counts), mean_word, *(math.log1p(raw.count(mark)) for mark in _MARKS), *buckets]
+    marks = (math.log1p(raw.count(mark)) for mark in _MARKS)
+    return [*map(math.log1p, counts), mean_word, *marks, *_opening(masked, math.log1p(len(prompt)))]
 
 
-def _ends(words: list[bytes]) -> list[bytes]:
-    return words if len(words) <= 2 * _MAX_WORDS else words[:_MAX_WORDS] + words[-_MAX_WORDS:]
+def _opening(masked: bytes, log_length: float) -> list[float]:
+    """One-hot bucket of the first run of letters and digits, then the same times the centred log-length."""
+    features = [0.0] * (2 * _N_OPENINGS)
+    first = masked.translate(_SPACED).split(maxsplit=1)[:1]
+    bucket = zlib.crc32(b"".join(first)) % _N_OPENINGS
+    features[bucket] = 1.0
+    features[_N_OPENINGS + bucket] = log_length - _TYPICAL_LOG_LENGTH
+    return features
 
 
 def log_odds(logprob: float) -> float:

@@ -36,7 +36,7 @@ N_FOLDS = 5
 MAX_BINS, ROWS_PER_BIN = 20, 50
 MAX_CELLS, ROWS_PER_CELL = 12, 100
 NODE_STRENGTH = 1.0
-PROMPT_STRENGTHS = (0.003, 0.03, 0.3)
+PROMPT_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 """Inverse penalties: a node head has a few dozen features, a prompt head a hundred and fifty sparse ones."""
 
 
