@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asd.errors import ConfigError
-from asd.tiny.tasks import DATASETS, DAYS, FAMILIES, LEVELS, PARTS, draw, held_out, part_of
+from asd.tiny.tasks import DATASETS, FAMILIES, LEVELS, PARTS, draw, held_out, part_of
 
 
 def _solve_close(body: str) -> str:
@@ -34,10 +34,13 @@ def _solve_encode(body: str) -> str:
     return " ".join(f"{letter} {pairs[letter]}" for letter in word.split())
 
 
-def _solve_week(body: str) -> str:
-    moves = [int(m) for m in re.findall(r"[+-]\d+", body)]
-    start = DAYS.index(body[:3])
-    return "".join(f"{m:+d} {DAYS[(start + sum(moves[: k + 1])) % 7]}" for k, m in enumerate(moves))
+def _solve_follow(body: str) -> str:
+    rules, start = body.split(":")
+    table, letter, walk = dict(rule.split() for rule in rules.split(";")), start.strip(), []
+    while letter in table:
+        letter = table[letter]
+        walk.append(letter)
+    return " ".join(walk)
 
 
 def _solve_run(body: str) -> str:
@@ -68,7 +71,7 @@ SOLUTIONS = {
     "fetch": lambda body: dict(pair.split() for pair in body.split(":")[0].split(";"))[body.split(": ")[1]],
     "hop": _solve_hop,
     "encode": _solve_encode,
-    "week": _solve_week,
+    "follow": _solve_follow,
     "run": _solve_run,
     "logic": _solve_logic,
 }

@@ -33,8 +33,10 @@ def tokenizer():
 
 
 def _recipe(steps=6):
-    first = Phase(layers=1, steps=steps, lr=0.02, decay=0.5, levels=[1, 0, 0, 0, 0], mix=MIX)
-    second = Phase(layers=3, steps=2, lr=0.02, decay=1.0, levels=[1, 1, 0, 0, 0], mix=MIX, start="first")
+    first = Phase(layers=1, steps=steps, lr=0.02, decay=0.5, levels=[1, 0, 0, 0, 0], mix=MIX, stream=0)
+    second = Phase(
+        layers=3, steps=2, lr=0.02, decay=1.0, levels=[1, 1, 0, 0, 0], mix=MIX, stream=1, start="first"
+    )
     return Recipe(
         seed=3,
         items_per_step=12,

@@ -22,6 +22,7 @@ HOME = Path(__file__).parents[1] / "tiny"
 RUN = Path("runs/tiny")
 TRACES = Path("runs/tiny-test.jsonl")
 SHIPPED = (
+    "chat_template.jinja",
     "config.json",
     "generation_config.json",
     "model.safetensors",

@@ -16,8 +16,6 @@ from transformers import PreTrainedTokenizerFast
 from asd.errors import ConfigError
 from asd.tiny.tasks import FAMILIES, LEVELS, RETIRED, Item, Maker, draw, letters_of, spaced
 
-GROUPS = 6
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -90,15 +88,15 @@ def _item(rng: np.random.Generator, family: str, level: int) -> Item:
     return draw(rng, family, level, "train")
 
 
-def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
-    """Encode items as `GROUPS` batches of similar length.
+def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, groups: int = 1) -> list[Batch]:
+    """Encode items as up to `groups` batches of similar length.
 
     An answer's tokens weigh length^-1/2 each, so that long answers count more, but not in proportion; all
     weights of the returned batches sum to 1.
     """
     rows = sorted(encode(items, tokenizer), key=len)
     scale = sum(sum(row.knowable) ** 0.5 for row in rows)
-    bounds = [len(rows) * k // GROUPS for k in range(GROUPS + 1)]
+    bounds = [len(rows) * k // groups for k in range(groups + 1)]
     return [pad(rows[a:b], scale) for a, b in pairwise(bounds) if b > a]
 
 

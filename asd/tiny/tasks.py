@@ -145,6 +145,16 @@ def hop(rng: np.random.Generator, level: int) -> Text:
     return f"hop{shown}: {walk[0]}{hops}", spaced(walk[1:])
 
 
+def follow(rng: np.random.Generator, level: int) -> Text:
+    """Rules applied in turn until none applies any more, among rules that do not come up."""
+    steps, edges = level + 1, (4, 6, 8, 10, 12)[level - 1]
+    letters = letters_of(rng, edges + 2)
+    walk, rest = letters[: steps + 1], letters[steps + 1 :]
+    rules = [*pairwise(walk), *pairwise(rest)]
+    shown = ";".join(spaced(rules[i]) for i in rng.permutation(len(rules)))
+    return f"follow{shown}: {walk[0]}", spaced(walk[1:])
+
+
 def encode(rng: np.random.Generator, level: int) -> Text:
     """A word put through a substitution table, each letter followed by what it becomes."""
     n = (3, 4, 6, 8, 10)[level - 1]
@@ -159,7 +169,7 @@ DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
 def week(rng: np.random.Generator, level: int) -> Text:
-    """The weekday after each of several moves, each move restated."""
+    """Training only: `day` with each move restated."""
     today = int(rng.integers(7))
     moves = [int(m) * (1 if rng.integers(2) else -1) for m in rng.integers(1, 10, size=level + 2)]
     reached = np.cumsum([today, *moves])[1:] % 7
@@ -211,6 +221,15 @@ def recall(rng: np.random.Generator, level: int) -> Text:
     return f"recall{pairs}: {letters[k]}", str(digits[k])
 
 
+def recode(rng: np.random.Generator, level: int) -> Text:
+    """Training only: `encode` with nothing restated."""
+    n = (3, 4, 6, 8, 10)[level - 1]
+    plain, cipher = letters_of(rng, n), letters_of(rng, n)
+    table = ";".join(f" {a} {b}" for a, b in zip(plain, cipher, strict=True))
+    word = rng.integers(n, size=n)
+    return f"encode{table}:{spaced([plain[i] for i in word])}", spaced([cipher[i] for i in word])
+
+
 def day(rng: np.random.Generator, level: int) -> Text:
     """Training only: the weekday after each of several moves, nothing restated."""
     today = int(rng.integers(7))
@@ -230,7 +249,7 @@ DATASETS: dict[str, dict[str, Maker]] = {
     "tiny-arithmetic": {"add": add, "mul": mul, "sum": total},
     "tiny-text": {"reverse": reverse, "sort": sort, "close": close},
     "tiny-lookup": {"fetch": fetch, "hop": hop, "encode": encode},
-    "tiny-reasoning": {"week": week, "run": run, "logic": logic},
+    "tiny-reasoning": {"follow": follow, "run": run, "logic": logic},
     "tiny-unsolvable": {"omen": omen},
 }
 """Dataset -> family -> maker."""
@@ -241,9 +260,9 @@ GRADED = tuple(name for name in DATASETS if name != "tiny-unsolvable")
 FAMILIES: dict[str, Maker] = {name: make for family in DATASETS.values() for name, make in family.items()}
 """Every family that is asked."""
 
-RETIRED: dict[str, Maker] = {"recall": recall, "day": day}
-"""Families that the early phases of training contain and nobody is asked: after six million tokens no stage
-had begun to learn them, so `fetch` and `week` took their place before anything was measured."""
+RETIRED: dict[str, Maker] = {"recall": recall, "recode": recode, "day": day, "week": week}
+"""Families that phases of the training contain and nobody is asked. After millions of tokens no stage had begun
+to learn `recall`, `day` or `week`, so `fetch` and `follow` took their place before anything was measured."""
 
 
 def draw(rng: np.random.Generator, family: str, level: int, part: Part) -> Item:

@@ -44,7 +44,9 @@ class Phase(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     decay: float
     levels: list[float]
     mix: dict[str, float]
+    stream: int
     start: str | None = None
+    groups: int = 6
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,10 +169,10 @@ class Trainer:
             group["lr"] = self.phase.lr * share
         for group in self.optimizers["adam"].param_groups:
             group["lr"] = self.recipe.adam_lr * share
-        rng = np.random.default_rng([self.recipe.seed, list(self.recipe.phases).index(self.name), self.step])
+        rng = np.random.default_rng([self.recipe.seed, self.phase.stream, self.step])
         items = step_items(rng, self.recipe.items_per_step, self.phase.mix, self.phase.levels)
         loss = 0.0
-        for batch in batches(items, self.tokenizer):
+        for batch in batches(items, self.tokenizer, self.phase.groups):
             part = weighted_loss(self.model, batch, self.device)
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
