@@ -12,7 +12,8 @@ import pytest
 
 from asd.errors import ConfigError
 from asd.evidence.features import answer_features, prompt_features, state_features
-from asd.evidence.judge import EvidenceModel, best_answer, node_name, stage_sets
+from asd.evidence.judge import EvidenceModel, FittedEvidence, best_answer, node_name, stage_sets
+from asd.evidence.length import LengthScale
 from asd.stopping.kernels import Binning
 from tests import worlds
 
@@ -72,6 +73,17 @@ def test_scale_follows_the_latest_answer() -> None:
         for n in (8, 16)
     )
     assert long / short == pytest.approx(2.0, rel=0.1)
+
+
+def test_scale_is_read_off_the_largest_answer_in_hand() -> None:
+    """Two drafts of different length: that of the larger stage says how long the query is."""
+    model = worlds.fitted().model
+    node = msgspec.structs.replace(model.nodes["S+L"], scale=LengthScale(bias=-2.0, w_decoded=1.0))
+    evidence = FittedEvidence(msgspec.structs.replace(model, nodes={**model.nodes, "S+L": node}))
+    drafts = worlds.drafts_of(TRACES[0])
+    longer = replace(drafts["L"], usage=replace(drafts["L"].usage, n_decoded=29))
+    state = evidence.judge(TRACES[0].query, {**drafts, "L": longer})
+    assert state.scale == pytest.approx(30 * np.exp(-2))
 
 
 def test_the_order_of_the_calls_does_not_matter() -> None:
