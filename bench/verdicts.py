@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from asd.measurement.statistics import Loss
+if TYPE_CHECKING:  # scipy takes seconds to import, and the plugin is loaded for every pytest session
+    from asd.measurement.statistics import Loss
 
 __all__ = ["CANNOT_RUN", "Finding", "Limits", "Report", "Verdict"]
 

@@ -1,0 +1,173 @@
+"""From what a run saw to the cells of its record: names, units, directions, tolerances, provenance.
+
+Tolerances, and why: a point of quality is what a reader would notice; priced cost repeats exactly on one
+machine and may differ by a flipped token on another; interleaved ratios of two runs on a shared CPU differ by
+several per cent, so 15 % is the smallest loss that is surely real there; bare seconds are comparable on an
+accelerator, while on a shared CPU they only tell when something takes several times as long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asd.measurement.records import Cell, Direction, Kind, Metric
+from asd.measurement.statistics import samples_needed
+from asd.types import Provenance
+from bench.frontier import hull_quality
+from bench.headline import Headline
+from bench.live import Live, Timed
+from bench.replays import Replay
+
+__all__ = [
+    "cost_cell",
+    "frontier_cell",
+    "headline_cell",
+    "latency_cell",
+    "overhead_cell",
+    "quality_cell",
+    "sweep_cell",
+]
+
+Array = NDArray[np.float64]
+
+QUALITY, COST, COUNT, RATIO = 0.01, 0.02, 0.02, 0.15
+SECONDS = {"cpu": 2.0, "accelerator": 0.2}
+DERIVED_QUALITY = 0.02
+SHARE = 0.05
+
+
+def quality_cell(replay: Replay) -> Cell:
+    """Mean score, item by item."""
+    metric = _per_item("quality", "share right", "quality", "higher", QUALITY, replay.quality)
+    return _cell("quality", replay, metric)
+
+
+def cost_cell(replay: Replay) -> Cell:
+    """Priced cost item by item; tokens, passes and the mix of returned stages as means."""
+    counts = [
+        _value("decoded_tokens", "tokens", "count", "lower", COUNT, float(replay.n_decoded.mean())),
+        _value("passes", "passes", "count", "lower", COUNT, float(replay.n_passes.mean())),
+    ]
+    shares = [
+        _value(f"share_{stage}", "share of items", "count", "same", SHARE, share)
+        for stage, share in replay.shares.items()
+    ]
+    cost = _per_item("cost", "runs of the largest", "cost", "lower", COST, replay.cost)
+    return _cell("cost", replay, cost, *counts, *shares)
+
+
+def latency_cell(replay: Replay, timed: Timed, device: str) -> Cell:
+    """Speed-up over the largest stage alone, seconds at the median and, with enough samples, at P95."""
+    tolerance = SECONDS["cpu" if device == "cpu" else "accelerator"]
+    per_item = tuple(np.median(timed.seconds, axis=0).tolist())
+    metrics = [
+        _speedup(timed.seconds, timed.largest),
+        Metric(
+            name="p50_s", unit="s", kind="time", direction="lower", provenance="measured",
+            value=float(np.median(timed.seconds)), tolerance=tolerance, seconds=per_item,
+        ),
+        _value("agreement", "share of answers", "count", "higher", SHARE, timed.agreement, "measured"),
+    ]  # fmt: skip
+    if timed.seconds.size >= samples_needed(0.95):
+        p95 = float(np.quantile(timed.seconds, 0.95))
+        metrics.append(
+            Metric(
+                name="p95_s", unit="s", kind="time", direction="lower", provenance="measured",
+                value=p95, tolerance=tolerance, needs=samples_needed(0.95),
+            )
+        )  # fmt: skip
+    return _cell("latency", replay, *metrics)
+
+
+def frontier_cell(replay: Replay, fixed: Sequence[Replay]) -> Cell:
+    """Quality beyond what mixing single stages at random buys for the same cost."""
+    points = np.array([[r.cost.mean(), r.quality.mean()] for r in fixed]).T
+    mixed = float(hull_quality(points, np.array([replay.cost.mean()]))[0])
+    gain = float(replay.quality.mean()) - mixed
+    metric = _value("gain_over_mixing", "share right", "quality", "higher", DERIVED_QUALITY, gain)
+    return _cell("frontier", replay, metric)
+
+
+def sweep_cell(dataset: str, sweep: Sequence[Replay], live: Live) -> Cell:
+    """How many different policies the sweep consists of: over all items, and among the timed ones."""
+    n_distinct = len({replay.walks for replay in sweep})
+    return Cell(
+        suite="frontier", policy="optimal", dataset=dataset,
+        metrics=(
+            _value("distinct_policies", "policies", "count", "same", 1.0, n_distinct),
+            _value("timed_arms", "arms", "count", "same", 1.0, live.n_arms, "measured"),
+        ),
+    )  # fmt: skip
+
+
+def headline_cell(headline: Headline) -> Cell:
+    """Live speed-up of one setting over all datasets, and its quality relative to the largest stage's."""
+    return Cell(
+        suite="frontier", policy=headline.name,
+        metrics=(
+            _speedup(headline.seconds, headline.largest),
+            _value(
+                "relative_quality", "of the largest's", "quality", "higher",
+                DERIVED_QUALITY, headline.relative_quality,
+            ),
+            _value("cost", "runs of the largest", "cost", "lower", COST, headline.cost),
+        ),
+    )  # fmt: skip
+
+
+def overhead_cell(policy: str, name: str, seconds: Sequence[float]) -> Cell:
+    """Seconds of one piece of the policy's own work."""
+    metric = Metric(
+        name=name, unit="s", kind="time", direction="lower", provenance="measured",
+        value=float(np.median(seconds)), tolerance=SECONDS["cpu"], seconds=tuple(seconds),
+    )  # fmt: skip
+    return Cell(suite="overhead", policy=policy, metrics=(metric,))
+
+
+def _cell(suite: str, replay: Replay, *metrics: Metric) -> Cell:
+    contender = replay.contender
+    return Cell(
+        suite=suite,
+        policy=contender.name,
+        dataset=replay.outcomes.dataset,
+        lam=contender.lam,
+        metrics=metrics,
+    )
+
+
+def _speedup(seconds: Array, largest: Array) -> Metric:
+    passes = largest.sum(axis=1) / seconds.sum(axis=1)
+    return Metric(
+        name="speedup", unit="x", kind="time", direction="higher", provenance="measured",
+        value=float(np.median(passes)), tolerance=RATIO, passes=tuple(passes.tolist()),
+        seconds=tuple(np.median(seconds, axis=0).tolist()),
+        yardstick=tuple(np.median(largest, axis=0).tolist()),
+    )  # fmt: skip
+
+
+def _per_item(
+    name: str, unit: str, kind: Kind, direction: Direction, tolerance: float, items: Array
+) -> Metric:
+    return Metric(
+        name=name, unit=unit, kind=kind, direction=direction, provenance="replayed",
+        value=float(items.mean()), tolerance=tolerance,
+        items=tuple(float(f"{item:.6g}") for item in items),
+    )  # fmt: skip
+
+
+def _value(
+    name: str,
+    unit: str,
+    kind: Kind,
+    direction: Direction,
+    tolerance: float,
+    value: float,
+    provenance: Provenance = "replayed",
+) -> Metric:
+    return Metric(
+        name=name, unit=unit, kind=kind, direction=direction, provenance=provenance,
+        value=float(value), tolerance=tolerance,
+    )  # fmt: skip

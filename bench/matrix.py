@@ -1,0 +1,146 @@
+"""The one table of what a run measures: ladder x lambda x dataset, and how much of it.
+
+A `Matrix` is made from the options of the command line and checked there, so that a wrong name ends a run
+before anything is loaded. Suites take their parameters from it; the gate derives what a run owes from it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from asd.errors import ConfigError
+from asd.ladder import PRESETS, Ladder
+from asd.measurement.environment import accelerators, hardware_key
+from asd.measurement.records import HardwareKey
+from asd.workloads.catalogue import find_workloads, workload_names
+
+__all__ = ["LAMS", "N_ITEMS", "N_PASSES", "N_TIMED", "Matrix", "build_matrix", "parse_lams"]
+
+LAMS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+"""The sweep: cost units (runs of the largest stage) that one fully right answer is worth."""
+
+N_ITEMS = 200
+"""Items of each dataset that every stage answers, without --limit."""
+
+N_TIMED, N_PASSES = 20, 3
+"""Items of each dataset that are timed live, and how often: 60 samples a policy, enough for a P95."""
+
+ENGINES = ("transformers",)
+
+UNSOLVABLE = ("tiny-unsolvable",)
+"""No stage can answer these; they would only blur the averages and are measured when named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matrix:
+    """What a run is asked to measure.
+
+    Attributes:
+        ladder: Whose stages answer.
+        engine: What runs them.
+        lams: The sweep, ascending.
+        datasets: Names of the workloads.
+        n_items: Items of each dataset.
+        limited: `n_items` was cut down by hand.
+        batch: Queries per call in the live passes.
+        device: In torch's words ("cpu", "cuda:0").
+        policy: The fitted policy artifact.
+    """
+
+    ladder: Ladder
+    engine: str
+    lams: tuple[float, ...]
+    datasets: tuple[str, ...]
+    n_items: int
+    limited: bool
+    batch: int
+    device: str
+    policy: Path
+
+    @property
+    def n_timed(self) -> int:
+        """Timed items of each dataset."""
+        return min(N_TIMED, self.n_items)
+
+    @property
+    def cells(self) -> list[tuple[str, float]]:
+        """Dataset and lambda of every cell of the sweep."""
+        return list(product(self.datasets, self.lams))
+
+    @property
+    def hardware(self) -> HardwareKey:
+        """The key of this run; CPUs count threads, accelerators the devices a stage is spread over."""
+        is_cpu = self.device == "cpu"
+        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        stages = self.ladder.stages
+        dtypes = sorted({"float32" if is_cpu and s.dtype == "auto" else s.dtype for s in stages})
+        return hardware_key(
+            self.device,
+            count=threads if is_cpu else max(stage.tensor_parallel for stage in stages),
+            dtype="+".join(dtypes),
+            batch=self.batch,
+            engine=self.engine,
+        )
+
+
+def parse_lams(text: str) -> tuple[float, ...]:
+    """Lambdas from "0.5,2": finite, not negative, each once; returned in ascending order.
+
+    Raises:
+        ConfigError: A number is none of that.
+    """
+    try:
+        lams = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--lam {text}: give numbers separated by commas, as in 0.5,2") from error
+    for lam in lams:
+        if not math.isfinite(lam) or lam < 0:
+            raise ConfigError(f"--lam {lam:g}: lambda must be finite and not negative")
+    if len(set(lams)) < len(lams):
+        raise ConfigError(f"--lam {text}: a lambda is given twice")
+    return tuple(sorted(lams))
+
+
+def build_matrix(  # noqa: PLR0913 - one argument an option
+    *,
+    ladder: str = "tiny",
+    engine: str = "transformers",
+    lam: str | None = None,
+    datasets: str | None = None,
+    limit: int | None = None,
+    batch: int = 1,
+    device: str | None = None,
+    policy: Path | None = None,
+) -> Matrix:
+    """The matrix that the options describe; an option left out means the whole of it.
+
+    Raises:
+        ConfigError: A ladder, dataset, engine or device that does not exist, a number out of range, or a
+            ladder without a policy.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine {engine}: known engines are {', '.join(ENGINES)}")
+    for option, number, least in (("--limit", limit, 2), ("--batch", batch, 1)):
+        if number is not None and number < least:
+            raise ConfigError(f"{option} {number}: give at least {least}")
+    solvable = [name for name in workload_names() if name not in UNSOLVABLE]
+    names = solvable if datasets is None else datasets.split(",")
+    find_workloads(names)
+    matrix = Matrix(
+        ladder=Ladder.load(ladder),
+        engine=engine,
+        lams=LAMS if lam is None else parse_lams(lam),
+        datasets=tuple(names),
+        n_items=N_ITEMS if limit is None else min(limit, N_ITEMS),
+        limited=limit is not None and limit < N_ITEMS,
+        batch=batch,
+        device=device or ("cuda:0" if accelerators() else "cpu"),
+        policy=policy or PRESETS.parent / "tiny" / "policy.json",
+    )
+    if policy is None and matrix.ladder.name != "tiny":
+        raise ConfigError(f"ladder {matrix.ladder.name} comes without a policy: fit one, give --policy FILE")
+    return matrix

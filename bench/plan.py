@@ -1,0 +1,69 @@
+"""What a run would do, told without doing it: ids, memory, placement, and a time estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from asd.engines.revisions import local_directory
+from asd.errors import EngineError
+from asd.ladder import Stage
+from asd.types import Usage
+from bench.matrix import N_PASSES, Matrix
+
+__all__ = ["describe_plan", "estimate_minutes"]
+
+TYPICAL_CALL = Usage(n_prompt=24, n_decoded=16, n_passes=16)
+GIB = 1 << 30
+
+
+def describe_plan(matrix: Matrix, test_ids: Sequence[str]) -> str:
+    """The plan as text."""
+    stages = tabulate(
+        [(s.name, s.model, s.dtype, _placement(matrix, s), _memory(s)) for s in matrix.ladder.stages],
+        headers=("stage", "model", "dtype", "placement", "weights"),
+    )
+    minutes = estimate_minutes(matrix)
+    time = "unknown: prices are not in ms" if minutes is None else f"about {minutes:.1f} minutes"
+    return "\n".join(
+        [
+            f"ladder {matrix.ladder.name} on {matrix.hardware.slug}",
+            f"{len(matrix.datasets)} datasets x {matrix.n_items} items, {len(matrix.lams)} lambdas",
+            f"{matrix.n_timed} items of each dataset are timed {N_PASSES} times",
+            stages,
+            f"time: {time}, at the ladder's prices and {TYPICAL_CALL.n_decoded} tokens an answer",
+            *test_ids,
+        ]
+    )
+
+
+def estimate_minutes(matrix: Matrix) -> float | None:
+    """At the ladder's prices for batch 1; None where they are not milliseconds.
+
+    Collecting counts every stage on every item; the live passes count the largest stage, and every arm as
+    half of it.
+    """
+    if matrix.ladder.price_unit != "ms":
+        return None
+    calls = [stage.prices.cost(TYPICAL_CALL) for stage in matrix.ladder.stages]
+    arms = 1 + 0.5 * (len(matrix.lams) + 1)
+    per_dataset = matrix.n_items * sum(calls) + matrix.n_timed * N_PASSES * arms * calls[-1]
+    return len(matrix.datasets) * per_dataset / 60_000
+
+
+def _placement(matrix: Matrix, stage: Stage) -> str:
+    return matrix.device if stage.tensor_parallel == 1 else f"{stage.tensor_parallel} x {matrix.device}"
+
+
+def _memory(stage: Stage) -> str:
+    if stage.memory_gib is not None:
+        return f"{stage.memory_gib:g} GiB"
+    try:
+        directory = local_directory(stage)
+    except EngineError:
+        return "missing"
+    if directory is None:
+        return "not known"
+    n_bytes = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    return f"{n_bytes / GIB:.3g} GiB"

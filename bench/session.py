@@ -1,0 +1,137 @@
+"""One run of the harness, built once and read by all suites.
+
+    outcomes     every stage answers every item once, in batches
+    replays      every policy and lambda walks over these outcomes
+    live         the largest stage alone and each distinct policy, timed in turns
+
+Each part is made when a suite first asks for it and kept.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from asd.artifact import PolicyArtifact
+from asd.artifact import load as load_policy
+from asd.collect import collect, header_for
+from asd.engines import Engine
+from asd.engines.opening import open_engines
+from asd.engines.revisions import revisions
+from asd.measurement.environment import code_revision, read_environment
+from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
+from asd.tracelog import TraceLog
+from asd.workloads.catalogue import find_workloads
+from bench.live import Live, run_live, timed_items
+from bench.matrix import N_PASSES, Matrix
+from bench.replays import Outcomes, Replay, contenders
+
+__all__ = ["Session"]
+
+COLLECT_BATCH = 16
+CHECKOUT = Path(__file__).parent.parent
+
+
+class Session:
+    """Runs the models of a matrix, as little as the suites ask for.
+
+    Args:
+        matrix: What to measure.
+        data: Trace file that keeps the outcomes; what it holds already is not answered again.
+        open_stages: Makes the engines.
+    """
+
+    def __init__(
+        self,
+        matrix: Matrix,
+        data: Path,
+        open_stages: Callable[[Matrix], dict[str, Engine]] | None = None,
+    ) -> None:
+        self.matrix = matrix
+        self._data = data
+        self._open_stages = open_stages or _open_stages
+        self._replays: dict[str, list[Replay]] = {}
+        self._live: dict[str, Live] = {}
+
+    @cached_property
+    def policy(self) -> PolicyArtifact:
+        """The fitted policy under test."""
+        return load_policy(self.matrix.policy)
+
+    @cached_property
+    def engines(self) -> dict[str, Engine]:
+        """One engine a stage."""
+        return self._open_stages(self.matrix)
+
+    @cached_property
+    def outcomes(self) -> dict[str, Outcomes]:
+        """By dataset, every stage's answer to every item of the split that is reported."""
+        self.policy.check(self.matrix.ladder)
+        workloads = find_workloads(self.matrix.datasets)
+        header = header_for(self.matrix.ladder, revisions(self.matrix.ladder), workloads, "test")
+        with TraceLog(self._data, header) as log:
+            traces = collect(
+                workloads, self.engines, log, limit=self.matrix.n_items, batch_size=COLLECT_BATCH
+            )
+        return {
+            name: Outcomes(name, self.matrix.ladder, tuple(t for t in traces if t.query.dataset == name))
+            for name in self.matrix.datasets
+        }
+
+    def replays(self, dataset: str) -> list[Replay]:
+        """Every contender on one dataset."""
+        if dataset not in self._replays:
+            outcomes = self.outcomes[dataset]
+            field = contenders(outcomes, self.policy, self.matrix.lams)
+            self._replays[dataset] = [outcomes.walk(contender) for contender in field]
+        return self._replays[dataset]
+
+    def replay(self, dataset: str, policy: str, lam: float | None = None) -> Replay:
+        """One contender on one dataset."""
+        return next(r for r in self.replays(dataset) if (r.contender.name, r.contender.lam) == (policy, lam))
+
+    def live(self, dataset: str) -> Live:
+        """The live passes over one dataset."""
+        if dataset not in self._live:
+            largest = f"always-{self.matrix.ladder.stages[-1].name}"
+            arms = [
+                self.replay(dataset, largest),
+                self.replay(dataset, "oracle", self.matrix.lams[-1]),
+                *(self.replay(dataset, "optimal", lam) for lam in self.matrix.lams),
+            ]
+            items = timed_items(len(arms[0].completions), self.matrix.n_timed)
+            self._live[dataset] = run_live(
+                self.matrix.ladder, self.engines, arms, items, batch=self.matrix.batch, n_passes=N_PASSES
+            )
+        return self._live[dataset]
+
+    def header(self) -> Header:
+        """Who, where and when, for the record; models are read for their revision, not loaded."""
+        ladder = self.matrix.ladder
+        code = code_revision(CHECKOUT)
+        return Header(
+            schema_version=SCHEMA_VERSION,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            git_commit=code.commit,
+            git_dirty=code.dirty,
+            ladder=LadderRecord(name=ladder.name, fingerprint=ladder.fingerprint, models=revisions(ladder)),
+            hardware=self.matrix.hardware,
+            environment=read_environment(),
+            seeds={"random": 0},
+        )
+
+    def datasets(self) -> tuple[DatasetRecord, ...]:
+        """The items of this run."""
+        workloads = find_workloads(self.matrix.datasets)
+        return tuple(DatasetRecord.of(w.name, w.queries("test", self.matrix.n_items)) for w in workloads)
+
+
+def _open_stages(matrix: Matrix) -> dict[str, Engine]:
+    if "torch" not in sys.modules:
+        # One thread is fastest for small models; torch reads the variable when it is imported.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return open_engines(matrix.ladder, matrix.device)

@@ -1,0 +1,107 @@
+"""The report as text: one table of the sweep, everything that did not pass, one line with the verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from tabulate import tabulate
+
+from asd.measurement.records import Cell, Run
+from bench.verdicts import Finding, Report, Verdict
+
+__all__ = ["render"]
+
+_SHOWN = (("quality", "quality", ".3f"), ("cost", "cost", ".3f"), ("latency", "speedup", ".2f"))
+
+
+def render(run: Run, report: Report) -> str:
+    """Table, findings, warnings and verdict."""
+    parts = [_table(run, report), *_failures(report), *_notes(run, report), _verdict_line(report)]
+    return "\n".join(part for part in parts if part)
+
+
+def _table(run: Run, report: Report) -> str:
+    """One row a dataset and policy: baseline, current and delta of quality, cost and speed-up; stage mix."""
+    rows = list(dict.fromkeys((c.dataset, c.policy, c.lam) for c in run.cells if c.dataset is not None))
+    cells = {cell.id: cell for cell in run.cells}
+    headers = ["dataset", "policy", "lam"]
+    for _, name, _ in _SHOWN:
+        headers += [name, "was", "delta"]
+    table = [_row(cells, report, *row) for row in rows if _id("quality", *row) in cells]
+    return tabulate(table, headers=[*headers, "stage mix", "verdict"], disable_numparse=True) if table else ""
+
+
+def _row(
+    cells: dict[str, Cell], report: Report, dataset: str | None, policy: str, lam: float | None
+) -> list[str]:
+    row, verdicts = [dataset or "", policy, "" if lam is None else f"{lam:g}"], [Verdict.PASS]
+    for suite, name, form in _SHOWN:
+        cell_id = _id(suite, dataset, policy, lam)
+        finding = report.of(cell_id, name)
+        row += _numbers(cells.get(cell_id), name, finding, form)
+        verdicts += [finding.verdict] if finding else []
+    retreat = report.of(_id("frontier", dataset, policy, lam), "retreat")
+    verdicts += [retreat.verdict] if retreat else []
+    worst = max(verdicts, key=lambda verdict: verdict.severity)
+    return [*row, _mix(cells.get(_id("cost", dataset, policy, lam))), str(worst)]
+
+
+def _numbers(cell: Cell | None, name: str, finding: Finding | None, form: str) -> list[str]:
+    metric = cell.metric(name) if cell else None
+    if metric is None:
+        return ["", "", ""]
+    was = finding.baseline if finding else None
+    now = finding.current if finding and finding.current is not None else metric.value
+    if was is None:
+        return [f"{now:{form}}", "", ""]
+    return [f"{now:{form}}", f"{was:{form}}", f"{now - was:+{form}}"]
+
+
+def _mix(cell: Cell | None) -> str:
+    shares = [metric for metric in cell.metrics if metric.name.startswith("share_")] if cell else []
+    return " ".join(f"{metric.name.removeprefix('share_')} {metric.value:.0%}" for metric in shares)
+
+
+def _failures(report: Report) -> Iterator[str]:
+    """Everything worse than PASS and NEW, worst first; what cannot be judged only by its reason."""
+    bad = [f for f in report.findings if f.verdict.severity > Verdict.NEW.severity]
+    for finding in sorted(bad, key=lambda f: -f.verdict.severity):
+        if finding.verdict is not Verdict.CANNOT_JUDGE:
+            yield _line(finding)
+    reasons = Counter(f.note for f in bad if f.verdict is Verdict.CANNOT_JUDGE)
+    for reason, count in reasons.most_common():
+        yield f"{Verdict.CANNOT_JUDGE}: {count} metrics: {reason}"
+
+
+def _line(finding: Finding) -> str:
+    numbers = ""
+    if finding.baseline is not None and finding.current is not None:
+        numbers = f": {finding.baseline:.4g} -> {finding.current:.4g}"
+    interval = ""
+    if finding.loss is not None:
+        interval = f", loss {finding.loss.estimate:+.3g} [{finding.loss.low:+.3g}, {finding.loss.high:+.3g}]"
+    note = f" ({finding.note})" if finding.note else ""
+    return f"{finding.verdict}: {finding.cell} {finding.metric}".rstrip() + numbers + interval + note
+
+
+def _notes(run: Run, report: Report) -> Iterator[str]:
+    for warning in report.warnings:
+        yield f"note: {warning}"
+    for cell in run.cells:
+        metric = cell.metric("distinct_policies")
+        if metric is not None and metric.value < 4:
+            yield f"note: the sweep on {cell.dataset} has only {metric.value:g} distinct policies"
+        if cell.suite == "frontier" and cell.dataset is None:
+            shown = ", ".join(f"{m.name} {m.value:.3g}" for m in cell.metrics)
+            yield f"headline {cell.policy}: {shown}"
+
+
+def _verdict_line(report: Report) -> str:
+    counts = Counter(finding.verdict for finding in report.findings)
+    parts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    return f"gate: {report.verdict} (exit code {report.exit_code}): {parts}"
+
+
+def _id(suite: str, dataset: str | None, policy: str, lam: float | None) -> str:
+    return Cell(suite=suite, policy=policy, dataset=dataset, lam=lam, metrics=()).id

@@ -1,0 +1,33 @@
+"""The frontier: what each cost buys, against mixing single stages; and the headline speed-ups.
+
+That the frontier does not retreat from the stored one is judged from quality and cost (`bench/frontier.py`).
+"""
+
+from collections.abc import Callable
+
+from asd.measurement.records import Cell
+from bench.cells import frontier_cell, headline_cell, sweep_cell
+from bench.headline import headlines
+from bench.session import Session
+
+Record = Callable[[Cell], None]
+
+
+def test_frontier(session: Session, record: Record, dataset: str, lam: float) -> None:
+    fixed = [session.replay(dataset, f"always-{stage.name}") for stage in session.matrix.ladder.stages]
+    replay = session.replay(dataset, "optimal", lam)
+    record(frontier_cell(replay, fixed))
+    assert replay.contender.lam == lam
+
+
+def test_sweep(session: Session, record: Record, dataset: str) -> None:
+    sweep = [session.replay(dataset, "optimal", lam) for lam in session.matrix.lams]
+    live = session.live(dataset)
+    record(sweep_cell(dataset, sweep, live))
+    assert live.n_arms >= 1
+
+
+def test_headline(session: Session, record: Record) -> None:
+    for headline in headlines(session):
+        record(headline_cell(headline))
+        assert headline.seconds.shape == headline.largest.shape
