@@ -199,6 +199,7 @@ def test_answers_end_at_any_stop_token_or_at_their_limit(path: Path, engine: Tra
     for query, draft in zip(asked, drafts, strict=True):
         assert stops.isdisjoint(draft.tokens[:-1])
         assert (draft.tokens[-1] in stops) == draft.finished
+        assert len(draft.tokens) <= query.max_new_tokens
         assert draft.finished or len(draft.tokens) == query.max_new_tokens
     assert {draft.tokens[-1] for draft in drafts if draft.finished} == stops
 
@@ -267,6 +268,7 @@ def test_looking_rarely_changes_nothing(
         batch = prefill(model, prompts, max(limits), side, CONTEXT)
         stretches = decode(model, batch, limits, stops, greedy, look_every)
     assert [answer.tokens for answer in harvest(stretches, limits, stops)] == expected
+    assert sum(len(stretch.tokens) for stretch in stretches) < max(map(len, expected)) + look_every
 
 
 def test_a_prompt_may_fill_the_context_exactly(tmp_path: Path) -> None:
