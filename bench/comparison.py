@@ -116,11 +116,9 @@ def compare(run: Run, stored: Run, limits: Limits, *, same_sweep: bool) -> list[
 
 def _pairs(run: Run, stored: Run) -> Iterator[Pair]:
     cells = {cell.id: cell for cell in run.cells}
+    shared = {old.name: common_items(old, new) for old in stored.datasets if (new := run.dataset(old.name))}
     for cell in stored.cells:
-        common = None
-        old, new = (side.dataset(cell.dataset or "") for side in (stored, run))
-        if old is not None and new is not None:
-            common = common_items(old, new)
+        common = None if cell.dataset is None else shared.get(cell.dataset)
         for metric in cell.metrics:
             counterpart = cells[cell.id].metric(metric.name) if cell.id in cells else None
             if counterpart is not None:

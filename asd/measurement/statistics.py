@@ -8,9 +8,9 @@ because its answers are not independent.
 Times are paired by item as well: each item's seconds are a median over interleaved passes, in units of what
 the largest stage took for the same items in the same passes. Resampling items then measures the jitter of the
 calls, with as many degrees of freedom as items, where three passes would have two; the p-value is Wilcoxon's
-signed-rank one, which a neighbour that takes the core away during one call does not move far. What differs between two
-runs and not within one (memory layout, clocks, neighbours) is not in that interval; a metric's tolerance has
-to hold it.
+signed-rank one, which a neighbour that takes the core away during one call does not move far. What differs
+between two runs and not within one (memory layout, clocks, neighbours) is not in that interval; a metric's
+tolerance has to hold it.
 
 The border: numbers in, numbers out; no verdicts.
 """
@@ -115,8 +115,9 @@ def time_loss(
         n_resamples=_N_RESAMPLES, confidence_level=confidence, rng=rng,
     )  # fmt: skip
     interval = bootstrap.confidence_interval
-    ranks = stats.wilcoxon(np.log(new / new_unit) - np.log(old / old_unit), alternative="greater")
-    return Loss(estimate, float(interval.low), float(interval.high), float(ranks.pvalue))
+    slower = np.log(new / new_unit) - np.log(old / old_unit)
+    p_value = 1.0 if np.allclose(slower, 0) else float(stats.wilcoxon(slower, alternative="greater").pvalue)
+    return Loss(estimate, float(interval.low), float(interval.high), p_value)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,398 @@
+"""The gate proves itself: injected regressions of known size, missing and damaged runs, and A against A.
+
+Runs are fabricated at realistic size (`tests/fabricated.py`): 4 datasets x 150 items, 8 lambdas, 3 passes.
+"""
+
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+import pytest
+
+from asd.measurement.records import Cell, DatasetRecord, Metric, Run
+from asd.measurement.statistics import Loss
+from bench.gate import Options, judge
+from bench.store import Target
+from bench.verdicts import Finding, Limits, Report, Verdict
+from tests.fabricated import (
+    DATASETS,
+    KEY,
+    LAMS,
+    N_ITEMS,
+    OPTIONS,
+    baseline_of,
+    change,
+    cost_metric,
+    fabricate,
+    slower,
+    with_items,
+)
+
+GPU = msgspec.structs.replace(KEY, device="nvidia-h100")
+STRICT = replace(OPTIONS, strict=True)
+
+
+@pytest.fixture(scope="module")
+def stored() -> Run:
+    return fabricate(np.random.default_rng(0))
+
+
+def verdict(stored: Run, run: Run, options: Options = OPTIONS, *targets: Target) -> Report:
+    return judge(run, baseline_of(stored, *targets), options)
+
+
+def wrong(share: float, rng: np.random.Generator, *, only: str | None = None):
+    """Turns a share of all answers of the adaptive policy from right to wrong."""
+
+    def edit(cell: Cell, metric: Metric) -> Metric:
+        if cell.policy != "optimal" or only not in (None, cell.dataset):
+            return metric
+        items = np.array(metric.items)
+        items[rng.choice(np.flatnonzero(items), round(share * len(items)), replace=False)] = 0.0
+        return with_items(metric, items)
+
+    return edit
+
+
+def without(run: Run, gone: str) -> Run:
+    return msgspec.structs.replace(run, cells=tuple(cell for cell in run.cells if cell.id != gone))
+
+
+def test_the_same_run_passes_even_strictly(stored: Run):
+    """Nothing changed, so there is nothing to prove."""
+    report = verdict(stored, stored, STRICT)
+    assert (report.verdict, report.exit_code) == (Verdict.PASS, 0)
+    assert {finding.verdict for finding in report.findings} == {Verdict.PASS}
+
+
+def test_five_per_cent_of_cost_is_a_regression(stored: Run):
+    """Every item 5 % dearer."""
+    run = change(stored, "cost", "cost", lambda _, m: with_items(m, np.array(m.items) * 1.05))
+    report = verdict(stored, run)
+    assert (report.verdict, report.exit_code) == (Verdict.REGRESSED, 10)
+    assert report.of("cost[tiny-text-optimal-lam=1]", "cost").verdict is Verdict.REGRESSED
+    assert report.of("quality[tiny-text-optimal-lam=1]", "quality").verdict is Verdict.PASS
+
+
+def test_one_per_cent_of_cost_is_tolerated(stored: Run):
+    """Below the tolerance, however certain."""
+    run = change(stored, "cost", "cost", lambda _, m: with_items(m, np.array(m.items) * 1.01))
+    found = verdict(stored, run).of("cost[*-optimal-*]", "cost")
+    assert found.verdict is Verdict.PASS
+    assert found.loss.estimate == pytest.approx(0.01)
+
+
+def test_costs_that_only_fall_are_no_regression(stored: Run):
+    """Better is not worse."""
+    run = change(stored, "cost", "cost", lambda _, m: with_items(m, np.array(m.items) * 0.7))
+    assert verdict(stored, run, STRICT).exit_code == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_three_points_of_quality_are_a_regression(stored: Run, seed: int):
+    """Five of 150 answers lost at every lambda of every dataset."""
+    run = change(stored, "quality", "quality", wrong(0.03, np.random.default_rng(seed)))
+    report = verdict(stored, run)
+    assert (report.verdict, report.exit_code) == (Verdict.REGRESSED, 10)
+    assert report.of("quality[*-optimal-*]", "quality").verdict is Verdict.REGRESSED
+
+
+def test_three_points_on_one_dataset_do_not_drown_in_the_others(stored: Run):
+    """The pool of the dataset sees what the pool of all datasets averages away."""
+    run = change(stored, "quality", "quality", wrong(0.03, np.random.default_rng(0), only="tiny-text"))
+    report = verdict(stored, run)
+    assert report.of("quality[tiny-text-optimal-*]", "quality").verdict is Verdict.REGRESSED
+    assert report.of("quality[tiny-lookup-optimal-lam=1]", "quality").verdict is Verdict.PASS
+
+
+def test_few_flips_both_ways_are_inconclusive_and_fail_only_strictly(stored: Run):
+    """Three answers lost and three won in one cell: no evidence of a loss, none of its absence."""
+
+    def flip(cell: Cell, metric: Metric) -> Metric:
+        if cell.id != "quality[tiny-text-S]":
+            return metric
+        items = np.array(metric.items)
+        items[np.r_[np.flatnonzero(items == 1)[:3], np.flatnonzero(items == 0)[:3]]] = [0, 0, 0, 1, 1, 1]
+        return with_items(metric, items)
+
+    run = change(stored, "quality", "quality", flip)
+    report = verdict(stored, run)
+    assert (report.verdict, report.exit_code) == (Verdict.INCONCLUSIVE, 0)
+    assert verdict(stored, run, STRICT).exit_code == 13
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_fifth_of_the_latency_ratio_is_a_regression(seed: int):
+    """Speed-ups a fifth lower in a fresh, noisy run."""
+    timing = np.random.default_rng(seed)
+    stored, fresh = fabricate(timing), fabricate(timing)
+    report = verdict(stored, change(fresh, "latency", "speedup", lambda _, m: slower(m, 1.25)))
+    assert (report.verdict, report.exit_code) == (Verdict.REGRESSED, 10)
+    assert report.of("latency[*-optimal-*]", "speedup").verdict is Verdict.REGRESSED
+
+
+@pytest.mark.parametrize("policy", ["optimal", "S"])
+def test_a_missing_id_is_missing(stored: Run, policy: str):
+    """What the baseline has and the options ask for must have been measured."""
+    gone = "quality[tiny-text-optimal-lam=2]" if policy == "optimal" else "cost[tiny-text-S]"
+    report = verdict(stored, without(stored, gone))
+    assert (report.verdict, report.exit_code) == (Verdict.MISSING, 11)
+    assert [f.cell for f in report.findings if f.verdict is Verdict.MISSING] == [gone]
+
+
+def test_a_renamed_id_is_missing_and_new(stored: Run):
+    """A rename cannot smuggle a regression past the comparison."""
+
+    def renamed(cell: Cell) -> Cell:
+        return msgspec.structs.replace(cell, policy="best") if cell.policy == "optimal" else cell
+
+    run = msgspec.structs.replace(stored, cells=tuple(map(renamed, stored.cells)))
+    report = verdict(stored, run)
+    assert report.exit_code == 11
+    assert report.of("quality[tiny-text-optimal-lam=2]", "quality").verdict is Verdict.MISSING
+    assert report.of("quality[tiny-text-best-lam=2]", "quality").verdict is Verdict.NEW
+
+
+def test_a_vanished_metric_is_missing(stored: Run):
+    """A cell that lost its only metric is as gone as the cell."""
+    cells = tuple(
+        msgspec.structs.replace(cell, metrics=()) if cell.suite == "overhead" else cell
+        for cell in stored.cells
+    )
+    report = verdict(stored, msgspec.structs.replace(stored, cells=cells))
+    assert [(f.cell, f.metric) for f in report.findings if f.verdict is Verdict.MISSING] == [
+        ("overhead[optimal]", "decision_s")
+    ]
+
+
+def test_a_skipped_suite_is_missing(stored: Run):
+    """pytest is green when everything is skipped; the gate is not."""
+    cells = tuple(cell for cell in stored.cells if cell.suite != "latency")
+    assert verdict(stored, msgspec.structs.replace(stored, cells=cells)).exit_code == 11
+    assert verdict(stored, msgspec.structs.replace(stored, cells=())).exit_code == 11
+
+
+def test_selecting_by_hand_is_partial_not_missing(stored: Run):
+    """With -k or one file only what was measured is judged, and the run says so."""
+    cells = tuple(cell for cell in stored.cells if cell.suite == "quality")
+    run = msgspec.structs.replace(stored, cells=cells)
+    report = verdict(stored, run, replace(OPTIONS, partial="-k quality"))
+    assert (report.verdict, report.exit_code) == (Verdict.PARTIAL, 0)
+    assert verdict(stored, run, replace(STRICT, partial="-k quality")).exit_code == 13
+
+
+def test_options_that_ask_for_less_owe_less(stored: Run):
+    """Fewer lambdas or datasets on request are not missing; what sums up the whole sweep cannot be judged."""
+    kept = tuple(c for c in stored.cells if c.lam in (None, 1.0) and c.dataset in (None, "tiny-text"))
+    datasets = tuple(d for d in stored.datasets if d.name == "tiny-text")
+    run = msgspec.structs.replace(stored, cells=kept, datasets=datasets)
+    report = verdict(stored, run, replace(OPTIONS, lams=(1.0,), datasets=("tiny-text",)))
+    verdicts = {finding.cell: finding.verdict for finding in report.findings}
+    assert verdicts.pop("overhead[optimal]") is Verdict.CANNOT_JUDGE
+    assert set(verdicts.values()) == {Verdict.PASS}
+
+
+def limited(run: Run, n_items: int) -> Run:
+    """The run as --limit would have made it."""
+
+    def cut(cell: Cell) -> Cell:
+        metrics = tuple(with_items(m, np.array(m.items[:n_items])) if m.items else m for m in cell.metrics)
+        return msgspec.structs.replace(cell, metrics=metrics)
+
+    datasets = tuple(
+        DatasetRecord(name=d.name, items=d.items[:n_items], digests=d.digests[:n_items]) for d in run.datasets
+    )
+    return msgspec.structs.replace(run, datasets=datasets, cells=tuple(map(cut, run.cells)))
+
+
+def test_limit_compares_the_items_both_have(stored: Run):
+    """A smaller run is judged on its items; times of other items are not compared."""
+    report = verdict(stored, limited(stored, 40), replace(OPTIONS, limited=True))
+    assert report.of("quality[tiny-text-optimal-lam=1]", "quality").verdict is Verdict.PASS
+    assert report.of("latency[tiny-text-optimal-lam=1]", "speedup").verdict is Verdict.CANNOT_JUDGE
+    worse = change(stored, "cost", "cost", lambda _, m: with_items(m, np.array(m.items) * 1.05))
+    assert verdict(stored, limited(worse, 40), replace(OPTIONS, limited=True)).exit_code == 10
+
+
+def test_a_tail_percentile_that_limit_cannot_give_is_not_missing(stored: Run):
+    """P95 needs 59 samples; without --limit its absence is MISSING."""
+    p95 = Metric(
+        name="p95_s", unit="s", kind="time", direction="lower", provenance="measured",
+        value=1.0, tolerance=0.5, needs=59,
+    )  # fmt: skip
+    with_p95 = msgspec.structs.replace(
+        stored, cells=(*stored.cells, Cell(suite="tail", policy="L", metrics=(p95,)))
+    )
+    few = replace(OPTIONS, limited=True)
+    assert verdict(with_p95, stored, few).of("tail[L]", "p95_s").verdict is Verdict.CANNOT_JUDGE
+    assert verdict(with_p95, stored).of("tail[L]", "p95_s").verdict is Verdict.MISSING
+
+
+def test_elsewhere_only_quality_and_priced_cost_block(stored: Run):
+    """On other hardware a time says nothing, a wrong answer still does."""
+    elsewhere = fabricate(np.random.default_rng(7), hardware=GPU)
+    report = verdict(stored, elsewhere)
+    assert report.of("latency[tiny-text-optimal-lam=1]", "speedup").verdict is Verdict.CANNOT_JUDGE
+    assert report.of("quality[tiny-text-optimal-lam=1]", "quality").verdict is Verdict.PASS
+    assert (report.exit_code, verdict(stored, elsewhere, STRICT).exit_code) == (0, 12)
+    worse = change(elsewhere, "cost", "cost", lambda _, m: with_items(m, np.array(m.items) * 1.05))
+    assert verdict(stored, worse).exit_code == 10
+
+
+def count(value: float, direction: str = "same") -> Cell:
+    metric = Metric(
+        name="share_L", unit="share", kind="count", direction=direction, provenance="replayed",
+        value=value, tolerance=0.05,
+    )  # fmt: skip
+    return Cell(suite="mix", dataset="tiny-text", policy="optimal", lam=1.0, metrics=(metric,))
+
+
+def with_cell(run: Run, cell: Cell) -> Run:
+    return msgspec.structs.replace(run, cells=(*run.cells, cell))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4])
+def test_counts_block_where_arithmetic_is_the_same(stored: Run, share: float):
+    """The stage mix must not move either way; another batch is fine, another device kind unknown."""
+    old, new = with_cell(stored, count(0.3)), with_cell(stored, count(share))
+    assert verdict(old, new).exit_code == 10
+    assert verdict(old, with_cell(stored, count(0.33))).exit_code == 0
+    batched = msgspec.structs.replace(KEY, batch=16)
+    for key, expected in ((batched, Verdict.REGRESSED), (GPU, Verdict.CANNOT_JUDGE)):
+        moved = msgspec.structs.replace(new, header=msgspec.structs.replace(new.header, hardware=key))
+        assert verdict(old, moved).of(count(share).id, "share_L").verdict is expected
+
+
+def test_a_redefined_metric_cannot_be_judged(stored: Run):
+    """Another unit or direction makes the stored number meaningless."""
+    run = with_cell(stored, count(0.3, "lower"))
+    report = verdict(with_cell(stored, count(0.3)), run)
+    assert report.of(count(0.3).id, "share_L").verdict is Verdict.CANNOT_JUDGE
+
+
+def test_items_that_ask_something_else_cannot_be_judged(stored: Run):
+    """Pairing by id is only sound while the id asks the same."""
+    changed = tuple(msgspec.structs.replace(d, digests=("e",) * N_ITEMS) for d in stored.datasets)
+    report = verdict(stored, msgspec.structs.replace(stored, datasets=changed))
+    assert report.of("quality[tiny-text-optimal-lam=1]", "quality").verdict is Verdict.CANNOT_JUDGE
+    assert not any(finding.metric == "retreat" for finding in report.findings)
+
+
+def test_a_run_without_a_baseline_cannot_be_judged(stored: Run):
+    """No baseline is no pass; the report says how to record one."""
+    report = judge(stored, None, OPTIONS)
+    assert (report.verdict, report.exit_code) == (Verdict.CANNOT_JUDGE, 0)
+    assert "--record-baseline" in report.findings[0].note
+    assert judge(stored, None, STRICT).exit_code == 12
+
+
+QUALITY = "quality[tiny-text-optimal-lam=50]"
+SPEEDUP = "latency[tiny-text-optimal-lam=50]"
+
+
+@pytest.mark.parametrize(
+    ("target", "hardware", "expected"),
+    [
+        (Target(cell=QUALITY, metric="quality", least=0.99), KEY, 10),
+        (Target(cell=QUALITY, metric="quality", least=0.5), KEY, 0),
+        (Target(cell=QUALITY, metric="quality", most=0.5), KEY, 10),
+        (Target(cell=SPEEDUP, metric="speedup", least=50), GPU, 10),
+        (Target(cell=SPEEDUP, metric="speedup", least=50, hardware=GPU.slug), KEY, 0),
+        (Target(cell=SPEEDUP, metric="speedup", least=50, hardware=KEY.slug), KEY, 10),
+        (Target(cell="latency[nobody]", metric="speedup", least=1), KEY, 11),
+    ],
+)
+def test_targets_are_absolute(target: Target, hardware: object, expected: int):
+    """Floors of ratios hold anywhere, keyed targets on their key; a target on nothing is MISSING."""
+    stored, run = fabricate(np.random.default_rng(0)), fabricate(np.random.default_rng(0), hardware=hardware)
+    report = judge(run, baseline_of(stored, target), OPTIONS)
+    assert report.exit_code == expected
+    assert (report.verdict is Verdict.BELOW_TARGET) == (expected == 10)
+
+
+def test_differences_around_the_runs_are_told(stored: Run):
+    """Versions are no part of the key, so they are warned about."""
+    surroundings = msgspec.structs.replace(stored.header.environment, packages={"torch": "3.0"}, threads=8)
+    header = msgspec.structs.replace(stored.header, environment=surroundings, hardware=GPU)
+    warnings = verdict(stored, msgspec.structs.replace(stored, header=header)).warnings
+    assert "torch: 2.13.0 -> 3.0" in warnings
+    assert "threads: 1 -> 8" in warnings
+    assert any(GPU.slug in warning for warning in warnings)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code", "strict_code"),
+    [
+        (["PASS", "NEW"], 0, 0),
+        (["PARTIAL"], 0, 13),
+        (["INCONCLUSIVE", "PARTIAL"], 0, 13),
+        (["CANNOT_JUDGE", "INCONCLUSIVE"], 0, 12),
+        (["MISSING", "CANNOT_JUDGE"], 11, 11),
+        (["BELOW_TARGET", "MISSING"], 10, 10),
+        (["REGRESSED", "BELOW_TARGET"], 10, 10),
+    ],
+)
+def test_the_worst_verdict_decides_the_exit_code(verdicts: list[str], code: int, strict_code: int):
+    """Exit codes tell regression, missing, unjudged and inconclusive apart."""
+    findings = tuple(Finding("cell", "metric", Verdict(v)) for v in verdicts)
+    assert Report(findings, (), strict=False).exit_code == code
+    assert Report(findings, (), strict=True).exit_code == strict_code
+    assert Report(findings, (), strict=True).verdict is Verdict(
+        "PASS" if code == strict_code == 0 else verdicts[0]
+    )
+
+
+def test_a_single_lambda_cannot_slide_behind_the_others(stored: Run):
+    """One cell ten points down is 1.2 points in its pool; the frontier names it."""
+
+    def edit(cell: Cell, metric: Metric) -> Metric:
+        return wrong(0.2, np.random.default_rng(0))(cell, metric) if cell.id == QUALITY else metric
+
+    report = verdict(stored, change(stored, "quality", "quality", edit))
+    found = report.of("frontier[tiny-text-optimal-lam=50]", "retreat")
+    assert found.verdict is Verdict.REGRESSED
+    assert found.loss.estimate == pytest.approx(0.2, abs=0.02)
+    assert report.of("frontier[tiny-text-optimal-lam=1]", "retreat").verdict is not Verdict.REGRESSED
+
+
+def test_a_against_a_hardly_ever_alarms():
+    """200 pairs of runs that differ by the noise of their times alone: at most two alarms."""
+    alarms = 0
+    for seed in range(200):
+        timing = np.random.default_rng(seed)
+        report = judge(fabricate(timing), baseline_of(fabricate(timing)), OPTIONS)
+        alarms += report.exit_code != 0
+    assert alarms <= 2
+
+
+def test_a_against_a_with_flipping_answers_hardly_ever_alarms():
+    """As between two machines: every answer redrawn with probability 1 %."""
+    alarms = 0
+    for seed in range(40):
+        timing, flips = np.random.default_rng(seed), np.random.default_rng(1000 + seed)
+        stored, run = fabricate(timing, flip=flips), fabricate(timing, flip=flips)
+        alarms += judge(run, baseline_of(stored), OPTIONS).exit_code != 0
+    assert alarms == 0
+
+
+def test_a_verdict_is_a_function_of_the_two_runs():
+    """The same two runs always get the same report."""
+    timing = np.random.default_rng(0)
+    stored, run = fabricate(timing), fabricate(timing)
+    assert verdict(stored, run) == verdict(stored, run)
+
+
+def test_losses_between_tolerance_and_proof_are_inconclusive():
+    """PASS needs an interval below the tolerance, REGRESSED significance and a loss above it."""
+    limits = Limits()
+    assert limits.verdict(Loss(0.03, 0.02, 0.04, 0.0), 0.0, 0.02) is Verdict.REGRESSED
+    assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02) is Verdict.INCONCLUSIVE
+    assert limits.verdict(Loss(0.01, -0.02, 0.04, 0.0), 0.0, 0.02) is Verdict.INCONCLUSIVE
+    assert limits.verdict(Loss(0.01, 0.0, 0.02, 0.0), 0.0, 0.02) is Verdict.PASS
+
+
+def test_the_fabricated_runs_are_of_realistic_size(stored: Run):
+    """What the tests above claim, they claim for runs like the real ones."""
+    assert len(stored.datasets) == len(DATASETS) == 4
+    assert len([c for c in stored.cells if c.suite == "quality"]) == 4 * (len(LAMS) + 3)
+    assert cost_metric(np.ones(3)).kind == "cost"
