@@ -1,0 +1,259 @@
+"""The plugin end to end, on a small harness of its own: options, verdicts, exit codes, silence elsewhere."""
+
+from pathlib import Path
+
+import pytest
+
+from asd.measurement.files import read_record
+from asd.measurement.records import Run
+from bench import gate, summary
+from bench.store import Baseline
+
+# pytester unloads what a run of its own imported first, which scipy, imported late by these, does not survive
+assert gate
+assert summary
+
+pytest_plugins = ["pytester"]
+
+LADDER = """
+name = "mine"
+price_unit = "ms"
+prices_measured = "never"
+[[stages]]
+name = "S"
+model = "./S"
+prices = { per_call = 1.0, per_prompt_token = 0.0, per_decoded_token = 1.0 }
+[[stages]]
+name = "L"
+model = "./L"
+prices = { per_call = 2.0, per_prompt_token = 0.0, per_decoded_token = 9.0 }
+"""
+
+SUITE = """
+import os
+import pytest
+from asd.measurement.records import Cell, Metric
+
+def test_quality(record, dataset, lam):
+    if os.environ.get("SKIP"):
+        pytest.skip("no GPU")
+    right = int(os.environ.get("RIGHT", "20"))
+    items = tuple(float(i < right) for i in range(20))
+    metric = Metric(name="quality", unit="share", kind="quality", direction="higher", provenance="replayed",
+                    value=sum(items) / 20, tolerance=0.01, items=items)
+    record(Cell(suite="quality", policy="optimal", dataset=dataset, lam=lam, metrics=(metric,)))
+    assert right > 0
+"""
+
+CLOCKED = """
+def test_clock(clocked):
+    clocked([0.5, 0.25, 0.75], lam=2.0)
+"""
+
+
+@pytest.fixture
+def harness(pytester: pytest.Pytester) -> pytest.Pytester:
+    """A checkout with a ladder that is never loaded, one suite, and a test that is none of the harness's."""
+    for name in "SL":
+        folder = pytester.mkdir(name)
+        (folder / "model.safetensors").write_bytes(b"weights")
+    pytester.makefile(".toml", mine=LADDER)
+    pytester.makepyfile(**{"bench/test_quality.py": SUITE, "tests/test_own.py": "def test_own(): pass"})
+    return pytester
+
+
+ARGS = ("-p", "bench.plugin", "--ladder=mine.toml", "--policy=none.json", "--device=cpu", "--limit=20")
+CHOSEN = ("--lam=0.5,2", "--datasets=tiny-text,tiny-lookup", "--baselines=stored")
+
+
+def run(harness: pytest.Pytester, *args: str) -> pytest.RunResult:
+    return harness.runpytest_inprocess(*ARGS, *CHOSEN, *args)
+
+
+@pytest.fixture
+def recorded(harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """The harness with a baseline of its own (of as many items as --limit leaves)."""
+    monkeypatch.setattr("bench.matrix.N_ITEMS", 20)
+    result = run(harness, "bench", "--record-baseline", "--reason=first")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["baseline recorded: *mine.json"])
+    return harness
+
+
+def test_a_baseline_is_recorded_with_its_reason(recorded: pytest.Pytester):
+    """The file holds the reason, the ids, and the items of every dataset."""
+    [path] = recorded.path.glob("stored/*/mine.json")
+    baseline = read_record(path, Baseline)
+    assert baseline.reason == "first"
+    assert {cell.id for cell in baseline.run.cells} == {
+        f"quality[{dataset}-optimal-lam={lam}]"
+        for lam in ("0.5", "2")
+        for dataset in ("tiny-text", "tiny-lookup")
+    }
+    assert [len(dataset.items) for dataset in baseline.run.datasets] == [20, 20]
+
+
+def test_an_unchanged_run_passes_and_shows_the_table(recorded: pytest.Pytester):
+    """One row a dataset and lambda, and the line with the verdict."""
+    result = run(recorded, "bench", "--strict")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["tiny-text*optimal*0.5*1.000*1.000*+0.000*PASS", "gate: PASS (exit code 0)*"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "args", "code", "words"),
+    [
+        ({"RIGHT": "10"}, ["bench"], 10, "gate: REGRESSED (exit code 10)*"),
+        ({"SKIP": "1"}, ["bench"], 11, "gate: MISSING (exit code 11)*"),
+        ({"RIGHT": "0"}, ["bench"], 1, "gate: REGRESSED*"),
+        ({}, ["bench", "-k", "text"], 0, "gate: PARTIAL (exit code 0)*"),
+        ({}, ["bench", "-k", "text", "--strict"], 13, "gate: PARTIAL (exit code 13)*"),
+        ({}, ["bench/test_quality.py"], 0, "gate: PARTIAL (exit code 0)*"),
+        ({}, ["bench", "--lam=0.5"], 0, "gate: PASS (exit code 0)*"),
+        ({}, ["bench", "--lam=1", "--strict"], 12, "gate: CANNOT_JUDGE (exit code 12)*"),
+        ({}, ["bench", "--baselines=elsewhere", "--strict"], 12, "gate: CANNOT_JUDGE (exit code 12)*"),
+        ({}, [".", "--strict"], 0, "gate: PASS (exit code 0)*"),
+    ],
+)
+def test_exit_codes(
+    recorded: pytest.Pytester,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    args: list[str],
+    code: int,
+    words: str,
+):
+    """Each ending has its code; a failed test keeps pytest's 1, and is judged all the same."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    result = run(recorded, *args)
+    assert result.ret == code
+    result.stdout.fnmatch_lines([words])
+
+
+def test_a_damaged_baseline_cannot_be_judged_by(recorded: pytest.Pytester):
+    """The message names the file; the code is that of a run that cannot be judged."""
+    [path] = recorded.path.glob("stored/*/mine.json")
+    path.write_text(path.read_text()[:300])
+    result = run(recorded, "bench")
+    assert result.ret == 12
+    result.stdout.fnmatch_lines(["gate: cannot judge this run: *mine.json cannot be read*"])
+
+
+@pytest.mark.parametrize("args", [["tests"], ["bench", "-k", "nothing"], ["bench", "--collect-only"]])
+def test_the_gate_is_silent_where_nothing_is_measured(recorded: pytest.Pytester, args: list[str]):
+    """Own tests, empty selections and listings are none of its business."""
+    result = run(recorded, *args)
+    assert result.ret in (0, 5)
+    result.stdout.no_fnmatch_line("gate:*")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--lam=-1"], "*--lam -1: lambda must be finite and not negative*"),
+        (["--lam=nan"], "*--lam nan: lambda must be finite*"),
+        (["--lam=inf"], "*--lam inf: lambda must be finite*"),
+        (["--lam=a"], "*--lam a: give numbers separated by commas*"),
+        (["--lam=1,1"], "*--lam 1,1: a lambda is given twice*"),
+        (["--ladder=nope"], "*no ladder named 'nope'*"),
+        (["--datasets=nope"], "*unknown dataset 'nope'*"),
+        (["--engine=nope"], "*--engine nope: known engines are transformers*"),
+        (["--limit=1"], "*--limit 1: give at least 2*"),
+        (["--batch=0"], "*--batch 0: give at least 1*"),
+        (["--record-baseline"], "*--record-baseline wants a reason*"),
+        (["--reason=because"], "*give --record-baseline as well*"),
+        (["--require-gpu"], "*--require-gpu contradicts --device cpu*"),
+        (["--ladder=qwen2.5", "--device=cuda"], "*no GPU*"),
+        (["bench", "-k", "text", "--record-baseline", "--reason=r"], "*recorded from a whole run*"),
+    ],
+)
+def test_wrong_options_are_usage_errors(harness: pytest.Pytester, args: list[str], message: str):
+    """Exit code 4 and one line that names the value, before anything runs."""
+    result = run(harness, *args)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([message])
+
+
+def test_a_ladder_without_a_policy_is_a_usage_error(harness: pytest.Pytester):
+    """Only the embedded ladder ships with one."""
+    result = harness.runpytest_inprocess("-p", "bench.plugin", "--ladder=mine.toml")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*ladder mine comes without a policy*"])
+
+
+def test_a_cut_down_run_is_no_baseline(harness: pytest.Pytester):
+    """--limit gives a look, not a reference."""
+    result = run(harness, "bench", "--record-baseline", "--reason=r")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert not (harness.path / "stored").exists()
+
+
+def test_a_baseline_is_not_recorded_from_failed_tests(
+    recorded: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+):
+    """What failed is not what later runs should be like."""
+    [path] = recorded.path.glob("stored/*/mine.json")
+    before = path.read_text()
+    monkeypatch.setenv("RIGHT", "0")
+    result = run(recorded, "bench", "--record-baseline", "--reason=worse")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*no baseline was recorded*"])
+    assert path.read_text() == before
+
+
+def test_the_record_of_the_run_is_written_on_request(harness: pytest.Pytester):
+    """--json-out holds the run, whatever the verdict."""
+    run(harness, "bench", "--json-out=run.json")
+    record = read_record(harness.path / "run.json", Run)
+    assert record.header.ladder.name == "mine"
+    assert set(record.header.ladder.models) == {"S", "L"}
+    assert len(record.cells) == 4
+
+
+def test_a_plan_runs_nothing(harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
+    """Ids, placement, memory and time; no test is executed."""
+    monkeypatch.setenv("RIGHT", "0")
+    result = run(harness, "bench", "--plan")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "ladder mine on cpu-*",
+            "S *cpu*GiB",
+            "time: about * minutes*",
+            "bench/test_quality.py::test_quality*",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*passed*")
+
+
+def test_measured_seconds_reach_pytest_benchmark(harness: pytest.Pytester, tmp_path: Path):
+    """Table and JSON of pytest-benchmark show the seconds of the interleaved passes."""
+    harness.makepyfile(**{"bench/test_clock.py": CLOCKED})
+    run(harness, "bench/test_clock.py", f"--benchmark-json={tmp_path / 'times.json'}")
+    times = (tmp_path / "times.json").read_text().replace(" ", "").replace("\n", "")
+    assert '"data":[0.5,0.25,0.75]' in times
+    assert '"extra_info":{"lam":2.0}' in times
+
+
+def test_hypothesis_tests_are_marked_as_properties(pytester: pytest.Pytester):
+    """By machinery: nobody has to remember the mark."""
+    conftest = (Path(__file__).parent.parent / "conftest.py").read_text()
+    pytester.makeconftest(conftest)
+    pytester.makeini("[pytest]\nmarkers = property: checked by hypothesis")
+    pytester.makepyfile(
+        """
+        from hypothesis import given, strategies as st
+
+        @given(st.integers())
+        def test_property(n):
+            pass
+
+        def test_example():
+            pass
+        """
+    )
+    result = pytester.runpytest_inprocess("-m", "property", "--device=cpu")
+    result.assert_outcomes(passed=1, deselected=1)
