@@ -7,7 +7,6 @@ what is compared is the policies. Provenance `measured`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -66,7 +65,7 @@ def run_live(
     *,
     batch: int,
     n_passes: int,
-    clock: Clock = time.perf_counter,
+    clock: Clock,
 ) -> Live:
     """Time the contenders of these replays, the largest stage alone among them.
 

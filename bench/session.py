@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +25,7 @@ from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
+from asd.measurement.timing import Clock
 from asd.tracelog import TraceLog
 from asd.workloads.catalogue import find_workloads
 from bench.live import Live, run_live, timed_items
@@ -42,7 +44,8 @@ class Session:
     Args:
         matrix: What to measure.
         data: Trace file that keeps the outcomes; what it holds already is not answered again.
-        open_stages: Makes the engines.
+        open_stages: Makes the engines; default: those of the matrix's engine.
+        clock: Reads seconds.
     """
 
     def __init__(
@@ -50,10 +53,12 @@ class Session:
         matrix: Matrix,
         data: Path,
         open_stages: Callable[[Matrix], dict[str, Engine]] | None = None,
+        clock: Clock = time.perf_counter,
     ) -> None:
         self.matrix = matrix
         self._data = data
         self._open_stages = open_stages or _open_stages
+        self._clock = clock
         self._replays: dict[str, list[Replay]] = {}
         self._live: dict[str, Live] = {}
 
@@ -105,7 +110,13 @@ class Session:
             ]
             items = timed_items(len(arms[0].completions), self.matrix.n_timed)
             self._live[dataset] = run_live(
-                self.matrix.ladder, self.engines, arms, items, batch=self.matrix.batch, n_passes=N_PASSES
+                self.matrix.ladder,
+                self.engines,
+                arms,
+                items,
+                batch=self.matrix.batch,
+                n_passes=N_PASSES,
+                clock=self._clock,
             )
         return self._live[dataset]
 

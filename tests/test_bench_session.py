@@ -1,0 +1,317 @@
+"""A whole run of the harness over scripted stages: outcomes, replays, live passes, headline, cells.
+
+Three stages of growing skill answer real questions of two datasets; a fake clock makes every call of a stage
+take exactly its time, so speed-ups are known in advance.
+"""
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from asd.collect import collect, header_for
+from asd.engines import Engine
+from asd.engines.revisions import revisions
+from asd.errors import DataError
+from asd.fit import fit
+from asd.ladder import Ladder, Prices, Stage
+from asd.measurement.records import Metric, Run
+from asd.testing import FakeClock, ScriptedEngine
+from asd.tracelog import TraceLog
+from asd.types import Query
+from asd.workloads.catalogue import find_workloads
+from bench.cells import (
+    cost_cell,
+    frontier_cell,
+    headline_cell,
+    latency_cell,
+    overhead_cell,
+    quality_cell,
+    sweep_cell,
+)
+from bench.gate import Options, judge
+from bench.headline import headlines
+from bench.live import run_live, timed_items
+from bench.matrix import Matrix
+from bench.replays import Replay
+from bench.session import Session
+from bench.summary import render
+from tests.fabricated import baseline_of
+
+DATASETS = ("tiny-arithmetic", "tiny-text")
+SKILL = {"S": 0.6, "M": 0.8, "L": 0.96}
+SECONDS = {"S": 0.1, "M": 0.3, "L": 1.0}
+LAMS = (0.1, 1.0, 5.0, 50.0)
+N_ITEMS = 40
+
+
+def answer(stage: str, query: Query) -> tuple[str, list[float]]:
+    """Right with the stage's skill, the same item being hard for all; confident mostly where right."""
+    rng = np.random.default_rng(zlib.crc32(query.prompt.encode()))
+    hardness, certainty = rng.uniform(), rng.normal(0, 0.05)
+    is_right = hardness < SKILL[stage]
+    text = query.reference if is_right else f"wrong {stage}"
+    return text, [min(-0.001, (-0.05 if is_right else -0.4) + certainty)] * (len(text) // 2 + 2)
+
+
+def scripted(clock: FakeClock, queries: list[Query]) -> dict[str, Engine]:
+    return {
+        stage: ScriptedEngine(
+            stage,
+            {query.prompt: answer(stage, query) for query in queries},
+            seconds_per_call=SECONDS[stage],
+            clock=clock,
+        )
+        for stage in SKILL
+    }
+
+
+def all_queries() -> list[Query]:
+    workloads = find_workloads(DATASETS)
+    return [
+        q for w in workloads for split, n in (("fit", 100), ("test", N_ITEMS)) for q in w.queries(split, n)
+    ]
+
+
+def ladder_in(folder: Path) -> Ladder:
+    stages = []
+    for name, seconds in SECONDS.items():
+        (folder / name).mkdir()
+        (folder / name / "model.safetensors").write_bytes(name.encode())
+        stages.append(Stage(name, str(folder / name), Prices(0.0, 0.0, seconds * 100)))
+    return Ladder("scripted", tuple(stages), "ms", "never: scripted")
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
+    """Two datasets, four lambdas, and a policy fitted on the other split."""
+    folder = tmp_path_factory.mktemp("scripted")
+    ladder, workloads = ladder_in(folder), find_workloads(DATASETS)
+    header = header_for(ladder, revisions(ladder), workloads, "fit")
+    with TraceLog(folder / "fit.jsonl", header) as log:
+        traces = collect(workloads, scripted(FakeClock(), all_queries()), log, limit=100)
+    fit(traces, ladder, fitted_at="2026-01-01", lams=LAMS).save(folder / "policy.json")
+    return Matrix(
+        ladder=ladder,
+        engine="transformers",
+        lams=LAMS,
+        datasets=DATASETS,
+        n_items=N_ITEMS,
+        limited=False,
+        batch=1,
+        device="cpu",
+        policy=folder / "policy.json",
+    )
+
+
+@pytest.fixture(scope="module")
+def session(matrix: Matrix, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    clock = FakeClock()
+    data = tmp_path_factory.mktemp("data") / "test.jsonl"
+    return Session(matrix, data, lambda _: scripted(clock, all_queries()), clock=clock)
+
+
+def calls(session: Session) -> Mapping[str, int]:
+    return {name: sum(map(len, engine.calls)) for name, engine in session.engines.items()}
+
+
+def test_every_stage_answers_every_item_once(session: Session):
+    """Outcomes are collected once, however many policies are looked at."""
+    assert {name: len(o.traces) for name, o in session.outcomes.items()} == dict.fromkeys(DATASETS, N_ITEMS)
+    for dataset in DATASETS:
+        session.replays(dataset)
+    assert calls(session) == dict.fromkeys(SKILL, 2 * N_ITEMS)
+
+
+def test_single_stages_are_what_they_scored(session: Session):
+    """The replay of a fixed stage is that stage's column of the outcomes; the largest costs 1 a run."""
+    for dataset in DATASETS:
+        traces = session.outcomes[dataset].traces
+        for stage in SKILL:
+            replay = session.replay(dataset, f"always-{stage}")
+            assert replay.quality.tolist() == [trace.outcomes[stage].score for trace in traces]
+            assert replay.shares == {name: float(name == stage) for name in SKILL}
+            tokens = [trace.outcomes[stage].draft.usage.n_decoded for trace in traces]
+            assert replay.n_decoded.tolist() == tokens
+        assert session.replay(dataset, "always-L").cost.mean() == pytest.approx(1.0)
+        assert session.replay(dataset, "always-S").cost.mean() < 0.2
+
+
+def test_cost_is_the_sum_over_the_walk(session: Session):
+    """Whatever was run is paid for, priced by tokens, in units of the largest stage's mean run."""
+    replay = session.replay("tiny-text", "optimal", 5.0)
+    outcomes = session.outcomes["tiny-text"]
+    prices = {stage.name: stage.prices for stage in session.matrix.ladder.stages}
+    for trace, walk, cost in zip(outcomes.traces, replay.walks, replay.cost, strict=True):
+        paid = sum(prices[stage].cost(trace.outcomes[stage].draft.usage) for stage in walk[:-1])
+        assert cost == pytest.approx(paid / outcomes.unit)
+    assert len({len(walk) for walk in replay.walks}) > 1
+
+
+@pytest.mark.parametrize("lam", LAMS)
+def test_nobody_beats_the_oracle_of_single_stages_without_walking(session: Session, lam: float):
+    """With foresight per item, its value is at least that of every single stage."""
+    oracle = session.replay("tiny-text", "oracle", lam)
+    for stage in SKILL:
+        fixed = session.replay("tiny-text", f"always-{stage}")
+        assert (lam * oracle.quality - oracle.cost >= lam * fixed.quality - fixed.cost - 1e-12).all()
+
+
+def test_everything_that_is_compared_is_there(session: Session):
+    """The adaptive policy and all its rivals, at every lambda where they have one."""
+    found = {(r.contender.name, r.contender.lam) for r in session.replays("tiny-text")}
+    swept = {(name, lam) for name in ("optimal", "myopic", "closed-form", "oracle") for lam in LAMS}
+    assert found == swept | {(n, None) for n in ("always-S", "always-M", "always-L", "random", "static")}
+
+
+def test_live_seconds_are_those_of_the_walk(session: Session):
+    """Each item costs the seconds of the stages it was sent to; the largest alone costs 1 s a call."""
+    timed = session.live("tiny-text").timed["optimal", 5.0]
+    replay = session.replay("tiny-text", "optimal", 5.0)
+    items = timed_items(N_ITEMS, 20)
+    expected = [sum(SECONDS[stage] for stage in replay.walks[i][:-1]) for i in items]
+    assert timed.seconds == pytest.approx(np.tile(expected, (3, 1)))
+    assert timed.largest == pytest.approx(np.ones((3, 20)))
+    assert timed.speedups == pytest.approx(np.full(3, 20 / sum(expected)))
+    assert timed.agreement == 1.0
+
+
+def test_equal_walks_are_run_once(session: Session):
+    """Policies that take the same way on the timed items are one arm."""
+    items = timed_items(N_ITEMS, 20)
+    names = [("always-L", None), ("oracle", LAMS[-1]), *(("optimal", lam) for lam in LAMS)]
+    walks = {tuple(session.replay("tiny-text", *name).walks[i] for i in items) for name in names}
+    assert session.live("tiny-text").n_arms == len(walks)
+    assert set(session.live("tiny-text").timed) == set(names)
+
+
+def test_answers_that_differ_live_are_counted(session: Session):
+    """A model that answers otherwise when it is timed shows in the agreement."""
+    replays = [session.replay("tiny-text", "always-L"), session.replay("tiny-text", "always-S")]
+    clock, queries = FakeClock(), [t.query for t in session.outcomes["tiny-text"].traces]
+    engines = scripted(clock, queries)
+    other = {q.prompt: ("else", [-0.1]) if q.id in ("test-1", "test-3") else answer("S", q) for q in queries}
+    engines["S"] = ScriptedEngine("S", other, seconds_per_call=0.1, clock=clock)
+    found = run_live(session.matrix.ladder, engines, replays, [1, 3, 5, 7], batch=2, n_passes=1, clock=clock)
+    assert found.timed["always-S", None].agreement == 0.5
+    assert found.timed["always-L", None].agreement == 1.0
+    assert found.timed["always-S", None].seconds.shape == (1, 2)
+
+
+@pytest.mark.parametrize(("n_items", "n_timed", "expected"), [(6, 2, [1, 3]), (4, 4, [1, 3, 0, 2])])
+def test_timed_items_come_from_the_half_that_reports(n_items: int, n_timed: int, expected: list[int]):
+    """Even items select the setting, so odd ones are timed first."""
+    assert timed_items(n_items, n_timed) == expected
+
+
+def even(replay: Replay) -> tuple[float, float]:
+    return replay.quality[::2].mean(), replay.cost[::2].mean()
+
+
+def test_headline_takes_the_cheapest_setting_that_keeps_the_share(session: Session):
+    """Chosen on even items over both datasets, told on odd ones, timed live."""
+    found = {headline.name: headline for headline in headlines(session)}
+    assert set(found) == {"optimal@0.95", "optimal@0.99", "oracle"}
+    sweep = {lam: [session.replay(d, "optimal", lam) for d in DATASETS] for lam in LAMS}
+    largest = np.mean([even(session.replay(d, "always-L"))[0] for d in DATASETS])
+    for share in (0.95, 0.99):
+        good = [
+            (np.mean([even(r)[1] for r in replays]), lam)
+            for lam, replays in sweep.items()
+            if np.mean([even(r)[0] for r in replays]) >= share * largest
+        ]
+        chosen = sweep[min(good)[1]]
+        headline = found[f"optimal@{share:g}"]
+        assert headline.cost == pytest.approx(np.mean([r.cost[1::2].mean() for r in chosen]))
+        assert headline.seconds.shape == (3, 40)
+    assert found["oracle"].relative_quality >= 1.0
+    assert found["optimal@0.95"].largest.sum() > found["optimal@0.95"].seconds.sum()
+
+
+def test_without_a_good_setting_the_headline_is_the_largest_stage(matrix: Matrix, tmp_path: Path):
+    """A sweep of nothing but thrift keeps no quality; the fallback saves nothing and says so."""
+    clock = FakeClock()
+    thrifty = Matrix(**{name: getattr(matrix, name) for name in matrix.__slots__} | {"lams": (0.1,)})
+    session = Session(thrifty, tmp_path / "t.jsonl", lambda _: scripted(clock, all_queries()), clock=clock)
+    headline = headlines(session)[1]
+    assert headline.seconds.tolist() == headline.largest.tolist()
+    assert (headline.relative_quality, headline.name) == (1.0, "optimal@0.99")
+
+
+def all_cells(session: Session) -> Run:
+    """What the suites record."""
+    cells = [overhead_cell("optimal", "decision_s", [1e-5, 2e-5])]
+    cells += [headline_cell(headline) for headline in headlines(session)]
+    for dataset in DATASETS:
+        fixed = [session.replay(dataset, f"always-{stage}") for stage in SKILL]
+        sweep = [session.replay(dataset, "optimal", lam) for lam in LAMS]
+        cells += [cell(replay) for replay in session.replays(dataset) for cell in (quality_cell, cost_cell)]
+        cells += [frontier_cell(replay, fixed) for replay in sweep]
+        timed = session.live(dataset).timed
+        cells += [latency_cell(r, timed["optimal", r.contender.lam], "cpu") for r in sweep]
+        cells.append(sweep_cell(dataset, sweep, session.live(dataset)))
+    return Run(header=session.header(), datasets=session.datasets(), cells=tuple(cells))
+
+
+def test_the_record_of_a_run_passes_against_itself(session: Session):
+    """Everything the suites record fits the schema, and an unchanged run passes strictly."""
+    run = all_cells(session)
+    report = judge(run, baseline_of(run), Options(lams=LAMS, datasets=DATASETS, strict=True))
+    assert report.exit_code == 0
+    text = render(run, report)
+    assert "headline optimal@0.95: speedup" in text
+    assert text.count("\ntiny-text ") == 4 * len(LAMS) + 5
+
+
+def metric(run: Run, cell_id: str, name: str) -> Metric:
+    [found] = [m for cell in run.cells if cell.id == cell_id for m in cell.metrics if m.name == name]
+    return found
+
+
+def test_cells_hold_what_was_seen(session: Session):
+    """Values of the record against the replays and timings they come from."""
+    run = all_cells(session)
+    replay = session.replay("tiny-text", "optimal", 5.0)
+    where = "[tiny-text-optimal-lam=5]"
+    assert metric(run, "quality" + where, "quality").value == replay.quality.mean()
+    assert metric(run, "cost" + where, "cost").items == pytest.approx(tuple(replay.cost), rel=1e-5)
+    assert metric(run, "cost" + where, "share_S").value == replay.shares["S"]
+    timed = session.live("tiny-text").timed["optimal", 5.0]
+    speedup = metric(run, "latency" + where, "speedup")
+    assert speedup.value == pytest.approx(np.median(timed.speedups))
+    assert speedup.yardstick == pytest.approx((1.0,) * 20)
+    assert metric(run, "latency" + where, "p95_s").needs == 59
+    assert metric(run, "latency" + where, "p50_s").value == pytest.approx(np.median(timed.seconds))
+    distinct = len({session.replay("tiny-text", "optimal", lam).walks for lam in LAMS})
+    assert metric(run, "frontier[tiny-text-optimal]", "distinct_policies").value == distinct
+
+
+def test_single_stages_gain_nothing_over_mixing_single_stages(session: Session):
+    """The hull of the single stages is reached by mixing them; the adaptive policy is measured beyond it."""
+    fixed = [session.replay("tiny-text", f"always-{stage}") for stage in SKILL]
+    gains = [frontier_cell(replay, fixed).metrics[0].value for replay in fixed]
+    assert max(gains) == pytest.approx(0.0)
+
+
+def test_a_ladder_that_knows_nothing_has_no_headline(session: Session, monkeypatch: pytest.MonkeyPatch):
+    """Quality relative to zero is refused rather than reported."""
+    original = Session.replay
+
+    def nothing_right(self: Session, *where: object) -> Replay:
+        replay = original(self, *where)
+        return Replay(replay.outcomes, replay.contender, replay.completions, np.zeros(N_ITEMS))
+
+    monkeypatch.setattr(Session, "replay", nothing_right)
+    with pytest.raises(DataError, match="answers nothing right"):
+        headlines(session)
+
+
+def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_path: Path):
+    """With --data a run goes on from recorded outcomes and asks no stage again."""
+    data, clock = tmp_path / "kept.jsonl", FakeClock()
+    for expected in (2 * N_ITEMS, 0):
+        again = Session(matrix, data, lambda _: scripted(clock, all_queries()), clock=clock)
+        assert len(again.outcomes) == 2
+        assert calls(again) == dict.fromkeys(SKILL, expected)
