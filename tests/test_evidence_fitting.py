@@ -49,15 +49,21 @@ def test_out_of_fold_probabilities_are_calibrated() -> None:
 
 
 def test_scores_that_nothing_explains_are_not_explained() -> None:
-    """Coin tosses as scores: out of fold no head ranks better than chance (four standard errors)."""
+    """Coin tosses as scores: out of fold no head ranks better than chance (four standard errors).
+
+    Every prompt opens with a word of its own, so a head that had seen its rows would know them by heart.
+    """
     rng = np.random.default_rng(23)
     traces = [
-        replace(t, outcomes={s: replace(o, score=float(rng.random() < 0.5)) for s, o in t.outcomes.items()})
-        for t in worlds.sample(400, rng)[0]
+        Trace(
+            replace(t.query, prompt=" ".join(rng.choice(list("abcdefghij.,:;!?-"), 12)).replace(" ", "", 5)),
+            {s: replace(o, score=float(rng.random() < 0.5)) for s, o in t.outcomes.items()},
+        )
+        for t in worlds.sample(200, rng)[0]
     ]
     fitted = fit_evidence(traces, costs_of(traces), ("S", "L"), seed=0)
     for heads in fitted.reliability.values():
-        assert all(r.auroc < 0.5 + 4 * np.sqrt(1 / 12 / 100) for r in heads.values())
+        assert all(r.auroc < 0.5 + 4 * np.sqrt(201 / 12 / 100**2) for r in heads.values())
 
 
 def test_rows_hold_what_each_node_sees() -> None:

@@ -152,6 +152,14 @@ def test_scaling_is_kept_where_it_pays_and_dropped_where_it_cannot() -> None:
     assert artifact.evidence().judge(few()[0].query, worlds.drafts_of(few()[0], "S")).scale == 1.0
 
 
+def test_a_scale_that_does_not_pay_is_not_applied() -> None:
+    """At a lam where nothing but the cheapest answer is ever bought, lengths are known and change nothing."""
+    artifact = fit(few(), worlds.ladder(), fitted_at="2026-01-01", lams=(1e-6,))
+    assert not artifact.fit.scaled
+    evidence = artifact.evidence()
+    assert {evidence.judge(t.query, worlds.drafts_of(t, "S")).scale for t in few()} == {1.0}
+
+
 def test_the_same_rows_in_any_order_give_the_same_artifact() -> None:
     """Folds and cells depend on what a row is, not on where it stands."""
     traces = few()
