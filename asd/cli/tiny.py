@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -105,8 +106,8 @@ def evaluate(limit: int, batch: int, traces: Path, timed: int) -> None:
     with TraceLog(traces, header_for(ladder, revisions(ladder), workloads, "test")) as log:
         rows = collect(workloads, engines, log, limit=limit, batch_size=batch)
     graded = [trace for trace in rows if trace.query.dataset in GRADED]
-    for label in ("family", "level"):
-        _show(accuracy_by(rows if label == "family" else graded, lambda q, tag=label: q.tags[tag]))
+    _show(accuracy_by(rows, lambda query: query.tags["family"]))
+    _show(accuracy_by(graded, lambda query: query.tags["level"]))
     _show_confidence(rows)
     speed = ms_per_token(engines, [q for w in find_workloads(GRADED) for q in w.queries("test", timed)])
     first = next(iter(speed.values()))
@@ -132,5 +133,5 @@ def _show_confidence(rows: list[Trace]) -> None:
     )
 
 
-def _show(rows: list[dict[str, str | float]]) -> None:
+def _show(rows: Sequence[Mapping[str, object]]) -> None:
     click.echo(tabulate(rows, headers="keys", floatfmt=".3f") + "\n")

@@ -262,7 +262,8 @@ FAMILIES: dict[str, Maker] = {name: make for family in DATASETS.values() for nam
 
 RETIRED: dict[str, Maker] = {"recall": recall, "recode": recode, "day": day, "week": week}
 """Families that phases of the training contain and nobody is asked. After millions of tokens no stage had
-begun to learn `recall`, `day` or `week`: `fetch` and `follow` took their place before anything was measured."""
+begun to learn `recall`, `day` or `week`: `fetch` and `follow` took their place before any
+measurement."""
 
 
 def draw(rng: np.random.Generator, family: str, level: int, part: Part) -> Item:
