@@ -315,3 +315,20 @@ def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_pat
         again = Session(matrix, data, lambda _: scripted(clock, all_queries()), clock=clock)
         assert len(again.outcomes) == 2
         assert calls(again) == dict.fromkeys(SKILL, expected)
+
+
+def test_what_selects_a_setting_is_not_what_is_told(session: Session, monkeypatch: pytest.MonkeyPatch):
+    """A thrifty setting that is right on even items only is chosen by them, and told on the odd ones."""
+    original = Session.replay
+
+    def right_on_even_items(self: Session, dataset: str, policy: str, lam: float | None = None) -> Replay:
+        replay = original(self, dataset, policy, lam)
+        if (policy, lam) != ("optimal", 0.1):
+            return replay
+        quality = (np.arange(N_ITEMS) % 2 == 0).astype(float)
+        return Replay(replay.outcomes, replay.contender, replay.completions, quality)
+
+    monkeypatch.setattr(Session, "replay", right_on_even_items)
+    chosen = headlines(session)[0]
+    assert chosen.relative_quality == 0.0
+    assert chosen.cost < 0.2

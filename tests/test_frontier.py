@@ -65,3 +65,19 @@ def test_moving_along_the_frontier_is_no_retreat(stored: Run):
     worst = max(judge_frontier(run, stored, Limits()), key=lambda finding: finding.current)
     assert worst.verdict is not Verdict.REGRESSED
     assert worst.current < 0.02
+
+
+def test_a_point_that_lay_inside_the_hull_is_not_blamed_for_it(stored: Run):
+    """Only what the shortfall grew by is a retreat."""
+
+    def dearer(cell, metric):
+        return with_items(metric, np.array(metric.items) * 1.5) if cell.lam == 1.0 else metric
+
+    def one_item(cell, metric):
+        items = np.array(metric.items)
+        items[0] *= 1.001
+        return with_items(metric, items) if cell.lam == 50.0 else metric
+
+    bent = change(stored, "cost", "cost", dearer)
+    found = {f.cell: f for f in judge_frontier(change(bent, "cost", "cost", one_item), bent, Limits())}
+    assert found["frontier[tiny-text-optimal-lam=1]"].current == pytest.approx(0.0, abs=1e-3)

@@ -147,8 +147,8 @@ class Metric(Record, frozen=True, kw_only=True):
         tolerance: Largest loss that is still no regression: absolute for quality and for direction "same",
             else relative (0.05 = five per cent).
         items: Per-item values, aligned with the dataset's items.
-        seconds: Of times, what each timed item took (median over the passes), in a fixed order of items.
-        yardstick: Of ratios of times, what the largest stage took for the same items in the same passes.
+        seconds: Of times, what each timed item took in its fastest pass, in a fixed order of items.
+        yardstick: Of ratios of times, what the largest stage took for the same items, likewise.
         passes: The value in each pass, in the order of the passes; shown, not compared.
         needs: Samples without which the metric is not shown (tail percentiles), 0 where it always is.
     """
