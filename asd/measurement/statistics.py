@@ -6,12 +6,12 @@ coin) and the bootstrap's normal one elsewhere. An item counts once however many
 because its answers are not independent.
 
 Times are paired by item as well: each item's seconds are those of its fastest interleaved pass (what the call
-takes when nobody disturbs it; on a shared CPU a third to a half less noisy than the median), in units of what the
-largest stage took for the same items. Resampling items then measures the jitter of the calls, with as many
-degrees of freedom as items, where three passes would have two; the p-value is Wilcoxon's signed-rank one,
-which a neighbour that takes the core away during one call does not move far. What differs between two runs
-and not within one (memory layout, clocks, neighbours) is not in that interval; a metric's tolerance has to
-hold it.
+takes when nobody disturbs it; on a shared CPU a third to a half less noisy than the median), in units of
+what the largest stage took for the same items. Resampling items then measures the jitter of the calls, with
+as many degrees of freedom as items, where three passes would have two; the p-value is Wilcoxon's signed-rank
+one, which a neighbour that takes the core away during one call does not move far. What differs between two
+runs and not within one (memory layout, clocks, neighbours) is not in that interval; a metric's tolerance has
+to hold it.
 
 The border: numbers in, numbers out; no verdicts.
 """
