@@ -209,7 +209,7 @@ class Harness:
             strict=bool(self.config.getini("strict")),
         )
         report = judge(run, baseline, options)
-        self.text = render(run, report)
+        self.text = render(run, report, verbose=self.config.getoption("verbose") > 0)
         return report.exit_code
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -15,36 +15,54 @@ __all__ = ["render"]
 _SHOWN = (("quality", "quality", ".3f"), ("cost", "cost", ".3f"), ("latency", "speedup", ".2f"))
 
 
-def render(run: Run, report: Report) -> str:
-    """Table, findings, warnings and verdict."""
-    parts = [_table(run, report), *_failures(report), *_notes(run, report), _verdict_line(report)]
+Row = tuple[str, str, float | None]
+"""Dataset, policy, lambda."""
+
+
+def render(run: Run, report: Report, *, verbose: bool = False) -> str:
+    """Table, findings, warnings and verdict.
+
+    Args:
+        run: What was measured.
+        report: What the gate says about it.
+        verbose: Show rivals that have a lambda as well, at every lambda.
+    """
+    parts = [_table(run, report, verbose), *_failures(report), *_notes(run, report), _verdict_line(report)]
     return "\n".join(part for part in parts if part)
 
 
-def _table(run: Run, report: Report) -> str:
-    """One row a dataset and policy: baseline, current and delta of quality, cost and speed-up; stage mix."""
-    rows = list(dict.fromkeys((c.dataset, c.policy, c.lam) for c in run.cells if c.dataset is not None))
+def _table(run: Run, report: Report, verbose: bool) -> str:
+    """One row a dataset and policy: quality, cost and speed-up beside the baseline's; stage mix; verdict."""
     cells = {cell.id: cell for cell in run.cells}
+    rows = [row for row in _rows(run) if verbose or row[1] == "optimal" or row[2] is None]
     headers = ["dataset", "policy", "lam"]
     for _, name, _ in _SHOWN:
         headers += [name, "was", "delta"]
-    table = [_row(cells, report, *row) for row in rows if _id("quality", *row) in cells]
+    table = [_row(cells, report, row) for row in rows]
     return tabulate(table, headers=[*headers, "stage mix", "verdict"], disable_numparse=True) if table else ""
 
 
-def _row(
-    cells: dict[str, Cell], report: Report, dataset: str | None, policy: str, lam: float | None
-) -> list[str]:
-    row, verdicts = [dataset or "", policy, "" if lam is None else f"{lam:g}"], [Verdict.PASS]
+def _rows(run: Run) -> list[Row]:
+    """By dataset in the order of the run: the adaptive policy first, then single stages, then the rest."""
+    found = {(c.dataset, c.policy, c.lam) for c in run.cells if c.suite == "quality" and c.dataset}
+    order = [dataset.name for dataset in run.datasets]
+    return sorted(
+        found,
+        key=lambda row: (order.index(row[0]), row[1] != "optimal", row[2] is not None, row[1], row[2] or 0.0),
+    )
+
+
+def _row(cells: dict[str, Cell], report: Report, where: Row) -> list[str]:
+    dataset, policy, lam = where
+    row, findings = [dataset, policy, "" if lam is None else f"{lam:g}"], []
     for suite, name, form in _SHOWN:
-        cell_id = _id(suite, dataset, policy, lam)
-        finding = report.of(cell_id, name)
-        row += _numbers(cells.get(cell_id), name, finding, form)
-        verdicts += [finding.verdict] if finding else []
-    retreat = report.of(_id("frontier", dataset, policy, lam), "retreat")
-    verdicts += [retreat.verdict] if retreat else []
-    worst = max(verdicts, key=lambda verdict: verdict.severity)
-    return [*row, _mix(cells.get(_id("cost", dataset, policy, lam))), str(worst)]
+        finding = report.of(_id(suite, where), name)
+        row += _numbers(cells.get(_id(suite, where)), name, finding, form)
+        findings.append(finding)
+    findings.append(report.of(_id("frontier", where), "retreat"))
+    verdicts = [finding.verdict for finding in findings if finding is not None]
+    worst = str(max(verdicts, key=lambda verdict: verdict.severity)) if verdicts else ""
+    return [*row, _mix(cells.get(_id("cost", where))), worst]
 
 
 def _numbers(cell: Cell | None, name: str, finding: Finding | None, form: str) -> list[str]:
@@ -103,5 +121,6 @@ def _verdict_line(report: Report) -> str:
     return f"gate: {report.verdict} (exit code {report.exit_code}): {parts}"
 
 
-def _id(suite: str, dataset: str | None, policy: str, lam: float | None) -> str:
+def _id(suite: str, where: Row) -> str:
+    dataset, policy, lam = where
     return Cell(suite=suite, policy=policy, dataset=dataset, lam=lam, metrics=()).id

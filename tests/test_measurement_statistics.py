@@ -36,6 +36,14 @@ def test_relative_loss_is_a_share_of_the_stored_mean():
     assert loss.p_value < 1e-12
 
 
+@pytest.mark.parametrize("factor", [1.05, 2.0])
+def test_the_same_factor_on_every_item_is_certain(factor: float):
+    """Rounding may or may not leave a spread; neither may break the p-value."""
+    before = rng().gamma(2, 1, 100)
+    assert paired_loss(before, before * factor, "lower", rng(), relative=True).p_value < 1e-12
+    assert paired_loss(before, before / factor, "lower", rng(), relative=True).p_value > 0.999
+
+
 def test_the_same_change_on_every_item_needs_no_resampling():
     """A constant change has no spread; the loss is certain."""
     loss = paired_loss(np.ones(5), np.full(5, 1.5), "lower", rng(), relative=False)

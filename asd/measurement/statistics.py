@@ -82,7 +82,9 @@ def paired_loss(
         (change, level), _ratio_of_means, paired=True, vectorized=True, method="percentile",
         n_resamples=_N_RESAMPLES, confidence_level=confidence, rng=rng,
     )  # fmt: skip
-    p_value = _mcnemar(change) if exact else stats.norm.sf(estimate / bootstrap.standard_error)
+    # every item dearer by the same factor has no spread at all
+    noise = max(float(bootstrap.standard_error), np.finfo(float).tiny)
+    p_value = _mcnemar(change) if exact else stats.norm.sf(estimate / noise)
     interval = bootstrap.confidence_interval
     return Loss(estimate, float(interval.low), float(interval.high), float(p_value))
 
