@@ -230,7 +230,7 @@ def broken(module_name: str, line: str, replacement: str) -> Iterator[None]:
     assert len(found) == 1, f"{module_name} must hold the line {line!r} once, found it {len(found)} times"
     lines[found[0]] = lines[found[0]].replace(line, replacement)
     codes = {_place(code): code for code in _nested(compile("\n".join(lines), path, "exec"))}
-    functions = [f for f in gc.get_objects() if isinstance(f, FunctionType)]
+    functions = [f for f in gc.get_objects() if type(f) is FunctionType]
     originals = [(f, f.__code__) for f in functions if f.__code__.co_filename == path]
     try:
         for function, original in originals:

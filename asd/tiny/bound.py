@@ -21,6 +21,7 @@ from asd.stopping.recursion import solve
 
 STAGES = "SML"
 TARGETS = (0.95, 0.99)
+_LEAST = 1e-300  # scores nobody reaches have no mass to be divided by
 _LAMS = np.geomspace(0.05, 2000, 240)
 
 
@@ -85,9 +86,10 @@ def stopping_problem(plan: Plan, bins: int = 15) -> Graph:
     for run in sets:
         joint = _joint(plan, run, bins)
         right = joint[: run[-1] + 1].sum(0) if run else np.zeros(1)
-        nodes.append(Node(_name(run), np.clip(right / joint.sum(0), 0, 1), may_stop=bool(run)))
+        p = right / np.maximum(joint.sum(0), _LEAST)
+        nodes.append(Node(_name(run), np.clip(p, 0, 1), may_stop=bool(run)))
         for stage in range(run[-1] + 1 if run else 0, len(STAGES)):
-            after = _joint(plan, (*run, stage), bins).sum(0).reshape(joint.shape[1], -1)
+            after = _joint(plan, (*run, stage), bins).sum(0).reshape(joint.shape[1], -1) + _LEAST
             kernel = np.zeros((len(after), after.size))
             for b, row in enumerate(after):
                 kernel[b, b * len(row) : (b + 1) * len(row)] = row / row.sum()
