@@ -26,7 +26,8 @@ from asd.ladder import Ladder, Stage
 from asd.types import Draft, Query, Usage
 from tests.models import CONTEXT, save_random_model, stage
 
-EMBEDDED = [stage for stage in Ladder.load("tiny").stages if Path(stage.model).exists()]
+# generate() is given the prompts as they stand, so the template that ends a line is left out on both sides
+EMBEDDED = [replace(stage, chat_template=False) for stage in Ladder.load("tiny").stages]
 
 
 @pytest.fixture(scope="module", autouse=True)
