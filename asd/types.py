@@ -41,15 +41,26 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one call did: prompt tokens read, tokens decoded (the stop token included), forward passes."""
+    """What one call did.
+
+    Attributes:
+        n_prompt: Prompt tokens read.
+        n_decoded: Tokens decoded, the stop token included.
+        n_passes: Forward passes.
+        n_verified: Draft tokens of another stage read in a verification pass.
+    """
 
     n_prompt: int
     n_decoded: int
     n_passes: int
+    n_verified: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
-            self.n_prompt + other.n_prompt, self.n_decoded + other.n_decoded, self.n_passes + other.n_passes
+            self.n_prompt + other.n_prompt,
+            self.n_decoded + other.n_decoded,
+            self.n_passes + other.n_passes,
+            self.n_verified + other.n_verified,
         )
 
 
@@ -74,6 +85,34 @@ class Draft:
     finished: bool
     usage: Usage
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What one stage says of another stage's draft, from one forward pass over prompt and draft.
+
+    Attributes:
+        stage: Name of the stage that verified.
+        drafter: Name of the stage whose draft was read.
+        tokens: The draft in the verifier's own tokens, its end included where the draft was finished.
+        logprobs: Natural log-probability of each of them under the verifier, same length as `tokens`.
+        n_accepted: Length of the accepted prefix of `tokens`; the verifier goes on from there.
+        usage: Counts of this call: the prompt, `len(tokens)` verified tokens, one pass.
+        seconds: Wall time of the batch the query was in (not divided by its size).
+    """
+
+    stage: str
+    drafter: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    n_accepted: int
+    usage: Usage
+    seconds: float
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the whole draft was accepted."""
+        return self.n_accepted == len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)

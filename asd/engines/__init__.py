@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from asd.types import Draft, Query
+from asd.types import Draft, Query, Verification
 
-__all__ = ["GREEDY", "Engine", "Sampling"]
+__all__ = ["GREEDY", "Engine", "Sampling", "Verifier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +46,20 @@ class Engine(Protocol):
 
     def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
         """Answer one batch of queries: one draft per query, same order."""
+
+
+@runtime_checkable
+class Verifier(Engine, Protocol):
+    """An engine that can also score another stage's draft and go on from where it disagrees.
+
+    Lossless: `continue_` after `verify` writes, token for token, what `generate` would have written.
+    """
+
+    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+        """Read one draft per query in one forward pass; same order. Drafts may be another tokenizer's."""
+
+    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+        """Go on after each accepted prefix, from the cache `verify` left where it is still there.
+
+        The draft holds the whole answer, the accepted prefix included; its `usage` counts this call only.
+        """
