@@ -21,7 +21,8 @@ import torch
 from asd.engines import GREEDY, Sampling
 from asd.engines.decoding import Answer, Choose, PaddingSide, decode, greedy, harvest, prefill, sampler
 from asd.engines.loading import Loaded, load
-from asd.errors import ConfigError, PromptTooLongError
+from asd.engines.prompts import encode
+from asd.errors import ConfigError
 from asd.ladder import Stage
 from asd.types import Draft, Query, Usage
 
@@ -106,7 +107,7 @@ class TransformersEngine:
         loaded = self._ready()
         self.synchronise()
         start = self._clock()
-        prompts = [self._encode(loaded, query) for query in queries]
+        prompts = [encode(query, self.stage, loaded.tokenizer, loaded.context) for query in queries]
         answers = self._write(loaded, prompts, [query.max_new_tokens for query in queries], sampling)
         texts = loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
         self.synchronise()
@@ -128,29 +129,6 @@ class TransformersEngine:
         if self._loaded is None:
             self._loaded = load(self.stage, self.device)
         return self._loaded
-
-    def _encode(self, loaded: Loaded, query: Query) -> list[int]:
-        """Token ids of a prompt that is known to fit with its answer."""
-        where = f"query {query.id!r} of {query.dataset!r}"
-        if query.max_new_tokens < 1:
-            raise ConfigError(f"{where}: max_new_tokens must be at least 1, not {query.max_new_tokens}")
-        tokens = self._tokenize(loaded, query.prompt) if query.prompt else []
-        if not tokens:
-            raise ConfigError(f"{where} has an empty prompt; give it some text")
-        if loaded.context is not None and len(tokens) + query.max_new_tokens > loaded.context:
-            raise PromptTooLongError(
-                f"{where}: {len(tokens)} prompt tokens and room for {query.max_new_tokens} new ones exceed "
-                f"the context of stage {self.stage.name!r}, {loaded.context} tokens; shorten the prompt or "
-                "lower max_new_tokens"
-            )
-        return tokens
-
-    def _tokenize(self, loaded: Loaded, prompt: str) -> list[int]:
-        if not self.stage.chat_template:
-            return list(loaded.tokenizer(prompt)["input_ids"])
-        chat = [{"role": "user", "content": prompt}]
-        text = loaded.tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-        return list(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _draft(self, prompt: Sequence[int], answer: Answer, text: str, seconds: float) -> Draft:
         n = len(answer.tokens)
