@@ -48,6 +48,7 @@ class StagePrices(Record, frozen=True, kw_only=True):
     per_call: float
     per_prompt_token: float
     per_decoded_token: float
+    per_verified: float | None = None
 
 
 class LadderPrices(Record, frozen=True, kw_only=True):

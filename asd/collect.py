@@ -1,8 +1,9 @@
 """Workloads x ladder -> traces: every query on every stage, once, resumable.
 
 Stage by stage, so that one model at a time is in memory; within a stage dataset by dataset, batches of
-similar prompt length. What an earlier run recorded is not run again. Decoding is greedy: a resumed run
-writes what an uninterrupted one would have written.
+similar prompt length. A stage that can verify then reads every smaller stage's draft. What an earlier run
+recorded is not run again. Decoding is greedy: a resumed run writes what an uninterrupted one would have
+written.
 
 The border: collecting asks for answers and scores them; it neither decides nor fits.
 """
@@ -14,13 +15,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asd.engines import Engine
-from asd.engines.batching import in_batches
+from asd.engines import Engine, Verifier
+from asd.engines.batching import call_in_batches, in_batches
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.tracelog import TraceLog
 from asd.traces import Header, Key, StageHeader, merge, read_header, read_traces
-from asd.types import Draft, Outcome, Query, Trace
+from asd.types import Draft, Outcome, Query, Trace, Verification, pair_name
 from asd.workloads import Split, Workload
 
 __all__ = ["collect", "header_for", "read_collected"]
@@ -79,10 +80,16 @@ def collect(
     """
     _check(workloads, engines, log.header, limit)
     queries = {workload.name: _queries(workload, log.header.split, limit) for workload in workloads}
-    for engine in engines.values():
+    smaller: list[str] = []
+    for stage in log.header.stages:
+        engine = engines[stage]
         for workload in workloads:
             _answer(engine, workload, queries[workload.name], log, batch_size)
+            if isinstance(engine, Verifier):
+                for drafter in smaller:
+                    _verify(engine, drafter, queries[workload.name], log, batch_size)
         engine.unload()
+        smaller.append(stage)
     return [trace for workload in workloads for trace in log.select(queries[workload.name])]
 
 
@@ -97,6 +104,19 @@ def _answer(
         for drafts in in_batches(engine, pending, batch_size):
             log.append([_scored(workload, pending[index], draft) for index, draft in drafts.items()])
             bar.update(len(drafts))
+
+
+def _verify(engine: Verifier, drafter: str, queries: Sequence[Query], log: TraceLog, batch_size: int) -> None:
+    pending = log.unverified(drafter, engine.stage_name, queries)
+    pair = pair_name(drafter, engine.stage_name)
+
+    def read(batch: list[int]) -> list[Verification]:
+        drafts = [pending[i].outcomes[drafter].draft for i in batch]
+        return engine.verify([pending[i].query for i in batch], drafts)
+
+    asked = [trace.query for trace in pending]
+    for found in call_in_batches(engine.stage_name, read, asked, batch_size):
+        log.append([Trace(asked[i], {}, {pair: verification}) for i, verification in found.items()])
 
 
 def _scored(workload: Workload, query: Query, draft: Draft) -> Trace:

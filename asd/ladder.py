@@ -12,6 +12,7 @@ A ladder file names its stages, cheapest first, and holds their prices or names 
     name = "small"
     model = "./weights/small"     # a path if it starts with ".", "/" or "~", from here; else a hub repository
     prices = { per_call = 2.0, per_prompt_token = 0.1, per_decoded_token = 8.0 }
+    options.vllm = { max_model_len = 8192 }    # if need be: settings for one engine
 
 Unknown keys are rejected. Nothing here touches a model; an engine opens a `Stage`.
 """
@@ -22,7 +23,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -30,7 +31,7 @@ from typing import TypeVar
 import msgspec
 
 from asd.errors import ConfigError, StorageError
-from asd.types import STOP, Usage
+from asd.types import NO_CALL, STOP, VERIFY, Usage
 
 __all__ = ["PRESETS", "Ladder", "Prices", "Stage", "write_prices"]
 
@@ -50,7 +51,12 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Price of a call: `per_call + per_prompt_token * n_prompt + per_decoded_token * n_decoded`.
+    """Price of a call, from its counts; an answer that took no call (`NO_CALL`) costs nothing.
+
+        per_call + per_prompt_token * n_prompt + per_verified * n_verified + per_decoded_token * n_passes
+
+    A forward pass is priced as the token it decodes: a stage that writes alone makes one pass a token, a
+    verification is one pass, and its continuation gets the first token from that same pass.
 
     The unit is the ladder's (`Ladder.price_unit`: "ms", "usd", "declared"). Frozen: measured once, by a
     command, with where and when noted in the ladder file; a gate blocks on priced cost because it does not
@@ -60,12 +66,24 @@ class Prices:
     per_call: float
     per_prompt_token: float
     per_decoded_token: float
+    per_verified: float | None = None
+    """Of a draft token read in a verification; None: as much as a prompt token."""
 
     def cost(self, usage: Usage) -> float:
         """Priced cost of one call, in the ladder's price unit."""
+        if usage == NO_CALL:
+            return 0.0
+        verified = self.per_prompt_token if self.per_verified is None else self.per_verified
         return (
-            self.per_call + self.per_prompt_token * usage.n_prompt + self.per_decoded_token * usage.n_decoded
+            self.per_call
+            + self.per_prompt_token * usage.n_prompt
+            + verified * usage.n_verified
+            + self.per_decoded_token * usage.n_passes
         )
+
+    def known(self) -> dict[str, float]:
+        """The prices that were given, by name."""
+        return {name: float(price) for name, price in asdict(self).items() if price is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +91,15 @@ class Stage:
     """One model of the ladder: where its weights are, how it is loaded, what a call costs.
 
     Attributes:
-        name: Unique in the ladder; without "+", which joins stage names.
+        name: Unique in the ladder; without "+" and ">", which join stage names.
         model: Repository on the Hugging Face hub, or the path of a directory.
         prices: What a call costs.
         dtype: "auto" (the checkpoint's; float32 on a CPU), "float32", "bfloat16" or "float16".
         tensor_parallel: Devices the model is spread over.
         memory_gib: Memory the weights take, over all devices; None: not known.
         chat_template: Wrap the prompt in the tokenizer's chat template.
+        options: Further settings, by the engine they are for (`asd.engines`); they change how a stage runs,
+            never what it is.
     """
 
     name: str
@@ -89,6 +109,7 @@ class Stage:
     tensor_parallel: int = 1
     memory_gib: float | None = None
     chat_template: bool = False
+    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +174,7 @@ class Ladder:
                 "model": Path(stage.model).name if _is_path(stage.model) else stage.model,
                 "dtype": stage.dtype,
                 "chat_template": stage.chat_template,
-                "prices": {name: float(price) for name, price in asdict(stage.prices).items()},
+                "prices": stage.prices.known(),
             }
             for stage in self.stages
         ]
@@ -187,10 +208,11 @@ def write_prices(path: Path, prices: Mapping[str, Prices], price_unit: str, pric
         raise StorageError(f"cannot write the prices to {path}: {error.strerror}") from error
 
 
-class _PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     per_call: float
     per_prompt_token: float
     per_decoded_token: float
+    per_verified: float | None = None
 
 
 class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -201,6 +223,7 @@ class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensor_parallel: int = 1
     memory_gib: float | None = None
     chat_template: bool = False
+    options: dict[str, dict[str, object]] = {}
 
 
 class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -234,6 +257,7 @@ def _read(path: Path) -> Ladder:
             tensor_parallel=row.tensor_parallel,
             memory_gib=row.memory_gib,
             chat_template=row.chat_template,
+            options=row.options,
         )
         for row in file.stages
     )
@@ -274,8 +298,10 @@ def _resolve(model: str, directory: Path) -> str:
 
 
 def _check_stage(stage: Stage, where: str) -> None:
-    if not stage.name or "+" in stage.name or stage.name in (STOP, ROOT):
-        raise ConfigError(f"{where}: a stage needs a name, without '+', and other than {STOP!r} and {ROOT!r}")
+    if not stage.name or set("+" + VERIFY) & set(stage.name) or stage.name in (STOP, ROOT):
+        raise ConfigError(
+            f"{where}: a stage needs a name, without '+' and {VERIFY!r}, and other than {STOP!r} and {ROOT!r}"
+        )
     if not stage.model:
         raise ConfigError(f"{where}: model is empty; name a hub repository or a directory")
     if stage.dtype not in DTYPES:
@@ -288,7 +314,7 @@ def _check_stage(stage: Stage, where: str) -> None:
 
 
 def _check_prices(prices: Prices, where: str) -> None:
-    values = asdict(prices)
+    values = prices.known()
     for name, value in values.items():
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")

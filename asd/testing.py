@@ -9,11 +9,13 @@ They follow the same protocols as the real ones and are as deterministic as the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from typing import NamedTuple
 
-from asd.engines import GREEDY, Sampling
+from asd.engines import GREEDY, Sampling, continuation_usage
 from asd.errors import ConfigError, EngineError
-from asd.types import Draft, Query, Usage
+from asd.types import Draft, Query, Usage, Verification
 
 __all__ = ["FakeClock", "Script", "ScriptedEngine"]
 
@@ -48,9 +50,11 @@ class FakeClock:
 
 
 class ScriptedEngine:
-    """A stage that answers from a script; implements `asd.engines.Engine`.
+    """A stage that answers from a script; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
-    A prompt counts as many tokens as it has words; an answer's token ids are 0, 1, 2, ...
+    A prompt counts as many tokens as it has words; an answer's token ids are 0, 1, 2, ... A draft with the
+    scripted text is accepted whole; of any other the scripted answer's first tokens are, as many as the two
+    texts share characters at their beginning, but never all.
 
     Args:
         stage_name: What it calls itself.
@@ -59,7 +63,7 @@ class ScriptedEngine:
         clock: Advanced by that much in every call.
 
     Attributes:
-        calls: Ids of the queries of every call so far.
+        calls: Ids of the queries of every call so far, whatever was called.
         loaded: Whether the stage is in memory.
     """
 
@@ -104,16 +108,60 @@ class ScriptedEngine:
         Raises:
             EngineError: The script has no answer to a prompt.
         """
+        self._call(queries)
+        return [self._draft(query) for query in queries]
+
+    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+        """What the script says of every draft: its own log-probabilities, and -5 for what it rejects.
+
+        Raises:
+            EngineError: The script has no answer to a prompt.
+        """
+        self._call(queries)
+        return [self._verification(query, draft) for query, draft in zip(queries, drafts, strict=True)]
+
+    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+        """The scripted answer, counting what was not accepted.
+
+        Raises:
+            EngineError: The script has no answer to a prompt.
+        """
+        self._call(queries)
+        return [
+            replace(draft, usage=continuation_usage(draft, verification))
+            for draft, verification in zip(map(self._draft, queries), verifications, strict=True)
+        ]
+
+    def _call(self, queries: Sequence[Query]) -> None:
         self.load()
         self.calls.append(tuple(query.id for query in queries))
         if self._clock is not None:
             self._clock.advance(self._seconds)
-        return [self._draft(query) for query in queries]
 
-    def _draft(self, query: Query) -> Draft:
+    def _verification(self, query: Query, draft: Draft) -> Verification:
+        script = self._script(query)
+        n, accepted = len(script.logprobs), draft.text == script.text
+        same = (a == b for a, b in zip(draft.text, script.text, strict=False))
+        n_shared = sum(1 for _ in takewhile(bool, same))
+        n_accepted = n if accepted else min(n_shared, max(0, n - 1))
+        n_rejected = 0 if accepted else max(1, len(draft.tokens) - n_accepted)
+        return Verification(
+            stage=self._stage_name,
+            drafter=draft.stage,
+            tokens=tuple(range(n_accepted + n_rejected)),
+            logprobs=(*script.logprobs[:n_accepted], *(-5.0,) * n_rejected),
+            n_accepted=n_accepted,
+            usage=Usage(len(query.prompt.split()), 0, 1, n_accepted + n_rejected),
+            seconds=self._seconds,
+        )
+
+    def _script(self, query: Query) -> Script:
         if query.prompt not in self._answers:
             raise EngineError(f"the script of stage {self._stage_name!r} has no answer to {query.prompt!r}")
-        script = self._answers[query.prompt]
+        return self._answers[query.prompt]
+
+    def _draft(self, query: Query) -> Draft:
+        script = self._script(query)
         n = len(script.logprobs)
         return Draft(
             stage=self._stage_name,

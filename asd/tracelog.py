@@ -17,7 +17,7 @@ from typing import Self
 
 from asd.errors import ConfigError, DataError, StorageError
 from asd.traces import Header, Key, check_same, encode_header, encode_trace, key_of, merge, parse
-from asd.types import Query, Trace
+from asd.types import Query, Trace, pair_name
 
 __all__ = ["TraceLog"]
 
@@ -73,11 +73,16 @@ class TraceLog:
             check_same(trace.query, query)
         return [query for query, trace in recorded if stage not in trace.outcomes]
 
+    def unverified(self, drafter: str, verifier: str, queries: Iterable[Query]) -> list[Trace]:
+        """The traces in which `verifier` has not read the draft of `drafter` yet; both must have answered."""
+        pair = pair_name(drafter, verifier)
+        return [trace for trace in self.select(queries) if pair not in trace.verifications]
+
     def append(self, traces: Sequence[Trace]) -> None:
         """Add one batch; when this returns, it is on the disk.
 
         Raises:
-            DataError: A trace repeats a recorded outcome, or holds a number that JSON cannot.
+            DataError: A trace repeats a recorded outcome or verification, or holds a number that JSON cannot.
             StorageError: The disk is full or not writable; the file is as it was before.
         """
         added: dict[Key, Trace] = {}

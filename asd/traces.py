@@ -1,13 +1,16 @@
-"""Traces: what every stage answered to every query, as JSON lines.
+"""Traces: what every stage answered to every query, and what later stages said of it, as JSON lines.
 
 The first line is a `Header`: which ladder, which datasets, how sampled. Every other line is one query with
-the outcomes of one or more stages in `outputs`; lines of the same query are merged, so a file grows by
-appending (`asd.tracelog`):
+the outcomes of one or more stages in `outputs`, and of verifications in `verifications` ("S>M": M read S's
+draft; left out where there is none); lines of the same query are merged, so a file grows by appending
+(`asd.tracelog`):
 
     {"format": "asd-traces", "version": 1, "ladder": "tiny", "stages": {"S": {"model": ...}}, ...}
     {"id": "q1", "dataset": "d", "prompt": "2+2=", "reference": "4", "max_new_tokens": 8, "tags": {},
      "outputs": {"S": {"score": 1.0, "response": "4", "tokens_in": 5, "tokens_out": 2, "n_passes": 2,
-                       "seconds": 0.01, "finished": true, "tokens": [9, 2], "token_logprobs": [-0.1, -0.2]}}}
+                       "seconds": 0.01, "finished": true, "tokens": [9, 2], "token_logprobs": [-0.1, -0.2]}},
+     "verifications": {"S>M": {"n_accepted": 2, "tokens_in": 5, "tokens_out": 0, "n_passes": 1,
+                               "seconds": 0.01, "tokens": [9, 2], "token_logprobs": [-0.3, -0.1]}}}
 
 What can be derived is not stored: confidence comes from `token_logprobs`, cost from the counts and the
 ladder's prices, which may be measured anew. The border: format and reading; nothing here runs a model.
@@ -26,7 +29,7 @@ from typing import Literal
 import msgspec
 
 from asd.errors import DataError
-from asd.types import Draft, Outcome, Query, Trace, Usage
+from asd.types import VERIFY, Draft, Outcome, Query, Trace, Usage, Verification
 from asd.workloads import Split
 
 __all__ = ["Header", "StageHeader", "read_header", "read_traces"]
@@ -151,12 +154,16 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def merge(traces: MutableMapping[Key, Trace], new: Trace) -> None:
-    """Add the outcomes of one trace; the query must be the recorded one, the stages new to it."""
+    """Add what one trace holds; the query must be the recorded one, stages and verifications new to it."""
     known = traces.get(key_of(new.query), Trace(new.query, {}))
     check_same(known.query, new.query)
     if repeated := known.outcomes.keys() & new.outcomes.keys():
         raise DataError(f"query {new.query.id!r} has two outcomes of stage {min(repeated)!r}; keep one")
-    traces[key_of(new.query)] = Trace(new.query, {**known.outcomes, **new.outcomes})
+    if repeated := known.verifications.keys() & new.verifications.keys():
+        raise DataError(f"query {new.query.id!r} has two verifications {min(repeated)!r}; keep one")
+    traces[key_of(new.query)] = Trace(
+        new.query, {**known.outcomes, **new.outcomes}, {**known.verifications, **new.verifications}
+    )
 
 
 def check_same(recorded: Query, query: Query) -> None:
@@ -190,16 +197,35 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token_logprobs: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len(self.tokens) != len(self.token_logprobs):
-            raise ValueError(f"{len(self.tokens)} tokens but {len(self.token_logprobs)} token_logprobs")
-        # JSON has no NaN or infinity: they would be written as null and not be read again.
-        if not all(map(math.isfinite, (*self.token_logprobs, self.seconds))):
-            raise ValueError("a log-probability or time is not a finite number")
+        _check_numbers(self)
         if self.score is not None and not 0 <= self.score <= 1:
             raise ValueError(f"score {self.score} is not within [0, 1]")
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    n_accepted: int
+    tokens_in: int
+    tokens_out: int
+    n_passes: int
+    seconds: float
+    tokens: tuple[int, ...]
+    token_logprobs: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check_numbers(self)
+        if not 0 <= self.n_accepted <= len(self.tokens):
+            raise ValueError(f"{self.n_accepted} of {len(self.tokens)} tokens cannot be accepted")
+
+
+def _check_numbers(record: _Output | _Verification) -> None:
+    if len(record.tokens) != len(record.token_logprobs):
+        raise ValueError(f"{len(record.tokens)} tokens but {len(record.token_logprobs)} token_logprobs")
+    # JSON has no NaN or infinity: they would be written as null and not be read again.
+    if not all(map(math.isfinite, (*record.token_logprobs, record.seconds))):
+        raise ValueError("a log-probability or time is not a finite number")
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     id: str
     dataset: str
     prompt: str
@@ -207,6 +233,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_new_tokens: int
     tags: dict[str, str]
     outputs: dict[str, _Output]
+    verifications: dict[str, _Verification] = {}
 
 
 def encode_trace(trace: Trace) -> bytes:
@@ -214,6 +241,7 @@ def encode_trace(trace: Trace) -> bytes:
     query = trace.query
     try:
         outputs = {stage: _to_output(outcome) for stage, outcome in trace.outcomes.items()}
+        verifications = {pair: _to_row(found) for pair, found in trace.verifications.items()}
     except ValueError as error:
         raise DataError(f"query {query.id!r} of {query.dataset!r} cannot be recorded: {error}") from error
     record = _Record(
@@ -224,6 +252,7 @@ def encode_trace(trace: Trace) -> bytes:
         max_new_tokens=query.max_new_tokens,
         tags=dict(query.tags),
         outputs=outputs,
+        verifications=verifications,
     )
     return _encode(record)
 
@@ -243,6 +272,19 @@ def _to_output(outcome: Outcome) -> _Output:
     )
 
 
+def _to_row(verification: Verification) -> _Verification:
+    usage = verification.usage
+    return _Verification(
+        n_accepted=verification.n_accepted,
+        tokens_in=usage.n_prompt,
+        tokens_out=usage.n_decoded,
+        n_passes=usage.n_passes,
+        seconds=verification.seconds,
+        tokens=verification.tokens,
+        token_logprobs=verification.logprobs,
+    )
+
+
 def _to_trace(record: _Record) -> Trace:
     query = Query(
         id=record.id,
@@ -252,7 +294,11 @@ def _to_trace(record: _Record) -> Trace:
         max_new_tokens=record.max_new_tokens,
         tags=record.tags,
     )
-    return Trace(query, {stage: _to_outcome(stage, output) for stage, output in record.outputs.items()})
+    return Trace(
+        query,
+        {stage: _to_outcome(stage, output) for stage, output in record.outputs.items()},
+        {pair: _to_verification(pair, row) for pair, row in record.verifications.items()},
+    )
 
 
 def _to_outcome(stage: str, output: _Output) -> Outcome:
@@ -266,6 +312,21 @@ def _to_outcome(stage: str, output: _Output) -> Outcome:
         seconds=output.seconds,
     )
     return Outcome(draft, output.score)
+
+
+def _to_verification(pair: str, row: _Verification) -> Verification:
+    drafter, _, stage = pair.partition(VERIFY)
+    if not drafter or not stage:
+        raise DataError(f"verification {pair!r} is not named like 'S{VERIFY}M'")
+    return Verification(
+        stage=stage,
+        drafter=drafter,
+        tokens=row.tokens,
+        logprobs=row.token_logprobs,
+        n_accepted=row.n_accepted,
+        usage=Usage(row.tokens_in, row.tokens_out, row.n_passes, len(row.tokens)),
+        seconds=row.seconds,
+    )
 
 
 def _encode(line: Header | _Record) -> bytes:

@@ -15,7 +15,12 @@ Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
 """How a number came about; every record and table that shows one carries it (README, "Provenance")."""
 
 STOP = "stop"
-"""The action that returns the best answer in hand; every other action is the name of the stage to run."""
+"""The action that returns the best answer in hand. The others are the name of a stage ("L": it answers, going
+on from the draft it has just verified if it has) and `VERIFY` with that name (">L": it reads the best answer
+in hand)."""
+
+VERIFY = ">"
+"""Opens the name of an action that verifies: ">L" lets L read the best answer in hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,10 @@ class Usage:
             self.n_passes + other.n_passes,
             self.n_verified + other.n_verified,
         )
+
+
+NO_CALL = Usage(0, 0, 0)
+"""Of an answer that took no call: a draft that the next stage had accepted whole is that stage's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +134,22 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One query with the outcome of every stage that was run on it, keyed by stage name."""
+    """One query with the outcome of every stage that was run on it.
+
+    Attributes:
+        query: The question.
+        outcomes: By stage name.
+        verifications: Of recorded drafts by later stages, keyed "S>M" (`pair_name`); may be empty.
+    """
 
     query: Query
     outcomes: Mapping[str, Outcome]
+    verifications: Mapping[str, Verification] = field(default_factory=dict)
+
+
+def pair_name(drafter: str, verifier: str) -> str:
+    """Key of a verification: "S>M" where M read S's draft."""
+    return f"{drafter}{VERIFY}{verifier}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +157,7 @@ class Decision:
     """What a policy chose in one state, and why.
 
     Attributes:
-        action: `STOP` or the name of the stage to run next.
+        action: `STOP`, the name of the stage to run next, or `VERIFY` and that name.
         answer: Stage whose answer is the best in hand (None before any stage has answered).
         p_good: Calibrated success probability of each answer in hand, by stage (empty where the policy
             does not look at evidence).
@@ -158,6 +179,7 @@ class Completion:
         stage: The stage whose answer is returned.
         text: The answer.
         drafts: Every answer bought, in the order of the calls.
+        verifications: Every verification bought, in the order of the calls.
         decisions: One per state visited, the stopping one last.
         cost: Priced cost summed over all calls, raw price unit.
     """
@@ -168,3 +190,4 @@ class Completion:
     drafts: tuple[Draft, ...]
     decisions: tuple[Decision, ...]
     cost: float
+    verifications: tuple[Verification, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from asd.engines import GREEDY, Sampling
 from asd.ladder import Prices
 from asd.testing import FakeClock
-from asd.types import Draft, Query, Usage
+from asd.types import Draft, Query, Usage, Verification
 
 
 class PricedEngine:
@@ -32,6 +32,22 @@ class PricedEngine:
         drafts = [self._draft(query) for query in queries]
         self.clock.advance(sum(self.prices.cost(draft.usage) for draft in drafts) / 1e3)
         return drafts
+
+    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+        """Reads the drafts, accepting nothing; the clock advances likewise."""
+        read = [self._read(query, draft) for query, draft in zip(queries, drafts, strict=True)]
+        self.clock.advance(sum(self.prices.cost(verification.usage) for verification in read) / 1e3)
+        return read
+
+    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+        """Nothing is accepted, so going on is answering."""
+        assert not any(verification.n_accepted for verification in verifications)
+        return self.generate(queries)
+
+    def _read(self, query: Query, draft: Draft) -> Verification:
+        n = len(draft.tokens)
+        usage = Usage(n_prompt=len(query.prompt), n_decoded=0, n_passes=1, n_verified=n)
+        return Verification(self.stage_name, draft.stage, draft.tokens, (-9.0,) * n, 0, usage, 0.0)
 
     def _draft(self, query: Query) -> Draft:
         n = int(query.id)

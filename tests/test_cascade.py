@@ -170,5 +170,5 @@ def test_an_engine_that_drops_a_query_is_an_error() -> None:
 
     asked = queries(2)
     engine = Forgetful("S", {q.prompt: ("", (-0.1,)) for q in asked})
-    with pytest.raises(EngineError, match="stage 'S' returned 1 drafts for 2 queries"):
+    with pytest.raises(EngineError, match="stage 'S' returned 1 results for 2 queries"):
         Cascade({"S": engine}, FixedStage("S"), {"S": PRICES["S"]}).run(asked)

@@ -107,6 +107,35 @@ def test_every_query_on_every_stage_scored(tmp_path: Path) -> None:
     assert {t.query.prompt: t for t in read_traces(path)} == {t.query.prompt: t for t in traces}
 
 
+def test_later_stages_read_every_earlier_draft(tmp_path: Path) -> None:
+    """Each pair of stages once a query, as the verifier says it; the smallest stage verifies nothing."""
+    path, engines = tmp_path / "t.jsonl", fleet()
+    run(path, engines)
+    for trace in read_traces(path):
+        [verification] = engines["L"].verify([trace.query], [trace.outcomes["S"].draft])
+        assert trace.verifications == {"S>L": verification}
+        assert verification.accepted == (len(trace.query.prompt) % 2 == 0)
+
+
+def test_outcomes_recorded_before_verification_are_verified_later(tmp_path: Path) -> None:
+    """A file whose stages could not verify is taken up: drafts are read, nothing is answered again."""
+
+    class Generator:
+        """The part of a scripted stage that every engine has."""
+
+        def __init__(self, stage: ScriptedEngine) -> None:
+            for name in ("stage_name", "load", "unload", "synchronise", "generate"):
+                setattr(self, name, getattr(stage, name))
+
+    path = tmp_path / "t.jsonl"
+    run(path, {name: Generator(engine) for name, engine in fleet().items()})
+    assert {len(trace.verifications) for trace in read_traces(path)} == {0}
+    engines = fleet()
+    run(path, engines)
+    assert {tuple(trace.verifications) for trace in read_traces(path)} == {("S>L",)}
+    assert (len(engines["S"].calls), len(engines["L"].calls)) == (0, 6)
+
+
 def test_one_stage_at_a_time_in_batches(tmp_path: Path) -> None:
     """A stage is given back before the next is asked; batches are full and of one dataset."""
     asked: list[tuple[str, list[str], bool]] = []
@@ -141,7 +170,9 @@ def test_a_larger_limit_runs_the_new_queries_only(tmp_path: Path) -> None:
     run(path, fleet(), limit=4)
     engines = fleet()
     run(path, engines)
-    assert all(sum(map(len, engine.calls)) == (LIMIT - 4) * len(WORKLOADS) for engine in engines.values())
+    asked = {stage: sum(map(len, engine.calls)) for stage, engine in engines.items()}
+    n_new = (LIMIT - 4) * len(WORKLOADS)
+    assert asked == {"S": n_new, "L": 2 * n_new}  # L reads what S wrote as well
     run(tmp_path / "at_once.jsonl", fleet())
     assert read_traces(path) == read_traces(tmp_path / "at_once.jsonl")
 

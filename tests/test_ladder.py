@@ -11,7 +11,7 @@ import pytest
 
 from asd.errors import ConfigError, StorageError
 from asd.ladder import PRESETS, Ladder, Prices, Stage, write_prices
-from asd.types import Usage
+from asd.types import NO_CALL, Usage
 
 FILE = """
 name = "mine"
@@ -45,7 +45,19 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_call_costs_its_counts_times_the_prices() -> None:
     """One call, its prompt tokens and its decoded tokens are priced; passes are not."""
-    assert Prices(5.0, 0.5, 2.0).cost(Usage(n_prompt=10, n_decoded=3, n_passes=99)) == 16.0
+    assert Prices(5.0, 0.5, 2.0).cost(Usage(n_prompt=10, n_decoded=3, n_passes=3)) == 16.0
+
+
+def test_a_verification_is_one_pass_and_the_tokens_it_reads() -> None:
+    """Draft tokens at their own price, or that of prompt tokens; the pass as one decoded token."""
+    usage = Usage(n_prompt=10, n_decoded=0, n_passes=1, n_verified=4)
+    assert Prices(5.0, 0.5, 2.0).cost(usage) == 5 + 5 + 2 + 2
+    assert Prices(5.0, 0.5, 2.0, per_verified=0.25).cost(usage) == 5 + 5 + 1 + 2
+
+
+def test_an_answer_without_a_call_is_free() -> None:
+    """Not even the fixed price of a call is due for a draft that was accepted whole."""
+    assert Prices(5.0, 0.5, 2.0).cost(NO_CALL) == 0.0
 
 
 def test_a_file_says_all_about_its_stages(path: Path) -> None:

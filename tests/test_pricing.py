@@ -11,7 +11,7 @@ from asd.testing import FakeClock
 from asd.types import Query
 from tests.priced import PricedEngine
 
-TRUE = {"S": Prices(0.5, 0.01, 1.0), "L": Prices(2.0, 0.2, 12.0)}
+TRUE = {"S": Prices(0.5, 0.01, 1.0), "L": Prices(2.0, 0.2, 12.0, per_verified=0.7)}
 QUERIES = [Query(id=str(n), dataset="d", prompt="x" * (7 * n % 31 + 3)) for n in range(1, 25)]
 
 
@@ -27,6 +27,23 @@ def test_prices_are_recovered():
         assert measured[name].per_call == pytest.approx(prices.per_call, abs=1e-4)
         assert measured[name].per_prompt_token == pytest.approx(prices.per_prompt_token, abs=1e-4)
         assert measured[name].per_decoded_token == pytest.approx(prices.per_decoded_token, abs=1e-4)
+    assert measured["S"].per_verified is None  # there is nothing that the smallest stage could read
+    assert measured["L"].per_verified == pytest.approx(0.7, abs=1e-4)
+
+
+def test_engines_that_cannot_verify_are_priced_all_the_same():
+    """Their drafts are read by nobody, and a verified token has no price of its own."""
+
+    class Generator:
+        """A stage with nothing but what every engine has."""
+
+        def __init__(self, stage):
+            for name in ("stage_name", "load", "unload", "synchronise", "generate"):
+                setattr(self, name, getattr(stage, name))
+
+    clock = FakeClock()
+    engines = {name: Generator(engine) for name, engine in _engines(clock).items()}
+    assert {p.per_verified for p in measure_prices(engines, QUERIES, clock=clock).values()} == {None}
 
 
 def test_prices_are_never_negative():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from asd.errors import DataError
 from asd.traces import Header, StageHeader, encode_header, encode_trace, merge, read_header, read_traces
-from asd.types import Draft, Outcome, Query, Trace, Usage
+from asd.types import Draft, Outcome, Query, Trace, Usage, Verification, pair_name
 
 
 def stage_header(model: str, revision: str = "r1") -> StageHeader:
@@ -28,6 +28,8 @@ HEADER = Header(
 )
 finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(codec="utf-8"))
+stage_names = st.text(st.characters(codec="utf-8", exclude_characters=">"), min_size=1)
+VERIFIED = Verification("L", "S", (9, 2), (-0.5, -0.25), n_accepted=1, usage=Usage(5, 0, 1, 2), seconds=0.25)
 
 
 def trace(query_id: str = "q1", stage: str = "S", score: float | None = 1.0) -> Trace:
@@ -39,6 +41,9 @@ def trace(query_id: str = "q1", stage: str = "S", score: float | None = 1.0) -> 
 def write(path: Path, *traces: Trace) -> Path:
     path.write_bytes(encode_header(HEADER) + b"".join(map(encode_trace, traces)))
     return path
+
+
+READ = encode_trace(Trace(trace().query, {}, {"S>L": VERIFIED}))
 
 
 @st.composite
@@ -61,7 +66,19 @@ def any_trace(draw: st.DrawFn) -> Trace:
         max_new_tokens=draw(st.integers(1, 999)),
         tags=draw(st.dictionaries(texts, texts, max_size=2)),
     )
-    return Trace(query, {draft.stage: Outcome(draft, draw(st.none() | st.floats(0, 1)))})
+    read = draw(st.lists(finite, max_size=5))
+    verification = Verification(
+        stage=draw(stage_names),
+        drafter=draw(stage_names),
+        tokens=tuple(range(len(read))),
+        logprobs=tuple(read),
+        n_accepted=draw(st.integers(0, len(read))),
+        usage=Usage(draw(st.integers(0, 99)), draw(st.integers(0, 1)), 1, len(read)),
+        seconds=draw(finite),
+    )
+    pair = pair_name(verification.drafter, verification.stage)
+    outcomes = {draft.stage: Outcome(draft, draw(st.none() | st.floats(0, 1)))}
+    return Trace(query, outcomes, {pair: verification})
 
 
 def test_a_line_is_the_documented_record() -> None:
@@ -87,6 +104,27 @@ def test_a_line_is_the_documented_record() -> None:
             }
         },
     }
+
+
+def test_a_verification_is_a_line_of_its_own_and_merged(tmp_path: Path) -> None:
+    """`verifications` holds every field by its published name and joins the outcomes of its query."""
+    query = trace().query
+    line = encode_trace(Trace(query, {}, {"S>L": VERIFIED}))
+    assert json.loads(line)["outputs"] == {}
+    assert json.loads(line)["verifications"] == {
+        "S>L": {
+            "n_accepted": 1,
+            "tokens_in": 5,
+            "tokens_out": 0,
+            "n_passes": 1,
+            "seconds": 0.25,
+            "tokens": [9, 2],
+            "token_logprobs": [-0.5, -0.25],
+        }
+    }
+    path = write(tmp_path / "t.jsonl", trace())
+    path.write_bytes(path.read_bytes() + line)
+    assert read_traces(path) == [Trace(query, trace().outcomes, {"S>L": VERIFIED})]
 
 
 @given(any_trace())
@@ -135,6 +173,10 @@ def test_a_cut_compressed_file_is_refused(tmp_path: Path) -> None:
         (encode_trace(trace("q1")), "line 3: query 'q1' has two outcomes of stage 'S'"),
         (encode_trace(trace("q1", "L")).replace(b"2+2=", b"3+3="), "line 3: query 'q1' .* another prompt"),
         (b"\xff\n", "line 3: "),
+        (READ.replace(b"S>L", b"SL"), "line 3: verification 'SL' is not named like 'S>M'"),
+        (READ.replace(b'"n_accepted":1', b'"n_accepted":3'), "line 3: 3 of 2 tokens cannot be accepted"),
+        (READ.replace(b"[9,2]", b"[9]"), "line 3: 1 tokens but 2 token_logprobs"),
+        (READ + READ, "line 4: query 'q1' has two verifications 'S>L'"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, broken: bytes, message: str) -> None:

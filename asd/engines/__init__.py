@@ -12,9 +12,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from asd.types import Draft, Query, Verification
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
-__all__ = ["GREEDY", "Engine", "Sampling", "Verifier"]
+__all__ = ["GREEDY", "LOSSLESS", "Acceptance", "Engine", "Sampling", "Verifier", "continuation_usage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,24 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """When a verifier takes a token of a draft as its own, and how it chooses where it does not.
+
+    Attributes:
+        sampling: How the verifier chooses tokens. Lossless: at temperature 0 the answer is the one it would
+            have written alone, above it one drawn from the same distribution, whatever the draft.
+        tolerance: None, or lenient: a token is taken while its probability is at least this share of the
+            most probable one's, in (0, 1]; greedy from the first other one on. Changes answers.
+    """
+
+    sampling: Sampling = GREEDY
+    tolerance: float | None = None
+
+
+LOSSLESS = Acceptance()
 
 
 class Engine(Protocol):
@@ -55,11 +73,32 @@ class Verifier(Engine, Protocol):
     Lossless: `continue_` after `verify` writes, token for token, what `generate` would have written.
     """
 
-    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
         """Read one draft per query in one forward pass; same order. Drafts may be another tokenizer's."""
 
-    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
         """Go on after each accepted prefix, from the cache `verify` left where it is still there.
 
         The draft holds the whole answer, the accepted prefix included; its `usage` counts this call only.
+        `acceptance` is the one that `verify` was given.
         """
+
+
+def continuation_usage(own: Draft, verification: Verification) -> Usage:
+    """Counts of `continue_` where the cache is still there, from what the verifier writes alone.
+
+    Args:
+        own: The verifier's own answer to the query.
+        verification: What it said of the draft.
+    """
+    n_left = len(own.tokens) - verification.n_accepted
+    if n_left <= 0:
+        return NO_CALL
+    return Usage(n_prompt=0, n_decoded=n_left, n_passes=n_left - 1)

@@ -6,11 +6,16 @@ that needs no tokenizer). The composition of the batches depends on the queries 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from asd.engines import Engine
 from asd.errors import ConfigError, EngineError
 from asd.types import Draft, Query
+
+__all__ = ["call_in_batches", "in_batches"]
+
+T = TypeVar("T")
 
 
 def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Iterator[dict[int, Draft]]:
@@ -20,14 +25,21 @@ def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Ite
         ConfigError: `batch_size` is not positive.
         EngineError: The engine could not answer, or returned more or fewer drafts than it was asked for.
     """
+    return call_in_batches(
+        engine.stage_name, lambda batch: engine.generate([queries[i] for i in batch]), queries, batch_size
+    )
+
+
+def call_in_batches(
+    stage: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
+) -> Iterator[dict[int, T]]:
+    """The same for any call of a stage, which gets indices into `queries` and returns one result each."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
     by_length = sorted(range(len(queries)), key=lambda i: len(queries[i].prompt))
     for start in range(0, len(by_length), batch_size):
         batch = by_length[start : start + batch_size]
-        drafts = engine.generate([queries[i] for i in batch])
-        if len(drafts) != len(batch):
-            raise EngineError(
-                f"stage {engine.stage_name!r} returned {len(drafts)} drafts for {len(batch)} queries"
-            )
-        yield dict(zip(batch, drafts, strict=True))
+        results = call(batch)
+        if len(results) != len(batch):
+            raise EngineError(f"stage {stage!r} returned {len(results)} results for {len(batch)} queries")
+        yield dict(zip(batch, results, strict=True))

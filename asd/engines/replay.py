@@ -7,16 +7,17 @@ and so are the seconds, those of the batch the query was in when it was recorded
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from asd.engines import GREEDY, Sampling
+from asd.engines import GREEDY, Sampling, continuation_usage
 from asd.errors import ConfigError, DataError
-from asd.types import Draft, Query, Trace
+from asd.types import Draft, Query, Trace, Verification, pair_name
 
 __all__ = ["ReplayEngine"]
 
 
 class ReplayEngine:
-    """One recorded stage; implements `asd.engines.Engine`.
+    """One recorded stage; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
     Args:
         stage_name: Which stage of the traces to play.
@@ -29,9 +30,12 @@ class ReplayEngine:
     def __init__(self, stage_name: str, traces: Iterable[Trace]) -> None:
         self._stage_name = stage_name
         self._drafts: dict[tuple[str, str], Draft] = {}
+        self._verifications: dict[tuple[str, str, str], Verification] = {}
         for trace in traces:
             if stage_name in trace.outcomes:
                 self._record(trace.query, trace.outcomes[stage_name].draft)
+            for pair, verification in trace.verifications.items():
+                self._verifications[trace.query.dataset, trace.query.id, pair] = verification
 
     @property
     def stage_name(self) -> str:
@@ -57,6 +61,37 @@ class ReplayEngine:
         if sampling.temperature != 0:
             raise ConfigError(f"a recording cannot be sampled at temperature {sampling.temperature}; use 0")
         return [self._find(query) for query in queries]
+
+    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+        """The recorded verification of every draft.
+
+        Raises:
+            DataError: The stage was not recorded reading the draft of that query by that stage.
+        """
+        return [
+            self._find_verification(query, pair_name(draft.stage, self._stage_name))
+            for query, draft in zip(queries, drafts, strict=True)
+        ]
+
+    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+        """The stage's own recorded draft, with the usage of going on from the accepted prefix.
+
+        What is not in the prefix is decoded, its first token from the pass that verified: lossless greedy
+        decoding leaves no choice, so the recorded draft is what the stage would write.
+        """
+        return [
+            replace(draft, usage=continuation_usage(draft, verification))
+            for draft, verification in zip(map(self._find, queries), verifications, strict=True)
+        ]
+
+    def _find_verification(self, query: Query, pair: str) -> Verification:
+        try:
+            return self._verifications[query.dataset, query.id, pair]
+        except KeyError:
+            raise DataError(
+                f"no recorded verification {pair!r} for query {query.id!r} of dataset {query.dataset!r}; "
+                "collect it first"
+            ) from None
 
     def _record(self, query: Query, draft: Draft) -> None:
         key = (query.dataset, query.id)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TypeVar
 
 from asd.engines import Engine
 from asd.measurement.timing import Clock, Timings, interleave, warm_up
 from asd.types import Draft, Query
 
-__all__ = ["time_stages"]
+__all__ = ["time_calls", "time_stages"]
+
+R = TypeVar("R")
 
 
 def time_stages(
@@ -25,14 +28,24 @@ def time_stages(
         ValueError: No engine, no query or no pass.
         EngineError: A stage cannot answer.
     """
+    calls = {name: engine.generate for name, engine in engines.items()}
+    return time_calls(calls, engines, queries, n_passes, clock)
+
+
+def time_calls(
+    calls: Mapping[str, Callable[[list[Query]], R]],
+    engines: Mapping[str, Engine],
+    queries: Sequence[Query],
+    n_passes: int,
+    clock: Clock,
+) -> Timings[R]:
+    """The same for any calls of these engines, seconds by the calls' names."""
 
     def synchronise() -> None:
         for engine in engines.values():
             engine.synchronise()
 
-    for engine in engines.values():
-        first = partial(engine.generate, queries[:1])
-        warm_up(first, synchronise=synchronise, clock=clock)
-    arms = {name: engine.generate for name, engine in engines.items()}
     units = [[query] for query in queries]
-    return interleave(arms, units, n_passes, synchronise=synchronise, clock=clock)
+    for call in calls.values():
+        warm_up(partial(call, units[0]), synchronise=synchronise, clock=clock)
+    return interleave(calls, units, n_passes, synchronise=synchronise, clock=clock)
