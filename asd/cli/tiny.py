@@ -75,6 +75,8 @@ def install(run: Path) -> None:
 
     Prices and policy are made from them by `asd price`, `asd collect` and `asd fit`.
     """
+    from asd.tiny.train import load_recipe  # noqa: PLC0415  (imports torch)
+
     stages = [stage.name for stage in Ladder.load("tiny").stages]
     for stage in stages:
         if not (run / stage / "model.safetensors").exists():
@@ -84,7 +86,7 @@ def install(run: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for name in SHIPPED:
             shutil.copyfile(run / stage / name, target / name)
-    logs = sorted(run.glob("*/log.jsonl"), key=lambda log: log.stat().st_mtime)
+    logs = [log for phase in load_recipe().phases if (log := run / phase / "log.jsonl").exists()]
     (HOME / "training.jsonl").write_text("".join(log.read_text("utf8") for log in logs), "utf8")
     size = sum(file.stat().st_size for file in (HOME / "weights").rglob("*") if file.is_file())
     click.echo(f"{', '.join(stages)} installed in {HOME / 'weights'}: {size / 1e6:.1f} MB")
