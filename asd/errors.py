@@ -5,11 +5,20 @@
     │   └── PolicyMismatchError   the policy was fitted on another ladder
     ├── DataError        a trace, workload, baseline or artifact file is missing, broken or empty
     ├── EngineError      a stage cannot load or cannot answer
-    │   └── PromptTooLongError    the prompt does not fit the stage's context
+    │   ├── PromptTooLongError    the prompt does not fit the stage's context
+    │   ├── OutOfMemoryError      the batch does not fit the stage's memory; a smaller one may
+    │   ├── UnavailableError      the stage is not there, out of time or overloaded
+    │   ├── PartialBatchError     some queries of a batch failed; holds the results of the others
+    │   └── NoStageLeftError      every stage failed a query; holds what has been answered
     └── StorageError     a result could not be written (disk full, no permission)
 
 Every message names the offending value and the remedy; the CLI prints it and exits with code 2.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class AsdError(Exception):
@@ -34,6 +43,28 @@ class EngineError(AsdError):
 
 class PromptTooLongError(EngineError):
     """The prompt and the room for an answer exceed the stage's context."""
+
+
+class OutOfMemoryError(EngineError):
+    """The batch does not fit the stage's memory; a smaller one may."""
+
+
+class UnavailableError(EngineError):
+    """The stage is not there, does not answer in time or is overloaded."""
+
+
+class PartialBatchError(EngineError):
+    """Some queries of a batch failed and others did not: nothing that is done need be done again.
+
+    Attributes:
+        done: Results by position in the batch.
+        failed: What was wrong with each of the others, by position.
+    """
+
+    def __init__(self, message: str, done: Mapping[int, Any], failed: Mapping[int, EngineError]) -> None:
+        super().__init__(message)
+        self.done = done
+        self.failed = failed
 
 
 class StorageError(AsdError):

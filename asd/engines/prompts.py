@@ -11,7 +11,7 @@ from asd.errors import ConfigError, PromptTooLongError
 from asd.ladder import Stage
 from asd.types import Query
 
-__all__ = ["encode"]
+__all__ = ["as_read", "check", "encode"]
 
 
 def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> list[int]:
@@ -27,12 +27,12 @@ def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> l
         ConfigError: The prompt is empty or there is no room for an answer.
         PromptTooLongError: Prompt and room exceed the context.
     """
+    check(query)
+    text = as_read(query, stage, tokenizer)
+    tokens: list[int] = tokenizer(text, add_special_tokens=not stage.chat_template)["input_ids"]
     where = f"query {query.id!r} of {query.dataset!r}"
-    if query.max_new_tokens < 1:
-        raise ConfigError(f"{where}: max_new_tokens must be at least 1, not {query.max_new_tokens}")
-    tokens = _tokenize(query.prompt, stage, tokenizer) if query.prompt else []
     if not tokens:
-        raise ConfigError(f"{where} has an empty prompt; give it some text")
+        raise ConfigError(f"{where} has a prompt without tokens; give it some text")
     if context is not None and len(tokens) + query.max_new_tokens > context:
         raise PromptTooLongError(
             f"{where}: {len(tokens)} prompt tokens and room for {query.max_new_tokens} new ones exceed "
@@ -42,9 +42,22 @@ def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> l
     return tokens
 
 
-def _tokenize(prompt: str, stage: Stage, tokenizer: Any) -> list[int]:
+def check(query: Query) -> None:
+    """Refuse a query that no model can answer.
+
+    Raises:
+        ConfigError: The prompt is empty or there is no room for an answer.
+    """
+    where = f"query {query.id!r} of {query.dataset!r}"
+    if query.max_new_tokens < 1:
+        raise ConfigError(f"{where}: max_new_tokens must be at least 1, not {query.max_new_tokens}")
+    if not query.prompt:
+        raise ConfigError(f"{where} has an empty prompt; give it some text")
+
+
+def as_read(query: Query, stage: Stage, tokenizer: Any) -> str:
+    """The prompt as the stage reads it: in its chat template, without the tokens that the tokenizer adds."""
     if not stage.chat_template:
-        return list(tokenizer(prompt)["input_ids"])
-    chat = [{"role": "user", "content": prompt}]
-    text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return query.prompt
+    chat = [{"role": "user", "content": query.prompt}]
+    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))

@@ -1,0 +1,154 @@
+"""Runs a stage on a vLLM server, which can also verify another stage's draft (`dialect = "vllm"`).
+
+Beyond what the API promises, vLLM's server tokenizes, tells token ids and echoes a prompt with
+log-probabilities; that is all verification needs:
+
+    verify      prompt and draft in one request, echoed: the draft's log-probabilities, and where each token
+                was the most probable one; one prefill, nothing decoded
+    continue_   prompt and accepted prefix in one request, from the server's prefix cache as far as it reaches
+
+The border: the server is asked, nothing of it is kept but the id of its stop token. No saving is claimed that
+was not counted: a continuation's `usage.n_prompt` are the prompt tokens that the server did not find in its
+cache (all of them, unless it was started with `--enable-prompt-tokens-details`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from asd.engines.completions import OpenAIEngine, chat_of, fan_out
+from asd.engines.prompts import check
+from asd.engines.replies import EchoReply, Text, Tokens, Written
+from asd.errors import EngineError
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
+
+__all__ = ["VllmServerEngine"]
+
+GREEDY_CHOICE = {"temperature": 0.0, "top_p": 1.0}
+PLAIN = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "return_token_ids": True}
+"""Nothing that the checkpoint suggests about sampling; and the ids, please."""
+ECHO = {"max_tokens": 0, "echo": True, "logprobs": 1, "return_tokens_as_token_ids": True}
+"""Score what is given, write nothing. Two tokens may be written alike, two ids are never."""
+
+
+class VllmServerEngine(OpenAIEngine):
+    """One stage behind one vLLM server; implements `asd.engines.Verifier`, greedily."""
+
+    _end: int | None = None
+    """Id of the token that ends an answer, once an answer has ended."""
+
+    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+        """Read one draft a query, as text in the server's own tokens.
+
+        Raises:
+            ConfigError: An empty prompt, or no room for an answer.
+            PartialBatchError: Some queries failed and others did not.
+            EngineError: All failed, or the server cannot be made to tell its stop token.
+        """
+        for query in queries:
+            check(query)
+        return fan_out(lambda i: self._verify(queries[i], drafts[i]), len(queries), self.settings.concurrency)
+
+    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+        """Go on after each accepted prefix; raises as `verify` does."""
+        return fan_out(
+            lambda i: self._continue(queries[i], verifications[i]), len(queries), self.settings.concurrency
+        )
+
+    def _answer(self, query: Query, body: dict[str, Any]) -> Written:
+        # a chat template is applied by the server when it tokenizes, so that both kinds are one kind here
+        prompt = self._prompt_ids(query) if self.stage.chat_template else query.prompt
+        return self._complete(body | {"prompt": prompt})
+
+    def _complete(self, body: dict[str, Any]) -> Written:
+        written = super()._complete(body | PLAIN)
+        if len(written.tokens) != written.usage.n_decoded:
+            raise EngineError(
+                f"{self._server.where} told {len(written.tokens)} ids of {written.usage.n_decoded} tokens; "
+                'if it is not vLLM, set options.openai.dialect = "openai"'
+            )
+        if self.settings.logprobs and len(written.logprobs) != len(written.tokens):
+            raise EngineError(
+                f"{self._server.where} gave {len(written.logprobs)} log-probabilities for "
+                f"{len(written.tokens)} tokens"
+            )
+        if written.finished and written.tokens:
+            self._end = written.tokens[-1]
+        return written
+
+    def _verify(self, query: Query, draft: Draft) -> Verification:
+        start = self._clock()
+        prompt = self._prompt_ids(query)
+        drafted = self._draft_ids(query, draft, prompt)
+        body = {
+            "model": self._model,
+            "prompt": prompt + drafted,
+            "max_tokens": 0,
+            "echo": True,
+            "logprobs": 1,
+        }
+        reply = self._server.post("completions", body, EchoReply)
+        echo = self._read(lambda: reply.tail(len(drafted), len(prompt) + len(drafted)))
+        agreed = [*echo.is_best, False].index(False)
+        return Verification(
+            stage=self.stage.name,
+            drafter=draft.stage,
+            tokens=tuple(drafted),
+            logprobs=echo.logprobs,
+            n_accepted=agreed,
+            usage=Usage(n_prompt=len(prompt), n_decoded=0, n_passes=1, n_verified=len(drafted)),
+            seconds=self._clock() - start,
+        )
+
+    def _continue(self, query: Query, verification: Verification) -> Draft:
+        start = self._clock()
+        n = verification.n_accepted
+        accepted = list(verification.tokens[:n])
+        tokens, logprobs = tuple(accepted), verification.logprobs[:n]
+        ended, usage = accepted[-1:] == [self._end], NO_CALL
+        if not ended and n < query.max_new_tokens:
+            room = {"max_tokens": query.max_new_tokens - n}
+            more = self._complete(GREEDY_CHOICE | room | {"prompt": self._prompt_ids(query) + accepted})
+            tokens, logprobs = tokens + more.tokens, logprobs + more.logprobs
+            ended, usage = more.finished, replace(more.usage, n_prompt=more.usage.n_prompt - more.n_cached)
+        return Draft(
+            stage=self.stage.name,
+            text=self._text(tokens[:-1] if ended else tokens),
+            tokens=tokens,
+            logprobs=logprobs,
+            finished=ended,
+            usage=usage,
+            seconds=self._clock() - start,
+        )
+
+    def _prompt_ids(self, query: Query) -> list[int]:
+        if not self.stage.chat_template:
+            return self._tokenize({"prompt": query.prompt, "add_special_tokens": True})
+        return self._tokenize({"messages": chat_of(query), "add_generation_prompt": True})
+
+    def _draft_ids(self, query: Query, draft: Draft, prompt: Sequence[int]) -> list[int]:
+        """The draft in this stage's tokens, with its end, as far as there is room for an answer."""
+        ids = self._tokenize({"prompt": draft.text, "add_special_tokens": False}) if draft.text else []
+        if draft.finished and len(ids) < query.max_new_tokens:
+            ids.append(self._end_id(query, [*prompt, *ids]))
+        return ids[: query.max_new_tokens]
+
+    def _end_id(self, query: Query, prefix: Sequence[int]) -> int:
+        """The stop token; where none has been seen, the server goes on from a prefix until it stops."""
+        if self._end is None:
+            self._complete(GREEDY_CHOICE | {"prompt": list(prefix), "max_tokens": query.max_new_tokens})
+        if self._end is None:
+            raise EngineError(
+                f"{self._server.where} has not yet ended an answer by itself, so that its stop token is "
+                f"unknown and the end of a draft for query {query.id!r} cannot be scored"
+            )
+        return self._end
+
+    def _tokenize(self, body: dict[str, Any]) -> list[int]:
+        return self._server.post("../tokenize", {"model": self._model} | body, Tokens).tokens
+
+    def _text(self, ids: Sequence[int]) -> str:
+        body = {"model": self._model, "tokens": list(ids)}
+        return self._server.post("../detokenize", body, Text).prompt if ids else ""

@@ -1,0 +1,198 @@
+"""A server on loopback that speaks the OpenAI protocol (and vLLM's additions) and breaks on demand.
+
+Its model knows its answers by prompt, writes one character a token (the id is the code point) and ends with
+token 3. Every scripted token has log-probability -0.1 (the end: -0.2), any other -5.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+END = 3
+KNOWN, ENDING, STRANGE = -0.1, -0.2, -5.0
+
+Fault = Callable[["_Handler"], None]
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Serves `answers`; the next requests for a completion meet the `faults`, one each.
+
+    Attributes:
+        asked: Bodies of all requests for a completion, in the order of arrival.
+        connections: How many were opened.
+        most_in_flight: Most completions asked for at one time.
+        delay: Seconds a completion takes.
+        caches: Tell of every prompt but its last token that it was cached.
+        logprobs: Give them.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, answers: Mapping[str, str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.answers = dict(answers)
+        self.lock = threading.Lock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the beginning, running on."""
+        self.faults: deque[Fault] = deque()
+        self.asked: list[dict[str, Any]] = []
+        self.headers: list[Mapping[str, str]] = []
+        self.connections = 0
+        self.in_flight = self.most_in_flight = 0
+        self.delay = 0.0
+        self.caches = False
+        self.logprobs = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self.connections += 1
+        return super().get_request()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no news."""
+
+
+@contextmanager
+def serving(answers: Mapping[str, str]) -> Iterator[FakeServer]:
+    server = FakeServer(answers)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def refusing(status: int, words: str = "no", **headers: str) -> Fault:
+    return lambda handler: handler.reply(status, words.encode(), **headers)
+
+
+def saying(body: str | bytes) -> Fault:
+    return lambda handler: handler.reply(200, body.encode() if isinstance(body, str) else body)
+
+
+def hanging(seconds: float) -> Fault:
+    return lambda _: time.sleep(seconds)
+
+
+def cutting(handler: _Handler) -> None:
+    """Half of a reply, then the connection is gone."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "1000")
+    handler.end_headers()
+    handler.wfile.write(b'{"choices": [')
+    handler.close_connection = True
+
+
+def dropping(handler: _Handler) -> None:
+    """The connection is gone before a word is said."""
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeServer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+    def reply(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.reply(200, b'{"object": "list", "data": [{"id": "tiny", "root": "/models/tiny"}]}')
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path in ("/tokenize", "/detokenize"):
+            self.reply(200, json.dumps(self._tokenizer(body)).encode())
+            return
+        server = self.server
+        with server.lock:
+            server.asked.append(body)
+            server.headers.append(dict(self.headers))
+            fault = server.faults.popleft() if server.faults else None
+            server.in_flight += 1
+            server.most_in_flight = max(server.most_in_flight, server.in_flight)
+        time.sleep(server.delay)
+        try:
+            if fault is not None:
+                fault(self)
+            else:
+                self.reply(200, json.dumps(self._complete(body)).encode())
+        finally:
+            with server.lock:
+                server.in_flight -= 1
+
+    def _tokenizer(self, body: dict[str, Any]) -> dict[str, Any]:
+        if "tokens" in body:
+            return {"prompt": "".join(map(chr, body["tokens"]))}
+        text = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+        return {"tokens": [ord(c) for c in text]}
+
+    def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
+        given = body["messages"][0]["content"] if "messages" in body else body["prompt"]
+        ids = given if isinstance(given, list) else [ord(c) for c in given]
+        if body.get("echo"):
+            return self._echo(ids)
+        prompt, script = self._find(ids)
+        tokens = script[len(ids) - len(prompt) :][: body["max_tokens"]]
+        logprobs = [ENDING if token == END else KNOWN for token in tokens]
+        choice: dict[str, Any] = {"finish_reason": "stop" if tokens[-1:] == [END] else "length"}
+        text = "".join(chr(token) for token in tokens if token != END)
+        choice["token_ids" if body.get("return_token_ids") else "index"] = tokens
+        wanted = self.server.logprobs and body.get("logprobs")
+        if "messages" in body:
+            choice["message"] = {"role": "assistant", "content": text}
+            choice["logprobs"] = (
+                {"content": [{"token": "?", "logprob": p} for p in logprobs]} if wanted else None
+            )
+        else:
+            choice["text"] = text
+            choice["logprobs"] = {"token_logprobs": logprobs} if wanted else None
+        usage: dict[str, Any] = {"prompt_tokens": len(ids), "completion_tokens": len(tokens)}
+        if self.server.caches:
+            usage["prompt_tokens_details"] = {"cached_tokens": len(ids) - 1}
+        return {"choices": [choice], "usage": usage}
+
+    def _echo(self, ids: list[int]) -> dict[str, Any]:
+        """The first token has no log-probability, as none comes before it."""
+        prompt, script = self._find(ids)
+        token_logprobs: list[float | None] = [None] + [KNOWN] * (len(prompt) - 1)
+        top_logprobs: list[dict[str, float] | None] = [None] + [{"token_id:0": KNOWN}] * (len(prompt) - 1)
+        for i, token in enumerate(ids[len(prompt) :]):
+            best = script[i] if ids[len(prompt) :][:i] == script[:i] and i < len(script) else 0
+            own = (ENDING if token == END else KNOWN) if token == best else STRANGE
+            token_logprobs.append(own)
+            top_logprobs.append(
+                {f"token_id:{token}": own, f"token_id:{best}": own if token == best else KNOWN}
+            )
+        choice = {"text": "", "logprobs": {"token_logprobs": token_logprobs, "top_logprobs": top_logprobs}}
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 0}}
+
+    def _find(self, ids: list[int]) -> tuple[str, list[int]]:
+        """The prompt that these ids begin with, and the ids of its answer."""
+        text = "".join(map(chr, ids))
+        prompt = max((p for p in self.server.answers if text.startswith(p)), key=len)
+        return prompt, [*map(ord, self.server.answers[prompt]), END]

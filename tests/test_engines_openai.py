@@ -1,0 +1,539 @@
+"""The engine against a server on loopback that speaks the protocol and breaks on demand."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import numpy as np
+import pytest
+import stamina
+
+from asd.engines import Sampling, Verifier
+from asd.engines.completions import OpenAIEngine, fan_out
+from asd.engines.openai import open_stage
+from asd.engines.server import Settings
+from asd.engines.vllm_server import VllmServerEngine
+from asd.errors import (
+    ConfigError,
+    EngineError,
+    PartialBatchError,
+    PromptTooLongError,
+    UnavailableError,
+)
+from asd.ladder import Prices, Stage
+from asd.types import NO_CALL, Draft, Query, Usage
+from tests.fakeserver import (
+    END,
+    ENDING,
+    KNOWN,
+    STRANGE,
+    FakeServer,
+    Fault,
+    cutting,
+    dropping,
+    hanging,
+    refusing,
+    saying,
+    serving,
+)
+
+ANSWERS = {"2+2=": "4", "say abc ": "abc", "spell ": "a longer answer"}
+KEY = "sk-very-secret-0123456789"
+COUNTS = '{"prompt_tokens": 4, "completion_tokens": 1}'
+
+
+def reply(logprobs: str = "-0.1", usage: str = COUNTS, choices: str | None = None) -> str:
+    """The text of a reply, its parts as given, whether they make sense or not."""
+    one = '{"text": "4", "finish_reason": "stop", "logprobs": {"token_logprobs": [' + logprobs + "]}}"
+    return '{"choices": [' + (one if choices is None else choices) + '], "usage": ' + usage + "}"
+
+
+def query(prompt: str = "2+2=", room: int = 20) -> Query:
+    return Query(prompt, "d", prompt, max_new_tokens=room)
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[FakeServer]:
+    with serving(ANSWERS) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: FakeServer) -> FakeServer:
+    running.reset()
+    return running
+
+
+@pytest.fixture(autouse=True)
+def no_pause() -> Iterator[None]:
+    """Retries follow at once, as often as the engine wants."""
+    with stamina.set_testing(True, attempts=4, cap=True):
+        yield
+
+
+def stage(url: str, *, chat: bool = False, **options: object) -> Stage:
+    settings = {"base_url": url, "timeout_s": 5.0} | options
+    return Stage("S", "tiny", Prices(1, 0, 0), chat_template=chat, options={"openai": settings})
+
+
+@pytest.fixture(scope="module")
+def engine(running: FakeServer) -> Iterator[OpenAIEngine]:
+    opened = OpenAIEngine(stage(running.url))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def verifier(running: FakeServer) -> Iterator[VllmServerEngine]:
+    opened = VllmServerEngine(stage(running.url, dialect="vllm"))
+    yield opened
+    opened.close()
+
+
+def test_an_answer(engine: OpenAIEngine) -> None:
+    """Text, log-probabilities, end and counts are the server's; ids it does not tell."""
+    [draft] = engine.generate([query()])
+    assert (draft.stage, draft.text, draft.tokens, draft.finished) == ("S", "4", (), True)
+    assert draft.logprobs == (KNOWN, ENDING)
+    assert draft.usage == Usage(n_prompt=4, n_decoded=2, n_passes=2)
+    assert draft.seconds > 0
+
+
+def test_greedy_is_asked_for(engine: OpenAIEngine, server: FakeServer) -> None:
+    """The request names model, room and greedy decoding, and nothing that other servers do not know."""
+    engine.generate([query(room=7)])
+    assert server.asked == [
+        {"model": "tiny", "prompt": "2+2=", "max_tokens": 7, "temperature": 0.0, "top_p": 1.0, "logprobs": 1}
+    ]
+
+
+def test_an_answer_cut_at_its_room(engine: OpenAIEngine) -> None:
+    """An answer that ran out of room is not finished."""
+    [draft] = engine.generate([query("say abc ", room=2)])
+    assert (draft.text, draft.finished, len(draft.logprobs)) == ("ab", False, 2)
+
+
+def test_a_batch_keeps_its_order(engine: OpenAIEngine) -> None:
+    """Drafts come in the order of the queries, whichever request is done first."""
+    prompts = list(ANSWERS) * 5
+    assert [d.text for d in engine.generate([query(p) for p in prompts])] == [ANSWERS[p] for p in prompts]
+    assert engine.generate([]) == []
+
+
+def test_a_chat_template_is_a_chat(server: FakeServer) -> None:
+    """A stage with a chat template asks for a chat completion; text, end and counts are read from it."""
+    opened = OpenAIEngine(stage(server.url, chat=True))
+    [draft] = opened.generate([query()])
+    opened.close()
+    assert (draft.text, draft.logprobs, draft.finished) == ("4", (KNOWN, ENDING), True)
+    assert draft.usage.n_decoded == 2
+    assert server.asked[0]["messages"] == [{"role": "user", "content": "2+2="}]
+
+
+def test_without_log_probabilities_the_draft_says_so(server: FakeServer, engine: OpenAIEngine) -> None:
+    """A server that gives none leaves the field empty; the counts are there all the same."""
+    server.logprobs = False
+    [draft] = engine.generate([query()])
+    assert draft.logprobs == ()
+    assert draft.usage.n_decoded == 2
+
+
+def test_log_probabilities_need_not_be_asked_for(server: FakeServer) -> None:
+    """With logprobs = false the request does not mention them."""
+    opened = OpenAIEngine(stage(server.url, logprobs=False))
+    [draft] = opened.generate([query()])
+    opened.close()
+    assert draft.logprobs == ()
+    assert "logprobs" not in server.asked[0]
+
+
+def test_sampling_has_a_seed_a_query(engine: OpenAIEngine, server: FakeServer) -> None:
+    """Seeds come from the generator, one a query, so that a run can be repeated."""
+    for _ in range(2):
+        engine.generate([query(), query()], Sampling(0.7, np.random.default_rng(3)))
+    seeds = [(body["temperature"], body["seed"]) for body in server.asked]
+    assert sorted(seeds[:2]) == sorted(seeds[2:])
+    assert len(set(seeds)) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "sampling", "message"),
+    [
+        (query(""), Sampling(), "empty prompt"),
+        (query(room=0), Sampling(), "max_new_tokens must be at least 1"),
+        (query(), Sampling(-1.0), "temperature must be"),
+        (query(), Sampling(1.0), "needs a random generator"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_sent(
+    engine: OpenAIEngine, server: FakeServer, asked: Query, sampling: Sampling, message: str
+) -> None:
+    """Empty prompts, no room and impossible sampling raise without a request."""
+    with pytest.raises(ConfigError, match=message):
+        engine.generate([asked], sampling)
+    assert server.asked == []
+
+
+def test_connections_are_reused_and_limited(server: FakeServer) -> None:
+    """Twelve queries, three at a time: never more in flight, and no more connections than that."""
+    opened = OpenAIEngine(stage(server.url, concurrency=3))
+    server.delay = 0.02
+    opened.generate([query()] * 12)
+    opened.close()
+    assert server.most_in_flight == 3
+    assert server.connections <= 3
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_what_passes_is_retried(engine: OpenAIEngine, server: FakeServer, status: int) -> None:
+    """Two refusals of the passing kind, then an answer."""
+    server.faults.extend([refusing(status), refusing(status)])
+    assert engine.generate([query()])[0].text == "4"
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("fault", [dropping, cutting])
+def test_broken_connections_are_retried(engine: OpenAIEngine, server: FakeServer, fault: Fault) -> None:
+    """A connection that breaks before or within the reply is opened again."""
+    server.faults.append(fault)
+    assert engine.generate([query()])[0].text == "4"
+    assert len(server.asked) == 2
+
+
+def test_retries_end(engine: OpenAIEngine, server: FakeServer) -> None:
+    """A server that keeps failing is given up after the attempts allowed, by name."""
+    server.faults.extend([refusing(500, "boom")] * 9)
+    with pytest.raises(UnavailableError, match=rf"stage 'S' at {server.url} answered 500: boom"):
+        engine.generate([query()])
+    assert len(server.asked) == 4
+
+
+def test_as_long_as_the_server_asks_for(server: FakeServer, engine: OpenAIEngine) -> None:
+    """Retry-After in seconds is waited for."""
+    server.faults.append(refusing(429, Retry_After="1"))
+    start = time.monotonic()
+    with stamina.set_testing(False):
+        assert engine.generate([query()])[0].text == "4"
+    assert time.monotonic() - start >= 1.0
+
+
+@pytest.mark.parametrize("after", ["3600", format_datetime(datetime(2100, 1, 1, tzinfo=UTC), usegmt=True)])
+def test_not_longer_than_patience(server: FakeServer, engine: OpenAIEngine, after: str) -> None:
+    """A wait longer than our patience, in seconds or as a date, is not begun."""
+    server.faults.append(refusing(503, Retry_After=after))
+    with pytest.raises(UnavailableError, match="answered 503"):
+        engine.generate([query()])
+    assert len(server.asked) == 1
+
+
+def test_a_hanging_server_is_given_up(server: FakeServer) -> None:
+    """No reply within the time limit is an error, and the request is not repeated."""
+    server.faults.append(hanging(1.0))
+    opened = OpenAIEngine(stage(server.url, timeout_s=0.2))
+    with pytest.raises(UnavailableError, match=r"stage 'S' at .* did not answer in time"):
+        opened.generate([query()])
+    opened.close()
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_is_not_there() -> None:
+    """A refused connection names stage and server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    opened = OpenAIEngine(stage(f"http://127.0.0.1:{port}/v1"))
+    with pytest.raises(UnavailableError, match=f"stage 'S' at http://127.0.0.1:{port}/v1 cannot be reached"):
+        opened.generate([query()])
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{not json", "malformed"),
+        ('{"choices": [', "malformed"),
+        (b"\xff\xfe\x00", "malformed"),
+        ('{"error": "no"}', "malformed"),
+        (reply("NaN"), "malformed"),
+        (reply("null"), "malformed"),
+        (reply("1e999"), "malformed|log-probability inf"),
+        (reply("0.5"), "makes no sense: log-probability 0.5"),
+        (reply(usage="{}"), "malformed"),
+        (reply(choices=""), "0 choices instead of 1"),
+        (reply(choices='{"text": "a"}, {"text": "b"}'), "2 choices instead of 1"),
+    ],
+)
+def test_nonsense_is_an_error(
+    engine: OpenAIEngine, server: FakeServer, body: str | bytes, message: str
+) -> None:
+    """Malformed, cut or senseless replies raise, naming stage and server, and are not asked for again."""
+    server.faults.append(saying(body))
+    with pytest.raises(EngineError, match=rf"(?s)stage 'S' at {server.url} returned.*({message})"):
+        engine.generate([query()])
+    assert len(server.asked) == 1
+
+
+def test_a_refusal_is_final(engine: OpenAIEngine, server: FakeServer) -> None:
+    """A request that the server will never accept is not repeated."""
+    server.faults.append(refusing(400, "logprobs are not supported"))
+    with pytest.raises(EngineError, match="answered 400: logprobs are not supported"):
+        engine.generate([query()])
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        '{"error": {"message": "too long", "code": "context_length_exceeded"}}',
+        "This model's maximum context length is 512 tokens. However, you requested 600 tokens",
+    ],
+)
+def test_a_prompt_too_long(engine: OpenAIEngine, server: FakeServer, words: str) -> None:
+    """What servers say of a prompt that does not fit is that error and no other."""
+    server.faults.append(refusing(400, words))
+    with pytest.raises(PromptTooLongError, match="shorten the prompt"):
+        engine.generate([query()])
+
+
+def test_what_is_done_is_kept(engine: OpenAIEngine, server: FakeServer) -> None:
+    """Where some queries of a batch fail, the error holds the drafts of the others and what was wrong."""
+    server.faults.append(saying("{"))
+    with pytest.raises(PartialBatchError, match=r"1 of 3 queries: .*malformed") as caught:
+        engine.generate([query(prompt) for prompt in ANSWERS])
+    [failed] = caught.value.failed
+    texts = list(ANSWERS.values())
+    assert {i: draft.text for i, draft in caught.value.done.items()} == {
+        i: texts[i] for i in range(3) if i != failed
+    }
+
+
+def test_a_server_that_is_gone_is_not_asked_to_the_end() -> None:
+    """Once the server is not there, what has not begun never begins, and fails for the same reason."""
+    tried = []
+
+    def call(i: int) -> int:
+        tried.append(i)
+        time.sleep(0.01)
+        raise UnavailableError("gone")
+
+    with pytest.raises(UnavailableError, match="gone"):
+        fan_out(call, 50, concurrency=2)
+    assert len(tried) < 10
+
+
+def test_one_bad_reply_stops_nobody() -> None:
+    """A query that fails by itself leaves the others to be asked."""
+
+    def call(i: int) -> int:
+        if i == 0:
+            raise EngineError("nonsense")
+        return i
+
+    with pytest.raises(PartialBatchError, match="1 of 20") as caught:
+        fan_out(call, 20, concurrency=1)
+    assert caught.value.done == {i: i for i in range(1, 20)}
+
+
+def test_the_key_is_sent_and_never_shown(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The key goes into the header; errors, reprs and logs do not hold it, even if the server repeats it."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("A_KEY", KEY)
+    opened = OpenAIEngine(stage(server.url, api_key_env="A_KEY"))
+    server.faults.extend([refusing(500), refusing(401, f"wrong key {KEY}")])
+    with pytest.raises(EngineError, match=r"answered 401: wrong key \*\*\*") as caught:
+        opened.generate([query()])
+    opened.close()
+    assert server.headers[-1]["Authorization"] == f"Bearer {KEY}"
+    shown = [
+        str(caught.value),
+        repr(caught.value),
+        repr(caught.value.__cause__),
+        repr(opened),
+        repr(opened.settings),
+    ]
+    shown += [str(vars(record)) for record in caplog.records]
+    assert caplog.records
+    assert not [text for text in shown if KEY in text]
+
+
+def test_a_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set, or empty, is an error before anything is sent."""
+    for value in (None, ""):
+        monkeypatch.delenv("A_KEY", raising=False)
+        if value is not None:
+            monkeypatch.setenv("A_KEY", value)
+        with pytest.raises(ConfigError, match="'S' wants its API key in the environment variable A_KEY"):
+            OpenAIEngine(stage("http://127.0.0.1:1/v1", api_key_env="A_KEY"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "base_url"),
+        ({"base_url": "gpu-3:8000"}, "must begin with http"),
+        ({"base_url": "http://me:secret@gpu-3/v1"}, "credentials"),
+        ({"base_url": "http://h/v1", "time": 3}, "unknown field `time`"),
+        ({"base_url": "http://h/v1", "dialect": "tgi"}, "dialect"),
+        ({"base_url": "http://h/v1", "timeout_s": 0.0}, "timeout_s must be a positive"),
+        ({"base_url": "http://h/v1", "patience_s": float("nan")}, "patience_s must be a positive"),
+        ({"base_url": "http://h/v1", "attempts": 0}, "attempts must be at least 1"),
+        ({"base_url": "http://h/v1", "concurrency": 0}, "concurrency must be at least 1"),
+    ],
+)
+def test_wrong_options(options: dict[str, object], message: str) -> None:
+    """Missing, unknown and impossible options name the stage and themselves; a password is not repeated."""
+    wrong = Stage("S", "tiny", Prices(1, 0, 0), options={"openai": options})
+    with pytest.raises(ConfigError, match=rf"(?s)stage 'S': .*{message}") as caught:
+        Settings.of(wrong)
+    assert "secret" not in str(caught.value)
+
+
+def test_loading_makes_sure_of_the_model(server: FakeServer, engine: OpenAIEngine) -> None:
+    """Loading asks what the server serves; the revision is what it says; another model is an error."""
+    engine.load()
+    engine.unload()
+    engine.synchronise()
+    assert engine.revision == "served:/models/tiny"
+    other = OpenAIEngine(stage(server.url, model="huge"))
+    with pytest.raises(EngineError, match=r"does not serve 'huge' but \['tiny'\]"):
+        other.load()
+    other.close()
+
+
+def test_vllm_tells_ids(verifier: VllmServerEngine, server: FakeServer) -> None:
+    """In vLLM's dialect a draft has its ids, and the checkpoint's sampling habits are switched off."""
+    [draft] = verifier.generate([query()])
+    assert draft.tokens == (ord("4"), END)
+    assert draft.logprobs == (KNOWN, ENDING)
+    assert server.asked[0]["repetition_penalty"] == 1.0
+
+
+def test_vllm_chats_in_tokens(server: FakeServer) -> None:
+    """With a chat template the server tokenizes the chat, and the completion is asked for in ids."""
+    opened = VllmServerEngine(stage(server.url, chat=True, dialect="vllm"))
+    [draft] = opened.generate([query()])
+    opened.close()
+    assert draft.text == "4"
+    assert server.asked[0]["prompt"] == [ord(c) for c in "2+2="]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (reply("-0.1"), "told 0 ids of 1 tokens"),
+        (reply("-0.1, -0.2").replace('"text"', '"token_ids": [52], "text"'), "gave 2 log-prob"),
+    ],
+)
+def test_a_server_that_is_not_vllm(
+    verifier: VllmServerEngine, server: FakeServer, body: str, message: str
+) -> None:
+    """Ids or log-probabilities that do not match the count are an error."""
+    server.faults.append(saying(body))
+    with pytest.raises(EngineError, match=message):
+        verifier.generate([query()])
+
+
+def draft(text: str, *, finished: bool = True) -> Draft:
+    return Draft("XS", text, (1, 2), (-1.0, -1.0), finished, Usage(1, 2, 2), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "finished", "room", "tokens", "n_accepted"),
+    [
+        ("abc", True, 20, "abc\3", 4),
+        ("abd", True, 20, "abd\3", 2),
+        ("ab", True, 20, "ab\3", 2),
+        ("ab", False, 20, "ab", 2),
+        ("abcd", True, 20, "abcd\3", 3),
+        ("xyz", True, 20, "xyz\3", 0),
+        ("", True, 20, "\3", 0),
+        ("", False, 20, "", 0),
+        ("abcd", True, 2, "ab", 2),
+        ("abc", True, 3, "abc", 3),
+    ],
+)
+def test_verify_and_continue(
+    verifier: VllmServerEngine, text: str, finished: bool, room: int, tokens: str, n_accepted: int
+) -> None:
+    """Any draft: the accepted prefix is the common one, and going on from it gives the stage's own answer."""
+    asked = query("say abc ", room)
+    [alone] = verifier.generate([asked])
+    [seen] = verifier.verify([asked], [draft(text, finished=finished)])
+    assert seen.tokens == tuple(map(ord, tokens))
+    assert (seen.stage, seen.drafter, seen.n_accepted) == ("S", "XS", n_accepted)
+    assert seen.usage == Usage(n_prompt=8, n_decoded=0, n_passes=1, n_verified=len(tokens))
+    expected = [ENDING if token == END else KNOWN for token in seen.tokens[:n_accepted]]
+    assert list(seen.logprobs[:n_accepted]) == expected
+    assert set(seen.logprobs[n_accepted:]) <= {STRANGE}
+    [whole] = verifier.continue_([asked], [seen])
+    assert (whole.text, whole.tokens, whole.logprobs, whole.finished) == (
+        alone.text,
+        alone.tokens,
+        alone.logprobs,
+        alone.finished,
+    )
+    n_left = len(alone.tokens) - n_accepted
+    assert whole.usage == (Usage(8 + n_accepted, n_left, n_left) if n_left else NO_CALL)
+
+
+def test_only_counted_savings_are_claimed(verifier: VllmServerEngine, server: FakeServer) -> None:
+    """Prompt tokens that the server found in its cache are not counted in a continuation."""
+    server.caches = True
+    asked = query("say abc ")
+    verifier.generate([asked])
+    [seen] = verifier.verify([asked], [draft("abx")])
+    [whole] = verifier.continue_([asked], [seen])
+    assert whole.usage == Usage(n_prompt=1, n_decoded=2, n_passes=2)
+
+
+def test_the_end_is_learned_from_the_server(server: FakeServer) -> None:
+    """Before any answer has ended, verifying a finished draft lets the server end one first, once."""
+    opened = VllmServerEngine(stage(server.url, dialect="vllm"))
+    for _ in range(2):
+        [seen] = opened.verify([query("say abc ")], [draft("abx")])
+        assert seen.tokens[-1] == END
+    opened.close()
+    assert [body.get("echo") for body in server.asked] == [None, True, True]
+
+
+def test_an_end_that_cannot_be_learned(server: FakeServer) -> None:
+    """A server that does not come to an end within the room leaves the stop token unknown, which is said."""
+    opened = VllmServerEngine(stage(server.url, dialect="vllm"))
+    with pytest.raises(EngineError, match="stop token is unknown"):
+        opened.verify([query("spell ", room=3)], [draft("a", finished=True)])
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"token_logprobs": [None], "top_logprobs": [None]}, "1 echoed tokens instead of"),
+        ({"token_logprobs": [None] * 10, "top_logprobs": [None] * 10}, "has no log-probability"),
+        ({"token_logprobs": [-1.0] * 10, "top_logprobs": [{}] * 10}, "has no log-probability"),
+        ({"token_logprobs": [7.0] * 10, "top_logprobs": [{"a": -1.0}] * 10}, "log-probability 7.0"),
+    ],
+)
+def test_a_senseless_echo(
+    verifier: VllmServerEngine, server: FakeServer, body: dict[str, object], message: str
+) -> None:
+    """An echo that does not cover what was sent is an error."""
+    usage = {"prompt_tokens": 1, "completion_tokens": 0}
+    server.faults.append(saying(json.dumps({"choices": [{"logprobs": body}], "usage": usage})))
+    with pytest.raises(EngineError, match=f"makes no sense: .*{message}"):
+        verifier.verify([query("say abc ")], [draft("ab", finished=False)])
+
+
+def test_the_dialect_chooses_the_engine() -> None:
+    """A stage opens as one that answers, or with vLLM's dialect as one that verifies too."""
+    for dialect, verifies in (("openai", False), ("vllm", True)):
+        opened = open_stage(stage("http://127.0.0.1:1/v1", dialect=dialect), "cuda:7")
+        assert isinstance(opened, Verifier) == verifies
+        opened.close()
