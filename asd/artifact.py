@@ -20,10 +20,11 @@ import numpy as np
 from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence.judge import EvidenceModel, FittedEvidence
 from asd.evidence.metrics import Reliability
+from asd.guarantee import EVERYTHING, Guarantee
 from asd.ladder import ROOT, Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
-from asd.policies import OptimalPolicy
+from asd.policies import FixedStage, OptimalPolicy, Policy
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
 
@@ -196,7 +197,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
 
 
 class PolicyArtifact(Record, frozen=True, kw_only=True):
-    """A fitted policy for every lam, with its origin."""
+    """A fitted policy for every lam, with its origin and, if one was asked for, its guarantee."""
 
     format: Literal["asd-policy"] = "asd-policy"
     schema_version: Literal[1] = 1
@@ -204,6 +205,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
     model: EvidenceModel
     problem: GraphRecord
     fit: FitRecord
+    guarantee: Guarantee | None = None
 
     def evidence(self) -> FittedEvidence:
         """The fitted evidence, ready to judge."""
@@ -240,6 +242,30 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             raise ConfigError(f"lam must be a finite number, zero or more, got {lam}")
         lams = lam * _SCALES if self.fit.scaled and lam > 0.0 else np.array([lam])
         return OptimalPolicy(self.evidence(), solve(self.graph(unit=unit), lams), lam)
+
+    def guaranteed_policy(self, dataset: str = EVERYTHING, *, ladder: Ladder | None = None) -> Policy:
+        """The policy that the guarantee is about: the lam that passed, or the single stage if none did.
+
+        Args:
+            dataset: Whose promise, where every dataset has its own.
+            ladder: What the policy is going to steer; checked if given.
+
+        Raises:
+            ConfigError: No guarantee was asked for, or none for this dataset.
+            PolicyMismatchError: The policy was fitted on another ladder.
+        """
+        grants = {} if self.guarantee is None else self.guarantee.grants
+        grant = grants.get(EVERYTHING) or grants.get(dataset)
+        if grant is None:
+            raise ConfigError(
+                f"the policy holds no guarantee for dataset {dataset!r}, only for {sorted(grants)}; make one "
+                "with `asd fit --keep` or `--cap-cost`"
+            )
+        if grant.lam is not None:
+            return self.policy(grant.lam, ladder=ladder)
+        if ladder is not None:
+            self.check(ladder)
+        return FixedStage(grant.stage)
 
     def check(self, ladder: Ladder) -> None:
         """`PolicyMismatchError` if the policy was fitted on another ladder."""

@@ -1,8 +1,8 @@
 """A promise about a mean that holds with probability 1 - delta over the draw of the calibration rows.
 
 Learn then Test (Angelopoulos et al., arXiv 2110.01052). Settings of a policy stand in an order that was
-fixed on other rows. Setting k is one hypothesis, "the mean of x_k is not above 0", where x is what the promise
-is about, per calibration row: `score - keep * reference_score` for quality kept, `cap - cost` for a budget.
+fixed on other rows. Setting k is one hypothesis, "the mean of x_k is not above 0", where x is what the
+promise is about, per calibration row: `score - keep * reference_score`, or `cap - cost` for a budget.
 Hypotheses are tested in order, each at level delta, up to the first that is not rejected (fixed-sequence
 testing). A wrong promise needs the first true hypothesis to be rejected, and that has probability <= delta,
 however many settings there are.
