@@ -98,8 +98,8 @@ class Stage:
         tensor_parallel: Devices the model is spread over.
         memory_gib: Memory the weights take, over all devices; None: not known.
         chat_template: Wrap the prompt in the tokenizer's chat template.
-        options: Further settings, by the engine they are for (`asd.engines`); they change how a stage runs,
-            never what it is.
+        engine: What runs it, one of `asd.engines.opening.ENGINES`; None: whatever the run is told.
+        options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
     """
 
     name: str
@@ -109,6 +109,7 @@ class Stage:
     tensor_parallel: int = 1
     memory_gib: float | None = None
     chat_template: bool = False
+    engine: str | None = None
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
 
 
@@ -223,6 +224,7 @@ class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tensor_parallel: int = 1
     memory_gib: float | None = None
     chat_template: bool = False
+    engine: str | None = None
     options: dict[str, dict[str, object]] = {}
 
 
@@ -257,6 +259,7 @@ def _read(path: Path) -> Ladder:
             tensor_parallel=row.tensor_parallel,
             memory_gib=row.memory_gib,
             chat_template=row.chat_template,
+            engine=row.engine,
             options=row.options,
         )
         for row in file.stages

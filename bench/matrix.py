@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
+from asd.engines.opening import ENGINES
 from asd.errors import ConfigError
 from asd.ladder import PRESETS, Ladder
 from asd.measurement.environment import accelerators, hardware_key
@@ -28,8 +29,6 @@ N_ITEMS = 200
 
 N_TIMED, N_PASSES = 20, 3
 """Items of each dataset that are timed live, and how often: 60 samples a policy, enough for a P95."""
-
-ENGINES = ("transformers",)
 
 UNSOLVABLE = ("tiny-unsolvable",)
 """No stage can answer these; they would only blur the averages and are measured when named."""

@@ -145,4 +145,4 @@ def _open_stages(matrix: Matrix) -> dict[str, Engine]:
     if "torch" not in sys.modules:
         # One thread is fastest for small models; torch reads the variable when it is imported.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return open_engines(matrix.ladder, matrix.device)
+    return open_engines(matrix.ladder, matrix.device, matrix.engine)

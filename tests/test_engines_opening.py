@@ -1,36 +1,56 @@
-"""From a ladder to its engines."""
+"""From a ladder and the name of an engine to its engines."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from asd.engines.opening import open_engines
+from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
 from asd.ladder import Ladder, Prices, Stage
 
-LADDER = Ladder(
-    "two",
-    (Stage("S", "/none/S", Prices(1, 0, 0)), Stage("L", "/none/L", Prices(2, 0, 0))),
-    "declared",
-    "made up",
-)
+SMALL, LARGE = Stage("S", "/none/S", Prices(1, 0, 0)), Stage("L", "/none/L", Prices(2, 0, 0))
+
+
+def ladder(*stages: Stage) -> Ladder:
+    return Ladder("two", stages, "declared", "made up")
 
 
 def test_one_engine_a_stage_and_nothing_loaded() -> None:
     """Engines come in ladder order under their stages' names; missing weights do not matter yet."""
     assert not Path("/none").exists()
-    assert [(name, e.stage_name) for name, e in open_engines(LADDER, "cpu").items()] == [
-        ("S", "S"),
-        ("L", "L"),
-    ]
+    engines = open_engines(ladder(SMALL, LARGE), "cpu")
+    assert [(name, engine.stage_name) for name, engine in engines.items()] == [("S", "S"), ("L", "L")]
 
 
-def test_without_torch_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_names_its_engine_gets_it() -> None:
+    """The stage's own choice goes before the run's, which serves the others."""
+    own = ladder(SMALL, replace(LARGE, engine="abacus"))
+    with pytest.raises(
+        ConfigError, match="stage 'L': no engine named 'abacus'; there are transformers, vllm, o"
+    ):
+        open_engines(own, "cpu")
+    engines = open_engines(ladder(replace(SMALL, engine="transformers")), "cpu", engine="abacus")
+    assert isinstance(engines["S"], TransformersEngine)
+
+
+def test_options_for_nobody_are_refused() -> None:
+    """Settings that no engine reads are an error, whichever engine runs the stage."""
+    with pytest.raises(ConfigError, match="stage 'S' has options for 'transformers'; options are for vllm, openai"):
+        open_engines(ladder(replace(SMALL, options={"transformers": {"x": 1}})), "cpu")
+    assert len(open_engines(ladder(replace(SMALL, options={"vllm": {"max_model_len": 64}})), "cpu")) == 1
+
+
+def test_without_the_libraries_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the engine's libraries are not installed, the error says what to install."""
     monkeypatch.delitem(sys.modules, "asd.engines.transformers", raising=False)
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ConfigError, match=r"pip install 'asd\[transformers\]'"):
-        open_engines(LADDER)
+        open_engines(ladder(SMALL))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"pip install 'asd\[vllm\]'"):
+        open_engines(ladder(SMALL), engine="vllm")

@@ -21,7 +21,7 @@ from asd.cascade import Cascade
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
 from asd.engines import Engine
-from asd.engines.opening import open_engines
+from asd.engines.opening import ENGINES, open_engines
 from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
@@ -91,6 +91,13 @@ def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | No
 
 _ladder = click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
 _device = click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
+_engine = click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default="transformers",
+    show_default=True,
+    help="What runs the stages.",
+)
 _threads = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -100,11 +107,11 @@ _threads = click.option(
 )
 
 
-def _engines(ladder: Ladder, device: str | None) -> dict[str, Engine]:
+def _engines(ladder: Ladder, device: str | None, engine: str) -> dict[str, Engine]:
     if all(Path(stage.model).is_absolute() for stage in ladder.stages):
         # a progress bar is for downloads; weights that are here are loaded quietly
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return open_engines(ladder, device)
+    return open_engines(ladder, device, engine)
 
 
 @main.command(epilog=_examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
@@ -124,6 +131,7 @@ def _engines(ladder: Ladder, device: str | None) -> dict[str, Engine]:
     "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."
 )
 @_device
+@_engine
 @_threads
 @click.option("--explain", is_flag=True, help="Show evidence, values and decision of every state.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON.")
@@ -134,6 +142,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     policy: Path | None,
     max_new_tokens: int,
     device: str | None,
+    engine: str,
     explain: bool,
     as_json: bool,
 ) -> None:
@@ -142,7 +151,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     cascade = Cascade(
-        _engines(steps, device),
+        _engines(steps, device, engine),
         fitted.policy(lam, ladder=steps),
         {stage.name: stage.prices for stage in steps.stages},
     )
@@ -185,9 +194,17 @@ def _as_json(completion: Completion, ladder: Ladder, lam: float) -> str:
 @click.option("--limit", type=int, default=1000, show_default=True, help="Most queries of a dataset.")
 @click.option("--batch", type=int, default=16, show_default=True, help="Most queries in one call.")
 @_device
+@_engine
 @_threads
-def collect(
-    out: Path, ladder: str, datasets: str | None, split: Split, limit: int, batch: int, device: str | None
+def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
+    out: Path,
+    ladder: str,
+    datasets: str | None,
+    split: Split,
+    limit: int,
+    batch: int,
+    device: str | None,
+    engine: str,
 ) -> None:
     """Let every stage answer every query, once, and record the outcomes.
 
@@ -195,7 +212,7 @@ def collect(
     """
     steps = Ladder.load(ladder)
     workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
-    engines = _engines(steps, device)
+    engines = _engines(steps, device, engine)
     try:
         with TraceLog(out, header_for(steps, revisions(steps), workloads, split)) as log:
             if log.n_bytes_dropped:
@@ -213,8 +230,9 @@ def collect(
 @click.option("--datasets", help="Names, separated by commas. [default: all]")
 @click.option("--limit", type=int, default=24, show_default=True, help="Timed queries of a dataset.")
 @_device
+@_engine
 @_threads
-def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str | None) -> None:
+def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str | None, engine: str) -> None:
     """Measure what a call of every stage costs in milliseconds at batch 1, and freeze it in a file.
 
     The ladder needs some prices to be loaded with; name the file in its `prices` afterwards.
@@ -224,7 +242,7 @@ def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str 
     steps = Ladder.load(ladder)
     workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
     queries = [query for workload in workloads for query in workload.queries("fit", limit)]
-    prices = measure_prices(open_engines(steps, device), queries)
+    prices = measure_prices(open_engines(steps, device, engine), queries)
     machine = read_environment()
     where = f"{', '.join(machine.devices) or machine.cpu}, {machine.threads} thread(s), batch 1"
     write_prices(out, prices, "ms", f"{datetime.now(UTC).date()} on {where}; {len(queries)} queries")
