@@ -17,8 +17,11 @@ Every message names the offending value and the remedy; the CLI prints it and ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asd.types import Completion, Failure, Query
 
 
 class AsdError(Exception):
@@ -65,6 +68,25 @@ class PartialBatchError(EngineError):
         super().__init__(message)
         self.done = done
         self.failed = failed
+
+
+class NoStageLeftError(EngineError):
+    """Some queries have no answer because every stage they could go to failed them.
+
+    Attributes:
+        completions: What has been answered all the same.
+        unanswered: The queries without an answer, each with what failed on the way.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        completions: Sequence[Completion],
+        unanswered: Sequence[tuple[Query, Sequence[Failure]]],
+    ) -> None:
+        super().__init__(message)
+        self.completions = completions
+        self.unanswered = unanswered
 
 
 class StorageError(AsdError):

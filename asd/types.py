@@ -80,8 +80,10 @@ class Draft:
     Attributes:
         stage: Name of the stage.
         text: The answer, without the prompt and without special tokens.
-        tokens: Ids of the decoded tokens, the stop token included where one was written.
-        logprobs: Natural log-probability of each decoded token under the stage, same length as `tokens`.
+        tokens: Ids of the decoded tokens, the stop token included where one was written; empty where the
+            stage is a server that does not tell them.
+        logprobs: Natural log-probability of each decoded token under the stage; empty where the stage is a
+            server that gives none.
         finished: The stage wrote its stop token (False: it ran out of room).
         usage: Counts of this call for this query.
         seconds: Wall time of the batch the query was in (not divided by its size).
@@ -171,6 +173,26 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that brought nothing for one query. What it cost is not known and in no priced cost.
+
+    Attributes:
+        action: What was to be done: the name of a stage, or `VERIFY` and that name.
+        kind: Class of the error, as in "UnavailableError".
+        message: What the error said.
+    """
+
+    action: str
+    kind: str
+    message: str
+
+    @property
+    def stage(self) -> str:
+        """The stage that failed."""
+        return self.action.removeprefix(VERIFY)
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """What the cascade returned for one query: the answer, the way there, and what the way cost.
 
@@ -181,7 +203,8 @@ class Completion:
         drafts: Every answer bought, in the order of the calls.
         verifications: Every verification bought, in the order of the calls.
         decisions: One per state visited, the stopping one last.
-        cost: Priced cost summed over all calls, raw price unit.
+        cost: Priced cost summed over all calls that brought something, raw price unit.
+        failures: Calls that brought nothing, in their order; the stages that failed were done without.
     """
 
     query: Query
@@ -191,3 +214,4 @@ class Completion:
     decisions: tuple[Decision, ...]
     cost: float
     verifications: tuple[Verification, ...] = ()
+    failures: tuple[Failure, ...] = ()

@@ -13,7 +13,7 @@ from asd.engines import Engine
 from asd.errors import ConfigError, EngineError
 from asd.types import Draft, Query
 
-__all__ = ["call_in_batches", "in_batches"]
+__all__ = ["batches", "call_in_batches", "in_batches", "paired"]
 
 T = TypeVar("T")
 
@@ -34,12 +34,20 @@ def call_in_batches(
     stage: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
 ) -> Iterator[dict[int, T]]:
     """The same for any call of a stage, which gets indices into `queries` and returns one result each."""
+    for batch in batches(queries, batch_size):
+        yield paired(stage, batch, call(batch))
+
+
+def batches(queries: Sequence[Query], batch_size: int) -> list[list[int]]:
+    """Indices into `queries`, at most `batch_size` a batch; raises as `in_batches`."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
     by_length = sorted(range(len(queries)), key=lambda i: len(queries[i].prompt))
-    for start in range(0, len(by_length), batch_size):
-        batch = by_length[start : start + batch_size]
-        results = call(batch)
-        if len(results) != len(batch):
-            raise EngineError(f"stage {stage!r} returned {len(results)} results for {len(batch)} queries")
-        yield dict(zip(batch, results, strict=True))
+    return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
+
+
+def paired(stage: str, batch: Sequence[int], results: Sequence[T]) -> dict[int, T]:
+    """The results of a batch by index; `EngineError` where there are more or fewer than asked for."""
+    if len(results) != len(batch):
+        raise EngineError(f"stage {stage!r} returned {len(results)} results for {len(batch)} queries")
+    return dict(zip(batch, results, strict=True))

@@ -11,12 +11,14 @@ cost units (one mean run of the largest stage alone), probabilities in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError
+from asd.types import VERIFY
 
 __all__ = ["Edge", "FloatArray", "Graph", "IntArray", "Node"]
 
@@ -156,6 +158,15 @@ class Graph:
             if node.name == name:
                 return node
         raise ConfigError(f"unknown node {name!r}; there are {[node.name for node in self.nodes]}")
+
+    def without(self, stages: Collection[str]) -> Graph:
+        """The same problem where these stages can be asked for nothing; states they led to remain.
+
+        Raises:
+            ConfigError: A node that may not stop is left with nowhere to go.
+        """
+        edges = tuple(edge for edge in self.edges if edge.action.removeprefix(VERIFY) not in stages)
+        return Graph(self.nodes, edges, self.start)
 
     def outgoing(self, name: str) -> tuple[Edge, ...]:
         """Edges that leave a node, in the order listed."""
