@@ -14,7 +14,15 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from asd.evidence.calibration import Isotonic, Platt, choose, fit_isotonic, fit_platt, sigmoid
+from asd.evidence.calibration import (
+    Isotonic,
+    Platt,
+    choose,
+    fit_isotonic,
+    fit_platt,
+    fit_temperature,
+    sigmoid,
+)
 
 
 def rows(n: int = 500, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -103,3 +111,13 @@ def test_maps_survive_a_round_trip_through_json() -> None:
     logits, scores = rows()
     for fitted in (fit_platt(logits, scores), fit_isotonic(logits, scores)):
         assert msgspec.json.decode(msgspec.json.encode(fitted), type=Platt | Isotonic) == fitted
+
+
+def test_a_temperature_is_recovered() -> None:
+    """Log-odds that are three times too large get a third of their slope, and no offset."""
+    rng = np.random.default_rng(0)
+    true = rng.normal(0.0, 1.5, 20_000)
+    scores = (rng.uniform(size=len(true)) < 1.0 / (1.0 + np.exp(-true))).astype(float)
+    fitted = fit_temperature(3.0 * true, scores)
+    assert fitted.slope == pytest.approx(1.0 / 3.0, rel=0.05)
+    assert fitted.offset == 0.0

@@ -1,8 +1,8 @@
 """From a classifier's log-odds to a probability that means what it says.
 
-Two maps are fitted, Platt's sigmoid (Platt 1999) and isotonic regression (Zadrozny and Elkan 2002); the one
-with the smaller log-loss on held-out folds is kept. The border: one score in, one probability out; what the
-score was made of is not known here.
+Three maps are fitted: a temperature (Guo et al. 2017), Platt's sigmoid (Platt 1999) and isotonic regression
+(Zadrozny and Elkan 2002); the one with the smallest log-loss on held-out folds is kept. The border: one score
+in, one probability out; what the score was made of is not known here.
 """
 
 from __future__ import annotations
@@ -17,12 +17,23 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.evidence.crossfit import out_of_fold
-from asd.evidence.logistic import fit_logistic
+from asd.evidence.logistic import fit_logistic, smoothed_targets
 from asd.evidence.metrics import log_loss
 
-__all__ = ["Calibrated", "Calibration", "Isotonic", "Platt", "choose", "fit_isotonic", "fit_platt", "sigmoid"]
+__all__ = [
+    "Calibrated",
+    "Calibration",
+    "Isotonic",
+    "Platt",
+    "choose",
+    "fit_isotonic",
+    "fit_platt",
+    "fit_temperature",
+    "sigmoid",
+]
 
 Array = npt.NDArray[np.float64]
+_LARGEST_LOG_SLOPE = 5.0
 
 
 class Platt(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="platt"):
@@ -76,6 +87,20 @@ def sigmoid(x: float) -> float:
     return odds / (1.0 + odds)
 
 
+def fit_temperature(logits: Array, scores: Array) -> Platt:
+    """The sigmoid without an offset, `slope = 1 / temperature`, of least log-loss on smoothed targets."""
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415 - needed when fitting only
+    from scipy.special import expit  # noqa: PLC0415
+
+    targets = smoothed_targets(scores)
+
+    def loss(log_slope: float) -> float:
+        return log_loss(expit(math.exp(log_slope) * logits), targets)
+
+    fitted = minimize_scalar(loss, bounds=(-_LARGEST_LOG_SLOPE, _LARGEST_LOG_SLOPE), method="bounded")
+    return Platt(slope=math.exp(fitted.x), offset=0.0)
+
+
 def fit_platt(logits: Array, scores: Array) -> Platt:
     """Platt's sigmoid: an unpenalised logistic regression on the one score, his smoothed targets included."""
     fitted = fit_logistic(logits[:, None], scores, strength=np.inf)
@@ -92,7 +117,7 @@ def fit_isotonic(logits: Array, scores: Array) -> Isotonic:
 
 
 def choose(logits: Array, scores: Array, folds: npt.NDArray[np.intp]) -> Calibrated:
-    """The map with the smaller log-loss on held-out folds; Platt's, which has two numbers, where they tie.
+    """The map with the smallest log-loss on held-out folds; the one with the fewest numbers where they tie.
 
     Args:
         logits: Log-odds of rows the classifier was not fitted on, shape (n,).
@@ -103,6 +128,6 @@ def choose(logits: Array, scores: Array, folds: npt.NDArray[np.intp]) -> Calibra
     def held_out(fit: Callable[[Array, Array], Calibration]) -> Array:
         return out_of_fold(logits, scores, folds, lambda x, y: np.vectorize(fit(x, y), otypes=[np.float64]))
 
-    candidates = [(fit, held_out(fit)) for fit in (fit_platt, fit_isotonic)]
+    candidates = [(fit, held_out(fit)) for fit in (fit_temperature, fit_platt, fit_isotonic)]
     fit, p = min(candidates, key=lambda candidate: log_loss(candidate[1], scores))
     return Calibrated(fit(logits, scores), p)
