@@ -73,11 +73,15 @@ class Session:
         return self._open_stages(self.matrix)
 
     @cached_property
+    def _revisions(self) -> dict[str, str]:
+        return revisions(self.matrix.ladder, self.matrix.engine)
+
+    @cached_property
     def outcomes(self) -> dict[str, Outcomes]:
         """By dataset, every stage's answer to every item of the split that is reported."""
         self.policy.check(self.matrix.ladder)
         workloads = find_workloads(self.matrix.datasets)
-        header = header_for(self.matrix.ladder, revisions(self.matrix.ladder), workloads, "test")
+        header = header_for(self.matrix.ladder, self._revisions, workloads, "test")
         with TraceLog(self._data, header) as log:
             traces = collect(
                 workloads, self.engines, log, limit=self.matrix.n_items, batch_size=COLLECT_BATCH
@@ -129,7 +133,7 @@ class Session:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             git_commit=code.commit,
             git_dirty=code.dirty,
-            ladder=LadderRecord(name=ladder.name, fingerprint=ladder.fingerprint, models=revisions(ladder)),
+            ladder=LadderRecord(name=ladder.name, fingerprint=ladder.fingerprint, models=self._revisions),
             hardware=self.matrix.hardware,
             environment=read_environment(),
             seeds={"random": 0},

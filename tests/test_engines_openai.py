@@ -7,8 +7,10 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ import stamina
 from asd.engines import Sampling, Verifier
 from asd.engines.completions import OpenAIEngine, fan_out
 from asd.engines.openai import open_stage
+from asd.engines.opening import open_engines
+from asd.engines.revisions import revisions
 from asd.engines.server import Settings
 from asd.engines.vllm_server import VllmServerEngine
 from asd.errors import (
@@ -26,7 +30,7 @@ from asd.errors import (
     PromptTooLongError,
     UnavailableError,
 )
-from asd.ladder import Prices, Stage
+from asd.ladder import Ladder, Prices, Stage
 from asd.types import NO_CALL, Draft, Query, Usage
 from tests.fakeserver import (
     END,
@@ -86,14 +90,14 @@ def stage(url: str, *, chat: bool = False, **options: object) -> Stage:
 def engine(running: FakeServer) -> Iterator[OpenAIEngine]:
     opened = OpenAIEngine(stage(running.url))
     yield opened
-    opened.close()
+    opened.unload()
 
 
 @pytest.fixture(scope="module")
 def verifier(running: FakeServer) -> Iterator[VllmServerEngine]:
     opened = VllmServerEngine(stage(running.url, dialect="vllm"))
     yield opened
-    opened.close()
+    opened.unload()
 
 
 def test_an_answer(engine: OpenAIEngine) -> None:
@@ -130,7 +134,7 @@ def test_a_chat_template_is_a_chat(server: FakeServer) -> None:
     """A stage with a chat template asks for a chat completion; text, end and counts are read from it."""
     opened = OpenAIEngine(stage(server.url, chat=True))
     [draft] = opened.generate([query()])
-    opened.close()
+    opened.unload()
     assert (draft.text, draft.logprobs, draft.finished) == ("4", (KNOWN, ENDING), True)
     assert draft.usage.n_decoded == 2
     assert server.asked[0]["messages"] == [{"role": "user", "content": "2+2="}]
@@ -148,7 +152,7 @@ def test_log_probabilities_need_not_be_asked_for(server: FakeServer) -> None:
     """With logprobs = false the request does not mention them."""
     opened = OpenAIEngine(stage(server.url, logprobs=False))
     [draft] = opened.generate([query()])
-    opened.close()
+    opened.unload()
     assert draft.logprobs == ()
     assert "logprobs" not in server.asked[0]
 
@@ -185,9 +189,19 @@ def test_connections_are_reused_and_limited(server: FakeServer) -> None:
     opened = OpenAIEngine(stage(server.url, concurrency=3))
     server.delay = 0.02
     opened.generate([query()] * 12)
-    opened.close()
+    opened.unload()
     assert server.most_in_flight == 3
     assert server.connections <= 3
+
+
+def test_an_unloaded_engine_answers_again(engine: OpenAIEngine, server: FakeServer) -> None:
+    """Unloading gives the connections back; the next batch opens new ones."""
+    engine.unload()
+    engine.generate([query()])
+    engine.unload()
+    engine.unload()
+    assert engine.generate([query()])[0].text == "4"
+    assert server.connections == 2
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -238,7 +252,7 @@ def test_a_hanging_server_is_given_up(server: FakeServer) -> None:
     opened = OpenAIEngine(stage(server.url, timeout_s=0.2))
     with pytest.raises(UnavailableError, match=r"stage 'S' at .* did not answer in time"):
         opened.generate([query()])
-    opened.close()
+    opened.unload()
     assert len(server.asked) == 1
 
 
@@ -250,7 +264,7 @@ def test_a_server_that_is_not_there() -> None:
     opened = OpenAIEngine(stage(f"http://127.0.0.1:{port}/v1"))
     with pytest.raises(UnavailableError, match=f"stage 'S' at http://127.0.0.1:{port}/v1 cannot be reached"):
         opened.generate([query()])
-    opened.close()
+    opened.unload()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +364,7 @@ def test_the_key_is_sent_and_never_shown(
     server.faults.extend([refusing(500), refusing(401, f"wrong key {KEY}")])
     with pytest.raises(EngineError, match=r"answered 401: wrong key \*\*\*") as caught:
         opened.generate([query()])
-    opened.close()
+    opened.unload()
     assert server.headers[-1]["Authorization"] == f"Bearer {KEY}"
     shown = [
         str(caught.value),
@@ -399,13 +413,12 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
 def test_loading_makes_sure_of_the_model(server: FakeServer, engine: OpenAIEngine) -> None:
     """Loading asks what the server serves; the revision is what it says; another model is an error."""
     engine.load()
-    engine.unload()
     engine.synchronise()
     assert engine.revision == "served:/models/tiny"
     other = OpenAIEngine(stage(server.url, model="huge"))
     with pytest.raises(EngineError, match=r"does not serve 'huge' but \['tiny'\]"):
         other.load()
-    other.close()
+    other.unload()
 
 
 def test_vllm_tells_ids(verifier: VllmServerEngine, server: FakeServer) -> None:
@@ -420,7 +433,7 @@ def test_vllm_chats_in_tokens(server: FakeServer) -> None:
     """With a chat template the server tokenizes the chat, and the completion is asked for in ids."""
     opened = VllmServerEngine(stage(server.url, chat=True, dialect="vllm"))
     [draft] = opened.generate([query()])
-    opened.close()
+    opened.unload()
     assert draft.text == "4"
     assert server.asked[0]["prompt"] == [ord(c) for c in "2+2="]
 
@@ -500,7 +513,7 @@ def test_the_end_is_learned_from_the_server(server: FakeServer) -> None:
     for _ in range(2):
         [seen] = opened.verify([query("say abc ")], [draft("abx")])
         assert seen.tokens[-1] == END
-    opened.close()
+    opened.unload()
     assert [body.get("echo") for body in server.asked] == [None, True, True]
 
 
@@ -509,7 +522,7 @@ def test_an_end_that_cannot_be_learned(server: FakeServer) -> None:
     opened = VllmServerEngine(stage(server.url, dialect="vllm"))
     with pytest.raises(EngineError, match="stop token is unknown"):
         opened.verify([query("spell ", room=3)], [draft("a", finished=True)])
-    opened.close()
+    opened.unload()
 
 
 @pytest.mark.parametrize(
@@ -536,4 +549,27 @@ def test_the_dialect_chooses_the_engine() -> None:
     for dialect, verifies in (("openai", False), ("vllm", True)):
         opened = open_stage(stage("http://127.0.0.1:1/v1", dialect=dialect), "cuda:7")
         assert isinstance(opened, Verifier) == verifies
-        opened.close()
+        opened.unload()
+
+
+def test_the_revision_of_a_served_stage_is_what_the_server_says(server: FakeServer) -> None:
+    """Whether the stage or the run names the engine, the server is asked and not the disk or the hub."""
+    own = replace(stage(server.url), engine="openai")
+    assert revisions(Ladder("one", (own,), "declared", "made up")) == {"S": "served:/models/tiny"}
+    other = Ladder("one", (stage(server.url),), "declared", "made up")
+    assert revisions(other, "openai") == {"S": "served:/models/tiny"}
+
+
+def test_a_ladder_file_names_engine_and_server(server: FakeServer, tmp_path: Path) -> None:
+    """From TOML to an answer: the stage's engine and its base_url are all it takes."""
+    file = tmp_path / "ladder.toml"
+    file.write_text(
+        'name = "served"\nprice_unit = "declared"\nprices_measured = "made up"\n'
+        '[[stages]]\nname = "S"\nmodel = "tiny"\nengine = "openai"\n'
+        f'options.openai = {{ base_url = "{server.url}", dialect = "vllm" }}\n'
+        "prices = { per_call = 1.0, per_prompt_token = 0.0, per_decoded_token = 0.0 }\n"
+    )
+    opened = open_engines(Ladder.load(file))["S"]
+    assert opened.generate([query()])[0].text == "4"
+    opened.unload()
+    opened.unload()

@@ -214,7 +214,7 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
     workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
     engines = _engines(steps, device, engine)
     try:
-        with TraceLog(out, header_for(steps, revisions(steps), workloads, split)) as log:
+        with TraceLog(out, header_for(steps, revisions(steps, engine), workloads, split)) as log:
             if log.n_bytes_dropped:
                 click.echo(f"{out}: dropped a line that was cut off, {log.n_bytes_dropped} bytes", err=True)
             traces = collect_traces(workloads, engines, log, limit=limit, batch_size=batch)

@@ -69,10 +69,7 @@ class OpenAIEngine:
         self._served()
 
     def unload(self) -> None:
-        """Nothing to give back: the weights are the server's."""
-
-    def close(self) -> None:
-        """Give the connections back; the engine is of no use afterwards."""
+        """Give the connections back; the weights are the server's."""
         self._server.close()
 
     def synchronise(self) -> None:

@@ -1,7 +1,7 @@
 """Which weights a stage has, told without loading them; no torch is needed for a local directory.
 
 A stage's `model` is a directory if it is an absolute path or exists, else the name of a repository on the
-Hugging Face hub.
+Hugging Face hub, or whatever the server calls it that serves it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,22 @@ from asd.ladder import Ladder, Stage
 __all__ = ["directory_revision", "local_directory", "revision", "revisions"]
 
 
-def revisions(ladder: Ladder) -> dict[str, str]:
+def revisions(ladder: Ladder, engine: str = "transformers") -> dict[str, str]:
     """Revision of the model of every stage: "sha256:..." over a directory's files, or the hub's commit.
 
+    Of a stage behind a server it is what the server says it serves, "served:..."; no more can be known here.
+
+    Args:
+        ladder: Whose stages.
+        engine: What runs the stages that do not name an engine themselves.
+
     Raises:
-        EngineError: A directory holds no weights, or a repository cannot be reached.
+        EngineError: A directory holds no weights, or a repository or server cannot be reached.
     """
-    return {stage.name: revision(stage) for stage in ladder.stages}
+    return {
+        stage.name: _served(stage) if (stage.engine or engine) == "openai" else revision(stage)
+        for stage in ladder.stages
+    }
 
 
 def local_directory(stage: Stage) -> Path | None:
@@ -50,6 +59,16 @@ def revision(stage: Stage) -> str:
     """Revision of one stage's model, as in `revisions`."""
     directory = local_directory(stage)
     return directory_revision(directory) if directory else _hub_commit(stage)
+
+
+def _served(stage: Stage) -> str:
+    from asd.engines.openai import open_stage  # noqa: PLC0415  (most ladders need no HTTP)
+
+    engine = open_stage(stage)
+    try:
+        return engine.revision
+    finally:
+        engine.unload()
 
 
 def _hub_commit(stage: Stage) -> str:

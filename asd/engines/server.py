@@ -12,6 +12,7 @@ message, record or repr. The border: bytes and JSON; what the fields mean is `as
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -103,23 +104,33 @@ class Server:
 
     def __init__(self, stage_name: str, settings: Settings) -> None:
         self.where = f"stage {stage_name!r} at {settings.base_url}"
+        self._settings = settings
         self._key = _api_key(stage_name, settings.api_key_env)
-        self._patience = settings.patience_s
         self._retry = stamina.RetryingCaller(attempts=settings.attempts, timeout=settings.patience_s)
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx2.Timeout(settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
-            limits=httpx2.Limits(max_connections=settings.concurrency),
-        )
         self._url = httpx2.URL(settings.base_url.rstrip("/") + "/")
+        self._opening = threading.Lock()
+        self._client: httpx2.Client | None = None
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._client.close()
+        """Give the connections back; the next request opens new ones."""
+        with self._opening:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _open(self) -> httpx2.Client:
+        with self._opening:
+            if self._client is None:
+                self._client = httpx2.Client(
+                    headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+                    timeout=httpx2.Timeout(self._settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+                    limits=httpx2.Limits(max_connections=self._settings.concurrency),
+                )
+            return self._client
 
     def get(self, path: str, reply: type[T]) -> T:
         """The reply to a GET of `path`, relative to the base URL; raises as `post` does."""
-        return self._ask(self._client.build_request("GET", self._url.join(path)), reply)
+        return self._ask(self._open().build_request("GET", self._url.join(path)), reply)
 
     def post(self, path: str, body: Mapping[str, Any], reply: type[T]) -> T:
         """The reply to a POST of `body` as JSON.
@@ -131,12 +142,12 @@ class Server:
         """
         content = msgspec.json.encode(body)
         headers = {"Content-Type": "application/json"}
-        request = self._client.build_request("POST", self._url.join(path), content=content, headers=headers)
+        request = self._open().build_request("POST", self._url.join(path), content=content, headers=headers)
         return self._ask(request, reply)
 
     def _ask(self, request: httpx2.Request, reply: type[T]) -> T:
         def send() -> bytes:  # without arguments, so that no log of a retry shows any
-            return self._client.send(request).raise_for_status().content
+            return self._open().send(request).raise_for_status().content
 
         try:
             return msgspec.json.decode(self._retry(self._when_again, send), type=reply)
@@ -156,7 +167,7 @@ class Server:
         if isinstance(error, httpx2.HTTPStatusError):
             status = error.response.status_code
             wait = _retry_after(error.response) if status in BUSY else None
-            return status in BUSY + PASSING if wait is None else wait <= self._patience and wait
+            return status in BUSY + PASSING if wait is None else wait <= self._settings.patience_s and wait
         patient = isinstance(error, httpx2.ConnectTimeout) or not isinstance(error, httpx2.TimeoutException)
         return isinstance(error, httpx2.TransportError) and patient
 
