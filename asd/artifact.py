@@ -299,7 +299,11 @@ def load(path: Path) -> PolicyArtifact:
     except ConfigError as error:
         raise DataError(f"{path} holds no valid stopping problem ({error}); fit the policy again") from error
     bins = {ROOT: len(artifact.model.centroids)}
-    bins |= {name: len(node.edges) + 1 for name, node in artifact.model.nodes.items()}
+    bins |= {
+        name: len(node.edges) + 1
+        for nodes in (artifact.model.nodes, artifact.model.verified)
+        for name, node in nodes.items()
+    }
     if tuple(artifact.ladder.prices) != artifact.model.stages or bins != {
         n.name: n.n_bins for n in graph.nodes
     }:

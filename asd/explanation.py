@@ -1,7 +1,9 @@
 """Why the cascade did what it did for one query, as a table for people.
 
-One row a state: the answer bought last and its evidence, the calibrated success probability of every answer
-in hand, the value of every action in cost units (lam x quality - cost to come), and what was decided.
+One row a state: what was bought last (an answer, or "S>L": L has read S's answer) and its evidence, the
+calibrated success probability of every answer that is judged there, the value of every action in cost units
+(lam x quality - cost to come), and what was decided. Of a verification, the tokens are those accepted of
+those read.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from asd.types import STOP, Completion, Decision, Draft
+from asd.types import STOP, VERIFY, Completion, Decision, Draft, Verification, pair_name
 
 __all__ = ["explain"]
 
@@ -20,20 +22,37 @@ def explain(completion: Completion) -> str:
     """The states a query went through, one line each under a line of column names."""
     actions = list(dict.fromkeys(action for decision in completion.decisions for action in decision.values))
     header = ["answered", "answer", "tokens", "log p", "p_good", *(f"V({a})" for a in actions), "decision"]
-    drafts: list[Draft | None] = [None, *completion.drafts]
     rows = [
-        [*_evidence(draft), _p_good(decision), *_values(decision, actions), _decided(decision)]
-        for draft, decision in zip(drafts, completion.decisions, strict=True)
+        [*_evidence(bought), _p_good(decision), *_values(decision, actions), _decided(decision)]
+        for bought, decision in zip(_purchases(completion), completion.decisions, strict=True)
     ]
     return _table([header, *rows])
 
 
-def _evidence(draft: Draft | None) -> list[str]:
+def _purchases(completion: Completion) -> list[Draft | Verification | None]:
+    """What was in hand new in every state: nothing at first, then what the decision before it bought."""
+    drafts, verifications = iter(completion.drafts), iter(completion.verifications)
+    bought: list[Draft | Verification] = [
+        next(verifications) if decision.action.startswith(VERIFY) else next(drafts)
+        for decision in completion.decisions[:-1]
+    ]
+    return [None, *bought]
+
+
+def _evidence(bought: Draft | Verification | None) -> list[str]:
     """Stage, text, number of tokens and mean log-probability of a token."""
-    if draft is None:
+    if bought is None:
         return ["(prompt)", _NOTHING, _NOTHING, _NOTHING]
-    mean = f"{fmean(draft.logprobs):.3f}" if draft.logprobs else _NOTHING
-    return [draft.stage, _shortened(draft.text), str(len(draft.tokens)), mean]
+    mean = f"{fmean(bought.logprobs):.3f}" if bought.logprobs else _NOTHING
+    if isinstance(bought, Verification):
+        read = f"{bought.n_accepted}/{len(bought.tokens)}"
+        return [
+            pair_name(bought.drafter, bought.stage),
+            "accepted" if bought.accepted else "rejected",
+            read,
+            mean,
+        ]
+    return [bought.stage, _shortened(bought.text), str(len(bought.tokens)), mean]
 
 
 def _p_good(decision: Decision) -> str:
@@ -45,7 +64,11 @@ def _values(decision: Decision, actions: Sequence[str]) -> list[str]:
 
 
 def _decided(decision: Decision) -> str:
-    return f"return {decision.answer}" if decision.action == STOP else f"run {decision.action}"
+    if decision.action == STOP:
+        return f"return {decision.answer}"
+    if decision.action.startswith(VERIFY):
+        return f"verify {pair_name(str(decision.answer), decision.action.removeprefix(VERIFY))}"
+    return f"run {decision.action}"
 
 
 def _shortened(text: str, width: int = 24) -> str:

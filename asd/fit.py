@@ -2,9 +2,12 @@
 
     scored rows -> evidence, out of fold -> kernels and costs by bin -> the stopping problem -> artifact
 
-A node is a set of stages run, an edge adds one stage larger than all of them; skipping is allowed and so is
-starting anywhere, so the graph is a tree of 2^K nodes. Every stage has answered every query, so every edge is
-estimated from every row. Two cross-fitted replays decide whether long queries are decided at lam / scale.
+Nodes and edges are the states and moves of `asd.stopping.states`: sets of stages that have answered, and,
+where the traces hold verifications, the same with a larger stage that has read the best answer. Skipping is
+allowed and so is starting anywhere. Every stage has answered every query and read every smaller stage's
+draft, so every edge is estimated from every row; what going on from a draft costs follows from the accepted
+prefix and the verifier's own answer, because decoding is greedy. Two cross-fitted replays decide whether long
+queries are decided at lam / scale.
 
 The border: only rows given by the caller are read (the split "fit", never calibration or test rows); models
 are never run; scikit-learn is imported when fitting, by the modules of `asd.evidence` that need it.
@@ -16,6 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import NamedTuple
 
 import msgspec
@@ -23,15 +27,17 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.artifact import FitRecord, GraphRecord, LadderPrices, PolicyArtifact, Replayed
+from asd.engines import continuation_usage
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
-from asd.evidence.judge import EvidenceModel, node_name, stage_sets
+from asd.evidence.judge import EvidenceModel
 from asd.evidence.length import LengthScale
-from asd.ladder import ROOT, Ladder
+from asd.ladder import ROOT, Ladder, Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.recursion import Solution, solve
-from asd.types import Trace
+from asd.stopping.states import Move, moves
+from asd.types import Trace, Usage, pair_name
 
 __all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "replay"]
 
@@ -69,15 +75,20 @@ def fit(
     stages = tuple(stage.name for stage in ladder.stages)
     sweep = _checked_lams(lams)
     rows = _scored(traces, stages)
-    costs = {
-        stage.name: np.array([stage.prices.cost(row.outcomes[stage.name].draft.usage) for row in rows])
-        for stage in ladder.stages
-    }
-    unit = float(costs[stages[-1]].mean())
+    pairs = _verified_pairs(rows, stages)
+    prices = {stage.name: stage.prices for stage in ladder.stages}
+    largest = np.array([prices[stages[-1]].cost(row.outcomes[stages[-1]].draft.usage) for row in rows])
+    unit = float(largest.mean())
     if not unit > 0.0:
         raise ConfigError(f"stage {stages[-1]!r} of ladder {ladder.name!r} costs {unit}; give it a price")
-    fitted = fit_evidence(rows, costs[stages[-1]], stages, seed=seed)
-    table = Table(stages, fitted.rows, {stage: cost / unit for stage, cost in costs.items()})
+    fitted = fit_evidence(rows, largest, stages, seed=seed, pairs=pairs)
+    table = Table(
+        fitted.rows,
+        {
+            move: _costs(move, rows, fitted.best.get(move.source.name, ()), prices[move.stage]) / unit
+            for move in moves(stages, pairs)
+        },
+    )
     scaled, plain = (_cross_replay(t, fitted.folds, sweep) for t in (table, table.unscaled()))
     pays = _is_worth_more(scaled, plain)
     return PolicyArtifact(
@@ -102,14 +113,12 @@ class Table:
     """What an estimate of the stopping problem is made of.
 
     Attributes:
-        stages: In ladder order.
         rows: What every node sees, by node name, the root first.
-        costs: Cost of every stage on every row, cost units, by stage, shape (n,).
+        costs: Cost of every move on every row, cost units, by move, shape (n,).
     """
 
-    stages: tuple[str, ...]
     rows: Mapping[str, Rows]
-    costs: Mapping[str, Array]
+    costs: Mapping[Move, Array]
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Table:
         """The rows of a mask."""
@@ -117,7 +126,7 @@ class Table:
             name: Rows(node.n_bins, node.bins[mask], node.p[mask], node.score[mask], node.scale[mask])
             for name, node in self.rows.items()
         }
-        return Table(self.stages, rows, {stage: cost[mask] for stage, cost in self.costs.items()})
+        return Table(rows, {move: cost[mask] for move, cost in self.costs.items()})
 
     def unscaled(self) -> Table:
         """The same with every query taken as long as the mean."""
@@ -131,10 +140,7 @@ def estimate_graph(table: Table) -> Graph:
     The quality of a bin is the mean calibrated probability plus the shrunk mean of what was really scored
     beyond it: the best answer is picked by its probability, so that probability is a little too high.
     """
-    edges = []
-    for source in [(), *stage_sets(table.stages)]:
-        later = table.stages[table.stages.index(source[-1]) + 1 :] if source else table.stages
-        edges += [_estimate_edge(table, source, stage) for stage in later]
+    edges = [_estimate_edge(table, move) for move in table.costs]
     root = table.rows[ROOT]
     nodes = (_estimate_node(name, rows) for name, rows in table.rows.items())
     return Graph(tuple(nodes), tuple(edges), np.bincount(root.bins, minlength=root.n_bins) / len(root.bins))
@@ -146,15 +152,29 @@ def _estimate_node(name: str, rows: Rows) -> Node:
     return Node(name, np.clip(p + beyond, 0.0, 1.0), may_stop=name != ROOT)
 
 
-def _estimate_edge(table: Table, source: tuple[str, ...], stage: str) -> Edge:
-    here, there = table.rows[node_name(source)], table.rows[node_name((*source, stage))]
+def _estimate_edge(table: Table, move: Move) -> Edge:
+    here, there = table.rows[move.source.name], table.rows[move.target.name]
     return Edge(
-        source=node_name(source),
-        target=node_name((*source, stage)),
-        action=stage,
-        cost=mean_by_bin(table.costs[stage] / here.scale, here.bins, here.n_bins),
+        source=move.source.name,
+        target=move.target.name,
+        action=move.action,
+        cost=mean_by_bin(table.costs[move] / here.scale, here.bins, here.n_bins),
         kernel=estimate_kernel(here.bins, there.bins, here.n_bins, there.n_bins),
     )
+
+
+def _costs(move: Move, rows: Sequence[Trace], best: Sequence[str], prices: Prices) -> Array:
+    """What a move costs on every row, raw price unit; `best` is the answer in hand where it leaves from."""
+
+    def usage(row: int) -> Usage:
+        trace, own = rows[row], rows[row].outcomes[move.stage].draft
+        if move.target.verifier is not None:
+            return trace.verifications[pair_name(best[row], move.stage)].usage
+        if move.continues:
+            return continuation_usage(own, trace.verifications[pair_name(best[row], move.stage)])
+        return own.usage
+
+    return np.array([prices.cost(usage(row)) for row in range(len(rows))])
 
 
 class _Value(NamedTuple):
@@ -188,6 +208,7 @@ def _cross_replay(table: Table, folds: IntArray, lams: Array) -> list[_Value]:
 def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
     """Score and cost of every row of the table under the solved policy, each of shape (n,)."""
     n = len(table.rows[ROOT].bins)
+    costs = {(move.source.name, move.action): cost for move, cost in table.costs.items()}
     quality, cost = np.zeros(n), np.zeros(n)
     open_at = [(ROOT, np.arange(n))]
     while open_at:
@@ -199,7 +220,7 @@ def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
         quality[stopped] = rows.score[stopped]
         for k, edge in enumerate(solution.graph.outgoing(name)):
             going = index[action == k]
-            cost[going] += table.costs[edge.action][going]
+            cost[going] += costs[name, edge.action][going]
             open_at.append((edge.target, going))
     return quality, cost
 
@@ -216,8 +237,11 @@ def _replayed(chosen: Sequence[_Value], other: Sequence[_Value]) -> tuple[Replay
 
 
 def _unscaled(model: EvidenceModel) -> EvidenceModel:
-    nodes = {name: msgspec.structs.replace(node, scale=LengthScale()) for name, node in model.nodes.items()}
-    return msgspec.structs.replace(model, nodes=nodes)
+    nodes, verified = (
+        {name: msgspec.structs.replace(node, scale=LengthScale()) for name, node in of_kind.items()}
+        for of_kind in (model.nodes, model.verified)
+    )
+    return msgspec.structs.replace(model, nodes=nodes, verified=verified)
 
 
 def _checked_lams(lams: Sequence[float]) -> Array:
@@ -258,3 +282,16 @@ def _is_scored(trace: Trace, stages: Sequence[str]) -> bool:
                 f"query {query.id!r} of {query.dataset!r}: stage {stage!r} has score {score}, not in [0, 1]"
             )
     return all(trace.outcomes[stage].score is not None for stage in stages)
+
+
+def _verified_pairs(rows: Sequence[Trace], stages: Sequence[str]) -> list[str]:
+    """The pairs of stages whose verification is recorded, on every row or not at all."""
+    pairs = [pair_name(small, large) for small, large in combinations(stages, 2)]
+    n_rows = {pair: sum(pair in row.verifications for row in rows) for pair in pairs}
+    for pair, n in n_rows.items():
+        if 0 < n < len(rows):
+            raise DataError(
+                f"verification {pair!r} is recorded for {n} of {len(rows)} queries; give the same "
+                "`asd collect` again to complete it"
+            )
+    return [pair for pair in pairs if n_rows[pair]]

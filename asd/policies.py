@@ -2,7 +2,8 @@
 
 One protocol for the optimal policy and for everything it is compared with. `OptimalPolicy` looks up an exact
 solution; `Myopic` looks one step ahead on the same graph; `StaticWalk` and `ClosedForm` climb the ladder by
-thresholds; `FixedStage` and `RandomMix` look at nothing; `Oracle` has foresight and exists for replay only.
+thresholds; `FixedStage`, `Lossless` and `RandomMix` look at nothing; `Oracle` has foresight and exists for
+replay only.
 
 The border: a policy names the next action; it runs no stage, prices nothing and never reads a reference, a
 score or a tag. Value = lam * quality - cost, costs in cost units (one mean run of the largest stage alone).
@@ -23,11 +24,12 @@ from asd.evidence import Evidence, Judgement
 from asd.ladder import Prices
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import Solution
-from asd.types import STOP, Decision, Draft, Query, Trace
+from asd.types import STOP, VERIFY, Decision, Draft, Query, Trace, Verification, pair_name
 
 __all__ = [
     "ClosedForm",
     "FixedStage",
+    "Lossless",
     "Myopic",
     "OptimalPolicy",
     "Oracle",
@@ -40,14 +42,18 @@ __all__ = [
 class Policy(Protocol):
     """`decide` gets the drafts bought so far (insertion order = order of the calls; empty at first).
 
-    It must not stop on an empty mapping, and must name only stages that have not been run.
+    It also gets the verification in hand: what a larger stage said of one of these drafts, until another
+    stage answers. It must not stop on an empty mapping, and must name only stages that have not been run;
+    to let one verify ("S>M" is "let M read S's answer") it names `VERIFY` with the stage, and S as `answer`.
     """
 
     @property
     def name(self) -> str:
         """Short, unique in a sweep, stable over runs: it becomes part of a baseline key."""
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Decision:
         """Choose the next action for one query."""
 
 
@@ -82,9 +88,11 @@ class OptimalPolicy:
         """The name with its lam, as in `optimal(lam=2)`."""
         return f"optimal(lam={self.lam:g})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Decision:
         """Look the state up; `PolicyMismatchError` where the evidence names a node the graph lacks."""
-        state = self.evidence.judge(query, drafts)
+        state = self.evidence.judge(query, drafts, verification)
         lam_index = self.solution.nearest(self.lam / _checked_scale(state))
         try:
             action = self.solution.action_name(state.node, state.bin, lam_index)
@@ -124,9 +132,11 @@ class Myopic:
         """The name with its lam, as in `myopic(lam=2)`."""
         return f"myopic(lam={self.lam:g})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Decision:
         """Compare stopping with one more stage; `PolicyMismatchError` where the graph lacks the node."""
-        state = self.evidence.judge(query, drafts)
+        state = self.evidence.judge(query, drafts, verification)
         values = self._values(state)
         return Decision(max(values, key=values.__getitem__), state.answer, state.p_good, values)
 
@@ -156,9 +166,47 @@ class FixedStage:
         """The name with its stage, as in `always(L)`."""
         return f"always({self.stage})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:  # noqa: ARG002
+    def decide(
+        self,
+        query: Query,  # noqa: ARG002
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Decision:
         """Run the stage, then stop."""
         return _run_only(self.stage, drafts)
+
+
+@dataclass(frozen=True, slots=True)
+class Lossless:
+    """Let one stage draft and a larger one verify and go on: the larger stage's own answer, sooner.
+
+    Changes time, never text: what is returned is what the verifier writes alone.
+
+    Attributes:
+        drafter: Writes first.
+        verifier: Reads the draft in one pass and decodes from the first mismatch.
+    """
+
+    drafter: str
+    verifier: str
+
+    @property
+    def name(self) -> str:
+        """The name with its stages, as in `lossless(S>L)`."""
+        return f"lossless({pair_name(self.drafter, self.verifier)})"
+
+    def decide(
+        self,
+        query: Query,  # noqa: ARG002
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,
+    ) -> Decision:
+        """Draft, verify, finish, stop."""
+        if self.verifier in drafts:
+            return Decision(STOP, self.verifier)
+        if self.drafter not in drafts:
+            return Decision(self.drafter, None)
+        return Decision(self.verifier if verification else VERIFY + self.verifier, self.drafter)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -189,7 +237,12 @@ class RandomMix:
         mix = ",".join(f"{stage}={weight:g}" for stage, weight in self.weights.items())
         return f"random({mix},seed={self.seed})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Decision:
         """Run the stage drawn for this query, then stop."""
         rng = np.random.default_rng([self.seed, zlib.crc32(f"{query.dataset}\0{query.id}".encode())])
         p = np.array(list(self.weights.values()))
@@ -224,7 +277,12 @@ class StaticWalk:
         """The name with its threshold, as in `walk(p>=0.8)`."""
         return f"walk(p>={self.threshold:g})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Decision:
         """Stop at the threshold or at the top, else run the next stage."""
         if not drafts:
             return Decision(self.stages[0], None)
@@ -276,7 +334,12 @@ class ClosedForm:
         pairs = zip(self.costs, self.costs[1:], strict=False)
         return tuple((1 - 0.5 * cost / after) / (1 + self.lam) for cost, after in pairs)
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Decision:
         """Return the latest answer if it clears its threshold or is the last stage's, else climb."""
         if not drafts:
             return Decision(self.stages[0], None)
@@ -328,7 +391,12 @@ class Oracle:
         """The name with its lam, as in `oracle(lam=2)`."""
         return f"oracle(lam={self.lam:g})"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Decision:
         """Run the best stage, then stop; `DataError` for a query it has no foresight of."""
         stage = self.best.get((query.dataset, query.id))
         if stage is None:

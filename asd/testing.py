@@ -13,7 +13,7 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 
-from asd.engines import GREEDY, Sampling, continuation_usage
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usage
 from asd.errors import ConfigError, EngineError
 from asd.types import Draft, Query, Usage, Verification
 
@@ -111,7 +111,12 @@ class ScriptedEngine:
         self._call(queries)
         return [self._draft(query) for query in queries]
 
-    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+    def verify(
+        self,
+        queries: Sequence[Query],
+        drafts: Sequence[Draft],
+        acceptance: Acceptance = LOSSLESS,  # noqa: ARG002 - a script has one answer
+    ) -> list[Verification]:
         """What the script says of every draft: its own log-probabilities, and -5 for what it rejects.
 
         Raises:
@@ -120,7 +125,12 @@ class ScriptedEngine:
         self._call(queries)
         return [self._verification(query, draft) for query, draft in zip(queries, drafts, strict=True)]
 
-    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,  # noqa: ARG002 - a script has one answer
+    ) -> list[Draft]:
         """The scripted answer, counting what was not accepted.
 
         Raises:

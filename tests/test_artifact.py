@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 
 from asd.artifact import GraphRecord, load
 from asd.errors import ConfigError, DataError, PolicyMismatchError
+from asd.evidence import Evidence, Judgement
 from asd.policies import Policy
 from asd.stopping.recursion import solve
 from asd.types import STOP, Decision, Trace
@@ -205,17 +206,25 @@ def test_long_queries_are_decided_at_lam_over_scale() -> None:
     assert np.mean(same) >= 0.97
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """Evidence that takes every query for `scale` times as long as the mean."""
+
+    evidence: Evidence
+    scale: float
+
+    def judge(self, *state: Any) -> Judgement:
+        return replace(self.evidence.judge(*state), scale=self.scale)
+
+
 def test_scaling_changes_decisions() -> None:
     """A draft as sure as another but ten times longer can be worth stopping at where the other is not."""
     policy = worlds.fitted().policy(2.0)
-    actions = set()
-    for trace in TRACES:
-        draft = trace.outcomes["S"].draft
-        short, long = (
-            policy.decide(trace.query, {"S": replace(draft, usage=replace(draft.usage, n_decoded=n))}).action
-            for n in (2, 60)
-        )
-        actions.add((short, long))
+    short, long = (replace(policy, evidence=Scaled(policy.evidence, scale)) for scale in (0.25, 4.0))
+    actions = {
+        tuple(p.decide(trace.query, worlds.drafts_of(trace, "S")).action for p in (short, long))
+        for trace in TRACES
+    }
     assert ("L", STOP) in actions
     assert (STOP, "L") not in actions
 

@@ -28,7 +28,7 @@ class Itinerary:
     stops: Mapping[str, tuple[Sequence[str], str]]
     name: str = "itinerary"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:
+    def decide(self, query: Query, drafts: Mapping[str, Draft], verification: object) -> Decision:  # noqa: ARG002
         route, answer = self.stops[query.id]
         if len(drafts) == len(route):
             return Decision(STOP, answer)
@@ -42,7 +42,7 @@ class Stubborn:
     decision: Decision
     name: str = "stubborn"
 
-    def decide(self, query: Query, drafts: Mapping[str, Draft]) -> Decision:  # noqa: ARG002
+    def decide(self, query: Query, drafts: Mapping[str, Draft], verification: object) -> Decision:  # noqa: ARG002
         return self.decision
 
 

@@ -12,19 +12,13 @@ import pytest
 
 from asd.errors import ConfigError
 from asd.evidence.features import answer_features, prompt_features, state_features
-from asd.evidence.judge import EvidenceModel, FittedEvidence, best_answer, node_name, stage_sets
+from asd.evidence.judge import EvidenceModel, FittedEvidence, best_answer
 from asd.evidence.length import LengthScale
 from asd.stopping.kernels import Binning
+from asd.types import Usage
 from tests import worlds
 
 TRACES = worlds.sample(60, np.random.default_rng(11))[0]
-
-
-def test_stage_sets_are_all_sets_smaller_first() -> None:
-    """Three stages: seven sets, named in ladder order."""
-    names = [node_name(node) for node in stage_sets(("S", "M", "L"))]
-    assert names == ["S", "M", "L", "S+M", "S+L", "M+L", "S+M+L"]
-    assert node_name(()) == "root"
 
 
 def test_the_best_of_equals_is_the_larger_stage() -> None:
@@ -60,7 +54,7 @@ def test_a_node_is_judged_by_its_own_heads_and_bins() -> None:
         assert state.p_good == pytest.approx(want)
         assert state.answer == max(("L", "S"), key=state.p_good.__getitem__)
         assert state.bin == Binning(node.edges).index(state.p_good[state.answer])
-        assert state.scale == node.scale(drafts["L"].usage)
+        assert state.scale == node.scale(Usage(10, len(drafts["L"].tokens), 1))
 
 
 def test_scale_follows_the_latest_answer() -> None:
@@ -69,7 +63,7 @@ def test_scale_follows_the_latest_answer() -> None:
     trace = TRACES[0]
     draft = trace.outcomes["S"].draft
     short, long = (
-        evidence.judge(trace.query, {"S": replace(draft, usage=replace(draft.usage, n_decoded=n))}).scale
+        evidence.judge(trace.query, {"S": replace(draft, tokens=(1,) * n, logprobs=(-0.1,) * n)}).scale
         for n in (8, 16)
     )
     assert long / short == pytest.approx(2.0, rel=0.1)
@@ -81,7 +75,7 @@ def test_scale_is_read_off_the_largest_answer_in_hand() -> None:
     node = msgspec.structs.replace(model.nodes["S+L"], scale=LengthScale(bias=-2.0, w_decoded=1.0))
     evidence = FittedEvidence(msgspec.structs.replace(model, nodes={**model.nodes, "S+L": node}))
     drafts = worlds.drafts_of(TRACES[0])
-    longer = replace(drafts["L"], usage=replace(drafts["L"].usage, n_decoded=29))
+    longer = replace(drafts["L"], tokens=(1,) * 29, logprobs=(-0.1,) * 29)
     state = evidence.judge(TRACES[0].query, {**drafts, "L": longer})
     assert state.scale == pytest.approx(30 * np.exp(-2))
 

@@ -16,6 +16,7 @@ from asd.fit import MIN_ROWS, Table, estimate_graph, fit, replay
 from asd.ladder import Ladder, Prices, Stage
 from asd.policies import Policy
 from asd.stopping.recursion import Solution, solve
+from asd.stopping.states import moves
 from asd.types import STOP, Trace, Usage
 from tests import worlds
 
@@ -45,7 +46,8 @@ def true_table(n: int, seed: int) -> Table:
         "L": Rows(3, large, worlds.P_L[large], scores["L"], ones),
         "S+L": Rows(18, 6 * small + 2 * large + agree, both.max(axis=1), best, ones),
     }
-    return Table(("S", "L"), rows, {"S": np.full(n, 0.2), "L": ones})
+    prices = {"S": np.full(n, 0.2), "L": ones}
+    return Table(rows, {move: prices[move.stage] for move in moves(("S", "L"))})
 
 
 def walk(solution: Solution, table: Table, row: int, lam: float) -> tuple[float, float]:
@@ -57,8 +59,9 @@ def walk(solution: Solution, table: Table, row: int, lam: float) -> tuple[float,
         action = solution.action_name(node, int(rows.bins[row]), index)
         if action == STOP:
             return float(rows.score[row]), cost
-        cost += table.costs[action][row]
-        node = action if node == "root" else f"{node}+{action}"
+        [move] = [m for m in table.costs if (m.source.name, m.action) == (node, action)]
+        cost += table.costs[move][row]
+        node = move.target.name
 
 
 def realised(policy: Policy, traces: Sequence[Trace], artifact: PolicyArtifact, lam: float) -> np.ndarray:
@@ -116,7 +119,9 @@ def test_costs_are_per_mean_query_where_queries_are_scaled() -> None:
     table = true_table(500, 35)
     scale = np.random.default_rng(0).uniform(0.5, 2.0, 500)
     rows = {**table.rows, "S": replace(table.rows["S"], scale=scale)}
-    graph = estimate_graph(replace(table, rows=rows, costs={"S": 0.2 * scale, "L": 1.0 * scale}))
+    graph = estimate_graph(
+        replace(table, rows=rows, costs={move: cost * scale for move, cost in table.costs.items()})
+    )
     assert graph.outgoing("S")[0].cost == pytest.approx(np.ones(3))
     assert graph.outgoing("root")[1].cost.mean() == pytest.approx(scale.mean(), rel=0.1)
 

@@ -38,7 +38,7 @@ class SeenAs:
     p_good: Mapping[str, float] = field(default_factory=dict)
     scale: float = 1.0
 
-    def judge(self, _query: Query, drafts: Mapping[str, Draft]) -> Judgement:
+    def judge(self, _query: Query, drafts: Mapping[str, Draft], _verification: object = None) -> Judgement:
         p = {stage: self.p_good[stage] for stage in drafts}
         answer = max(p, key=p.__getitem__) if p else None
         node = "+".join(stage for stage in STAGES if stage in drafts) or "root"
@@ -46,7 +46,7 @@ class SeenAs:
 
 
 def draft(stage: str, n_decoded: int = 1) -> Draft:
-    return Draft(stage, "", (), (), True, Usage(0, n_decoded, 1), 0.0)
+    return Draft(stage, "", (), (), True, Usage(0, n_decoded, n_decoded), 0.0)
 
 
 def drafts(*stages: str) -> dict[str, Draft]:
@@ -261,7 +261,9 @@ def test_a_walk_refuses_evidence_without_a_best_answer():
     """Evidence that names no answer after a stage has run does not fit this policy."""
 
     class Blind:
-        def judge(self, _query: Query, _drafts: Mapping[str, Draft]) -> Judgement:
+        def judge(
+            self, _query: Query, _drafts: Mapping[str, Draft], _verification: object = None
+        ) -> Judgement:
             return Judgement("S", 0, None, {}, 1.0)
 
     with pytest.raises(PolicyMismatchError, match="no best answer at node 'S'"):

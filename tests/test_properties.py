@@ -480,7 +480,7 @@ class _FixedView:
     bin: int
     scale: float
 
-    def judge(self, _query, _drafts):
+    def judge(self, _query, _drafts, _verification=None):
         return Judgement(self.node, self.bin, None, {}, self.scale)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from asd.engines import GREEDY, Sampling, continuation_usage
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usage
 from asd.errors import ConfigError, DataError
 from asd.types import Draft, Query, Trace, Verification, pair_name
 
@@ -62,23 +62,37 @@ class ReplayEngine:
             raise ConfigError(f"a recording cannot be sampled at temperature {sampling.temperature}; use 0")
         return [self._find(query) for query in queries]
 
-    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
         """The recorded verification of every draft.
 
         Raises:
+            ConfigError: Anything but lossless greedy verification is asked for.
             DataError: The stage was not recorded reading the draft of that query by that stage.
         """
+        _check_acceptance(acceptance)
         return [
             self._find_verification(query, pair_name(draft.stage, self._stage_name))
             for query, draft in zip(queries, drafts, strict=True)
         ]
 
-    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
         """The stage's own recorded draft, with the usage of going on from the accepted prefix.
 
         What is not in the prefix is decoded, its first token from the pass that verified: lossless greedy
         decoding leaves no choice, so the recorded draft is what the stage would write.
+
+        Raises:
+            ConfigError: Anything but lossless greedy verification is asked for.
+            DataError: A query was not recorded on this stage.
         """
+        _check_acceptance(acceptance)
         return [
             replace(draft, usage=continuation_usage(draft, verification))
             for draft, verification in zip(map(self._find, queries), verifications, strict=True)
@@ -110,3 +124,10 @@ class ReplayEngine:
                 f"no recorded outcome of stage {self._stage_name!r} for query {query.id!r} of dataset "
                 f"{query.dataset!r}; collect it first"
             ) from None
+
+
+def _check_acceptance(acceptance: Acceptance) -> None:
+    if acceptance != LOSSLESS:
+        raise ConfigError(
+            f"a recording verifies as it was recorded, greedy and lossless, not by {acceptance}"
+        )

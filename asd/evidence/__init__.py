@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from asd.types import Draft, Query
+from asd.types import Draft, Query, Verification
 
 __all__ = ["Evidence", "Judgement"]
 
@@ -19,10 +19,12 @@ class Judgement:
     """One state as the stopping problem sees it.
 
     Attributes:
-        node: Name of the node: "root", or the stages run so far in ladder order joined by "+" ("S+L").
+        node: Name of the node: "root", the stages run so far in ladder order joined by "+" ("S+L"), or with
+            the stage that has read the best of their answers ("S+M>L").
         bin: Index into the node's bins.
         answer: Stage whose answer is the best in hand (None at the root).
-        p_good: Calibrated success probability of every answer in hand, by stage.
+        p_good: Calibrated success probability of every answer in hand, by stage; with a verification in hand,
+            of the answer that was verified.
         scale: Expected cost of going on from here relative to the mean query (1.0: as long as the mean).
     """
 
@@ -34,7 +36,9 @@ class Judgement:
 
 
 class Evidence(Protocol):
-    """Turns a prompt and the drafts bought so far into a `Judgement`."""
+    """Turns a prompt, the drafts bought so far and the verification in hand into a `Judgement`."""
 
-    def judge(self, query: Query, drafts: Mapping[str, Draft]) -> Judgement:
+    def judge(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Judgement:
         """Where in the stopping problem this query stands."""

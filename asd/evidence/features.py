@@ -15,17 +15,19 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from asd.errors import DataError
-from asd.types import Draft
+from asd.types import Draft, Verification
 
 __all__ = [
     "ANSWER_FEATURES",
     "PAIR_FEATURES",
     "PROMPT_FEATURES",
+    "VERIFICATION_FEATURES",
     "answer_features",
     "log_odds",
     "prompt_features",
     "state_feature_names",
     "state_features",
+    "verification_features",
 ]
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5)
@@ -64,6 +66,15 @@ ANSWER_FEATURES: tuple[str, ...] = (
 
 PAIR_FEATURES: tuple[str, ...] = ("agrees", "sum_log_odds_if_agrees", "sum_log_odds_if_not")
 """Names of what each other answer in hand says about an answer."""
+
+VERIFICATION_FEATURES: tuple[str, ...] = (
+    "read_sum_logprob",
+    "read_sum_log_odds",
+    *(f"read_log_odds_q{round(100 * q)}" for q in QUANTILES),
+    "read_share_accepted",
+    "read_accepted",
+)
+"""Names of `verification_features`, what a larger stage says of the answer it has read."""
 
 
 def prompt_features(prompt: str) -> list[float]:
@@ -123,10 +134,7 @@ def answer_features(draft: Draft) -> tuple[float, ...]:
         )
     if n == 0:
         return (_LEAST_LOGPROB, -_CERTAIN, _LEAST_LOGPROB, *(-_CERTAIN for _ in QUANTILES), 0.0, 0.0)
-    total = sum(logprobs)
-    if math.isnan(total):
-        raise DataError(f"draft of stage {draft.stage!r} has a log-probability that is not a number")
-    total = max(total, _LEAST_LOGPROB)
+    total = _total(logprobs, f"draft of stage {draft.stage!r}")
     ordered = sorted(logprobs)
     return (
         total,
@@ -135,6 +143,38 @@ def answer_features(draft: Draft) -> tuple[float, ...]:
         *(log_odds(_quantile(ordered, q)) for q in QUANTILES),
         math.log1p(n),
         float(draft.finished),
+    )
+
+
+def _total(logprobs: Sequence[float], what: str) -> float:
+    total = sum(logprobs)
+    if math.isnan(total):
+        raise DataError(f"{what} has a log-probability that is not a number")
+    return max(total, _LEAST_LOGPROB)
+
+
+def verification_features(verification: Verification) -> tuple[float, ...]:
+    """What a larger stage says of an answer, in the order of `VERIFICATION_FEATURES`.
+
+    Raises:
+        DataError: A log-probability is missing or not a number.
+    """
+    logprobs, n = verification.logprobs, len(verification.tokens)
+    what = f"verification of stage {verification.drafter!r} by {verification.stage!r}"
+    if len(logprobs) != n:
+        raise DataError(
+            f"{what} has {n} tokens and {len(logprobs)} log-probabilities; one per token is needed"
+        )
+    if n == 0:
+        return (0.0, _CERTAIN, *(_CERTAIN for _ in QUANTILES), 1.0, 1.0)
+    total = _total(logprobs, what)
+    ordered = sorted(logprobs)
+    return (
+        total,
+        log_odds(total),
+        *(log_odds(_quantile(ordered, q)) for q in QUANTILES),
+        verification.n_accepted / n,
+        float(verification.accepted),
     )
 
 

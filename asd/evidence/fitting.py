@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from asd.evidence import calibration
 from asd.evidence.crossfit import assign_folds, out_of_fold
-from asd.evidence.features import answer_features, prompt_features, state_features
-from asd.evidence.judge import EvidenceModel, Head, NodeModel, best_answer, node_name, stage_sets
-from asd.evidence.length import LengthScale, fit_length_scale
+from asd.evidence.features import answer_features, prompt_features, state_features, verification_features
+from asd.evidence.judge import EvidenceModel, Head, NodeModel, best_answer
+from asd.evidence.length import LengthScale, fit_length_scale, usage_alone
 from asd.evidence.logistic import fit_logistic
 from asd.evidence.metrics import Reliability, log_loss, reliability
 from asd.ladder import ROOT
 from asd.stopping.kernels import Binning
-from asd.types import Draft, Trace, Usage
+from asd.stopping.states import State, stage_sets, states
+from asd.types import Draft, Trace, Usage, Verification, pair_name
 
 __all__ = ["N_FOLDS", "FittedRows", "Rows", "fit_evidence"]
 
@@ -67,12 +68,14 @@ class FittedRows:
         model: All heads, maps and bins, fitted on all rows.
         folds: Fold of every row, shape (n,).
         rows: What every node sees, by node name, the root first.
+        best: Whose answer is the best in hand on every row, by name of the node; the root has none.
         reliability: Of every head out of fold, by node name and stage (at the root: prompt only).
     """
 
     model: EvidenceModel
     folds: IntArray
     rows: Mapping[str, Rows]
+    best: Mapping[str, Sequence[str]]
     reliability: dict[str, dict[str, Reliability]]
 
 
@@ -82,7 +85,9 @@ class _FittedHead(NamedTuple):
     p: Array
 
 
-def fit_evidence(traces: Sequence[Trace], costs: Array, stages: Sequence[str], *, seed: int) -> FittedRows:
+def fit_evidence(
+    traces: Sequence[Trace], costs: Array, stages: Sequence[str], *, seed: int, pairs: Sequence[str] = ()
+) -> FittedRows:
     """Fit every head on every row, and judge every row by heads that were fitted on the other folds.
 
     Args:
@@ -90,6 +95,7 @@ def fit_evidence(traces: Sequence[Trace], costs: Array, stages: Sequence[str], *
         costs: Priced cost of the largest stage on the same rows, positive, shape (n,).
         stages: Names in ladder order.
         seed: Of the folds and of the root's cells.
+        pairs: Verifications that every row has, as in "S>M".
 
     Raises:
         DataError: Too few rows for five folds, or a draft lacks log-probabilities.
@@ -98,46 +104,74 @@ def fit_evidence(traces: Sequence[Trace], costs: Array, stages: Sequence[str], *
     scores = {stage: np.array([trace.outcomes[stage].score for trace in traces], float) for stage in stages}
     prompts = np.array([prompt_features(trace.query.prompt) for trace in traces])
     prompt = {stage: _fit_prompt_head(prompts, scores[stage], folds) for stage in stages}
-    states = _States.of(traces, stages, np.column_stack([head.logits for head in prompt.values()]))
+    view = _View.of(traces, stages, np.column_stack([head.logits for head in prompt.values()]))
 
     centroids, root = _fit_root(np.column_stack([head.p for head in prompt.values()]), seed)
-    nodes, rows, quality = {}, {ROOT: root}, {ROOT: _reliability(prompt, scores)}
-    for node in stage_sets(stages):
-        heads = {stage: _fit_head(states.rows(stage, node), scores[stage], folds) for stage in node}
-        name = node_name(node)
-        usages = states.usages(node[-1])
-        scale = LengthScale() if node[-1] == stages[-1] else fit_length_scale(usages, costs)
-        nodes[name], rows[name] = _fit_node(heads, scores, scale, usages)
-        quality[name] = _reliability(heads, scores)
-    model = EvidenceModel(tuple(stages), {s: fitted.head for s, fitted in prompt.items()}, centroids, nodes)
-    return FittedRows(model, folds, rows, quality)
+    nodes: dict[str, _FittedNode] = {}
+    for state in states(stages, pairs)[1:]:
+        heads = {s: _fit_head(view.rows(s, state), scores[s], folds) for s in state.answered}
+        usages = view.usages(state.answered)
+        scale = LengthScale() if state.answered[-1] == stages[-1] else fit_length_scale(usages, costs)
+        best = None if state.verifier is None else nodes[State(state.answered).name].best
+        nodes[state.name] = _fit_node(heads, scores, scale, usages, best)
+    model = EvidenceModel(
+        tuple(stages),
+        {stage: fitted.head for stage, fitted in prompt.items()},
+        centroids,
+        {state.name: nodes[state.name].model for state in map(State, stage_sets(stages))},
+        tuple(pairs),
+        {
+            state.name: nodes[state.name].model
+            for state in states(stages, pairs)
+            if state.verifier is not None
+        },
+    )
+    reliability = {name: _reliability(node.heads, scores) for name, node in nodes.items()}
+    return FittedRows(
+        model,
+        folds,
+        {ROOT: root, **{name: node.rows for name, node in nodes.items()}},
+        {name: node.best for name, node in nodes.items()},
+        {ROOT: _reliability(prompt, scores), **reliability},
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _States:
+class _View:
     """Features of all rows, computed once per answer and put together per node."""
 
     drafts: list[dict[str, Draft]]
     answers: list[dict[str, tuple[float, ...]]]
+    verifications: list[Mapping[str, Verification]]
     prompt_logits: list[list[float]]
 
     @classmethod
-    def of(cls, traces: Sequence[Trace], stages: Sequence[str], prompt_logits: Array) -> _States:
+    def of(cls, traces: Sequence[Trace], stages: Sequence[str], prompt_logits: Array) -> _View:
         drafts = [{stage: trace.outcomes[stage].draft for stage in stages} for trace in traces]
         answers = [{stage: answer_features(draft) for stage, draft in row.items()} for row in drafts]
-        return cls(drafts, answers, prompt_logits.tolist())
+        return cls(drafts, answers, [trace.verifications for trace in traces], prompt_logits.tolist())
 
-    def rows(self, stage: str, node: Sequence[str]) -> Array:
-        """Features of the answer of `stage` where the stages of `node` have answered, shape (n, d)."""
-        return np.array(
-            [
-                state_features(stage, drafts, {other: answers[other] for other in node}, logits)
-                for drafts, answers, logits in zip(self.drafts, self.answers, self.prompt_logits, strict=True)
-            ]
-        )
+    def rows(self, stage: str, state: State) -> Array:
+        """Features of the answer of `stage` in a state, read by its verifier if it has one, shape (n, d)."""
+        rows = [
+            state_features(stage, drafts, {other: answers[other] for other in state.answered}, logits)
+            for drafts, answers, logits in zip(self.drafts, self.answers, self.prompt_logits, strict=True)
+        ]
+        if state.verifier is not None:
+            pair = pair_name(stage, state.verifier)
+            for row, verifications in zip(rows, self.verifications, strict=True):
+                row.extend(verification_features(verifications[pair]))
+        return np.array(rows)
 
-    def usages(self, stage: str) -> list[Usage]:
-        return [drafts[stage].usage for drafts in self.drafts]
+    def usages(self, answered: Sequence[str]) -> list[Usage]:
+        return [usage_alone(drafts, answered) for drafts in self.drafts]
+
+
+class _FittedNode(NamedTuple):
+    model: NodeModel
+    heads: Mapping[str, _FittedHead]
+    rows: Rows
+    best: Sequence[str]
 
 
 def _fit_head(rows: Array, scores: Array, folds: IntArray, strength: float = NODE_STRENGTH) -> _FittedHead:
@@ -178,18 +212,19 @@ def _fit_node(
     scores: Mapping[str, Array],
     scale: LengthScale,
     usages: Sequence[Usage],
-) -> tuple[NodeModel, Rows]:
-    """Bins of the best answer's probability; the scale reads the usage of the latest answer."""
+    best: Sequence[str] | None,
+) -> _FittedNode:
+    """Bins of the best answer's probability, the likeliest one's unless `best` says which was read."""
     p_good = [
         dict(zip(heads, row, strict=True)) for row in zip(*(head.p for head in heads.values()), strict=True)
     ]
-    best = [best_answer(row) for row in p_good]
+    best = best or [best_answer(row) for row in p_good]
     p = np.array([row[stage] for row, stage in zip(p_good, best, strict=True)])
     score = np.array([scores[stage][i] for i, stage in enumerate(best)])
     binning = Binning.fit(p, min(MAX_BINS, max(2, len(p) // ROWS_PER_BIN)))
     model = NodeModel({stage: fitted.head for stage, fitted in heads.items()}, binning.edges, scale)
     scales = np.array([scale(usage) for usage in usages])
-    return model, Rows(binning.n_bins, binning.index(p), p, score, scales)
+    return _FittedNode(model, heads, Rows(binning.n_bins, binning.index(p), p, score, scales), best)
 
 
 def _reliability(heads: Mapping[str, _FittedHead], scores: Mapping[str, Array]) -> dict[str, Reliability]:

@@ -3,15 +3,15 @@
 At the root the label is the nearest centroid to the vector of prompt-only success probabilities of all stages
 (one number cannot route among several stages). At every other node each answer in hand gets its calibrated
 probability of being right given everything in hand; the best answer is the one with the largest, and that
-number, binned, is the evidence. The border: plain numbers fitted elsewhere (`asd.evidence.fitting`) are
-applied here; no fitting library is imported and nothing is decided.
+number, binned, is the evidence. Where a larger stage has read the best answer, what it said of every token is
+evidence as well, and that answer alone is judged anew. The border: plain numbers fitted elsewhere
+(`asd.evidence.fitting`) are applied here; no fitting library is imported and nothing is decided.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import chain, combinations
 
 import msgspec
 import numpy as np
@@ -21,15 +21,18 @@ from asd.evidence import Judgement
 from asd.evidence.calibration import Calibration
 from asd.evidence.features import (
     PROMPT_FEATURES,
+    VERIFICATION_FEATURES,
     answer_features,
     prompt_features,
     state_feature_names,
     state_features,
+    verification_features,
 )
-from asd.evidence.length import LengthScale
+from asd.evidence.length import LengthScale, usage_alone
 from asd.evidence.logistic import Logistic
 from asd.ladder import ROOT
-from asd.types import Draft, Query
+from asd.stopping.states import State, stage_sets, states
+from asd.types import Draft, Query, Verification, pair_name
 
 __all__ = [
     "ROOT",
@@ -38,19 +41,7 @@ __all__ = [
     "Head",
     "NodeModel",
     "best_answer",
-    "node_name",
-    "stage_sets",
 ]
-
-
-def stage_sets(stages: Sequence[str]) -> list[tuple[str, ...]]:
-    """Every non-empty set of stages in ladder order, smaller sets first."""
-    return list(chain.from_iterable(combinations(stages, size) for size in range(1, len(stages) + 1)))
-
-
-def node_name(stages: Sequence[str]) -> str:
-    """Name of the node where these stages, given in ladder order, have answered."""
-    return "+".join(stages) or ROOT
 
 
 class Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,23 +77,40 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         prompt: Prompt-only success of every stage, by stage.
         centroids: Of the root's cells: calibrated prompt-only probabilities, one per stage.
         nodes: By node name, every non-empty set of stages.
+        pairs: Which stage was seen reading whose draft, as in "S>M".
+        verified: By node name ("S>M"), every set of stages whose best answer a larger one has read; of the
+            heads that of the answer that was read is used.
     """
 
     stages: tuple[str, ...]
     prompt: dict[str, Head]
     centroids: tuple[tuple[float, ...], ...]
     nodes: dict[str, NodeModel]
+    pairs: tuple[str, ...] = ()
+    verified: dict[str, NodeModel] = {}
 
     def __post_init__(self) -> None:
-        sets = {node_name(node): node for node in stage_sets(self.stages)}
+        sets = {State(node).name: node for node in stage_sets(self.stages)}
         if self.nodes.keys() != sets.keys():
             raise ValueError(f"nodes {sorted(self.nodes)} are not the sets of stages {self.stages}")
         _check_heads(ROOT, self.prompt, dict.fromkeys(self.stages, PROMPT_FEATURES))
         for name, node in sets.items():
             names = {stage: state_feature_names(stage, node, self.stages) for stage in node}
             _check_heads(name, self.nodes[name].heads, names)
+        self._check_verified()
         if not self.centroids or any(len(centre) != len(self.stages) for centre in self.centroids):
             raise ValueError("there must be a centroid, and every centroid needs one probability per stage")
+
+    def _check_verified(self) -> None:
+        known = {state.name: state for state in states(self.stages, self.pairs) if state.verifier is not None}
+        if self.verified.keys() != known.keys():
+            raise ValueError(f"verified nodes {sorted(self.verified)} do not follow from pairs {self.pairs}")
+        for name, state in known.items():
+            names = {
+                stage: (*state_feature_names(stage, state.answered, self.stages), *VERIFICATION_FEATURES)
+                for stage in state.answered
+            }
+            _check_heads(name, self.verified[name].heads, names)
 
 
 def _check_heads(node: str, heads: Mapping[str, Head], features: Mapping[str, tuple[str, ...]]) -> None:
@@ -122,7 +130,7 @@ class FittedEvidence:
     def __init__(self, model: EvidenceModel) -> None:
         self.model = model
         self._nodes = {
-            node: (node_name(node), model.nodes[node_name(node)]) for node in stage_sets(model.stages)
+            node: (State(node).name, model.nodes[State(node).name]) for node in stage_sets(model.stages)
         }
         self._prompt_weights = np.array([head.logistic.weights for head in model.prompt.values()])
         self._prompt_biases = np.array([head.logistic.bias for head in model.prompt.values()])
@@ -130,11 +138,13 @@ class FittedEvidence:
         self._centroids = np.array(model.centroids)
         self._half_norms = (self._centroids**2).sum(axis=1) / 2.0
 
-    def judge(self, query: Query, drafts: Mapping[str, Draft]) -> Judgement:
+    def judge(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Judgement:
         """Where in the stopping problem this query stands.
 
         Raises:
-            ConfigError: A draft is of a stage that the evidence was not fitted on.
+            ConfigError: A draft or the verification is of a kind that the evidence was not fitted on.
             DataError: A draft lacks log-probabilities.
         """
         logits = self._prompt_logits(query.prompt)
@@ -147,13 +157,30 @@ class FittedEvidence:
             )
         name, node = self._nodes[in_hand]
         answers = {stage: answer_features(drafts[stage]) for stage in in_hand}
-        p_good = {
-            stage: head.p(state_features(stage, drafts, answers, logits))
-            for stage, head in node.heads.items()
-        }
+        if verification is None:
+            p_good = {
+                stage: head.p(state_features(stage, drafts, answers, logits))
+                for stage, head in node.heads.items()
+            }
+        else:
+            name, node = self._verified(name, verification)
+            read = verification.drafter
+            row = state_features(read, drafts, answers, logits)
+            p_good = {read: node.heads[read].p([*row, *verification_features(verification)])}
         best = best_answer(p_good)
-        scale = node.scale(drafts[in_hand[-1]].usage)
+        scale = node.scale(usage_alone(drafts, in_hand))
         return Judgement(name, bisect_right(node.edges, p_good[best]), best, p_good, scale)
+
+    def _verified(self, answered: str, verification: Verification) -> tuple[str, NodeModel]:
+        name = pair_name(answered, verification.stage)
+        node = self.model.verified.get(name)
+        if node is None or verification.drafter not in node.heads:
+            raise ConfigError(
+                f"stage {verification.stage!r} has read the answer of {verification.drafter!r} at node "
+                f"{answered!r}; the evidence was fitted on {sorted(self.model.verified)}: collect what is "
+                "missing and fit again"
+            )
+        return name, node
 
     def _prompt_logits(self, prompt: str) -> list[float]:
         logits = self._prompt_weights @ np.array(prompt_features(prompt)) + self._prompt_biases

@@ -12,15 +12,15 @@ are zero, hence the scale 1, where `asd.fit` found on held-out rows that scaling
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from asd.types import Usage
+from asd.types import Draft, Usage
 
-__all__ = ["LengthScale", "fit_length_scale"]
+__all__ = ["LengthScale", "fit_length_scale", "usage_alone"]
 
 _LARGEST = math.log(8.0)
 _LEAST = 1.0 / 64.0
@@ -42,6 +42,16 @@ class LengthScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             + self.w_decoded * math.log1p(usage.n_decoded)
         )
         return math.exp(min(_LARGEST, max(-_LARGEST, log_scale)))
+
+
+def usage_alone(drafts: Mapping[str, Draft], in_hand: Sequence[str]) -> Usage:
+    """Counts of the latest answer as if its stage had written it alone, however it came about.
+
+    The prompt's length is that of the first stage in hand, which always reads it; a later one may have gone
+    on from a draft.
+    """
+    n_written = len(drafts[in_hand[-1]].tokens)
+    return Usage(drafts[in_hand[0]].usage.n_prompt, n_written, n_written)
 
 
 def fit_length_scale(usages: Sequence[Usage], costs: npt.NDArray[np.float64]) -> LengthScale:
