@@ -34,6 +34,8 @@ from asd.workloads.catalogue import find_workloads, workload_names
 
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
+_GROUPS = ("evidence", "tiny")
+"""Commands with commands of their own, each a module here and a group of the same name in it."""
 
 
 class _Failure(click.ClickException):
@@ -41,7 +43,7 @@ class _Failure(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Turns our errors and Ctrl-C into exit codes; imports `asd tiny` when it is asked for."""
+    """Turns our errors and Ctrl-C into exit codes; imports a group when it is asked for."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -53,11 +55,11 @@ class _Commands(click.Group):
             ctx.exit(EXIT_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "tiny"])
+        return sorted([*super().list_commands(ctx), *_GROUPS])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "tiny":
-            return cast(click.Command, import_module("asd.cli.tiny").tiny)
+        if cmd_name in _GROUPS:
+            return cast(click.Command, getattr(import_module(f"asd.cli.{cmd_name}"), cmd_name))
         return super().get_command(ctx, cmd_name)
 
 

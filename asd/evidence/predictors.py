@@ -2,7 +2,7 @@
 
 A predictor maps rows (features of a prompt and a stage) to log-odds; a map per stage, chosen by held-out
 log-loss (`asd.evidence.calibration`), makes them probabilities. Which way to fit is chosen by cross-validated
-decision regret (`asd.evidence.comparison`), not by taste.
+decision regret (`asd.study.predictors`), not by taste.
 
     predictor = fit_predictor(prompts, scores, stages, "ensemble", seed=0)
     predictor.save(path);  QualityPredictor.load(path).p(["What is 2 + 2?"])       # (1, number of stages)

@@ -1,0 +1,141 @@
+"""`asd evidence ...`: the published features, predictors and taxonomy, fitted, compared and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from tabulate import tabulate
+
+from asd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from asd.study.outcomes import Outcomes
+
+
+@click.group()
+def evidence() -> None:
+    """What prompts and answers tell: features, predictors, taxonomy."""
+
+
+def _outcome_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--seed", type=int, default=0, show_default=True),
+        click.option("--ladder", help="FILES are traces of `asd collect` on this ladder."),
+        click.option("--costs", help="Declared cost of each stage, as in 1,4.5,10. [default: as recorded]"),
+        click.option("--stages", help="Models of a recorded file, cheapest first, separated by commas."),
+        click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+@evidence.command()
+@click.argument("prompt", required=False)
+def features(prompt: str | None) -> None:
+    """The 31 published features as a table, with the values of PROMPT where they need no fit."""
+    from asd.evidence.published import FEATURES, text_features  # noqa: PLC0415
+
+    values: dict[str, object] = {}
+    if prompt is not None:
+        names = [f.name for f in FEATURES if f.group not in {"semantic", "stage"}]
+        values = dict(zip(names, text_features([prompt])[0].tolist(), strict=True))
+    rows = [(f.group, f.name, f.meaning, *([values.get(f.name, "")] if values else [])) for f in FEATURES]
+    headers = ["group", "feature", "what it is", *(["value"] if values else [])]
+    click.echo(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".3f"))
+
+
+@evidence.command()
+@_outcome_options
+def compare(
+    files: tuple[Path, ...], stages: str | None, costs: str | None, ladder: str | None, seed: int
+) -> None:
+    """Which predictor decides best? All of them on the same folds of recorded outcomes (replayed)."""
+    from asd.study.predictors import best  # noqa: PLC0415  (scikit-learn takes seconds)
+    from asd.study.predictors import compare as compare_predictors  # noqa: PLC0415
+
+    outcomes = _read(files, stages, costs, ladder)
+    comparisons = compare_predictors(outcomes, seed=seed)
+    rows = [
+        (c.known, c.name, c.r_squared, c.reliability.auroc, c.reliability.brier, c.reliability.log_loss,
+         c.reliability.calibration_error, c.regret)
+        for c in comparisons
+    ]  # fmt: skip
+    headers = ["known", "predictor", "R^2", "AUROC", "Brier", "log-loss", "calib. error", "regret"]
+    click.echo(tabulate(rows, headers=headers, floatfmt=".3f"))
+    click.echo(
+        f"\nleast regret: {best(comparisons, 'prompt').name} from the prompt, "
+        f"{best(comparisons, 'prompt + answer').name} with the answer"
+    )
+    click.echo(_about(outcomes))
+
+
+@evidence.command()
+@_outcome_options
+@click.option("--predictor", default="best", show_default=True, help="logistic, mlp, ensemble or best.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the predictor goes.")
+def fit(
+    files: tuple[Path, ...],
+    stages: str | None,
+    costs: str | None,
+    ladder: str | None,
+    seed: int,
+    predictor: str,
+    out: Path,
+) -> None:
+    """Fit a predictor of every stage's success from the prompt; "best" is the one of least regret."""
+    from asd.evidence.predictors import fit_predictor  # noqa: PLC0415
+    from asd.study.predictors import best  # noqa: PLC0415
+    from asd.study.predictors import compare as compare_predictors  # noqa: PLC0415
+
+    outcomes = _read(files, stages, costs, ladder)
+    name = predictor
+    if name == "best":
+        name = best(compare_predictors(outcomes, seed=seed), "prompt").name
+    fit_predictor(outcomes.prompts, outcomes.scores, outcomes.stages, name, seed=seed).save(out)
+    click.echo(f"{out}: {name}; {_about(outcomes)}")
+
+
+@evidence.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("prompt")
+def predict(file: Path, prompt: str) -> None:
+    """How likely each stage is to answer PROMPT well, by the predictor in FILE."""
+    from asd.evidence.predictors import QualityPredictor  # noqa: PLC0415
+
+    fitted = QualityPredictor.load(file)
+    for stage, p in zip(fitted.stages, fitted.p([prompt])[0], strict=True):
+        click.echo(f"{stage}  {p:.3f}")
+
+
+def _read(files: Sequence[Path], stages: str | None, costs: str | None, ladder: str | None) -> Outcomes:
+    from asd.study.outcomes import from_traces, read_outcomes  # noqa: PLC0415
+
+    if ladder is None and stages is not None:
+        return read_outcomes(files, stages.split(","), None if costs is None else _numbers(costs))
+    if ladder is None or stages is not None or costs is not None:
+        raise ConfigError("give --stages (and --costs) for recorded outcomes, or --ladder for own traces")
+    from asd.ladder import Ladder  # noqa: PLC0415
+    from asd.traces import read_traces  # noqa: PLC0415
+
+    return from_traces([trace for file in files for trace in read_traces(file)], Ladder.load(ladder))
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--costs {text}: give numbers separated by commas, as in 1,4.5,10") from error
+
+
+def _about(outcomes: Outcomes) -> str:
+    shares = ", ".join(
+        f"{stage} {score:.3f} at cost {cost:.3f}"
+        for stage, score, cost in zip(
+            outcomes.stages, outcomes.scores.mean(axis=0), outcomes.costs.mean(axis=0), strict=True
+        )
+    )
+    left_out = f", {outcomes.n_left_out} without a score left out" if outcomes.n_left_out else ""
+    return f"{len(outcomes.prompts)} queries{left_out}; score {shares}; provenance: replayed"

@@ -1,0 +1,1 @@
+"""Experiments over recorded outcomes: what a part is worth, measured on rows that fitted nothing."""
