@@ -258,8 +258,8 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         grant = grants.get(EVERYTHING) or grants.get(dataset)
         if grant is None:
             raise ConfigError(
-                f"the policy holds no guarantee for dataset {dataset!r}, only for {sorted(grants)}; make one "
-                "with `asd fit --keep` or `--cap-cost`"
+                f"the policy holds no guarantee for dataset {dataset!r}, only for {sorted(grants)}; name a "
+                "lam, or make one with `asd fit --keep` or `--cap-cost`"
             )
         if grant.lam is not None:
             return self.policy(grant.lam, ladder=ladder)

@@ -29,7 +29,7 @@ from asd.errors import ConfigError, DataError
 from asd.guarantee import EVERYTHING, Grant, Guarantee
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
-from asd.stopping.guarantee import check_level, kept, n_needed, n_passed, within
+from asd.stopping.guarantee import check_cap, check_keep, check_level, kept, n_needed, n_passed, within
 from asd.types import Completion, Trace
 
 __all__ = ["LAMS", "Played", "Promise", "Sweep", "calibrate", "grant", "play", "sweep"]
@@ -64,6 +64,10 @@ class Promise:
         check_level(self.delta)
         if self.keep is None and self.cap_cost is None:
             raise ConfigError("a guarantee needs a share of quality to keep, a cap on cost, or both")
+        if self.keep is not None:
+            check_keep(self.keep)
+        if self.cap_cost is not None:
+            check_cap(self.cap_cost)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

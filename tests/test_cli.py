@@ -103,12 +103,17 @@ def test_generate_reads_standard_input(place: Place) -> None:
 
 
 def test_generate_json_tells_everything(place: Place) -> None:
-    """One line: the completion with all drafts and decisions, lam, ladder, unit and provenance."""
+    """One line: the completion with all drafts and decisions, policy, ladder, unit and provenance."""
     done = generate(place, "--json", "--lam", 50)
     assert done.stdout.count("\n") == 1
     told = json.loads(done.stdout)
-    about = {key: told[key] for key in ("ladder", "lam", "price_unit", "provenance")}
-    assert about == {"ladder": "pair", "lam": 50, "price_unit": "declared", "provenance": "measured"}
+    about = {key: told[key] for key in ("ladder", "policy", "price_unit", "provenance")}
+    assert about == {
+        "ladder": "pair",
+        "policy": "optimal(lam=50)",
+        "price_unit": "declared",
+        "provenance": "measured",
+    }
     assert told["text"] == next(d["text"] for d in told["drafts"] if d["stage"] == told["stage"])
     assert [d["action"] for d in told["decisions"]] == [*(d["stage"] for d in told["drafts"]), "stop"]
     prices = {"S": 1.0, "L": 5.0}

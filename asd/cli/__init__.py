@@ -11,13 +11,14 @@ import sys
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import click
 import msgspec
 
 from asd import __version__, artifact
 from asd.cascade import Cascade
+from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
 from asd.engines import Engine
@@ -27,6 +28,7 @@ from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
 from asd.ladder import Ladder, write_prices
 from asd.measurement.environment import read_environment
+from asd.policies import Policy
 from asd.tracelog import TraceLog
 from asd.types import Completion, Query
 from asd.workloads import Split
@@ -121,9 +123,7 @@ def _engines(ladder: Ladder, device: str | None, engine: str) -> dict[str, Engin
 @click.option(
     "--lam",
     type=float,
-    default=5.0,
-    show_default=True,
-    help="What a right answer is worth, in runs of the largest stage.",
+    help="What a right answer is worth, in runs of the largest stage. [default: what is guaranteed, else 5]",
 )
 @_ladder
 @click.option(
@@ -139,7 +139,7 @@ def _engines(ladder: Ladder, device: str | None, engine: str) -> dict[str, Engin
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON.")
 def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     prompt: str,
-    lam: float,
+    lam: float | None,
     ladder: str,
     policy: Path | None,
     max_new_tokens: int,
@@ -154,13 +154,13 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     cascade = Cascade(
         _engines(steps, device, engine),
-        fitted.policy(lam, ladder=steps),
+        policy_for(fitted, lam, steps),
         {stage.name: stage.prices for stage in steps.stages},
     )
     query = Query(id="prompt", dataset="command-line", prompt=text, max_new_tokens=max_new_tokens)
     [completion] = cascade.run([query])
     if as_json:
-        click.echo(_as_json(completion, steps, lam))
+        click.echo(_as_json(completion, steps, cascade.policy))
         return
     click.echo(completion.text)
     if explain:
@@ -176,8 +176,13 @@ def _shipped_policy(ladder: Ladder) -> Path:
     return Path(artifact.__file__).with_name("tiny") / "policy.json"
 
 
-def _as_json(completion: Completion, ladder: Ladder, lam: float) -> str:
-    about = {"ladder": ladder.name, "lam": lam, "price_unit": ladder.price_unit, "provenance": "measured"}
+def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
+    about = {
+        "ladder": ladder.name,
+        "policy": policy.name,
+        "price_unit": ladder.price_unit,
+        "provenance": "measured",
+    }
     return msgspec.json.encode(about | msgspec.to_builtins(completion)).decode()
 
 
@@ -255,20 +260,27 @@ def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str 
 @main.command(
     epilog=_examples(
         "asd fit traces.jsonl --out policy.json",
+        "asd fit traces.jsonl --calibrate more.jsonl --keep 0.95 --delta 0.1 --out policy.json",
         'asd generate "add 12+30" --policy policy.json',
     )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_ladder
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the policy goes.")
-def fit(traces: tuple[Path, ...], ladder: str, out: Path) -> None:
-    """Learn when to stop from TRACES of split "fit"."""
+@guarantee_options
+def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Options]) -> None:
+    """Learn when to stop from TRACES of split "fit"; with --keep or --cap-cost, promise what comes of it."""
     from asd.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)
 
     steps = Ladder.load(ladder)
+    asked = what_is_asked(steps, **options)
     collected = read_collected(traces, steps, "fit")
     fitted = fit_policy(collected, steps, fitted_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    if asked is not None:
+        fitted = asked.promised(fitted, collected, steps)
     fitted.save(out)
     click.echo(f"{out}: fitted on {len(collected)} queries; replayed on rows that the fit had not seen:")
     for row in fitted.fit.replayed:
         click.echo(f"lam {row.lam:6g}  quality {row.quality:.3f}  cost {row.cost:.3f}")
+    if fitted.guarantee is not None:
+        click.echo(fitted.guarantee)

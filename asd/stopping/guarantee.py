@@ -31,7 +31,16 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
 
-__all__ = ["betting_p_value", "check_level", "kept", "n_needed", "n_passed", "within"]
+__all__ = [
+    "betting_p_value",
+    "check_cap",
+    "check_keep",
+    "check_level",
+    "kept",
+    "n_needed",
+    "n_passed",
+    "within",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -107,8 +116,7 @@ def within(cost: Array, cap: float, most: float, delta: float) -> Array:
         DataError: A cost is negative or not a number, or there are none.
         ConfigError: `cap` is not positive, or `delta` is out of range.
     """
-    if not 0.0 < cap < math.inf:
-        raise ConfigError(f"a cap on cost must be a positive number, got {cap}")
+    check_cap(cap)
     most = max(most, 2.0 * cap)
     return betting_p_value(cap - np.minimum(cost, most), cap - most, cap, delta)
 
@@ -134,3 +142,15 @@ def check_level(delta: float) -> None:
     """`ConfigError` unless `delta` is a probability strictly between 0 and 1."""
     if not 0.0 < delta < 1.0:
         raise ConfigError(f"delta, the probability of a wrong promise, must be between 0 and 1, got {delta}")
+
+
+def check_keep(keep: float) -> None:
+    """`ConfigError` unless `keep` is a share above 0 and at most 1."""
+    if not 0.0 < keep <= 1.0:
+        raise ConfigError(f"keep, the share of the reference's quality, must be in (0, 1], got {keep}")
+
+
+def check_cap(cap: float) -> None:
+    """`ConfigError` unless `cap` is a positive cost."""
+    if not 0.0 < cap < math.inf:
+        raise ConfigError(f"a cap on cost must be a positive number, got {cap}")

@@ -1,0 +1,96 @@
+"""The guarantee on the command line: what `asd fit` is asked to promise, what `asd generate` makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
+
+import click
+import numpy as np
+
+from asd.artifact import PolicyArtifact
+from asd.calibrate import Promise, calibrate
+from asd.collect import read_collected
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.policies import Policy
+from asd.types import Trace
+
+__all__ = ["Asked", "Options", "guarantee_options", "policy_for", "what_is_asked"]
+
+DEFAULT_LAM = 5.0
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--calibrate",
+        "calibration",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help='Traces of split "calibrate", for --keep and --cap-cost; may be given again.',
+    ),
+    click.option("--keep", type=float, help="Guarantee this share of the best stage's quality, as in 0.95."),
+    click.option("--cap-cost", type=float, help="Guarantee this mean cost, in runs of the largest stage."),
+    click.option(
+        "--delta", type=float, default=0.1, show_default=True, help="Probability of a wrong guarantee."
+    ),
+    click.option("--per-dataset", is_flag=True, help="Guarantee it for every dataset by itself."),
+)
+
+
+class Options(TypedDict):
+    """Their values."""
+
+    calibration: tuple[Path, ...]
+    keep: float | None
+    cap_cost: float | None
+    delta: float
+    per_dataset: bool
+
+
+class Asked(NamedTuple):
+    """A promise, and the rows it is to be made from."""
+
+    promise: Promise
+    rows: list[Trace]
+
+    def promised(self, fitted: PolicyArtifact, fitting: Sequence[Trace], ladder: Ladder) -> PolicyArtifact:
+        """The artifact with its guarantee."""
+        return calibrate(fitted, fitting, self.rows, ladder, self.promise, np.random.default_rng(0))
+
+
+def guarantee_options(command: Command) -> Command:
+    """Add the options to a command, which gets them as keywords."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def what_is_asked(ladder: Ladder, **options: Unpack[Options]) -> Asked | None:
+    """What the options ask for, checked and read before a fit takes its time; None: nothing.
+
+    Raises:
+        ConfigError: Rows without a promise, a promise without rows, or a number out of range.
+        DataError: The rows cannot be read.
+    """
+    wanted = options["keep"] is not None or options["cap_cost"] is not None
+    if wanted != bool(options["calibration"]):
+        raise ConfigError("a guarantee needs both what to promise (--keep, --cap-cost) and --calibrate FILE")
+    if not wanted:
+        return None
+    promise = Promise(options["delta"], options["keep"], options["cap_cost"], options["per_dataset"])
+    return Asked(promise, read_collected(options["calibration"], ladder, "calibrate"))
+
+
+def policy_for(fitted: PolicyArtifact, lam: float | None, ladder: Ladder) -> Policy:
+    """The policy of a lam; without one what is guaranteed, and where nothing is, that of `DEFAULT_LAM`.
+
+    Raises:
+        ConfigError: `lam` is out of range, or every dataset has its own guarantee.
+        PolicyMismatchError: The policy was fitted on another ladder.
+    """
+    if lam is None and fitted.guarantee is not None:
+        return fitted.guaranteed_policy(ladder=ladder)
+    return fitted.policy(DEFAULT_LAM if lam is None else lam, ladder=ladder)

@@ -1,0 +1,111 @@
+"""`asd fit --keep` and what `asd generate` takes from it, on traces of a made-up world."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from asd import artifact
+from asd.cli import main
+from asd.cli.guarantee import policy_for
+from asd.errors import ConfigError
+from asd.guarantee import EVERYTHING
+from asd.ladder import Ladder
+from asd.tracelog import TraceLog
+from asd.traces import Header, StageHeader
+from asd.types import Trace
+from asd.workloads import Split
+from tests.worlds import sample
+
+LADDER = """
+name = "pair"
+price_unit = "declared"
+prices_measured = "made up"
+[[stages]]
+name = "S"
+model = "made-up/S"
+prices = { per_call = 0, per_prompt_token = 0, per_decoded_token = 1 }
+[[stages]]
+name = "L"
+model = "made-up/L"
+prices = { per_call = 0, per_prompt_token = 0, per_decoded_token = 5 }
+"""
+
+
+def write_traces(path: Path, split: Split, n: int, seed: int) -> Path:
+    stages = {
+        s: StageHeader(model=f"made-up/{s}", revision="1", dtype="auto", chat_template=False) for s in "SL"
+    }
+    header = Header(ladder="pair", stages=stages, datasets=("made-up",), split=split)
+    traces = sample(n, np.random.default_rng(seed))[0]
+    with TraceLog(path, header) as log:
+        log.append([Trace(replace(t.query, id=f"{split}-{t.query.id}"), t.outcomes) for t in traces])
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("guarantee")
+    (folder / "pair.toml").write_text(LADDER)
+    write_traces(folder / "fit.jsonl", "fit", 300, 0)
+    write_traces(folder / "more.jsonl", "calibrate", 300, 1)
+    return folder
+
+
+def fit(folder: Path, *arguments: object) -> Result:
+    given = ["fit", folder / "fit.jsonl", "--ladder", folder / "pair.toml", "--out", folder / "policy.json"]
+    return CliRunner().invoke(main, [str(a) for a in (*given, *arguments)])
+
+
+def test_fit_keeps_what_it_promises_in_the_file_and_on_the_screen(folder: Path) -> None:
+    """The guarantee is printed and stored, and `generate` without a lam uses it."""
+    done = fit(folder, "--calibrate", folder / "more.jsonl", "--keep", 0.7)
+    assert done.exit_code == 0, done.output
+    fitted = artifact.load(folder / "policy.json")
+    assert str(fitted.guarantee) in done.stdout
+    assert (fitted.guarantee.keep, fitted.guarantee.delta) == (0.7, 0.1)
+    given = fitted.guarantee.grants[EVERYTHING]
+    ladder = Ladder.load(folder / "pair.toml")
+    assert policy_for(fitted, None, ladder).name == f"optimal(lam={given.lam:g})"
+    assert policy_for(fitted, 2.0, ladder).name == "optimal(lam=2)"
+
+
+def test_without_a_guarantee_the_default_lam_is_used(folder: Path) -> None:
+    """A plain fit holds no guarantee."""
+    assert fit(folder).exit_code == 0
+    fitted = artifact.load(folder / "policy.json")
+    assert fitted.guarantee is None
+    assert policy_for(fitted, None, Ladder.load(folder / "pair.toml")).name == "optimal(lam=5)"
+
+
+def test_a_guarantee_by_dataset_needs_a_lam_where_no_dataset_is_known(folder: Path) -> None:
+    """A prompt from the command line belongs to none of them."""
+    assert (
+        fit(folder, "--calibrate", folder / "more.jsonl", "--cap-cost", 0.9, "--per-dataset").exit_code == 0
+    )
+    fitted = artifact.load(folder / "policy.json")
+    assert set(fitted.guarantee.grants) == {"made-up"}
+    with pytest.raises(ConfigError, match="name a lam"):
+        policy_for(fitted, None, Ladder.load(folder / "pair.toml"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--keep", 0.9], "needs both what to promise"),
+        (["--calibrate", "more.jsonl"], "needs both what to promise"),
+        (["--calibrate", "more.jsonl", "--keep", 1.5], "keep, the share of the reference's quality"),
+        (["--calibrate", "more.jsonl", "--keep", 0.9, "--delta", 0], "delta"),
+        (["--calibrate", "fit.jsonl", "--keep", 0.9], "needed are rows of"),
+    ],
+)
+def test_fit_refuses(folder: Path, monkeypatch, arguments: list[object], message: str) -> None:
+    """Each is one line and exit code 2."""
+    monkeypatch.chdir(folder)
+    done = fit(folder, *arguments)
+    assert done.exit_code == 2
+    assert message in done.output
