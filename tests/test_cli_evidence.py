@@ -38,7 +38,9 @@ def test_features_as_a_table() -> None:
     lines = run("features").stdout.splitlines()
     assert len(lines) == 33
     assert lines[0].startswith("| group")
-    [words] = [line for line in run("features", "one two three").stdout.splitlines() if " word_count" in line]
+    [words] = [
+        line for line in run("features", "one two three").stdout.splitlines() if "| word_count" in line
+    ]
     assert words.endswith("3.000 |")
 
 
