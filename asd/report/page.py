@@ -45,7 +45,7 @@ def render_page(study: Study, figures: Sequence[Figure]) -> str:
 def _shown(value: Value) -> str:
     """Four significant digits; a dash for what is not defined."""
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
