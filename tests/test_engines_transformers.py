@@ -18,7 +18,9 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.engines import Engine, Sampling
-from asd.engines.decoding import PaddingSide, decode, greedy, harvest, prefill
+from asd.engines.choosing import greedy
+from asd.engines.decoding import PaddingSide, decode, prefill
+from asd.engines.harvesting import harvest
 from asd.engines.revisions import revision
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError
@@ -266,8 +268,8 @@ def test_looking_rarely_changes_nothing(
     prompts = [engine._loaded.tokenizer(query.prompt)["input_ids"] for query in asked]
     limits = [query.max_new_tokens for query in asked]
     with torch.inference_mode():
-        batch = prefill(model, prompts, max(limits), side, CONTEXT)
-        stretches = decode(model, batch, limits, stops, greedy, look_every)
+        batch = prefill(model, prompts, side, CONTEXT)
+        stretches = decode(batch, limits, stops, greedy, look_every)
     assert [answer.tokens for answer in harvest(stretches, limits, stops)] == expected
     assert sum(len(stretch.tokens) for stretch in stretches) < max(map(len, expected)) + look_every
 

@@ -1,8 +1,10 @@
-"""The decode loop over a key-value cache: prefill once, then one token per row and step, then harvest.
+"""The decode loop over a key-value cache: read pieces of text, then one token per row and step, then harvest.
 
-    prefill   one forward pass over the padded prompts; leaves each row's next-token logits
+    prefill   one forward pass over the prompts; leaves each row's next-token logits
     decode    choose a token per row, feed it, repeat until every row has stopped
-    harvest   cut each row at its first stop token or at its limit; back to plain Python values
+    read      append a piece of text to every row in one forward pass: prompts, drafts to be verified
+    rewind    take back the last tokens of every row, each as many as it likes
+    join      rows of several batches as one batch
 
 A `Batch` is the state between steps. Which cache slots hold a real token and where each row stands are data
 (`Padding`), not assumptions about one padding side, so whatever leaves holes in a cache continues in the
@@ -14,42 +16,35 @@ The border: tensors and token ids only; no text, no queries, no clocks. Everythi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from asd.engines.choosing import Choose
+from asd.engines.harvesting import Ends, Stretch
 from asd.errors import EngineError
 
-__all__ = [
-    "Answer",
-    "Batch",
-    "Choose",
-    "PaddingSide",
-    "Stretch",
-    "decode",
-    "greedy",
-    "harvest",
-    "prefill",
-    "sampler",
-]
+__all__ = ["Batch", "PaddingSide", "decode", "feed", "join", "open_batch", "prefill", "read"]
 
 PaddingSide = Literal["left", "right"]
 
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""(logits [n, vocab], rows [n], step) -> token ids [n]; `rows` are the prompts' indices of the rows left."""
+_GROWTH = 64
+"""Slots by which the record of real slots grows when it is full."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Padding:
-    """What a batch of unequal prompts carries along; absent where all prompts are equally long.
+    """What a batch of unequal rows carries along; absent where every row fills every slot.
 
     Attributes:
-        real: Cache slots that hold a real token, [n, width + room] bool; slots not yet written are True.
+        real: Cache slots that hold a real token, [n, at least n_slots] bool; slots not yet written are True.
         position: Position of the next token fed, [n, 1].
         last_position: The model's last position; rows that have stopped stay within it.
         ready_made: The model takes a finished attention mask and need not build one in every step, which
@@ -61,23 +56,42 @@ class Padding:
     last_position: int
     ready_made: bool
 
-    def prompt_masks(self, width: int) -> dict[str, Tensor]:
-        """What the prompts attend to, and the positions of their tokens."""
-        real = self.real[:, :width]
-        return {"attention_mask": real, "position_ids": (real.cumsum(1) - 1).clamp_(min=0)}
+    def append(self, n_slots: int, real: Tensor) -> dict[str, Tensor]:
+        """Slots [n, width] follow the first `n_slots`; what they attend to and their tokens' positions."""
+        self.real = torch.cat([self.real[:, :n_slots], real], 1)
+        offset = (real.cumsum(1) - 1).clamp_(min=0)
+        masks = {"attention_mask": self.real, "position_ids": self._within(self.position + offset)}
+        self.position = self._within(self.position + real.sum(1, keepdim=True))
+        return masks
 
-    def masks(self, n_slots: int) -> dict[str, Tensor]:
-        """What one more token per row attends to, and its position."""
+    def step(self, n_slots: int) -> dict[str, Tensor]:
+        """One real slot a row makes it `n_slots`; what it attends to and its position."""
+        if self.real.shape[1] < n_slots:
+            self.real = pad(self.real, (0, _GROWTH), value=True)
         real = self.real[:, :n_slots]
         mask = real[:, None, None, :] if self.ready_made else real
-        return {"attention_mask": mask, "position_ids": self.position}
+        masks = {"attention_mask": mask, "position_ids": self.position}
+        self.position = self._within(self.position + 1)
+        return masks
+
+    def take_back(self, n_slots: int, drop: Tensor) -> None:
+        """The last `drop` [n, 1] real slots of each row are real no more."""
+        real = self.real[:, :n_slots]
+        from_the_end = real.flip(1).cumsum(1).flip(1)
+        self.real = real & (from_the_end > drop)
+        self.position = self.position - drop
+
+    def _within(self, position: Tensor) -> Tensor:
+        return position.clamp(max=self.last_position)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
-    """Rows in flight, each with its cache filled and its next-token logits known.
+    """Rows in flight, each with its cache filled and, after `prefill` or `feed`, its next-token logits known.
 
     Attributes:
+        model: A causal language model of `transformers`.
+        context: The model's number of positions (None: unbounded); callers check that all fits.
         cache: Keys and values of every token fed, `n_slots` long.
         n_slots: Cache slots written, padding included.
         logits: Logits of the next token, [n, vocab] float32.
@@ -85,11 +99,23 @@ class Batch:
         padding: Which slots are real (None: all of them).
     """
 
+    model: Any
+    context: int | None
     cache: DynamicCache
     n_slots: int
     logits: Tensor
     rows: Tensor
-    padding: Padding | None
+    padding: Padding | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of the keys and values."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
+
+    @property
+    def sees_all(self) -> bool:
+        """Every layer attends to all tokens: slots may be unreal wherever they lie, and be taken back."""
+        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
 
     def keep(self, index: Tensor) -> None:
         """Drop every row but those in `index`."""
@@ -100,111 +126,100 @@ class Batch:
             self.padding.real = self.padding.real[index]
             self.padding.position = self.padding.position[index]
 
+    def select(self, index: Tensor) -> Batch:
+        """The rows in `index` as a batch of their own; this one stays as it is."""
+        cache = copy(self.cache)
+        cache.layers = [copy(layer) for layer in self.cache.layers]
+        other = replace(self, cache=cache, padding=self.padding and replace(self.padding))
+        other.keep(index)
+        return other
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """What the same rows wrote over consecutive steps; what a row writes after its end is meaningless.
+    def padded(self) -> Padding:
+        """The padding, made where there is none yet."""
+        if self.padding is None:
+            n, device = len(self.rows), self.model.device
+            self.padding = Padding(
+                real=torch.ones((n, self.n_slots), dtype=torch.bool, device=device),
+                position=torch.full((n, 1), self.n_slots, device=device),
+                last_position=(self.context or 2**31) - 1,
+                ready_made=self.sees_all and _has_rotary_positions(self.model.config),
+            )
+        return self.padding
 
-    Attributes:
-        rows: Which prompt each row answers, [n].
-        tokens: Per step the tokens written, [n].
-        logprobs: Per step their log-probabilities, [n, 1].
-    """
+    def rewind(self, drop: Sequence[int]) -> None:
+        """Take back the last `drop[i]` tokens of row i; slots at the end that no row needs are freed."""
+        least = min(drop)
+        if self.padding is None and max(drop) == least:
+            self._crop(least)
+            return
+        padding = self.padded()
+        padding.take_back(self.n_slots, torch.tensor(drop, device=self.model.device).unsqueeze(1))
+        last_in_use = int(padding.real.any(0).nonzero()[-1])
+        self._crop(self.n_slots - 1 - last_in_use)
 
-    rows: Tensor
-    tokens: list[Tensor] = field(default_factory=list)
-    logprobs: list[Tensor] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One row cut to what it wrote; `finished`: its last token is a stop token."""
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    finished: bool
-
-
-def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:  # noqa: ARG001 - one signature for all choosers
-    """The most probable token of every row."""
-    return logits.argmax(-1)
-
-
-def sampler(uniforms: Tensor, temperature: float) -> Choose:
-    """Draws by inverting the distribution function at `uniforms[row, step]`.
-
-    One uniform number per prompt and step, drawn beforehand: a row's answer depends on neither the order
-    in which other rows stop nor the device's own generator. Exact up to float32 rounding of the sum.
-
-    Args:
-        uniforms: [prompts, steps] in [0, 1).
-        temperature: Positive; the distribution is softmax(logits / temperature).
-    """
-
-    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-        target = uniforms[rows, step].unsqueeze(1) * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-        return token.clamp_(max=logits.shape[-1] - 1)  # the product may round up to the total
-
-    return choose
+    def _crop(self, n: int) -> None:
+        if n:
+            self.cache.crop(-n)
+            self.n_slots -= n
+        if self.padding is not None:
+            self.padding.real = self.padding.real[:, : self.n_slots]
 
 
-def prefill(
-    model: Any, prompts: Sequence[Sequence[int]], room: int, side: PaddingSide, context: int | None
-) -> Batch:
-    """Read all prompts in one forward pass.
+def open_batch(model: Any, n_rows: int, context: int | None) -> Batch:
+    """Rows that have read nothing yet."""
+    rows = torch.arange(n_rows, device=model.device)
+    return Batch(model, context, DynamicCache(config=model.config), 0, torch.empty(0), rows)
+
+
+def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], side: PaddingSide) -> Tensor:
+    """Append a piece to every row in one forward pass.
 
     Args:
-        model: A causal language model of `transformers`.
-        prompts: Token ids, none empty.
-        room: Tokens that may be written after the prompts.
-        side: Where shorter prompts are padded.
-        context: The model's number of positions (None: unbounded); the caller has checked that all fits.
+        batch: Its rows grow by their pieces.
+        pieces: Token ids for every row, none empty.
+        n_last: After how many of a piece's last tokens the logits are wanted, at least one each.
+        side: Where shorter pieces are padded.
+
+    Returns:
+        Logits [sum(n_last), vocab] float32, the first row's first.
 
     Raises:
         EngineError: Right padding in a model with sliding windows or linear attention, which would take
-            the padding between prompt and answer for text.
+            the padding within the text for text.
     """
-    device, width = model.device, max(map(len, prompts))
-    gaps = [width - len(prompt) for prompt in prompts]
-    ids = torch.tensor([_pad(prompt, gap, 0, side) for prompt, gap in zip(prompts, gaps, strict=True)])
-    ends = [width - 1 if side == "left" else width - 1 - gap for gap in gaps]
-    wanted = sorted(set(ends))
-    cache = DynamicCache(config=model.config)
-    padding = _padding(model, cache, gaps, width, room, side, context) if any(gaps) else None
-    output = model(
-        input_ids=ids.to(device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=torch.tensor(wanted, device=device),
-        **({} if padding is None else padding.prompt_masks(width)),
-    )
-    rows = torch.arange(len(prompts), device=device)
-    at = torch.tensor([wanted.index(end) for end in ends], device=device)
-    return Batch(cache, width, output.logits[rows, at].float(), rows, padding)
-
-
-def _padding(
-    model: Any,
-    cache: DynamicCache,
-    gaps: Sequence[int],
-    width: int,
-    room: int,
-    side: PaddingSide,
-    context: int | None,
-) -> Padding:
-    sees_all = all(type(layer) is DynamicLayer for layer in cache.layers)
-    if side == "right" and not sees_all:
+    device, width = batch.model.device, max(map(len, pieces))
+    gaps = [width - len(piece) for piece in pieces]
+    ids = torch.tensor([_pad(piece, gap, 0, side) for piece, gap in zip(pieces, gaps, strict=True)])
+    if any(gaps) and not batch.sees_all and (side == "right" or batch.n_slots):
         raise EngineError("this model has layers that do not see all tokens; pad its prompts on the left")
-    real = torch.ones(len(gaps), width + room, dtype=torch.bool)
-    real[:, :width] = torch.tensor([_pad([True] * (width - gap), gap, False, side) for gap in gaps])
-    return Padding(
-        real=real.to(model.device),
-        position=torch.tensor([[width - gap] for gap in gaps], device=model.device),
-        last_position=(context or width + room) - 1,
-        ready_made=sees_all and _has_rotary_positions(model.config),
+    masks = {}
+    if any(gaps) or batch.padding is not None:
+        real = [_pad([True] * (width - gap), gap, False, side) for gap in gaps]
+        masks = batch.padded().append(batch.n_slots, torch.tensor(real, device=device))
+    ends = [width if side == "left" else width - gap for gap in gaps]
+    wanted = [range(end - n, end) for end, n in zip(ends, n_last, strict=True)]
+    columns = sorted(set().union(*wanted))
+    output = batch.model(
+        input_ids=ids.to(device),
+        past_key_values=batch.cache,
+        use_cache=True,
+        logits_to_keep=torch.tensor(columns, device=device),
+        **masks,
     )
+    batch.n_slots += width
+    if len(pieces) == 1:
+        return output.logits[0].float()
+    index = {column: i for i, column in enumerate(columns)}
+    rows = [row for row, n in enumerate(n_last) for _ in range(n)]
+    at = [index[column] for of_row in wanted for column in of_row]
+    return output.logits[torch.tensor(rows, device=device), torch.tensor(at, device=device)].float()
+
+
+def prefill(model: Any, prompts: Sequence[Sequence[int]], side: PaddingSide, context: int | None) -> Batch:
+    """Read all prompts in one forward pass; `EngineError` as in `read`."""
+    batch = open_batch(model, len(prompts), context)
+    batch.logits = read(batch, prompts, [1] * len(prompts), side)
+    return batch
 
 
 def _has_rotary_positions(config: Any) -> bool:
@@ -216,31 +231,62 @@ def _pad(items: Sequence[int], gap: int, filler: int, side: PaddingSide) -> list
     return [filler] * gap + list(items) if side == "left" else list(items) + [filler] * gap
 
 
-def feed(model: Any, batch: Batch, tokens: Tensor) -> None:
+def join(batches: Sequence[Batch], places: Sequence[int]) -> Batch:
+    """All rows of these batches of one model as one batch; consumes them.
+
+    Args:
+        batches: At least one.
+        places: Where each row goes, those of the first batch first; a permutation.
+    """
+    joined = batches[0] if len(batches) == 1 else _stack(batches)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    if order != list(range(len(places))):
+        joined.keep(torch.tensor(order, device=joined.rows.device))
+    joined.rows = torch.arange(len(places), device=joined.rows.device)
+    return joined
+
+
+def _stack(batches: Sequence[Batch]) -> Batch:
+    first = batches[0]
+    n_slots = max(batch.n_slots for batch in batches)
+    gaps = [n_slots - batch.n_slots for batch in batches]
+    for layers in zip(*(batch.cache.layers for batch in batches), strict=True):
+        keys, values = [layer.keys for layer in layers], [layer.values for layer in layers]
+        layers[0].keys, layers[0].values = _pile(keys, gaps), _pile(values, gaps)
+    paddings = [batch.padded() for batch in batches]
+    real = [padding.real[:, : batch.n_slots] for padding, batch in zip(paddings, batches, strict=True)]
+    first.padding = replace(
+        paddings[0],
+        real=torch.cat([pad(slots, (gap, 0)) for slots, gap in zip(real, gaps, strict=True)]),
+        position=torch.cat([padding.position for padding in paddings]),
+    )
+    first.n_slots = n_slots
+    first.logits = torch.cat([batch.logits for batch in batches])
+    return first
+
+
+def _pile(tensors: Sequence[Tensor], gaps: Sequence[int]) -> Tensor:
+    """Keys or values of several batches, [rows, heads, slots, size], with empty slots before the shorter."""
+    return torch.cat([pad(tensor, (0, 0, gap, 0)) for tensor, gap in zip(tensors, gaps, strict=True)])
+
+
+def feed(batch: Batch, tokens: Tensor) -> None:
     """Append one token to every row: one forward pass, after which `batch.logits` are the next token's."""
     batch.n_slots += 1
-    padding = batch.padding
-    masks = {} if padding is None else padding.masks(batch.n_slots)
-    output = model(input_ids=tokens.unsqueeze(1), past_key_values=batch.cache, use_cache=True, **masks)
+    masks = {} if batch.padding is None else batch.padding.step(batch.n_slots)
+    output = batch.model(input_ids=tokens.unsqueeze(1), past_key_values=batch.cache, use_cache=True, **masks)
     batch.logits = output.logits[:, -1].float()
-    if padding is not None:
-        padding.position = (padding.position + 1).clamp_(max=padding.last_position)
 
 
 def decode(
-    model: Any,
-    batch: Batch,
-    limits: Sequence[int],
-    stop_ids: Sequence[int],
-    choose: Choose,
-    look_every: int,
+    batch: Batch, limits: Sequence[int], stop_ids: Sequence[int], choose: Choose, look_every: int
 ) -> list[Stretch]:
     """Write up to `limits[i]` tokens for prompt i, or to its first stop token; consumes the batch.
 
     Every token but the last of each row costs one forward pass. Rows that have ended are looked for every
     `look_every` steps, because looking waits for the device.
     """
-    ends = _Ends(limits, stop_ids)
+    ends = Ends(limits, stop_ids)
     stretches = [Stretch(batch.rows)]
     for n_written in range(1, max(limits) + 1):
         token = choose(batch.logits, batch.rows, n_written - 1)
@@ -255,54 +301,5 @@ def decode(
                 stretches.append(Stretch(batch.rows))
         if ends.n_open == 0 or n_written == max(limits):
             break
-        feed(model, batch, token)
+        feed(batch, token)
     return stretches
-
-
-class _Ends:
-    """Which rows of a batch have ended, kept on the host; costs next to nothing while none ends."""
-
-    def __init__(self, limits: Sequence[int], stop_ids: Sequence[int]) -> None:
-        self._stops = frozenset(stop_ids)
-        self._ends = list(limits)  # per row: the number of tokens it may write, 0 once it has stopped
-        self._next_end = min(limits)
-        self.n_open = len(limits)
-
-    def look(self, n_written: int, recent: list[int]) -> None:
-        """Take note of the tokens written since the last look, step after step, each over all rows."""
-        if n_written < self._next_end and self._stops.isdisjoint(recent):
-            return
-        n = len(self._ends)
-        self._ends = [
-            0 if self._stops.intersection(recent[i::n]) else end for i, end in enumerate(self._ends)
-        ]
-        still_open = [end for end in self._ends if end > n_written]
-        self.n_open = len(still_open)
-        self._next_end = min(still_open, default=n_written)
-
-    def drop_ended(self, n_written: int) -> list[int]:
-        """Forget the rows that have ended; returns the indices of the others."""
-        going_on = [i for i, end in enumerate(self._ends) if end > n_written]
-        self._ends = [self._ends[i] for i in going_on]
-        return going_on
-
-
-def harvest(stretches: Sequence[Stretch], limits: Sequence[int], stop_ids: Sequence[int]) -> list[Answer]:
-    """Put every prompt's tokens together and cut them after the first stop token, else at the limit."""
-    tokens: list[list[int]] = [[] for _ in limits]
-    logprobs: list[list[float]] = [[] for _ in limits]
-    for stretch in stretches:
-        if not stretch.tokens:
-            continue
-        ids, values = torch.stack(stretch.tokens, 1).tolist(), torch.cat(stretch.logprobs, 1).tolist()
-        for row, more_ids, more_values in zip(stretch.rows.tolist(), ids, values, strict=True):
-            tokens[row] += more_ids
-            logprobs[row] += more_values
-    stops = frozenset(stop_ids)
-    return [_cut(*row, stops) for row in zip(tokens, logprobs, limits, strict=True)]
-
-
-def _cut(tokens: list[int], logprobs: list[float], limit: int, stops: frozenset[int]) -> Answer:
-    end = next((i for i, token in enumerate(tokens[:limit]) if token in stops), None)
-    length = limit if end is None else end + 1
-    return Answer(tuple(tokens[:length]), tuple(logprobs[:length]), finished=end is not None)

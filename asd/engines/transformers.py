@@ -11,26 +11,30 @@ million on.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from asd.engines import GREEDY, Sampling
-from asd.engines.decoding import Answer, Choose, PaddingSide, decode, greedy, harvest, prefill, sampler
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines.carrying import Carried, carry_over
+from asd.engines.choosing import Choose, beginning_with, chooser, generator_of
+from asd.engines.decoding import Batch, PaddingSide, decode, join, prefill
+from asd.engines.harvesting import Answer, harvest
+from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
 from asd.engines.prompts import encode
+from asd.engines.verifying import Verified, first_tokens, verify
 from asd.errors import ConfigError
 from asd.ladder import Stage
-from asd.types import Draft, Query, Usage
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["TransformersEngine"]
 
 
 class TransformersEngine:
-    """One stage on one device; implements `asd.engines.Engine`.
+    """One stage on one device; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
     Usage of a draft counts what the query itself needed: its prompt tokens, its decoded tokens (the stop
     token included) and its forward passes, which are as many as decoded tokens: the prompt's pass yields
@@ -41,6 +45,7 @@ class TransformersEngine:
         stage: What to run.
         device: Device in torch's words ("cpu", "cuda:1"); None takes a CUDA device if there is one.
         padding_side: Where shorter prompts of a batch are padded; answers do not depend on it.
+        most_kept_bytes: Memory of the caches that `verify` may leave for `continue_`, over all calls.
         clock: Seconds now, for `Draft.seconds`.
 
     Raises:
@@ -53,6 +58,7 @@ class TransformersEngine:
         device: str | None = None,
         *,
         padding_side: PaddingSide = "left",
+        most_kept_bytes: int = 2**30,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if padding_side not in ("left", "right"):
@@ -62,6 +68,7 @@ class TransformersEngine:
         self.padding_side = padding_side
         self._clock = clock
         self._look_every = 1 if self.device.type == "cpu" else 8  # on an accelerator, looking costs a wait
+        self._keeper = Keeper(most_kept_bytes)
         self._loaded: Loaded | None = None
 
     @property
@@ -85,6 +92,7 @@ class TransformersEngine:
     def unload(self) -> None:
         """Give the memory back; a later `generate` loads again."""
         self._loaded = None
+        self._keeper.clear()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -107,40 +115,197 @@ class TransformersEngine:
         loaded = self._ready()
         self.synchronise()
         start = self._clock()
-        prompts = [encode(query, self.stage, loaded.tokenizer, loaded.context) for query in queries]
-        answers = self._write(loaded, prompts, [query.max_new_tokens for query in queries], sampling)
-        texts = loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
+        prompts = [self._encode(loaded, query) for query in queries]
+        limits = [query.max_new_tokens for query in queries]
+        choose = chooser(sampling, len(prompts), max(limits), self.device)
+        batch = prefill(loaded.model, prompts, self.padding_side, loaded.context)
+        answers = self._write(loaded, batch, limits, choose)
+        usages = [
+            Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return self._drafts(loaded, answers, usages, start)
+
+    @torch.inference_mode()
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
+        """Read one draft per query in one forward pass; what `continue_` needs is kept for a while.
+
+        A draft whose tokens read as the same text here is read as those tokens, else its text is split into
+        tokens anew. A finished draft ends in a stop token of this stage; one longer than the room for an
+        answer is cut.
+
+        Raises:
+            ConfigError, PromptTooLongError, EngineError: As `generate`; `acceptance` cannot be followed.
+        """
+        if not queries:
+            return []
+        loaded = self._ready()
+        self.synchronise()
+        start = self._clock()
+        prompts = [self._encode(loaded, query) for query in queries]
+        carried = [self._carry(loaded, *three) for three in zip(queries, drafts, prompts, strict=True)]
+        verified = verify(loaded, prompts, carried, acceptance, self.padding_side)
         self.synchronise()
         seconds = self._clock() - start
-        return [
-            self._draft(prompt, answer, text, seconds)
-            for prompt, answer, text in zip(prompts, answers, texts, strict=True)
+        verifications = [
+            Verification(
+                stage=self.stage.name,
+                drafter=draft.stage,
+                tokens=tuple(read.tokens),
+                logprobs=logprobs,
+                n_accepted=n_accepted,
+                usage=Usage(len(prompt), n_decoded=0, n_passes=1, n_verified=len(read.tokens)),
+                seconds=seconds,
+            )
+            for draft, read, prompt, logprobs, n_accepted in zip(
+                drafts, carried, prompts, verified.logprobs, verified.n_accepted, strict=True
+            )
         ]
+        self._keep(queries, verifications, carried, verified)
+        return verifications
 
-    def _write(
-        self, loaded: Loaded, prompts: Sequence[Sequence[int]], limits: Sequence[int], sampling: Sampling
-    ) -> list[Answer]:
-        choose = _chooser(sampling, len(prompts), max(limits), self.device)
-        batch = prefill(loaded.model, prompts, max(limits), self.padding_side, loaded.context)
-        stretches = decode(loaded.model, batch, limits, loaded.stop_ids, choose, self._look_every)
-        return harvest(stretches, limits, loaded.stop_ids)
+    @torch.inference_mode()
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        """Go on after each accepted prefix; the draft is the whole answer, its usage that of this call.
+
+        Where the cache that `verify` left is still there, the first new token costs no pass and each further
+        one costs one; where it is gone, prompt and accepted prefix are read again and counted as prompt. A
+        draft accepted to its end costs nothing.
+
+        Raises:
+            ConfigError: Another stage verified, or `acceptance` cannot be followed.
+            PromptTooLongError, EngineError: As `generate`.
+        """
+        loaded = self._ready()
+        self.synchronise()
+        start = self._clock()
+        for verification in verifications:
+            if verification.stage != self.stage.name:
+                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+        answers = [_accepted(v, loaded.stop_ids) for v in verifications]
+        usages = [NO_CALL] * len(answers)
+        rooms = [query.max_new_tokens - len(a.tokens) for query, a in zip(queries, answers, strict=True)]
+        unfinished = [i for i, a in enumerate(answers) if rooms[i] > 0 and not a.finished]
+        if unfinished:
+            resumed = self._resume(loaded, [(queries[i], verifications[i]) for i in unfinished])
+            rejected = [verifications[i].tokens[len(answers[i].tokens) :] for i in unfinished]
+            limits = [rooms[i] for i in unfinished]
+            choose = self._choose_on(resumed.batch, rejected, limits, acceptance)
+            written = self._write(loaded, resumed.batch, limits, choose)
+            for i, more, n_read in zip(unfinished, written, resumed.n_read, strict=True):
+                n = len(more.tokens)
+                answers[i] = Answer(
+                    answers[i].tokens + more.tokens, answers[i].logprobs + more.logprobs, more.finished
+                )
+                usages[i] = Usage(n_prompt=n_read, n_decoded=n, n_passes=n if n_read else n - 1)
+        return self._drafts(loaded, answers, usages, start)
 
     def _ready(self) -> Loaded:
         if self._loaded is None:
             self._loaded = load(self.stage, self.device)
         return self._loaded
 
-    def _draft(self, prompt: Sequence[int], answer: Answer, text: str, seconds: float) -> Draft:
-        n = len(answer.tokens)
-        return Draft(
-            stage=self.stage.name,
-            text=text,
-            tokens=answer.tokens,
-            logprobs=answer.logprobs,
-            finished=answer.finished,
-            usage=Usage(n_prompt=len(prompt), n_decoded=n, n_passes=n),
-            seconds=seconds,
+    def _encode(self, loaded: Loaded, query: Query) -> list[int]:
+        return encode(query, self.stage, loaded.tokenizer, loaded.context)
+
+    def _carry(self, loaded: Loaded, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
+        return carry_over(
+            draft,
+            loaded.tokenizer.decode(prompt),
+            query.max_new_tokens,
+            tokenizer=loaded.tokenizer,
+            stop_ids=loaded.stop_ids,
+            n_vocab=loaded.model.config.get_text_config().vocab_size,
         )
+
+    def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
+        stretches = decode(batch, limits, loaded.stop_ids, choose, self._look_every)
+        return harvest(stretches, limits, loaded.stop_ids)
+
+    def _keep(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        carried: Sequence[Carried],
+        verified: Verified,
+    ) -> None:
+        """Remember the rows that may have to go on, where the model lets tokens be taken back."""
+        if verified.batch.sees_all:
+            keys = [
+                None if verification.accepted and draft.closed else _key(query, verification)
+                for query, verification, draft in zip(queries, verifications, carried, strict=True)
+            ]
+            self._keeper.put(verified.batch, verified.drop, keys)
+
+    def _resume(self, loaded: Loaded, pairs: Sequence[tuple[Query, Verification]]) -> _Resumed:
+        """One batch that stands after every accepted prefix, from kept caches or from reading anew."""
+        kept = self._keeper.take([_key(*pair) for pair in pairs])
+        places = [place for rows in kept for place in rows.places]
+        gone = sorted(set(range(len(pairs))) - set(places))
+        batches = [rows.batch for rows in kept]
+        n_read = [0] * len(pairs)
+        if gone:
+            texts = [
+                [*self._encode(loaded, query), *verification.tokens[: verification.n_accepted]]
+                for query, verification in (pairs[place] for place in gone)
+            ]
+            batches.append(prefill(loaded.model, texts, self.padding_side, loaded.context))
+            for place, text in zip(gone, texts, strict=True):
+                n_read[place] = len(text)
+        return _Resumed(join(batches, [*places, *gone]), n_read)
+
+    def _choose_on(
+        self,
+        batch: Batch,
+        rejected: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        acceptance: Acceptance,
+    ) -> Choose:
+        """How rows go on after their accepted prefixes, the rest of whose drafts is `rejected`."""
+        choose = chooser(acceptance.sampling, len(limits), max(limits), self.device)
+        rng = generator_of(acceptance.sampling)
+        if rng is None:
+            return choose
+        barred = [rest[0] if rest else None for rest in rejected]
+        first = first_tokens(batch.logits, barred, acceptance.sampling.temperature, rng)
+        return beginning_with(first, choose)
+
+    def _drafts(
+        self, loaded: Loaded, answers: Sequence[Answer], usages: Sequence[Usage], start: float
+    ) -> list[Draft]:
+        texts = loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
+        self.synchronise()
+        seconds = self._clock() - start
+        return [
+            Draft(self.stage.name, text, answer.tokens, answer.logprobs, answer.finished, usage, seconds)
+            for answer, text, usage in zip(answers, texts, usages, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Resumed:
+    """Rows that go on; `n_read`: tokens that had to be read anew for each."""
+
+    batch: Batch
+    n_read: list[int]
+
+
+def _key(query: Query, verification: Verification) -> Hashable:
+    """All that the state after an accepted prefix depends on."""
+    return query.dataset, query.id, query.prompt, verification.tokens, verification.n_accepted
+
+
+def _accepted(verification: Verification, stop_ids: Sequence[int]) -> Answer:
+    n = verification.n_accepted
+    tokens = verification.tokens[:n]
+    return Answer(tokens, verification.logprobs[:n], finished=bool(tokens) and tokens[-1] in stop_ids)
 
 
 def _device(name: str | None) -> torch.device:
@@ -150,17 +315,3 @@ def _device(name: str | None) -> torch.device:
         return torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; torch knows 'cpu', 'cuda', 'cuda:1', ...") from error
-
-
-def _chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.device) -> Choose:
-    temperature = sampling.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
-    if temperature == 0:
-        return greedy
-    if sampling.rng is None:
-        raise ConfigError(
-            f"sampling at temperature {temperature} needs a random generator: Sampling(rng=...)"
-        )
-    uniforms = sampling.rng.random((n_prompts, n_steps), dtype=np.float32)
-    return sampler(torch.from_numpy(uniforms).to(device), temperature)
