@@ -1,0 +1,91 @@
+"""BIG-Bench Hard: 27 tasks on which language models once fell behind people (arXiv 2210.09261).
+
+Answers only, without the authors' chains of thought. The set has one split: questions with a high digest
+are worked examples of their task, and never asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from asd.quality.choice import choice_of
+from asd.workloads.sources import HubTable, Table
+from asd.workloads.tasks import TaskSet, digest
+
+__all__ = ["BBH"]
+
+FIRST_EXAMPLE = 244
+"""First byte of the digest from which on a question is an example: about one in twenty."""
+
+TASKS = (
+    *("boolean_expressions", "causal_judgement", "date_understanding", "disambiguation_qa"),
+    *("dyck_languages", "formal_fallacies", "geometric_shapes", "hyperbaton"),
+    *("logical_deduction_five_objects", "logical_deduction_seven_objects"),
+    *("logical_deduction_three_objects", "movie_recommendation", "multistep_arithmetic_two", "navigate"),
+    *("object_counting", "penguins_in_a_table", "reasoning_about_colored_objects", "ruin_names"),
+    *("salient_translation_error_detection", "snarks", "sports_understanding", "temporal_sequences"),
+    *("tracking_shuffled_objects_five_objects", "tracking_shuffled_objects_seven_objects"),
+    *("tracking_shuffled_objects_three_objects", "web_of_lies", "word_sorting"),
+)
+
+_OPTION = re.compile(r"^\(([A-Z])\)", re.MULTILINE)
+_STATED = re.compile(r"\banswer is:?\s*(.*?)\.?\s*$", re.IGNORECASE | re.MULTILINE)
+
+
+class Question(msgspec.Struct, frozen=True):
+    """One question of one task."""
+
+    id: str
+    task: str
+    input: str
+    target: str
+
+
+def _columns(row: Mapping[str, Any], task: str, position: int) -> dict[str, Any]:
+    return {**row, "id": f"bbh-{task}-{position}", "task": task}
+
+
+TABLE = Table("bbh.jsonl.gz", Question, HubTable("lukaemon/bbh", TASKS, "test", _columns))
+
+
+def _score(row: Question, text: str) -> float:
+    """1.0 for the right option, or the same words; case, spaces and a full stop do not count."""
+    reply = text.partition("\nQ:")[0].strip()
+    if _OPTION.fullmatch(row.target):
+        options = [""] * len(_OPTION.findall(row.input))
+        return float(f"({choice_of(reply, options)})" == row.target)
+    stated = _STATED.findall(reply)
+    return float(_plain(stated[-1] if stated else reply) == _plain(row.target))
+
+
+def _show(row: Question, *, answered: bool) -> str:
+    return f"Q: {row.input}\nA:{f' {row.target}' if answered else ''}"
+
+
+def _is_example(row: Question) -> bool:
+    return digest(row.input)[0] >= FIRST_EXAMPLE
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split()).removesuffix(".").strip()
+
+
+BBH = TaskSet(
+    name="bbh",
+    tables=(TABLE,),
+    rows=lambda source: [row for row in source.read(TABLE) if not _is_example(row)],
+    examples=lambda source, row: [e for e in source.read(TABLE) if e.task == row.task and _is_example(e)],
+    shots=3,
+    max_new_tokens=64,
+    question=lambda row: f"{row.task}\n{row.input}",
+    instruction=lambda _: "",
+    show=_show,
+    reference=lambda row: row.target,
+    tags=lambda row: {"task": row.task},
+    score=_score,
+)
+"""All tasks."""

@@ -1,0 +1,57 @@
+"""GSM8K: word problems of grade-school mathematics, worked step by step (arXiv 2110.14168)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from asd.quality.number import same_number
+from asd.workloads.sources import HubTable, Table
+from asd.workloads.tasks import TaskSet
+
+__all__ = ["GSM8K"]
+
+_CALCULATOR = re.compile(r"<<[^>]*>>")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One problem; `answer` is a worked solution that ends in "#### number"."""
+
+    id: str
+    question: str
+    answer: str
+
+
+def _table(split: str) -> Table[Problem]:
+    def columns(row: Mapping[str, Any], _: str, position: int) -> dict[str, Any]:
+        return {**row, "id": f"gsm8k-{split}-{position}"}
+
+    return Table(f"gsm8k_{split}.jsonl.gz", Problem, HubTable("openai/gsm8k", ("main",), split, columns))
+
+
+TEST, TRAIN = _table("test"), _table("train")
+
+
+def _show(row: Problem, *, answered: bool) -> str:
+    solution = f" {_CALCULATOR.sub('', row.answer)}" if answered else ""
+    return f"Question: {row.question}\nAnswer:{solution}"
+
+
+GSM8K = TaskSet(
+    name="gsm8k",
+    tables=(TEST, TRAIN),
+    rows=lambda source: source.read(TEST),
+    examples=lambda source, _: source.read(TRAIN),
+    shots=5,
+    max_new_tokens=400,
+    question=lambda row: row.question,
+    instruction=lambda _: 'Solve the problem step by step. End with "#### " and the number alone.',
+    show=_show,
+    reference=lambda row: row.answer,
+    # what a model asks itself afterwards does not count
+    score=lambda row, text: float(same_number(text.partition("\nQuestion:")[0], row.answer)),
+)
+"""The test split; worked solutions from the training split, calculator annotations removed."""
