@@ -21,7 +21,7 @@ def recorded(tmp_path: Path) -> Path:
     rows = [
         {
             "id": f"q{i}",
-            "prompt": f"{'Prove the theorem' if i % 3 else 'What is the name'} of {chr(97 + i % 26)}ab{i % 7}c",
+            "prompt": f"{'Prove the theorem' if i % 3 else 'What is the name'} of {chr(97 + i % 26)}b{i % 7}",
             "outputs": {
                 "s": {"score": int(i % 3 == 0), "cost": 1.0},
                 "l": {"score": int(i % 10 > 0), "cost": 4.0},
@@ -39,7 +39,7 @@ def test_features_as_a_table() -> None:
     assert len(lines) == 33
     assert lines[0].startswith("| group")
     [words] = [
-        line for line in run("features", "one two three").stdout.splitlines() if "| word_count" in line
+        line for line in run("features", "one two three").stdout.splitlines() if "| word_count  " in line
     ]
     assert words.endswith("3.000 |")
 
