@@ -107,6 +107,7 @@ def dropping(handler: _Handler) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet a reply: two would wait for each other
     server: FakeServer
 
     def log_message(self, *_: object) -> None:

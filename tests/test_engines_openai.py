@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import stamina
 
-from asd.engines import Sampling, Verifier
+from asd.engines import Acceptance, Sampling, Verifier
 from asd.engines.completions import OpenAIEngine, fan_out
 from asd.engines.openai import open_stage
 from asd.engines.opening import open_engines
@@ -495,6 +495,31 @@ def test_verify_and_continue(
     )
     n_left = len(alone.tokens) - n_accepted
     assert whole.usage == (Usage(8 + n_accepted, n_left, n_left) if n_left else NO_CALL)
+
+
+def test_lenient_acceptance(verifier: VllmServerEngine) -> None:
+    """With a tolerance a token is taken while it is probable enough beside the most probable one."""
+    asked = [query("say abc ")]
+    verifier.generate(asked)
+    given = [draft("abx", finished=False)]
+    n_accepted = []
+    for ratio in (0.99, 1.01):
+        tolerance = float(np.exp(STRANGE - KNOWN)) * ratio
+        [seen] = verifier.verify(asked, given, Acceptance(tolerance=tolerance))
+        n_accepted.append(seen.n_accepted)
+    assert n_accepted == [3, 2]
+
+
+def test_what_cannot_be_verified_here(verifier: VllmServerEngine) -> None:
+    """Sampling and another stage's verification are refused."""
+    asked, sampled = [query("say abc ")], Acceptance(Sampling(1.0, np.random.default_rng(0)))
+    [seen] = verifier.verify(asked, [draft("ab", finished=False)])
+    with pytest.raises(ConfigError, match="verifies greedily, not at temperature 1"):
+        verifier.verify(asked, [draft("ab")], sampled)
+    with pytest.raises(ConfigError, match="verifies greedily"):
+        verifier.continue_(asked, [seen], sampled)
+    with pytest.raises(ConfigError, match="'M' verified, so 'S' cannot go on"):
+        verifier.continue_(asked, [replace(seen, stage="M")])
 
 
 def test_only_counted_savings_are_claimed(verifier: VllmServerEngine, server: FakeServer) -> None:

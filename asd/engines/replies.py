@@ -160,11 +160,11 @@ class Echo:
 
     Attributes:
         logprobs: Of each token.
-        is_best: Whether it is the most probable one at its place.
+        best: Of the most probable token at its place.
     """
 
     logprobs: tuple[float, ...]
-    is_best: tuple[bool, ...]
+    best: tuple[float, ...]
 
 
 class _EchoLogprobs(msgspec.Struct, frozen=True):
@@ -191,9 +191,10 @@ class EchoReply(msgspec.Struct, frozen=True):
         tops = found.top_logprobs[n_all - n :]
         if None in logprobs or not all(tops):
             raise ValueError("an echoed token has no log-probability")
-        believed = _believed([value for value in logprobs if value is not None])
-        best = [max(top.values()) for top in tops if top]
-        return Echo(believed, tuple(own >= most for own, most in zip(believed, best, strict=True)))
+        return Echo(
+            _believed([value for value in logprobs if value is not None]),
+            _believed([max(top.values()) for top in tops if top]),
+        )
 
 
 def _believed(logprobs: Sequence[float]) -> tuple[float, ...]:

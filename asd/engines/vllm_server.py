@@ -18,10 +18,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from asd.engines import LOSSLESS, Acceptance
 from asd.engines.completions import OpenAIEngine, chat_of, fan_out
 from asd.engines.prompts import check
 from asd.engines.replies import EchoReply, Text, Tokens, Written
-from asd.errors import EngineError
+from asd.errors import ConfigError, EngineError
+from asd.stopping.acceptance import accept_lenient, n_leading
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["VllmServerEngine"]
@@ -34,25 +38,44 @@ ECHO = {"max_tokens": 0, "echo": True, "logprobs": 1, "return_tokens_as_token_id
 
 
 class VllmServerEngine(OpenAIEngine):
-    """One stage behind one vLLM server; implements `asd.engines.Verifier`, greedily."""
+    """One stage behind one vLLM server; implements `asd.engines.Verifier`.
+
+    Acceptance is greedy, lossless or lenient: sampling would need whole distributions, which do not travel.
+    """
 
     _end: int | None = None
     """Id of the token that ends an answer, once an answer has ended."""
 
-    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
         """Read one draft a query, as text in the server's own tokens.
 
         Raises:
-            ConfigError: An empty prompt, or no room for an answer.
+            ConfigError: An empty prompt, no room for an answer, or `acceptance` is not greedy.
             PartialBatchError: Some queries failed and others did not.
             EngineError: All failed, or the server cannot be made to tell its stop token.
         """
+        _check_greedy(acceptance, self.stage.name)
         for query in queries:
             check(query)
-        return fan_out(lambda i: self._verify(queries[i], drafts[i]), len(queries), self.settings.concurrency)
+        return fan_out(
+            lambda i: self._verify(queries[i], drafts[i], acceptance.tolerance),
+            len(queries),
+            self.settings.concurrency,
+        )
 
-    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
-        """Go on after each accepted prefix; raises as `verify` does."""
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        """Go on after each accepted prefix; raises as `verify` does, and where another stage verified."""
+        _check_greedy(acceptance, self.stage.name)
+        for verification in verifications:
+            if verification.stage != self.stage.name:
+                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
         return fan_out(
             lambda i: self._continue(queries[i], verifications[i]), len(queries), self.settings.concurrency
         )
@@ -60,7 +83,8 @@ class VllmServerEngine(OpenAIEngine):
     def _answer(self, query: Query, body: dict[str, Any]) -> Written:
         # a chat template is applied by the server when it tokenizes, so that both kinds are one kind here
         prompt = self._prompt_ids(query) if self.stage.chat_template else query.prompt
-        return self._complete(body | {"prompt": prompt})
+        written = self._complete(body | {"prompt": prompt})
+        return replace(written, text=self._text(written.tokens, ended=written.finished))
 
     def _complete(self, body: dict[str, Any]) -> Written:
         written = super()._complete(body | PLAIN)
@@ -78,7 +102,7 @@ class VllmServerEngine(OpenAIEngine):
             self._end = written.tokens[-1]
         return written
 
-    def _verify(self, query: Query, draft: Draft) -> Verification:
+    def _verify(self, query: Query, draft: Draft, tolerance: float | None) -> Verification:
         start = self._clock()
         prompt = self._prompt_ids(query)
         drafted = self._draft_ids(query, draft, prompt)
@@ -91,13 +115,14 @@ class VllmServerEngine(OpenAIEngine):
         }
         reply = self._server.post("completions", body, EchoReply)
         echo = self._read(lambda: reply.tail(len(drafted), len(prompt) + len(drafted)))
-        agreed = [*echo.is_best, False].index(False)
+        own, best = np.exp(echo.logprobs), np.exp(echo.best)
+        accepted = own >= best if tolerance is None else accept_lenient(own, best, tolerance)
         return Verification(
             stage=self.stage.name,
             drafter=draft.stage,
             tokens=tuple(drafted),
             logprobs=echo.logprobs,
-            n_accepted=agreed,
+            n_accepted=n_leading(accepted),
             usage=Usage(n_prompt=len(prompt), n_decoded=0, n_passes=1, n_verified=len(drafted)),
             seconds=self._clock() - start,
         )
@@ -115,7 +140,7 @@ class VllmServerEngine(OpenAIEngine):
             ended, usage = more.finished, replace(more.usage, n_prompt=more.usage.n_prompt - more.n_cached)
         return Draft(
             stage=self.stage.name,
-            text=self._text(tokens[:-1] if ended else tokens),
+            text=self._text(tokens, ended=ended),
             tokens=tokens,
             logprobs=logprobs,
             finished=ended,
@@ -149,6 +174,16 @@ class VllmServerEngine(OpenAIEngine):
     def _tokenize(self, body: dict[str, Any]) -> list[int]:
         return self._server.post("../tokenize", {"model": self._model} | body, Tokens).tokens
 
-    def _text(self, ids: Sequence[int]) -> str:
-        body = {"model": self._model, "tokens": list(ids)}
+    def _text(self, tokens: Sequence[int], *, ended: bool) -> str:
+        """All tokens but the end, decoded at once: what the server streams lacks a last half character."""
+        ids = list(tokens[:-1] if ended else tokens)
+        body = {"model": self._model, "tokens": ids}
         return self._server.post("../detokenize", body, Text).prompt if ids else ""
+
+
+def _check_greedy(acceptance: Acceptance, stage: str) -> None:
+    if acceptance.sampling.temperature != 0:
+        raise ConfigError(
+            f"stage {stage!r} is behind a server and verifies greedily, not at temperature "
+            f"{acceptance.sampling.temperature}; use 0, or an engine that runs here"
+        )
