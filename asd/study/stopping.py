@@ -1,0 +1,245 @@
+"""Ours: optimal stopping on the whole history of confidences and agreements, by regression.
+
+A state is the set S of stages bought (at most `depth`), its evidence the features of `signals`. What another
+stage's answer is worth beside the best one in hand, r = E[score_j - score_ref | evidence], is the difference of
+two small probabilities, that j is right where ref is wrong and the other way round: where both are right, as on
+most rows, both are near 0, and their difference is known far better than two separate success probabilities
+are. It is the mean of a logistic estimate on all features and, where one answer is in hand, of an isotonic one
+on its signal alone (a threshold rule fitted on counts is just that).
+
+Backward over the sets, with every r from folds that did not fit it:
+
+    V_S = max{ lam max_{i in S} r_i,  max_{j not in S} [ lam r_j - c_j + E(what going on after j adds | evidence) ] }
+
+the last term by ridge regression on what was realised on the rows (Longstaff and Schwartz 2001). It is exact
+neither for few rows nor for many; what it is worth is read off rows that fitted nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.study.folds import deal
+from asd.study.logistic import fit_many, sigmoid
+from asd.study.policies import STOPS, Bought, Choice
+from asd.study.recording import Recording
+from asd.study.signals import Signals
+
+__all__ = ["Stopping"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+_N_FOLDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Optimal stopping by regression; see the module.
+
+    Attributes:
+        depth: Most stages bought for one query.
+        strength: Penalty of the logistic gains.
+        ridge: Penalty of the continuation values.
+        isotonic: Whether gains are averaged with isotonic ones where one answer is in hand.
+    """
+
+    depth: int = 2
+    strength: float = 1.0
+    ridge: float = 20.0
+    isotonic: bool = True
+    name: str = "stopping"
+
+    def fit(self, train: Recording) -> FittedStopping:
+        """Fit gains and prices; continuation values are fitted for every lam asked for."""
+        signals = Signals.fit(train)
+        numbers = signals.signals(train)
+        n_stages = len(train.stages)
+        sets = [s for size in range(self.depth + 1) for s in combinations(range(n_stages), size)]
+        folds = deal(len(train), _N_FOLDS)
+        states = {s: _State.fit(self, train, signals, numbers, s, folds) for s in sets}
+        return FittedStopping(self, train, signals, states, folds)
+
+
+class _Gains(NamedTuple):
+    """How much better every stage's answer is than the reference's, fitted: weights and isotonic maps."""
+
+    better: Array
+    worse: Array
+    isotonic: tuple[tuple[Array, Array], ...]
+
+    def __call__(self, x: Array, signal: Array) -> Array:
+        gains = sigmoid(x @ self.better) - sigmoid(x @ self.worse)
+        if not self.isotonic:
+            return np.asarray(gains)
+        steps = [np.interp(signal, knots, heights) for knots, heights in self.isotonic]
+        return np.asarray((gains + np.stack(steps, axis=1)) / 2.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """One set of stages: its evidence on the rows fitted on, and the gains of every stage there."""
+
+    bought: Bought
+    reference: int
+    x: Array
+    gains: _Gains
+    out_of_fold: Array
+
+    @classmethod
+    def fit(
+        cls, how: Stopping, train: Recording, signals: Signals, numbers: Array, bought: Bought, folds: Index
+    ) -> _State:
+        best = train.scores.mean(axis=0)
+        reference = max(bought or range(len(best)), key=lambda k: float(best[k]))
+        x = signals.features(train, numbers, bought)
+        more = train.scores - train.scores[:, [reference]]
+        signal = numbers[:, reference] if how.isotonic and len(bought) == 1 else None
+        fitted = _fit_gains(x, signal, more, folds, how.strength)
+        out_of_fold = np.empty_like(more)
+        for fold, gains in enumerate(fitted[1:]):
+            held_out = folds == fold
+            out_of_fold[held_out] = gains(x[held_out], numbers[held_out, reference])
+        return cls(bought, reference, x, fitted[0], out_of_fold)
+
+
+def _fit_gains(x: Array, signal: Array | None, more: Array, folds: Index, strength: float) -> list[_Gains]:
+    """On all rows, then without each fold in turn."""
+    n_stages = more.shape[1]
+    seen = [np.ones(len(x), dtype=bool), *(folds != fold for fold in range(_N_FOLDS))]
+    targets = np.concatenate([np.maximum(more, 0.0), np.maximum(-more, 0.0)], axis=1)
+    masks = np.concatenate([np.tile(rows[:, None], (1, 2 * n_stages)) for rows in seen], axis=1)
+    weights = fit_many(x, np.tile(targets, (1, len(seen))), masks.astype(np.float64), strength)
+    parts = np.split(weights, len(seen), axis=1)
+    steps = [() if signal is None else _isotonic(signal[rows], more[rows]) for rows in seen]
+    return [_Gains(part[:, :n_stages], part[:, n_stages:], step) for part, step in zip(parts, steps, strict=True)]
+
+
+def _isotonic(signal: Array, more: Array) -> tuple[tuple[Array, Array], ...]:
+    """Gain of every stage, non-increasing in the signal: knots and heights."""
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - takes a second; needed when fitting
+
+    fits = [IsotonicRegression(increasing=False).fit(signal, more[:, j]) for j in range(more.shape[1])]
+    return tuple((fit.X_thresholds_, fit.y_thresholds_) for fit in fits)
+
+
+class _Plan(NamedTuple):
+    """Continuation values at one lam: weights by state and stage, and what the rows realised at the root."""
+
+    weights: Mapping[tuple[Bought, int], Array]
+    realised: Array
+
+
+@dataclass(slots=True, eq=False)
+class FittedStopping:
+    """Gains and prices, and a plan for every lam asked for so far."""
+
+    how: Stopping
+    train: Recording
+    signals: Signals
+    states: Mapping[Bought, _State]
+    folds: Index
+    _plans: dict[float, _Plan] = field(default_factory=dict)
+
+    def on(self, rows: Recording) -> _Sight:
+        """Look at rows, of the same stages in the same order."""
+        return _Sight(self, rows)
+
+    def plan(self, lam: float) -> _Plan:
+        """Backward induction over the sets, smallest last."""
+        if lam not in self._plans:
+            self._plans[lam] = self._solve(lam)
+        return self._plans[lam]
+
+    def _solve(self, lam: float) -> _Plan:
+        costs, expected = self.train.costs / self.signals.unit, self.signals.costs(self.train)
+        scores, realised, weights = self.train.scores, {}, {}
+        for bought in sorted(self.states, key=len, reverse=True):
+            state = self.states[bought]
+            best, worth = self._stopping(state, lam)
+            for j in self._open(bought):
+                alone = lam * scores[:, j] - costs[:, j]
+                after = realised[tuple(sorted((*bought, j)))] - costs[:, j]
+                value = lam * state.out_of_fold[:, j] - expected[:, j]
+                if len(bought) + 1 < self.how.depth:
+                    held_out, weights[bought, j] = self._regress(state.x, after - alone)
+                    value = value + held_out
+                better = value > best
+                best, worth = np.where(better, value, best), np.where(better, after, worth)
+            realised[bought] = worth
+        return _Plan(weights, realised[()])
+
+    def _stopping(self, state: _State, lam: float) -> tuple[Array, Array]:
+        """Expected and realised value of returning the best answer in hand."""
+        n = len(self.train)
+        if not state.bought:
+            return np.full(n, -np.inf), np.zeros(n)
+        answer = _best_of(state.out_of_fold, state.bought)
+        rows = np.arange(n)
+        return lam * state.out_of_fold[rows, answer], lam * self.train.scores[rows, answer]
+
+    def _open(self, bought: Bought) -> list[int]:
+        if len(bought) == self.how.depth:
+            return []
+        return [j for j in range(len(self.train.stages)) if j not in bought]
+
+    def _regress(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Ridge regression: predictions for rows it did not see, and the weights on all."""
+        penalty = self.how.ridge * np.eye(x.shape[1])
+        held_out = np.empty(len(y))
+        for fold in range(_N_FOLDS):
+            out, seen = self.folds == fold, self.folds != fold
+            held_out[out] = x[out] @ np.linalg.solve(x[seen].T @ x[seen] + penalty, x[seen].T @ y[seen])
+        return held_out, np.linalg.solve(x.T @ x + penalty, x.T @ y)
+
+
+def _best_of(gains: Array, bought: Bought) -> Index:
+    return np.asarray(np.array(bought)[gains[:, list(bought)].argmax(axis=1)], dtype=np.intp)
+
+
+@dataclass(eq=False)
+class _Sight:
+    """Gains on other rows, worked out for a state when it is first met."""
+
+    fitted: FittedStopping
+    rows: Recording
+
+    def __post_init__(self) -> None:
+        self._known: dict[Bought, tuple[Array, Array]] = {}
+
+    @cached_property
+    def numbers(self) -> Array:
+        return self.fitted.signals.signals(self.rows)
+
+    @cached_property
+    def expected(self) -> Array:
+        return self.fitted.signals.costs(self.rows)
+
+    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+        """Compare stopping with every stage that is left."""
+        x, gains = (part[index] for part in self._evidence(bought))
+        weights = self.fitted.plan(lam).weights
+        answer = _best_of(gains, bought) if bought else np.zeros(len(index), dtype=np.intp)
+        stop = lam * gains[np.arange(len(index)), answer] if bought else np.full(len(index), -np.inf)
+        values, actions = [stop], [STOPS]
+        for j in self.fitted._open(bought):
+            value = lam * gains[:, j] - self.expected[index, j]
+            if (bought, j) in weights:
+                value = value + x @ weights[bought, j]
+            values.append(value)
+            actions.append(j)
+        return Choice(np.array(actions)[np.stack(values).argmax(axis=0)], answer)
+
+    def _evidence(self, bought: Bought) -> tuple[Array, Array]:
+        if bought not in self._known:
+            state = self.fitted.states[bought]
+            x = self.fitted.signals.features(self.rows, self.numbers, bought)
+            self._known[bought] = x, state.gains(x, self.numbers[:, state.reference])
+        return self._known[bought]
