@@ -36,7 +36,7 @@ from asd.workloads.catalogue import find_workloads, workload_names
 
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
-_GROUPS = ("evidence", "tiny")
+_GROUPS = ("evidence", "study", "tiny")
 """Commands with commands of their own, each a module here and a group of the same name in it."""
 
 

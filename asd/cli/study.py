@@ -1,0 +1,136 @@
+"""`asd study ...`: experiments over recorded outcomes that show what the parts are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+import numpy as np
+from tabulate import tabulate
+
+from asd.calibrate import Promise
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.measurement.files import write_atomically
+from asd.traces import read_traces
+
+if TYPE_CHECKING:
+    from asd.study.validity import Population, Validity
+
+_RECORDED = {
+    "mmlu_pro": {
+        "Phi-3-mini-4k-instruct": 3.8,
+        "Meta-Llama-3_1-8B-Instruct": 8.0,
+        "Meta-Llama-3_1-70B-Instruct": 70.0,
+    },
+    "zeroeval_gsm": {
+        "Meta-Llama-3.1-8B-Instruct": 8.0,
+        "Meta-Llama-3.1-70B-Instruct": 70.0,
+        "Llama-3.1-405B-Instruct-Turbo": 405.0,
+    },
+}
+"""Public files with many rows, the models made into a ladder, and what each is declared to cost: billions of
+parameters."""
+
+
+@click.group()
+def study() -> None:
+    """Experiments over recorded outcomes."""
+
+
+@study.command()
+@click.argument("traces", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--ladder", default="tiny", show_default=True, help="What TRACES were collected on.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="ASD_DATA",
+    show_envvar=True,
+    help=f"Folder whose traces/ holds {', '.join(_RECORDED)} (.jsonl.gz).",
+)
+@click.option("--keep", type=float, default=0.95, show_default=True, help="Share of quality promised.")
+@click.option("--delta", type=float, default=0.1, show_default=True, help="Probability of a wrong promise.")
+@click.option("--rows", default="300,1000", show_default=True, help="Sizes of the calibration sets.")
+@click.option("--draws", type=click.IntRange(min=1), default=1000, show_default=True)
+@click.option("--fit-rows", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the table there too.")
+def validity(  # noqa: PLR0913, PLR0917  (one argument an option)
+    traces: tuple[Path, ...],
+    ladder: str,
+    data: Path | None,
+    keep: float,
+    delta: float,
+    rows: str,
+    draws: int,
+    fit_rows: int,
+    seed: int,
+    out: Path | None,
+) -> None:
+    """How often is a guarantee wrong? Calibration sets drawn from whole traces, many times (replayed).
+
+    TRACES are files of `asd collect`, of any split; with --data public models' outcomes are added.
+    """
+    from asd.study.validity import check_validity  # noqa: PLC0415  (scikit-learn takes seconds)
+
+    promise = Promise(delta, keep)
+    sizes = _sizes(rows)
+    rng = np.random.default_rng(seed)
+    checked = [
+        check_validity(population, promise, n, draws, rng, replaced=replaced)
+        for population in _populations(traces, ladder, data, fit_rows, rng)
+        for n in sizes
+        for replaced in (True, False)
+        if replaced or n < population.everyone.cost.shape[1]
+    ]
+    click.echo(_table(checked))
+    if out is not None:
+        write_atomically(out, msgspec.json.format(msgspec.json.encode(checked), indent=2).decode() + "\n")
+
+
+def _sizes(rows: str) -> list[int]:
+    sizes = [int(part) if part.isdecimal() else 0 for part in rows.split(",")]
+    if min(sizes) < 1:
+        raise ConfigError(f"--rows {rows}: give numbers of rows separated by commas, as in 300,1000")
+    return sizes
+
+
+def _populations(
+    traces: tuple[Path, ...], ladder: str, data: Path | None, n_fit: int, rng: np.random.Generator
+) -> list[Population]:
+    from asd.study.outcomes import read_outcomes  # noqa: PLC0415
+    from asd.study.validity import from_outcomes, from_traces  # noqa: PLC0415
+
+    found = []
+    if traces:
+        steps = Ladder.load(ladder)
+        collected = [trace for path in traces for trace in read_traces(path)]
+        found.append(from_traces(steps.name, collected, steps, n_fit, rng))
+    for name, costs in _RECORDED.items() if data is not None else ():
+        path = data / "traces" / f"{name}.jsonl.gz"
+        outcomes = read_outcomes([path], tuple(costs), tuple(costs.values()))
+        found.append(from_outcomes(name, outcomes, n_fit, rng))
+    if not found:
+        raise ConfigError("give traces of `asd collect`, or --data with recorded outcomes")
+    return found
+
+
+def _table(checked: list[Validity]) -> str:
+    rows = [
+        {
+            "population": f"{row.population} ({row.n_population})",
+            "rows": row.n,
+            "drawn": "independently" if row.replaced else "without replacement",
+            "wrong": f"{row.violations:.1%} [{row.low:.1%}, {row.high:.1%}]",
+            "allowed": f"{row.delta:.0%}",
+            "granted": f"{row.granted:.0%}",
+            "saving": f"{row.saving:.1%}",
+            "wrong without": f"{row.unguarded_violations:.1%}",
+            "saving without": f"{row.unguarded_saving:.1%}",
+            "best true saving": f"{row.best_saving:.1%}",
+        }
+        for row in checked
+    ]
+    return tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
