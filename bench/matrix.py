@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,7 +18,9 @@ from asd.errors import ConfigError
 from asd.ladder import PRESETS, Ladder
 from asd.measurement.environment import accelerators, hardware_key
 from asd.measurement.records import HardwareKey
+from asd.workloads import Workload
 from asd.workloads.catalogue import find_workloads, workload_names
+from bench.recorded import REPLAY, recorded_workloads
 
 __all__ = ["LAMS", "N_ITEMS", "N_PASSES", "N_TIMED", "Matrix", "build_matrix", "parse_lams"]
 
@@ -42,7 +45,7 @@ class Matrix:
         ladder: Whose stages answer.
         engine: What runs them.
         lams: The sweep, ascending.
-        datasets: Names of the workloads.
+        workloads: What is asked.
         n_items: Items of each dataset.
         limited: `n_items` was cut down by hand.
         batch: Queries per call in the live passes.
@@ -53,12 +56,17 @@ class Matrix:
     ladder: Ladder
     engine: str
     lams: tuple[float, ...]
-    datasets: tuple[str, ...]
+    workloads: tuple[Workload, ...]
     n_items: int
     limited: bool
     batch: int
     device: str
     policy: Path
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the workloads."""
+        return tuple(workload.name for workload in self.workloads)
 
     @property
     def n_timed(self) -> int:
@@ -73,6 +81,8 @@ class Matrix:
     @property
     def hardware(self) -> HardwareKey:
         """The key of this run; CPUs count threads, accelerators the devices a stage is spread over."""
+        if self.engine == REPLAY:
+            return HardwareKey(device="recorded", count=1, dtype="any", batch=1, engine=REPLAY)
         is_cpu = self.device == "cpu"
         threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
         stages = self.ladder.stages
@@ -114,26 +124,34 @@ def build_matrix(  # noqa: PLR0913 - one argument an option
     batch: int = 1,
     device: str | None = None,
     policy: Path | None = None,
+    data: str | None = None,
+    traces: Path | None = None,
+    unsafe_code: bool = False,
+    pinned: Mapping[str, str] | None = None,
 ) -> Matrix:
     """The matrix that the options describe; an option left out means the whole of it.
 
     Raises:
-        ConfigError: A ladder, dataset, engine or device that does not exist, a number out of range, or a
-            ladder without a policy.
+        ConfigError: A ladder, dataset, engine or device that does not exist, a number out of range, a ladder
+            without a policy, or a dataset without its data.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f"--engine {engine}: known engines are {', '.join(ENGINES)}")
+    if engine not in (*ENGINES, REPLAY):
+        raise ConfigError(f"--engine {engine}: known engines are {', '.join((*ENGINES, REPLAY))}")
     for option, number, least in (("--limit", limit, 2), ("--batch", batch, 1)):
         if number is not None and number < least:
             raise ConfigError(f"{option} {number}: give at least {least}")
     solvable = [name for name in workload_names() if name not in UNSOLVABLE]
-    names = solvable if datasets is None else datasets.split(",")
-    find_workloads(names)
+    names = None if datasets is None else datasets.split(",")
+    workloads: Sequence[Workload]
+    if engine == REPLAY:
+        workloads = recorded_workloads(traces, names)
+    else:
+        workloads = find_workloads(names or solvable, data, unsafe_code=unsafe_code, pinned=pinned)
     matrix = Matrix(
         ladder=Ladder.load(ladder),
         engine=engine,
         lams=LAMS if lam is None else parse_lams(lam),
-        datasets=tuple(names),
+        workloads=tuple(workloads),
         n_items=N_ITEMS if limit is None else min(limit, N_ITEMS),
         limited=limit is not None and limit < N_ITEMS,
         batch=batch,

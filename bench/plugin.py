@@ -8,7 +8,7 @@ alone, so that the plugin can be loaded for the project's own tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import pytest
 from asd.errors import AsdError, ConfigError
 from asd.measurement.files import write_record
 from asd.measurement.records import Cell, HardwareKey, Run
+from asd.workloads.catalogue import HUB
+from bench.itemlog import write_items
 from bench.matrix import N_ITEMS, Matrix, build_matrix
 from bench.plan import describe_plan
+from bench.recorded import REPLAY
 from bench.session import CHECKOUT, Session
-from bench.store import find_baseline, record_baseline
+from bench.store import Baseline, find_baseline, pinned_by, record_baseline
 from bench.verdicts import CANNOT_RUN
 
 _NAME = "asd-harness"
@@ -31,10 +34,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     # --strict is pytest's own; under it the gate fails as well on what is inconclusive, partial or unjudged
     group = parser.getgroup("asd", "the harness of asd (bench/); with --strict, nothing may stay unjudged")
     group.addoption("--ladder", default="tiny", help="Preset or TOML file (default: tiny)")
-    group.addoption("--engine", default="transformers", help="What runs the stages (default: transformers)")
+    group.addoption(
+        "--engine",
+        default="transformers",
+        help="What runs the stages, or replay: recorded outcomes (default: transformers)",
+    )
     group.addoption("--lam", help="Lambdas, separated by commas (default: the whole sweep)")
-    group.addoption("--datasets", help="Names, separated by commas (default: all)")
-    group.addoption("--data", type=Path, help="Trace file that keeps the outcomes and is taken up again")
+    group.addoption("--datasets", help="Names, separated by commas (default: the embedded ones)")
+    group.addoption("--data", help="Folder of the public task sets, or hub (default: $ASD_DATA)")
+    group.addoption("--unsafe-code", action="store_true", help="Run models' code without a sandbox")
+    group.addoption("--traces", type=Path, help="Trace file that keeps the outcomes and is taken up again")
     group.addoption("--policy", type=Path, help="Made by `asd fit` (default: the one that ships with tiny)")
     group.addoption("--limit", type=int, help=f"Items of each dataset (default: {N_ITEMS})")
     group.addoption("--batch", type=int, default=1, help="Queries a call in the live passes (default: 1)")
@@ -44,11 +53,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--record-baseline", action="store_true", help="Make this run the baseline")
     group.addoption("--reason", default="", help="Why the baseline is recorded; stored with it")
     group.addoption("--json-out", type=Path, help="Write the record of the run to this file")
+    group.addoption("--log-items", type=Path, help="Write one JSON line an item and policy to this file")
     group.addoption("--plan", action="store_true", help="Tell what would be measured; run nothing")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options before anything is collected."""
+    config.addinivalue_line("markers", "live: times models, so recorded outcomes are not enough")
     try:
         harness = Harness(config)
     except ConfigError as error:
@@ -71,8 +82,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def session(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """The run that all suites read: outcomes, replays and live passes, each made once."""
-    data = pytestconfig.getoption("data") or tmp_path_factory.mktemp("outcomes") / "traces.jsonl"
-    return Session(_harness(pytestconfig).matrix, data)
+    traces = pytestconfig.getoption("traces") or tmp_path_factory.mktemp("outcomes") / "traces.jsonl"
+    harness = _harness(pytestconfig)
+    harness.session = Session(harness.matrix, traces)
+    return harness.session
 
 
 @pytest.fixture
@@ -106,7 +119,20 @@ class Harness:
         option = config.getoption
         self.config = config
         self.folder = config.rootpath / "bench"
-        self.matrix: Matrix = build_matrix(
+        self.matrix = self._matrix({})
+        if option("data") == HUB and not option("record_baseline"):
+            self.matrix = self._matrix(pinned_by(self._baseline()))
+        self.session: Session | None = None
+        self.hardware: HardwareKey = self.matrix.hardware
+        self.cells: list[Cell] = []
+        self.selected: list[str] = []
+        self.n_deselected = 0
+        self.text = ""
+        self._check_options()
+
+    def _matrix(self, pinned: Mapping[str, str]) -> Matrix:
+        option = self.config.getoption
+        return build_matrix(
             ladder=option("ladder"),
             engine=option("engine"),
             lam=option("lam"),
@@ -115,13 +141,15 @@ class Harness:
             batch=option("batch"),
             device=option("device"),
             policy=option("policy"),
+            data=option("data"),
+            traces=option("traces"),
+            unsafe_code=option("unsafe_code"),
+            pinned=pinned,
         )
-        self.hardware: HardwareKey = self.matrix.hardware
-        self.cells: list[Cell] = []
-        self.selected: list[str] = []
-        self.n_deselected = 0
-        self.text = ""
-        self._check_options()
+
+    def _baseline(self) -> Baseline | None:
+        folder = self.config.getoption("baselines")
+        return find_baseline(folder, self.matrix.hardware, self.matrix.ladder.name)
 
     def _check_options(self) -> None:
         option = self.config.getoption
@@ -151,6 +179,14 @@ class Harness:
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """Count what -k, -m and the like took away."""
         self.n_deselected += sum(self.owns(item.path) for item in items)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Recorded outcomes cannot be timed: what needs live models is left out, and counted as such."""
+        if self.matrix.engine != REPLAY:
+            return
+        live = [item for item in items if item.get_closest_marker("live")]
+        items[:] = [item for item in items if not item.get_closest_marker("live")]
+        self.config.hook.pytest_deselected(items=live)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """See what is going to be measured, and refuse what cannot be."""
@@ -183,7 +219,10 @@ class Harness:
 
     def _conclude(self, *, failed: bool) -> int:
         option = self.config.getoption
-        session = Session(self.matrix, Path())
+        session = self.session or Session(self.matrix, option("traces") or Path())
+        if option("log_items") and self.session:
+            replays = [replay for name in self.matrix.datasets for replay in self.session.replays(name)]
+            write_items(option("log_items"), replays)
         run = Run(header=session.header(), datasets=session.datasets(), cells=tuple(self.cells))
         if option("json_out"):
             write_record(option("json_out"), run)
@@ -200,7 +239,7 @@ class Harness:
         from bench.gate import Options, judge  # noqa: PLC0415
         from bench.summary import render  # noqa: PLC0415
 
-        baseline = find_baseline(self.config.getoption("baselines"), self.hardware, self.matrix.ladder.name)
+        baseline = self._baseline()
         options = Options(
             lams=self.matrix.lams,
             datasets=self.matrix.datasets,

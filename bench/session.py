@@ -19,7 +19,7 @@ from pathlib import Path
 
 from asd.artifact import PolicyArtifact
 from asd.artifact import load as load_policy
-from asd.collect import collect, header_for
+from asd.collect import collect, header_for, read_collected
 from asd.engines import Engine
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
@@ -27,9 +27,12 @@ from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
 from asd.measurement.timing import Clock
 from asd.tracelog import TraceLog
-from asd.workloads.catalogue import find_workloads
+from asd.traces import key_of, read_header
+from asd.types import Trace
+from asd.workloads import Versioned
 from bench.live import Live, run_live, timed_items
 from bench.matrix import N_PASSES, Matrix
+from bench.recorded import REPLAY
 from bench.replays import Outcomes, Replay, contenders
 
 __all__ = ["Session"]
@@ -74,22 +77,30 @@ class Session:
 
     @cached_property
     def _revisions(self) -> dict[str, str]:
+        if self.matrix.engine == REPLAY:
+            return {name: stage.revision for name, stage in read_header(self._data).stages.items()}
         return revisions(self.matrix.ladder, self.matrix.engine)
 
     @cached_property
     def outcomes(self) -> dict[str, Outcomes]:
         """By dataset, every stage's answer to every item of the split that is reported."""
         self.policy.check(self.matrix.ladder)
-        workloads = find_workloads(self.matrix.datasets)
-        header = header_for(self.matrix.ladder, self._revisions, workloads, "test")
-        with TraceLog(self._data, header) as log:
-            traces = collect(
-                workloads, self.engines, log, limit=self.matrix.n_items, batch_size=COLLECT_BATCH
-            )
+        traces = self._recorded() if self.matrix.engine == REPLAY else self._collected()
         return {
             name: Outcomes(name, self.matrix.ladder, tuple(t for t in traces if t.query.dataset == name))
             for name in self.matrix.datasets
         }
+
+    def _collected(self) -> list[Trace]:
+        workloads = self.matrix.workloads
+        header = header_for(self.matrix.ladder, self._revisions, workloads, "test")
+        with TraceLog(self._data, header) as log:
+            return collect(workloads, self.engines, log, limit=self.matrix.n_items, batch_size=COLLECT_BATCH)
+
+    def _recorded(self) -> list[Trace]:
+        traces = {key_of(t.query): t for t in read_collected([self._data], self.matrix.ladder, "test")}
+        queries = (w.queries("test", self.matrix.n_items) for w in self.matrix.workloads)
+        return [traces[key_of(query)] for of_dataset in queries for query in of_dataset]
 
     def replays(self, dataset: str) -> list[Replay]:
         """Every contender on one dataset."""
@@ -141,8 +152,14 @@ class Session:
 
     def datasets(self) -> tuple[DatasetRecord, ...]:
         """The items of this run."""
-        workloads = find_workloads(self.matrix.datasets)
-        return tuple(DatasetRecord.of(w.name, w.queries("test", self.matrix.n_items)) for w in workloads)
+        return tuple(
+            DatasetRecord.of(
+                workload.name,
+                workload.queries("test", self.matrix.n_items),
+                workload.version if isinstance(workload, Versioned) else "",
+            )
+            for workload in self.matrix.workloads
+        )
 
 
 def _open_stages(matrix: Matrix) -> dict[str, Engine]:

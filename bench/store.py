@@ -15,7 +15,7 @@ from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import SCHEMA_VERSION, HardwareKey, Record, Run
 
-__all__ = ["Baseline", "Target", "baseline_path", "find_baseline", "record_baseline"]
+__all__ = ["Baseline", "Target", "baseline_path", "find_baseline", "pinned_by", "record_baseline"]
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -95,3 +95,10 @@ def record_baseline(directory: Path, run: Run, reason: str) -> Path:
         path, Baseline(schema_version=SCHEMA_VERSION, reason=reason, targets=targets, run=run), expand=3
     )
     return path
+
+
+def pinned_by(baseline: Baseline | None) -> dict[str, str]:
+    """Commits of the data sets that a baseline was recorded on, by repository."""
+    versions = [dataset.version for dataset in baseline.run.datasets] if baseline else []
+    parts = (part.rpartition("@") for version in versions for part in version.split())
+    return {repo: commit for repo, at, commit in parts if at}

@@ -5,6 +5,8 @@ That the frontier does not retreat from the stored one is judged from quality an
 
 from collections.abc import Callable
 
+import pytest
+
 from asd.measurement.records import Cell
 from bench.cells import frontier_cell, headline_cell, sweep_cell
 from bench.headline import headlines
@@ -20,6 +22,7 @@ def test_frontier(session: Session, record: Record, dataset: str, lam: float) ->
     assert replay.contender.lam == lam
 
 
+@pytest.mark.live
 def test_sweep(session: Session, record: Record, dataset: str) -> None:
     sweep = [session.replay(dataset, "optimal", lam) for lam in session.matrix.lams]
     live = session.live(dataset)
@@ -27,6 +30,7 @@ def test_sweep(session: Session, record: Record, dataset: str) -> None:
     assert live.n_arms >= 1
 
 
+@pytest.mark.live
 def test_headline(session: Session, record: Record) -> None:
     for headline in headlines(session):
         record(headline_cell(headline))

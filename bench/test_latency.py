@@ -5,11 +5,15 @@ All arms were timed in turns (`bench/live.py`); each test hands its arm's second
 
 from collections.abc import Callable
 
+import pytest
+
 from asd.measurement.records import Cell
 from bench.cells import latency_cell
 from bench.session import Session
 
 Record = Callable[[Cell], None]
+
+pytestmark = pytest.mark.live
 
 
 def test_latency(

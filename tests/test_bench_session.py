@@ -20,7 +20,7 @@ from asd.ladder import Ladder, Prices, Stage
 from asd.measurement.records import Metric, Run
 from asd.testing import FakeClock, ScriptedEngine
 from asd.tracelog import TraceLog
-from asd.types import Query
+from asd.types import VERIFY, Completion, Query, Trace, Usage
 from asd.workloads.catalogue import find_workloads
 from bench.cells import (
     cost_cell,
@@ -30,6 +30,7 @@ from bench.cells import (
     overhead_cell,
     quality_cell,
     sweep_cell,
+    verification_cell,
 )
 from bench.gate import Options, judge
 from bench.headline import headlines
@@ -97,7 +98,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Matrix:
         ladder=ladder,
         engine="transformers",
         lams=LAMS,
-        datasets=DATASETS,
+        workloads=tuple(workloads),
         n_items=N_ITEMS,
         limited=False,
         batch=1,
@@ -117,12 +118,16 @@ def calls(session: Session) -> Mapping[str, int]:
     return {name: sum(map(len, engine.calls)) for name, engine in session.engines.items()}
 
 
+ONCE = {"S": 2 * N_ITEMS, "M": 2 * 2 * N_ITEMS, "L": 3 * 2 * N_ITEMS}
+"""Queries that each stage is asked: every item once to answer, and once a smaller stage to verify."""
+
+
 def test_every_stage_answers_every_item_once(session: Session):
-    """Outcomes are collected once, however many policies are looked at."""
+    """Outcomes and verifications are collected once, however many policies are looked at."""
     assert {name: len(o.traces) for name, o in session.outcomes.items()} == dict.fromkeys(DATASETS, N_ITEMS)
     for dataset in DATASETS:
         session.replays(dataset)
-    assert calls(session) == dict.fromkeys(SKILL, 2 * N_ITEMS)
+    assert calls(session) == ONCE
 
 
 def test_single_stages_are_what_they_scored(session: Session):
@@ -139,39 +144,72 @@ def test_single_stages_are_what_they_scored(session: Session):
         assert session.replay(dataset, "always-S").cost.mean() < 0.2
 
 
-def test_cost_is_the_sum_over_the_walk(session: Session):
-    """Whatever was run is paid for, priced by tokens, in units of the largest stage's mean run."""
-    replay = session.replay("tiny-text", "optimal", 5.0)
-    outcomes = session.outcomes["tiny-text"]
-    prices = {stage.name: stage.prices for stage in session.matrix.ladder.stages}
-    for trace, walk, cost in zip(outcomes.traces, replay.walks, replay.cost, strict=True):
-        paid = sum(prices[stage].cost(trace.outcomes[stage].draft.usage) for stage in walk[:-1])
-        assert cost == pytest.approx(paid / outcomes.unit)
-    assert len({len(walk) for walk in replay.walks}) > 1
+def paid_for(completion: Completion, trace: Trace) -> list[tuple[str, Usage]]:
+    """Stage and usage of every call, worked out from decisions and recorded outcomes."""
+    paid, read = [], None
+    for decision in completion.decisions[:-1]:
+        stage = decision.action.removeprefix(VERIFY)
+        own = trace.outcomes[stage].draft
+        if decision.action != stage:
+            read = trace.verifications[f"{decision.answer}>{stage}"]
+            paid.append((stage, read.usage))
+        elif read is None or read.stage != stage:
+            paid.append((stage, own.usage))
+        elif not read.accepted:
+            left = len(own.tokens) - read.n_accepted
+            paid.append((stage, Usage(0, left, left - 1)))
+        read = read if decision.action != stage else None
+    return paid
 
 
 @pytest.mark.parametrize("lam", LAMS)
-def test_nobody_beats_the_oracle_of_single_stages_without_walking(session: Session, lam: float):
-    """With foresight per item, its value is at least that of every single stage."""
-    oracle = session.replay("tiny-text", "oracle", lam)
-    for stage in SKILL:
-        fixed = session.replay("tiny-text", f"always-{stage}")
-        assert (lam * oracle.quality - oracle.cost >= lam * fixed.quality - fixed.cost - 1e-12).all()
+def test_cost_is_the_sum_over_the_calls(session: Session, lam: float):
+    """Whatever was called is paid for, priced by counts, in units of the largest stage's mean run."""
+    replay = session.replay("tiny-text", "optimal", lam)
+    outcomes = session.outcomes["tiny-text"]
+    prices = {stage.name: stage.prices for stage in session.matrix.ladder.stages}
+    for trace, completion, cost in zip(outcomes.traces, replay.completions, replay.cost, strict=True):
+        paid = sum(prices[stage].cost(usage) for stage, usage in paid_for(completion, trace))
+        assert cost == pytest.approx(paid / outcomes.unit)
+    if lam >= 1.0:
+        assert len({len(walk) for walk in replay.walks}) > 1
+
+
+def test_the_policy_verifies_where_the_stages_can(session: Session):
+    """Somewhere in the sweep a larger stage reads a draft; the same policy without that pays more for less."""
+    verifying = [session.replay("tiny-text", "optimal", lam) for lam in LAMS]
+    assert any(replay.n_verified.any() for replay in verifying)
+    assert all((replay.n_accepted <= replay.n_verified).all() for replay in verifying)
+    plain = [session.replay("tiny-text", "unverified", lam) for lam in LAMS]
+    assert not any(replay.n_verified.any() for replay in plain)
+
+
+def test_lossless_answers_are_the_largest_stage_own(session: Session):
+    """Text for text, scored alike, for less than its own decoding."""
+    for dataset in DATASETS:
+        replay, largest = session.replay(dataset, "lossless"), session.replay(dataset, "always-L")
+        assert [c.text for c in replay.completions] == [c.text for c in largest.completions]
+        assert replay.quality.tolist() == largest.quality.tolist()
+        assert replay.cost.mean() < 1.0
+        assert session.live(dataset).timed["lossless", None].agreement == 1.0
 
 
 def test_everything_that_is_compared_is_there(session: Session):
     """The adaptive policy and all its rivals, at every lambda where they have one."""
     found = {(r.contender.name, r.contender.lam) for r in session.replays("tiny-text")}
-    swept = {(name, lam) for name in ("optimal", "myopic", "closed-form", "oracle") for lam in LAMS}
-    assert found == swept | {(n, None) for n in ("always-S", "always-M", "always-L", "random", "static")}
+    rivals = ("optimal", "unverified", "myopic", "closed-form", "oracle")
+    alone = ("always-S", "always-M", "always-L", "random", "static", "lossless")
+    assert found == {(name, lam) for name in rivals for lam in LAMS} | {(name, None) for name in alone}
 
 
 def test_live_seconds_are_those_of_the_walk(session: Session):
-    """Each item costs the seconds of the stages it was sent to; the largest alone costs 1 s a call."""
+    """Each item costs the seconds of the calls made for it; the largest alone costs 1 s a call."""
     timed = session.live("tiny-text").timed["optimal", 5.0]
     replay = session.replay("tiny-text", "optimal", 5.0)
     items = timed_items(N_ITEMS, 20)
-    expected = [sum(SECONDS[stage] for stage in replay.walks[i][:-1]) for i in items]
+    traces = session.outcomes["tiny-text"].traces
+    paid = [paid_for(replay.completions[i], traces[i]) for i in items]
+    expected = [sum(SECONDS[stage] for stage, _ in calls_made) for calls_made in paid]
     assert timed.seconds == pytest.approx(np.tile(expected, (3, 1)))
     assert timed.largest == pytest.approx(np.ones((3, 20)))
     assert timed.speedups == pytest.approx(np.full(3, 20 / sum(expected)))
@@ -181,10 +219,10 @@ def test_live_seconds_are_those_of_the_walk(session: Session):
 def test_equal_walks_are_run_once(session: Session):
     """Policies that take the same way on the timed items are one arm."""
     items = timed_items(N_ITEMS, 20)
-    names = [("always-L", None), ("oracle", LAMS[-1]), *(("optimal", lam) for lam in LAMS)]
+    names = {("always-L", None), *session.settings.values(), *(("optimal", lam) for lam in LAMS)}
     walks = {tuple(session.replay("tiny-text", *name).walks[i] for i in items) for name in names}
     assert session.live("tiny-text").n_arms == len(walks)
-    assert set(session.live("tiny-text").timed) == set(names)
+    assert set(session.live("tiny-text").timed) == names
 
 
 def test_answers_that_differ_live_are_counted(session: Session):
@@ -213,18 +251,23 @@ def even(replay: Replay) -> tuple[float, float]:
 def test_headline_takes_the_cheapest_setting_that_keeps_the_share(session: Session):
     """Chosen on even items over both datasets, told on odd ones, timed live."""
     found = {headline.name: headline for headline in headlines(session)}
-    assert set(found) == {"optimal@0.95", "optimal@0.99", "oracle"}
-    sweep = {lam: [session.replay(d, "optimal", lam) for d in DATASETS] for lam in LAMS}
+    assert set(found) == {"optimal@0.95", "optimal@0.99", "lossless", "oracle"}
     largest = np.mean([even(session.replay(d, "always-L"))[0] for d in DATASETS])
+
+    def at(lam: float) -> list[Replay]:
+        return [session.replay(d, "optimal", lam) for d in DATASETS]
+
+    def is_good(lam: float, share: float) -> bool:
+        return np.mean([even(r)[0] for r in at(lam)]) >= share * largest
+
     for share in (0.95, 0.99):
-        good = [
-            (np.mean([even(r)[1] for r in replays]), lam)
-            for lam, replays in sweep.items()
-            if np.mean([even(r)[0] for r in replays]) >= share * largest
-        ]
-        chosen = sweep[min(good)[1]]
+        policy, chosen = session.settings[f"optimal@{share:g}"]
+        cost = np.mean([even(r)[1] for r in at(chosen)])
+        assert policy == "optimal"
+        assert is_good(chosen, share)
+        assert all(cost <= np.mean([even(r)[1] for r in at(lam)]) for lam in LAMS if is_good(lam, share))
         headline = found[f"optimal@{share:g}"]
-        assert headline.cost == pytest.approx(np.mean([r.cost[1::2].mean() for r in chosen]))
+        assert headline.cost == pytest.approx(np.mean([r.cost[1::2].mean() for r in at(chosen)]))
         assert headline.seconds.shape == (3, 40)
     assert found["oracle"].relative_quality >= 1.0
     assert found["optimal@0.95"].largest.sum() > found["optimal@0.95"].seconds.sum()
@@ -252,6 +295,8 @@ def all_cells(session: Session) -> Run:
         timed = session.live(dataset).timed
         cells += [latency_cell(r, timed["optimal", r.contender.lam], "cpu") for r in sweep]
         cells.append(sweep_cell(dataset, sweep, session.live(dataset)))
+        read = session.outcomes[dataset].verifications
+        cells += [verification_cell(dataset, pair, read(pair)) for pair in ("S>M", "S>L", "M>L")]
     return Run(header=session.header(), datasets=session.datasets(), cells=tuple(cells))
 
 
@@ -262,8 +307,8 @@ def test_the_record_of_a_run_passes_against_itself(session: Session):
     assert report.exit_code == 0
     text = render(run, report)
     assert "headline optimal@0.95: speedup" in text
-    assert text.count("\ntiny-text ") == len(LAMS) + 5
-    assert render(run, report, verbose=True).count("\ntiny-text ") == 4 * len(LAMS) + 5
+    assert text.count("\ntiny-text ") == len(LAMS) + 6
+    assert render(run, report, verbose=True).count("\ntiny-text ") == 5 * len(LAMS) + 6
 
 
 def metric(run: Run, cell_id: str, name: str) -> Metric:
@@ -289,6 +334,25 @@ def test_cells_hold_what_was_seen(session: Session):
     assert metric(run, "frontier[tiny-text-optimal]", "distinct_policies").value == distinct
 
 
+def test_acceptance_is_counted_by_pair(session: Session):
+    """Tokens and the histogram of accepted shares against a count by hand."""
+    read = session.outcomes["tiny-text"].verifications("S>L")
+    cell = verification_cell("tiny-text", "S>L", read)
+    assert cell.id == "verification[tiny-text-S>L]"
+    values = {m.name: m.value for m in cell.metrics}
+    assert values["accepted_tokens"] == np.mean([v.n_accepted for v in read])
+    assert values["verified_tokens"] == np.mean([len(v.tokens) for v in read])
+    assert values["passes"] == 1.0
+    shares = [v.n_accepted / len(v.tokens) for v in read]
+    assert values["accepted_all"] == np.mean([share == 1.0 for share in shares])
+    assert values["accepted_none"] == np.mean([share == 0.0 for share in shares])
+    assert values["accepted_to_25"] == np.mean([0.0 < share < 0.25 for share in shares])
+    assert values["accepted_to_100"] == np.mean([0.75 <= share < 1.0 for share in shares])
+    assert sum(
+        values[name] for name in values if name.startswith("accepted_") and name != "accepted_tokens"
+    ) == (pytest.approx(1.0))
+
+
 def test_single_stages_gain_nothing_over_mixing_single_stages(session: Session):
     """The hull of the single stages is reached by mixing them; the adaptive policy is measured beyond it."""
     fixed = [session.replay("tiny-text", f"always-{stage}") for stage in SKILL]
@@ -310,12 +374,12 @@ def test_a_ladder_that_knows_nothing_has_no_headline(session: Session, monkeypat
 
 
 def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_path: Path):
-    """With --data a run goes on from recorded outcomes and asks no stage again."""
+    """With --traces a run goes on from recorded outcomes and asks no stage again."""
     data, clock = tmp_path / "kept.jsonl", FakeClock()
-    for expected in (2 * N_ITEMS, 0):
+    for expected in (ONCE, dict.fromkeys(SKILL, 0)):
         again = Session(matrix, data, lambda _: scripted(clock, all_queries()), clock=clock)
         assert len(again.outcomes) == 2
-        assert calls(again) == dict.fromkeys(SKILL, expected)
+        assert calls(again) == expected
 
 
 def test_what_selects_a_setting_is_not_what_is_told(session: Session, monkeypatch: pytest.MonkeyPatch):
@@ -330,6 +394,7 @@ def test_what_selects_a_setting_is_not_what_is_told(session: Session, monkeypatc
         return Replay(replay.outcomes, replay.contender, replay.completions, quality)
 
     monkeypatch.setattr(Session, "replay", right_on_even_items)
+    monkeypatch.delitem(session.__dict__, "settings")  # chosen anew from what is seen now
     chosen = headlines(session)[0]
     assert chosen.relative_quality == 0.0
     assert chosen.cost < 0.2

@@ -20,7 +20,7 @@ def test_every_name_finds_its_workload() -> None:
     ("names", "message"),
     [
         ([], "no dataset given"),
-        (["tiny-text", "tiny-sums"], "unknown dataset 'tiny-sums'; known are .*'tiny-text'"),
+        (["tiny-text", "tiny-sums"], "unknown dataset 'tiny-sums'; known are .*tiny-text, .*mmlu"),
         (["tiny-text", "tiny-text"], "dataset 'tiny-text' is given twice"),
     ],
 )

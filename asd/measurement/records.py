@@ -116,21 +116,24 @@ class Header(Record, frozen=True, kw_only=True):
 class DatasetRecord(Record, frozen=True, kw_only=True):
     """The items of one dataset, in the order of every cell's per-item values.
 
-    `digests` tell whether an item of the same id still asks the same question.
+    `digests` tell whether an item of the same id still asks the same question, `version` where the rows came
+    from ("sha256:...", "openai/gsm8k@commit"; empty for rows that are generated).
     """
 
     name: str
     items: tuple[str, ...]
     digests: tuple[str, ...]
+    version: str = ""
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.digests) or len(set(self.items)) != len(self.items):
             raise DataError(f"dataset {self.name}: items must be unique and carry one digest each")
 
     @classmethod
-    def of(cls, name: str, queries: list[Query]) -> DatasetRecord:
+    def of(cls, name: str, queries: list[Query], version: str = "") -> DatasetRecord:
         """Ids and digests (prompt, reference and room for the answer) of the queries of a run."""
-        return cls(name=name, items=tuple(q.id for q in queries), digests=tuple(_digest(q) for q in queries))
+        items, digests = tuple(q.id for q in queries), tuple(_digest(q) for q in queries)
+        return cls(name=name, items=items, digests=digests, version=version)
 
     @property
     def fingerprint(self) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from asd.types import Query
 
-__all__ = ["Split", "Workload"]
+__all__ = ["Split", "Versioned", "Workload"]
 
 Split = Literal["fit", "calibrate", "test"]
 """Disjoint by construction: what fits predictor and policy, what calibrates a guarantee, what is reported."""
@@ -24,3 +24,12 @@ class Workload(Protocol):
 
     def score(self, query: Query, text: str) -> float:
         """Quality of an answer in [0, 1]."""
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """A workload whose rows come from somewhere, and that can say which they are."""
+
+    @property
+    def version(self) -> str:
+        """Checksums or commits; equal versions have equal rows."""
