@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self
 
@@ -24,9 +25,11 @@ from asd.guarantee import EVERYTHING, Guarantee
 from asd.ladder import ROOT, Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
-from asd.policies import FixedStage, OptimalPolicy, Policy
+from asd.policies import FixedStage, Lossless, OptimalPolicy, Policy
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
+from asd.stopping.states import stage_sets
+from asd.types import VERIFY, pair_name
 
 __all__ = [
     "FitRecord",
@@ -130,6 +133,14 @@ class GraphRecord(Record, frozen=True, kw_only=True):
             start=tuple(graph.start.tolist()),
         )
 
+    def unverified(self) -> Self:
+        """The same problem where no stage can verify: drafts are thrown away."""
+        return type(self)(
+            nodes=tuple(node for node in self.nodes if VERIFY not in node.name),
+            edges=tuple(edge for edge in self.edges if VERIFY not in edge.source + edge.target),
+            start=self.start,
+        )
+
     def graph(self, cost_factor: float = 1.0) -> Graph:
         """The graph, all costs multiplied by `cost_factor`; `ConfigError` where the numbers make up none."""
         return Graph(
@@ -211,19 +222,31 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         """The fitted evidence, ready to judge."""
         return FittedEvidence(self.model)
 
-    def graph(self, *, unit: float | None = None) -> Graph:
+    @property
+    def verifies(self) -> bool:
+        """Whether the policy may let a stage verify a draft."""
+        return bool(self.model.pairs)
+
+    def graph(self, *, unit: float | None = None, verify: bool = True) -> Graph:
         """The stopping problem, costs in units of `unit` (default: that of the fitting rows).
+
+        Args:
+            unit: Cost unit in the ladder's price unit.
+            verify: Whether stages can verify drafts; without, the problem is that of throwing them away.
 
         Raises:
             ConfigError: `unit` is not positive and finite.
         """
+        problem = self.problem if verify else self.problem.unverified()
         if unit is None:
-            return self.problem.graph()
+            return problem.graph()
         if not (math.isfinite(unit) and unit > 0.0):
             raise ConfigError(f"unit must be a positive cost in {self.ladder.price_unit}, got {unit}")
-        return self.problem.graph(self.ladder.unit / unit)
+        return problem.graph(self.ladder.unit / unit)
 
-    def policy(self, lam: float, *, ladder: Ladder | None = None, unit: float | None = None) -> OptimalPolicy:
+    def policy(
+        self, lam: float, *, ladder: Ladder | None = None, unit: float | None = None, verify: bool = True
+    ) -> OptimalPolicy:
         """The optimal policy for one lam.
 
         Args:
@@ -231,6 +254,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             ladder: What the policy is going to steer; checked if given.
             unit: Mean priced cost of the largest stage alone on the workload that lam refers to, in the
                 ladder's price unit; default: that of the fitting rows.
+            verify: Whether the stages can verify drafts.
 
         Raises:
             ConfigError: `lam` is negative or not finite, or `unit` is not positive.
@@ -241,7 +265,22 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         if not (math.isfinite(lam) and lam >= 0.0):
             raise ConfigError(f"lam must be a finite number, zero or more, got {lam}")
         lams = lam * _SCALES if self.fit.scaled and lam > 0.0 else np.array([lam])
-        return OptimalPolicy(self.evidence(), solve(self.graph(unit=unit), lams), lam)
+        return OptimalPolicy(self.evidence(), solve(self.graph(unit=unit, verify=verify), lams), lam)
+
+    def lossless(self) -> Lossless:
+        """The largest stage's own answers by the cheapest drafters, as the fitting rows have it.
+
+        Raises:
+            ConfigError: The traces that were fitted hold no verification by the largest stage.
+        """
+        *smaller, largest = self.model.stages
+        chains = [(*drafters, largest) for drafters in stage_sets(smaller)]
+        usable = [
+            chain for chain in chains if all(pair_name(*p) in self.model.pairs for p in pairwise(chain))
+        ]
+        if not usable:
+            raise ConfigError(f"the policy was fitted without verifications by {largest!r}: collect them")
+        return Lossless(min(usable, key=lambda chain: _expected_cost(self.graph(), Lossless(chain))))
 
     def guaranteed_policy(self, dataset: str = EVERYTHING, *, ladder: Ladder | None = None) -> Policy:
         """The policy that the guarantee is about: the lam that passed, or the single stage if none did.
@@ -309,3 +348,14 @@ def load(path: Path) -> PolicyArtifact:
     }:
         raise DataError(f"{path}: ladder, evidence and stopping problem do not fit together; fit again")
     return artifact
+
+
+def _expected_cost(graph: Graph, policy: Lossless) -> float:
+    """Of a policy that always takes the same way, on a stopping problem."""
+    edges = {(edge.source, edge.action): edge for edge in graph.edges}
+    node, mass, cost = ROOT, graph.start, 0.0
+    for action in policy.actions:
+        edge = edges[node, action]
+        cost += float(mass @ edge.cost)
+        node, mass = edge.target, mass @ edge.kernel
+    return cost

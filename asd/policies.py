@@ -178,22 +178,34 @@ class FixedStage:
 
 @dataclass(frozen=True, slots=True)
 class Lossless:
-    """Let one stage draft and a larger one verify and go on: the larger stage's own answer, sooner.
+    """Every stage drafts for the next, which verifies and goes on: the last one's own answer, sooner.
 
-    Changes time, never text: what is returned is what the verifier writes alone.
+    Changes time, never text: what is returned is what the last stage writes alone.
 
     Attributes:
-        drafter: Writes first.
-        verifier: Reads the draft in one pass and decodes from the first mismatch.
+        chain: Stages in the order in which they answer, at least two.
+
+    Raises:
+        ConfigError: there are fewer than two stages, or one is named twice.
     """
 
-    drafter: str
-    verifier: str
+    chain: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_stages(self.chain)
+        if len(self.chain) < 2:
+            raise ConfigError(f"a draft needs another stage to verify it, got the stages {self.chain}")
 
     @property
     def name(self) -> str:
         """The name with its stages, as in `lossless(S>L)`."""
-        return f"lossless({pair_name(self.drafter, self.verifier)})"
+        return f"lossless({VERIFY.join(self.chain)})"
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What it does before it stops."""
+        first, *others = self.chain
+        return (first, *(action for stage in others for action in (VERIFY + stage, stage)))
 
     def decide(
         self,
@@ -201,12 +213,10 @@ class Lossless:
         drafts: Mapping[str, Draft],
         verification: Verification | None = None,
     ) -> Decision:
-        """Draft, verify, finish, stop."""
-        if self.verifier in drafts:
-            return Decision(STOP, self.verifier)
-        if self.drafter not in drafts:
-            return Decision(self.drafter, None)
-        return Decision(self.verifier if verification else VERIFY + self.verifier, self.drafter)
+        """Draft, verify, go on, and so on up to the last stage."""
+        n_done = 2 * len(drafts) - 1 + (verification is not None) if drafts else 0
+        latest = self.chain[len(drafts) - 1] if drafts else None
+        return Decision(STOP if n_done == len(self.actions) else self.actions[n_done], latest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

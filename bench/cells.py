@@ -8,14 +8,14 @@ accelerator, while on a shared CPU they only tell when something takes several t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asd.measurement.records import Cell, Direction, Kind, Metric
 from asd.measurement.statistics import samples_needed
-from asd.types import Provenance
+from asd.types import Provenance, Verification
 from bench.frontier import hull_quality
 from bench.headline import Headline
 from bench.live import Live, Timed
@@ -29,6 +29,7 @@ __all__ = [
     "overhead_cell",
     "quality_cell",
     "sweep_cell",
+    "verification_cell",
 ]
 
 Array = NDArray[np.float64]
@@ -37,6 +38,9 @@ QUALITY, COST, COUNT, RATIO = 0.01, 0.02, 0.02, 0.15
 SECONDS = {"cpu": 2.0, "accelerator": 0.2}
 DERIVED_QUALITY = 0.02
 SHARE = 0.05
+
+ACCEPTED = ("none", "to_25", "to_50", "to_75", "to_100", "all")
+"""Bins of the accepted share of a draft, in per cent; the middle ones hold their lower border."""
 
 
 def quality_cell(replay: Replay) -> Cell:
@@ -51,6 +55,12 @@ def cost_cell(replay: Replay) -> Cell:
         _value("decoded_tokens", "tokens", "count", "lower", COUNT, float(replay.n_decoded.mean())),
         _value("passes", "passes", "count", "lower", COUNT, float(replay.n_passes.mean())),
     ]
+    if replay.n_verified.any():
+        read, accepted = float(replay.n_verified.mean()), float(replay.n_accepted.mean())
+        counts += [
+            _value("verified_tokens", "tokens", "count", "lower", COUNT, read),
+            _value("accepted_tokens", "tokens", "count", "higher", COUNT, accepted),
+        ]
     shares = [
         _value(f"share_{stage}", "share of items", "count", "same", SHARE, share)
         for stage, share in replay.shares.items()
@@ -114,8 +124,35 @@ def headline_cell(headline: Headline) -> Cell:
                 DERIVED_QUALITY, headline.relative_quality,
             ),
             _value("cost", "runs of the largest", "cost", "lower", COST, headline.cost),
+            _value(
+                "agreement", "share of answers", "count", "higher", SHARE, headline.agreement, "measured"
+            ),
         ),
     )  # fmt: skip
+
+
+def verification_cell(dataset: str, pair: str, verifications: Sequence[Verification]) -> Cell:
+    """What one stage said of another's drafts: tokens read and accepted, and how much of a draft stands.
+
+    The histogram is over the accepted share of a draft: none of it, quarters, all of it.
+    """
+    shares = np.array([v.n_accepted / len(v.tokens) if v.tokens else 1.0 for v in verifications])
+    bins = np.where(shares == 0.0, 0, np.where(shares == 1.0, 5, 1 + np.floor(4 * shares))).astype(int)
+    counts = np.bincount(bins, minlength=len(ACCEPTED)) / len(shares)
+    metrics = [
+        _value(
+            "verified_tokens", "tokens", "count", "lower", COUNT, _mean(len(v.tokens) for v in verifications)
+        ),
+        _value(
+            "accepted_tokens", "tokens", "count", "higher", COUNT, _mean(v.n_accepted for v in verifications)
+        ),
+        _value("passes", "passes", "count", "lower", COUNT, _mean(v.usage.n_passes for v in verifications)),
+    ]
+    metrics += [
+        _value(f"accepted_{label}", "share of drafts", "count", "same", SHARE, share)
+        for label, share in zip(ACCEPTED, counts, strict=True)
+    ]
+    return Cell(suite="verification", policy=pair, dataset=dataset, metrics=tuple(metrics))
 
 
 def overhead_cell(policy: str, name: str, seconds: Sequence[float]) -> Cell:
@@ -125,6 +162,10 @@ def overhead_cell(policy: str, name: str, seconds: Sequence[float]) -> Cell:
         value=float(np.median(seconds)), tolerance=SECONDS["cpu"], seconds=tuple(seconds),
     )  # fmt: skip
     return Cell(suite="overhead", policy=policy, metrics=(metric,))
+
+
+def _mean(numbers: Iterable[float]) -> float:
+    return float(np.mean(list(numbers)))
 
 
 def _cell(suite: str, replay: Replay, *metrics: Metric) -> Cell:

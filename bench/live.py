@@ -1,13 +1,14 @@
 """Live passes: the largest stage alone and every distinct policy of the sweep, taking turns on each item.
 
-Two lambdas whose policies take the same way on all timed items are one arm. The oracle of the largest lambda
-runs along: with foresight, the cheapest stage that is right. Every arm goes through the same loop, so that
-what is compared is the policies. Provenance `measured`.
+Two lambdas whose policies take the same way on all timed items are one arm. Along run the largest stage's own
+answers drafted by smaller ones ("lossless"), and the oracle of the largest lambda: with foresight, the
+cheapest stage that is right. Every arm goes through the same loop, so that what is compared is the policies.
+Provenance `measured`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.cascade import Cascade
-from asd.engines import Engine
+from asd.engines import Engine, Verifier
 from asd.ladder import Ladder
 from asd.measurement.timing import Clock, interleave, warm_up
 from asd.types import Completion, Query
-from bench.replays import Contender, Replay
+from bench.replays import Contender, Replay, walk_of
 
 __all__ = ["Live", "Timed", "run_live", "timed_items"]
 
@@ -30,7 +31,7 @@ Array = NDArray[np.float64]
 class Timed:
     """Seconds of one arm and of the largest stage alone, of shape (passes, units), in the same passes.
 
-    `agreement` is the share of answers that equal the replayed ones.
+    `agreement` is the share of items whose answer and actions equal the replayed ones.
     """
 
     contender: Contender
@@ -88,8 +89,8 @@ def run_live(
             engine.synchronise()
 
     for unit in (units[0], max(units, key=lambda unit: max(len(query.prompt) for query in unit))):
-        for engine in engines.values():
-            warm_up(partial(engine.generate, unit), synchronise=synchronise, clock=clock)
+        for call in _warming(engines, unit):
+            warm_up(call, synchronise=synchronise, clock=clock)
     timings = interleave(run, units, n_passes, synchronise=synchronise, clock=clock)
     largest = timings.seconds[str(_walks(replays[0], items))]
     timed = {}
@@ -100,6 +101,15 @@ def run_live(
             replay.contender, timings.seconds[name], largest, _agreement(answers, replay, items)
         )
     return Live(timed, len(arms))
+
+
+def _warming(engines: Mapping[str, Engine], unit: list[Query]) -> Iterator[Callable[[], object]]:
+    """Every kind of call that a policy may make."""
+    smallest = next(iter(engines.values()))
+    for engine in engines.values():
+        yield partial(engine.generate, unit)
+        if engine is not smallest and isinstance(engine, Verifier):
+            yield partial(engine.verify, unit, smallest.generate(unit))
 
 
 def _walks(replay: Replay, items: Sequence[int]) -> tuple[tuple[str, ...], ...]:
@@ -116,5 +126,5 @@ def _arm(
 
 def _agreement(answers: Sequence[Completion], replay: Replay, items: Sequence[int]) -> float:
     expected = [replay.completions[i] for i in items]
-    same = [a.text == e.text and a.stage == e.stage for a, e in zip(answers, expected, strict=True)]
+    same = [a.text == e.text and walk_of(a) == walk_of(e) for a, e in zip(answers, expected, strict=True)]
     return float(np.mean(same))

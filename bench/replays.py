@@ -1,7 +1,9 @@
 """Every policy of a run, walked over the recorded outcomes of that same run: quality, cost, tokens, stages.
 
 The engines are played back, so what a policy returns here is what the models wrote; provenance `replayed`.
-Cost is in units of the mean run of the largest stage alone on the dataset, and so is lambda.
+Cost is in units of the mean run of the largest stage alone on the dataset, and so is lambda. Beside the
+adaptive policy stand "unverified", the same where drafts are thrown away, and "lossless", the largest stage's
+own answers drafted by smaller ones.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.ladder import Ladder
 from asd.policies import ClosedForm, FixedStage, Myopic, Oracle, Policy, RandomMix, StaticWalk
-from asd.types import Completion, Trace
+from asd.types import STOP, Completion, Draft, Trace, Verification
 
-__all__ = ["Contender", "Outcomes", "Replay", "contenders"]
+__all__ = ["Contender", "Outcomes", "Replay", "contenders", "optimal", "walk_of"]
 
 Array = NDArray[np.float64]
 Walk = tuple[str, ...]
@@ -56,6 +58,15 @@ class Outcomes:
         prices = {s.name: s.prices for s in self.ladder.stages}[stage]
         return np.array([prices.cost(trace.outcomes[stage].draft.usage) for trace in self.traces])
 
+    @property
+    def verified(self) -> bool:
+        """Whether larger stages have read the drafts of smaller ones."""
+        return all(trace.verifications for trace in self.traces)
+
+    def verifications(self, pair: str) -> list[Verification]:
+        """What one stage said of another's draft, item by item; empty where it has read none."""
+        return [t.verifications[pair] for t in self.traces if pair in t.verifications]
+
     @cached_property
     def unit(self) -> float:
         """Mean priced cost of the largest stage alone: one cost unit."""
@@ -87,18 +98,28 @@ class Replay:
 
     @property
     def walks(self) -> tuple[Walk, ...]:
-        """Per item, the stages run, in order, and the stage whose answer was returned."""
-        return tuple((*(draft.stage for draft in c.drafts), c.stage) for c in self.completions)
+        """Per item, the actions taken, in order, and the stage whose answer was returned."""
+        return tuple(walk_of(completion) for completion in self.completions)
 
     @property
     def n_decoded(self) -> Array:
         """Tokens decoded per item, all stages together."""
-        return np.array([sum(d.usage.n_decoded for d in c.drafts) for c in self.completions], float)
+        return np.array([sum(call.usage.n_decoded for call in calls(c)) for c in self.completions], float)
+
+    @property
+    def n_verified(self) -> Array:
+        """Draft tokens read per item, all stages together."""
+        return np.array([sum(v.usage.n_verified for v in c.verifications) for c in self.completions], float)
+
+    @property
+    def n_accepted(self) -> Array:
+        """Draft tokens accepted per item, all stages together."""
+        return np.array([sum(v.n_accepted for v in c.verifications) for c in self.completions], float)
 
     @property
     def n_passes(self) -> Array:
         """Forward passes per item, all stages together."""
-        return np.array([sum(d.usage.n_passes for d in c.drafts) for c in self.completions], float)
+        return np.array([sum(call.usage.n_passes for call in calls(c)) for c in self.completions], float)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -107,19 +128,41 @@ class Replay:
         return {s.name: returned.count(s.name) / len(returned) for s in self.outcomes.ladder.stages}
 
 
+def calls(completion: Completion) -> tuple[Draft | Verification, ...]:
+    """Everything that was paid for."""
+    return (*completion.drafts, *completion.verifications)
+
+
+def walk_of(completion: Completion) -> Walk:
+    """The actions taken, in order, and the stage whose answer was returned."""
+    actions = (decision.action for decision in completion.decisions if decision.action != STOP)
+    return (*actions, completion.stage)
+
+
+def optimal(outcomes: Outcomes, fitted: PolicyArtifact, lam: float) -> Contender:
+    """The adaptive policy at one lambda, verifying drafts if the stages can."""
+    verify = outcomes.verified
+    policy = fitted.policy(lam, ladder=outcomes.ladder, unit=outcomes.unit, verify=verify)
+    return Contender("optimal", lam, policy)
+
+
 def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]) -> Iterator[Contender]:
     """The adaptive policy at every lambda, and everything it is compared with."""
     stages = tuple(stage.name for stage in outcomes.ladder.stages)
     prices = {stage.name: stage.prices for stage in outcomes.ladder.stages}
-    evidence, graph = fitted.evidence(), fitted.graph(unit=outcomes.unit)
+    evidence, graph = fitted.evidence(), fitted.graph(unit=outcomes.unit, verify=outcomes.verified)
     for stage in stages:
         yield Contender(f"always-{stage}", None, FixedStage(stage))
     yield Contender("random", None, RandomMix(dict.fromkeys(stages, 1.0), seed=0))
     yield Contender("static", None, StaticWalk(stages, STATIC_THRESHOLD, evidence))
+    if fitted.verifies and outcomes.verified:
+        yield Contender("lossless", None, fitted.lossless())
     costs = tuple(float(outcomes.costs(stage).mean()) for stage in stages)
     for lam in lams:
-        policy = fitted.policy(lam, ladder=outcomes.ladder, unit=outcomes.unit)
-        yield Contender("optimal", lam, policy)
+        yield optimal(outcomes, fitted, lam)
+        if fitted.verifies and outcomes.verified:
+            policy = fitted.policy(lam, unit=outcomes.unit, verify=False)
+            yield Contender("unverified", lam, policy)
         yield Contender("myopic", lam, Myopic(evidence, graph, lam))
         yield Contender("closed-form", lam, ClosedForm(stages, costs, lam, evidence))
         oracle = Oracle.from_traces(outcomes.traces, prices, outcomes.unit, lam)

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from asd.artifact import PolicyArtifact
@@ -33,9 +33,13 @@ from asd.workloads import Versioned
 from bench.live import Live, run_live, timed_items
 from bench.matrix import N_PASSES, Matrix
 from bench.recorded import REPLAY
-from bench.replays import Outcomes, Replay, contenders
+from bench.replays import Outcomes, Replay, contenders, optimal
+from bench.settings import SHARES, cheapest_lam
 
 __all__ = ["Session"]
+
+Setting = tuple[str, float | None]
+"""Policy and lambda of a contender."""
 
 COLLECT_BATCH = 16
 CHECKOUT = Path(__file__).parent.parent
@@ -63,6 +67,7 @@ class Session:
         self._open_stages = open_stages or _open_stages
         self._clock = clock
         self._replays: dict[str, list[Replay]] = {}
+        self._between: dict[str, list[Replay]] = {}
         self._live: dict[str, Live] = {}
 
     @cached_property
@@ -111,18 +116,38 @@ class Session:
         return self._replays[dataset]
 
     def replay(self, dataset: str, policy: str, lam: float | None = None) -> Replay:
-        """One contender on one dataset."""
-        return next(r for r in self.replays(dataset) if (r.contender.name, r.contender.lam) == (policy, lam))
+        """One contender on one dataset; the adaptive policy at any lambda, others at those of the sweep."""
+        known = [*self.replays(dataset), *self._between.get(dataset, ())]
+        found = [r for r in known if (r.contender.name, r.contender.lam) == (policy, lam)]
+        if not found and policy == "optimal" and lam is not None:
+            outcomes = self.outcomes[dataset]
+            found = [outcomes.walk(optimal(outcomes, self.policy, lam))]
+            self._between.setdefault(dataset, []).extend(found)
+        return found[0]
+
+    @cached_property
+    def settings(self) -> dict[str, Setting]:
+        """The named settings, one for all datasets: what they are called and whose replays they are."""
+        lams, largest = self.matrix.lams, f"always-{self.matrix.ladder.stages[-1].name}"
+
+        def everywhere(policy: str, lam: float | None) -> list[Replay]:
+            return [self.replay(dataset, policy, lam) for dataset in self.matrix.datasets]
+
+        named: dict[str, Setting] = {}
+        for share in SHARES:
+            lam = cheapest_lam(partial(everywhere, "optimal"), lams, everywhere(largest, None), share)
+            named[f"optimal@{share:g}"] = (largest, None) if lam is None else ("optimal", lam)
+        if all(r.contender.name != "lossless" for r in self.replays(self.matrix.datasets[0])):
+            return named | {"oracle": ("oracle", lams[-1])}
+        return named | {"lossless": ("lossless", None), "oracle": ("oracle", lams[-1])}
 
     def live(self, dataset: str) -> Live:
         """The live passes over one dataset."""
         if dataset not in self._live:
             largest = f"always-{self.matrix.ladder.stages[-1].name}"
-            arms = [
-                self.replay(dataset, largest),
-                self.replay(dataset, "oracle", self.matrix.lams[-1]),
-                *(self.replay(dataset, "optimal", lam) for lam in self.matrix.lams),
-            ]
+            swept = [("optimal", lam) for lam in self.matrix.lams]
+            wanted = dict.fromkeys([(largest, None), *self.settings.values(), *swept])
+            arms = [self.replay(dataset, *setting) for setting in wanted]
             items = timed_items(len(arms[0].completions), self.matrix.n_timed)
             self._live[dataset] = run_live(
                 self.matrix.ladder,

@@ -176,7 +176,7 @@ def test_cost_is_the_sum_over_the_calls(session: Session, lam: float):
 
 
 def test_the_policy_verifies_where_the_stages_can(session: Session):
-    """Somewhere in the sweep a larger stage reads a draft; the same policy without that pays more for less."""
+    """Somewhere in the sweep a larger stage reads a draft; the same policy without that reads none."""
     verifying = [session.replay("tiny-text", "optimal", lam) for lam in LAMS]
     assert any(replay.n_verified.any() for replay in verifying)
     assert all((replay.n_accepted <= replay.n_verified).all() for replay in verifying)
