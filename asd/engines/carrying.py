@@ -41,15 +41,16 @@ def carry_over(
         stop_ids: Tokens that end the verifier's answers.
         n_vocab: Number of tokens the verifier knows.
     """
-    body = draft.tokens[:-1] if draft.finished else draft.tokens
-    last = draft.tokens[-1:] if draft.finished else ()
-    known = bool(body) and all(token < n_vocab for token in body)
-    if not (known and tokenizer.decode(list(body), skip_special_tokens=True) == draft.text):
-        body, last = _tokenize_after(tokenizer, before, draft.text), ()
-    tokens = list(body)
-    if draft.finished and stop_ids:
-        tokens.append(last[0] if last and last[0] in stop_ids else stop_ids[0])
+    known = bool(draft.tokens) and all(token < n_vocab for token in draft.tokens)
+    if known and tokenizer.decode(list(draft.tokens), skip_special_tokens=True) == draft.text:
+        tokens = list(draft.tokens)
+    else:
+        tokens = list(_tokenize_after(tokenizer, before, draft.text))
     stops = frozenset(stop_ids)
+    if draft.finished and stop_ids and stops.isdisjoint(tokens):
+        if tokens and not tokenizer.decode(tokens[-1:], skip_special_tokens=True):
+            tokens.pop()  # the end in the drafter's words
+        tokens.append(stop_ids[0])
     end = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens) + 1)
     return Carried(tokens[: min(end, room)], closed=end <= len(tokens) or len(tokens) >= room)
 

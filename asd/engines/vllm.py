@@ -32,7 +32,7 @@ from asd.engines.carrying import carry_over
 from asd.engines.prompts import as_read, encode
 from asd.engines.vllm_loading import Running, check_device, require_vllm, start, stop
 from asd.engines.vllm_requests import Reply, Request, Score, ask
-from asd.errors import ConfigError
+from asd.errors import ConfigError, UnavailableError
 from asd.ladder import Stage
 from asd.stopping.acceptance import accept_lenient, n_leading
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
@@ -103,7 +103,7 @@ class VllmEngine:
         running, began = self._ready(), self._clock()
         ways = _ways(sampling, len(queries))
         prompts = [self._encode(running, query) for query in queries]
-        replies = ask(
+        replies = self._ask(
             running,
             [
                 Request(prompt, query.max_new_tokens, {**way, "skip_reading_prefix_cache": True})
@@ -134,7 +134,7 @@ class VllmEngine:
             Request([*prompt, *tokens], 1, {"temperature": 0.0, "prompt_logprobs": 1})
             for prompt, tokens in zip(prompts, carried, strict=True)
         ]
-        replies = ask(running, scoring)
+        replies = self._ask(running, scoring)
         verifications = [
             self._verification(draft.stage, tokens, reply, acceptance.tolerance)
             for draft, tokens, reply in zip(drafts, carried, replies, strict=True)
@@ -159,7 +159,7 @@ class VllmEngine:
         running, began = self._ready(), self._clock()
         _check_acceptance(acceptance)
         requests = [self._rest(running, *pair) for pair in zip(queries, verifications, strict=True)]
-        replies = iter(ask(running, [request for request in requests if request is not None]))
+        replies = iter(self._ask(running, [request for request in requests if request is not None]))
         drafts = []
         for verification, request in zip(verifications, requests, strict=True):
             n = verification.n_accepted
@@ -174,6 +174,13 @@ class VllmEngine:
         if self._running is None:
             self._running = start(self.stage)
         return self._running
+
+    def _ask(self, running: Running, requests: Sequence[Request]) -> list[Reply]:
+        try:
+            return ask(running, requests)
+        except UnavailableError:
+            self._running = None  # the next call starts the stage again
+            raise
 
     def _encode(self, running: Running, query: Query) -> list[int]:
         return encode(query, self.stage, running.tokenizer, running.context)

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -104,6 +105,7 @@ def start(stage: Stage) -> Running:
     found = revision(stage)
     commit = found if local_directory(stage) is None else None
     vllm = _import_vllm()
+    _disarm_llvmlite()
     settings = _settings(stage, commit, vllm.EngineArgs)
     try:
         with warnings.catch_warnings():
@@ -142,6 +144,17 @@ def _import_vllm() -> Any:
         # Engines of one process share its process groups; without this, closing one breaks the others.
         engine_core.cleanup_dist_env_and_memory = gc.collect
     return vllm
+
+
+def _disarm_llvmlite() -> None:
+    """Let an engine start beside numba, which n-gram speculation imports.
+
+    vLLM looks for kernels in the `__dict__` of everything that any module holds. llvmlite's library makes a
+    function of any name it is asked for, this one too; here it is given an empty `__dict__` instead.
+    """
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab["__dict__"] = {}
 
 
 def _settings(stage: Stage, commit: str | None, engine_args: type) -> dict[str, Any]:

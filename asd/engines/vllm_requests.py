@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asd.engines.vllm_loading import Running
-from asd.errors import EngineError
+from asd.errors import EngineError, UnavailableError
 
 __all__ = ["Reply", "Request", "Score", "ask"]
 
@@ -67,31 +67,40 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
     """Run requests together; the replies are in their order.
 
     Raises:
+        UnavailableError: vLLM's process died; the stage has to be started again.
         EngineError: vLLM failed; nothing of these requests is left in it.
     """
-    from vllm import SamplingParams  # noqa: PLC0415  (loaded with the stage)
-    from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+    from vllm.exceptions import VLLMError  # noqa: PLC0415  (loaded with the stage)
+    from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
     replies = {str(i): Reply() for i in range(len(requests))}
     try:
         for name, request in zip(replies, requests, strict=True):
-            params = SamplingParams(
-                max_tokens=request.room,
-                logprobs=0,
-                stop_token_ids=list(running.stop_ids),
-                ignore_eos=True,  # the stop tokens decide, whatever else vLLM reads from the checkpoint
-                detokenize=False,
-                output_kind=RequestOutputKind.DELTA,
-                **request.params,
-            )
-            running.engine.add_request(name, {"prompt_token_ids": list(request.tokens)}, params)
+            prompt = {"prompt_token_ids": list(request.tokens)}
+            running.engine.add_request(name, prompt, _params(running, request))
         while running.engine.has_unfinished_requests():
             for output in running.engine.step():
                 replies[output.request_id].add(output)
-    except (ValueError, RuntimeError) as error:
-        raise EngineError(
-            f"vLLM failed on {len(requests)} requests of stage {running.stage!r}: {error}"
-        ) from error
-    finally:
-        running.engine.abort_request(list(replies))  # of those that have ended nothing is left to abort
+    except EngineDeadError as error:
+        raise UnavailableError(f"stage {running.stage!r}: vLLM's process died: {error}") from error
+    except BaseException as error:
+        running.engine.abort_request(list(replies))  # else they would come back in the next call
+        if isinstance(error, (VLLMError, ValueError, RuntimeError)):
+            raise EngineError(f"stage {running.stage!r}: vLLM cannot answer: {error}") from error
+        raise
     return list(replies.values())
+
+
+def _params(running: Running, request: Request) -> Any:
+    from vllm import SamplingParams  # noqa: PLC0415
+    from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
+
+    return SamplingParams(
+        max_tokens=request.room,
+        logprobs=0,
+        stop_token_ids=list(running.stop_ids),
+        ignore_eos=True,  # the stop tokens decide, whatever else vLLM reads from the checkpoint
+        detokenize=False,
+        output_kind=RequestOutputKind.DELTA,
+        **request.params,
+    )
