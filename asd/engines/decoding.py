@@ -167,8 +167,8 @@ class Batch:
 
 def open_batch(model: Any, n_rows: int, context: int | None) -> Batch:
     """Rows that have read nothing yet."""
-    rows = torch.arange(n_rows, device=model.device)
-    return Batch(model, context, DynamicCache(config=model.config), 0, torch.empty(0), rows)
+    rows, logits = torch.arange(n_rows, device=model.device), torch.empty((n_rows, 0), device=model.device)
+    return Batch(model, context, DynamicCache(config=model.config), 0, logits, rows)
 
 
 def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], side: PaddingSide) -> Tensor:
@@ -199,20 +199,20 @@ def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], s
     ends = [width if side == "left" else width - gap for gap in gaps]
     wanted = [range(end - n, end) for end, n in zip(ends, n_last, strict=True)]
     columns = sorted(set().union(*wanted))
-    output = batch.model(
+    logits: Tensor = batch.model(
         input_ids=ids.to(device),
         past_key_values=batch.cache,
         use_cache=True,
         logits_to_keep=torch.tensor(columns, device=device),
         **masks,
-    )
+    ).logits
     batch.n_slots += width
     if len(pieces) == 1:
-        return output.logits[0].float()
+        return logits[0].float()
     index = {column: i for i, column in enumerate(columns)}
     rows = [row for row, n in enumerate(n_last) for _ in range(n)]
     at = [index[column] for of_row in wanted for column in of_row]
-    return output.logits[torch.tensor(rows, device=device), torch.tensor(at, device=device)].float()
+    return logits[torch.tensor(rows, device=device), torch.tensor(at, device=device)].float()
 
 
 def prefill(model: Any, prompts: Sequence[Sequence[int]], side: PaddingSide, context: int | None) -> Batch:

@@ -20,14 +20,15 @@ import torch
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.carrying import Carried, carry_over
 from asd.engines.choosing import Choose, beginning_with, chooser, generator_of
-from asd.engines.decoding import Batch, PaddingSide, decode, join, prefill
+from asd.engines.decoding import Batch, PaddingSide, decode, join, open_batch, prefill
 from asd.engines.harvesting import Answer, harvest
 from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
 from asd.engines.prompts import encode
-from asd.engines.verifying import Verified, first_tokens, verify
+from asd.engines.verifying import first_tokens, read_drafts
 from asd.errors import ConfigError
 from asd.ladder import Stage
+from asd.stopping.acceptance import point_mass
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["TransformersEngine"]
@@ -79,7 +80,7 @@ class TransformersEngine:
     @property
     def revision(self) -> str:
         """Commit of the hub repository, or "sha256:..." over a local model's files; loads if need be."""
-        return self._ready().revision
+        return self.loaded.revision
 
     def load(self) -> None:
         """Bring the weights into memory; a second call does nothing.
@@ -87,7 +88,15 @@ class TransformersEngine:
         Raises:
             EngineError: The weights or the tokenizer are missing, damaged or do not fit.
         """
-        self._ready()
+        if self._loaded is None:
+            self._loaded = load(self.stage, self.device)
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model and its tokenizer, for what builds on this engine; loads if need be."""
+        self.load()
+        assert self._loaded is not None
+        return self._loaded
 
     def unload(self) -> None:
         """Give the memory back; a later `generate` loads again."""
@@ -112,7 +121,7 @@ class TransformersEngine:
         """
         if not queries:
             return []
-        loaded = self._ready()
+        loaded = self.loaded
         self.synchronise()
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
@@ -141,12 +150,14 @@ class TransformersEngine:
         """
         if not queries:
             return []
-        loaded = self._ready()
+        loaded = self.loaded
         self.synchronise()
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
         carried = [self._carry(loaded, *three) for three in zip(queries, drafts, prompts, strict=True)]
-        verified = verify(loaded, prompts, carried, acceptance, self.padding_side)
+        batch = open_batch(loaded.model, len(queries), loaded.context)
+        judged = read_drafts(batch, prompts, carried, acceptance, self.padding_side)
+        batch.logits = judged.after
         self.synchronise()
         seconds = self._clock() - start
         verifications = [
@@ -160,10 +171,15 @@ class TransformersEngine:
                 seconds=seconds,
             )
             for draft, read, prompt, logprobs, n_accepted in zip(
-                drafts, carried, prompts, verified.logprobs, verified.n_accepted, strict=True
+                drafts, carried, prompts, judged.logprobs, judged.n_accepted, strict=True
             )
         ]
-        self._keep(queries, verifications, carried, verified)
+        keys = [
+            None if verification.accepted and draft.closed else _key(query, verification)
+            for query, verification, draft in zip(queries, verifications, carried, strict=True)
+        ]
+        if batch.sees_all:  # else what was read cannot be taken back
+            self._keeper.put(batch, judged.drop, keys)
         return verifications
 
     @torch.inference_mode()
@@ -183,7 +199,7 @@ class TransformersEngine:
             ConfigError: Another stage verified, or `acceptance` cannot be followed.
             PromptTooLongError, EngineError: As `generate`.
         """
-        loaded = self._ready()
+        loaded = self.loaded
         self.synchronise()
         start = self._clock()
         for verification in verifications:
@@ -207,11 +223,6 @@ class TransformersEngine:
                 usages[i] = Usage(n_prompt=n_read, n_decoded=n, n_passes=n if n_read else n - 1)
         return self._drafts(loaded, answers, usages, start)
 
-    def _ready(self) -> Loaded:
-        if self._loaded is None:
-            self._loaded = load(self.stage, self.device)
-        return self._loaded
-
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:
         return encode(query, self.stage, loaded.tokenizer, loaded.context)
 
@@ -228,21 +239,6 @@ class TransformersEngine:
     def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
         stretches = decode(batch, limits, loaded.stop_ids, choose, self._look_every)
         return harvest(stretches, limits, loaded.stop_ids)
-
-    def _keep(
-        self,
-        queries: Sequence[Query],
-        verifications: Sequence[Verification],
-        carried: Sequence[Carried],
-        verified: Verified,
-    ) -> None:
-        """Remember the rows that may have to go on, where the model lets tokens be taken back."""
-        if verified.batch.sees_all:
-            keys = [
-                None if verification.accepted and draft.closed else _key(query, verification)
-                for query, verification, draft in zip(queries, verifications, carried, strict=True)
-            ]
-            self._keeper.put(verified.batch, verified.drop, keys)
 
     def _resume(self, loaded: Loaded, pairs: Sequence[tuple[Query, Verification]]) -> _Resumed:
         """One batch that stands after every accepted prefix, from kept caches or from reading anew."""
@@ -273,8 +269,9 @@ class TransformersEngine:
         rng = generator_of(acceptance.sampling)
         if rng is None:
             return choose
-        barred = [rest[0] if rest else None for rest in rejected]
-        first = first_tokens(batch.logits, barred, acceptance.sampling.temperature, rng)
+        n_vocab = batch.logits.shape[-1]
+        q = [point_mass(rest[0], n_vocab) if rest else None for rest in rejected]
+        first = first_tokens(batch.logits, q, acceptance.sampling.temperature, rng)
         return beginning_with(first, choose)
 
     def _drafts(

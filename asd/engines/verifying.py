@@ -19,70 +19,79 @@ from torch import Tensor
 from asd.engines import Acceptance
 from asd.engines.carrying import Carried
 from asd.engines.choosing import generator_of
-from asd.engines.decoding import Batch, PaddingSide, open_batch, read
-from asd.engines.loading import Loaded
+from asd.engines.decoding import Batch, PaddingSide, read
 from asd.errors import ConfigError
-from asd.stopping.acceptance import accept_lenient, accept_lossless, draw, n_leading, point_mass, residual
+from asd.stopping.acceptance import accept_lenient, accept_lossless, draw, n_leading, residual
 
-__all__ = ["Verified", "first_tokens", "verify"]
+__all__ = ["Judged", "first_tokens", "read_drafts"]
 
 
+Array = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
-    """What one pass said, by row.
+class Judged:
+    """What logits say of drafts, by row.
 
     Attributes:
         logprobs: Natural log-probability of every drafted token at temperature 1.
         n_accepted: Length of the accepted prefix.
-        batch: All that was read; its logits are those after the accepted prefix.
-        drop: Tokens to take back from each row before it goes on.
+        after: Logits after the accepted prefix, [n, vocab]; of a closed draft accepted whole, meaningless.
+        drop: Tokens that were read beyond the accepted prefix.
     """
 
     logprobs: list[tuple[float, ...]]
     n_accepted: list[int]
-    batch: Batch
+    after: Tensor
     drop: list[int]
 
 
-def verify(
-    loaded: Loaded,
-    prompts: Sequence[Sequence[int]],
+def read_drafts(
+    batch: Batch,
+    pieces: Sequence[Sequence[int]],
     drafts: Sequence[Carried],
     acceptance: Acceptance,
     side: PaddingSide,
-) -> Verified:
-    """Read every prompt with its draft in one forward pass.
+    q: Array | None = None,
+) -> Judged:
+    """Let every row read a piece and then its draft, in one forward pass.
+
+    Args:
+        batch: What the rows have read so far.
+        pieces: What comes before the drafts, by row, none empty.
+        drafts: By row.
+        acceptance: The rule.
+        side: Where shorter rows are padded.
+        q: Probability of every drafted token when it was drawn, all rows in one; None: point masses.
 
     Raises:
         ConfigError: `acceptance` cannot be followed.
         EngineError: As `asd.engines.decoding.read`.
     """
-    batch = open_batch(loaded.model, len(prompts), loaded.context)
-    pieces = [[*prompt, *draft.fed] for prompt, draft in zip(prompts, drafts, strict=True)]
-    n_last = [len(draft.fed) + 1 for draft in drafts]
-    logits = read(batch, pieces, n_last, side)
-    starts = list(accumulate(n_last, initial=0))
-    at = [start + i for start, draft in zip(starts, drafts, strict=False) for i in range(len(draft.tokens))]
-    drafted = torch.tensor([token for draft in drafts for token in draft.tokens], device=logits.device)
+    fed = [len(draft.fed) for draft in drafts]
+    texts = [[*piece, *draft.fed] for piece, draft in zip(pieces, drafts, strict=True)]
+    logits = read(batch, texts, [n + 1 for n in fed], side)
+    starts = list(accumulate((n + 1 for n in fed), initial=0))[:-1]
+    at = [start + i for start, draft in zip(starts, drafts, strict=True) for i in range(len(draft.tokens))]
+    drafted = torch.tensor([t for draft in drafts for t in draft.tokens], device=logits.device).long()
     scores = logits if len(at) == len(logits) else logits[torch.tensor(at, device=logits.device)]
-    logprobs, accepted = _judge(scores, drafted.long(), acceptance)
+    logprobs, accepted = _judge(scores, drafted, acceptance, q)
     bounds = list(pairwise(accumulate((len(draft.tokens) for draft in drafts), initial=0)))
     n_accepted = [n_leading(accepted[a:b]) for a, b in bounds]
-    went_on = [min(n, len(draft.fed)) for n, draft in zip(n_accepted, drafts, strict=True)]
-    after = [start + n for start, n in zip(starts, went_on, strict=False)]
-    batch.logits = logits[torch.tensor(after, device=logits.device)]
-    return Verified(
+    last = [min(n, n_fed) for n, n_fed in zip(n_accepted, fed, strict=True)]
+    after = torch.tensor([start + n for start, n in zip(starts, last, strict=True)], device=logits.device)
+    return Judged(
         logprobs=[tuple(logprobs[a:b]) for a, b in bounds],
         n_accepted=n_accepted,
-        batch=batch,
-        drop=[len(draft.fed) - n for draft, n in zip(drafts, went_on, strict=True)],
+        after=logits[after],
+        drop=[n_fed - n for n_fed, n in zip(fed, last, strict=True)],
     )
 
 
-def _judge(scores: Tensor, drafted: Tensor, acceptance: Acceptance) -> tuple[list[float], BoolArray]:
+def _judge(
+    scores: Tensor, drafted: Tensor, acceptance: Acceptance, q: Array | None
+) -> tuple[list[float], BoolArray]:
     """Log-probability of every drafted token and whether it passes, from the logits before it [k, vocab]."""
     rng = generator_of(acceptance.sampling)
     everything = scores.log_softmax(-1)
@@ -96,25 +105,26 @@ def _judge(scores: Tensor, drafted: Tensor, acceptance: Acceptance) -> tuple[lis
         accepted = _host(scores.argmax(-1) == drafted)
     else:
         p = (scores / acceptance.sampling.temperature).softmax(-1).gather(1, drafted.unsqueeze(1)).squeeze(1)
-        accepted = accept_lossless(_host(p), np.ones(len(drafted)), rng.random(len(drafted)))
+        accepted = accept_lossless(
+            _host(p), np.ones(len(drafted)) if q is None else q, rng.random(len(drafted))
+        )
     return logprobs.tolist(), accepted
 
 
 def first_tokens(
-    logits: Tensor, rejected: Sequence[int | None], temperature: float, rng: np.random.Generator
+    logits: Tensor, q: Sequence[Array | None], temperature: float, rng: np.random.Generator
 ) -> Tensor:
     """What follows each accepted prefix, drawn so that the answer is distributed as the verifier's own.
 
     Args:
         logits: After the accepted prefix, [n, vocab].
-        rejected: The token rejected there, by row; None where the whole draft was accepted.
+        q: What the token rejected there was drawn from, shape (vocab,), by row; None where none was rejected.
         temperature: Positive.
         rng: Gives one number a row.
     """
     rows = _host((logits.double() / temperature).softmax(-1))
     left = [
-        p if token is None else residual(p, point_mass(token, len(p)))
-        for p, token in zip(rows, rejected, strict=True)
+        p if drawn_from is None else residual(p, drawn_from) for p, drawn_from in zip(rows, q, strict=True)
     ]
     chosen = [draw(p, uniform) for p, uniform in zip(left, rng.random(len(left)), strict=True)]
     return torch.tensor(chosen, device=logits.device)

@@ -17,6 +17,7 @@ Speculation in blocks of k pays by how many tokens a round yields (`expected_tok
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from asd.errors import ConfigError
 __all__ = [
     "accept_lenient",
     "accept_lossless",
+    "acceptance_rate",
     "best_block",
     "draw",
     "expected_tokens",
@@ -89,6 +91,24 @@ def draw(p: Array, uniform: float) -> int:
     """The token at `uniform` of the distribution function of p (shape (n_vocab,), any positive sum)."""
     cumulative = np.cumsum(p)
     return min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(p) - 1)
+
+
+def acceptance_rate(counts: Iterable[tuple[int, int]]) -> float:
+    """Share of drafted tokens that pass their test, of those that were put to one.
+
+    Args:
+        counts: Of every draft its accepted and its drafted tokens; what follows a rejection was not tested.
+
+    Raises:
+        ConfigError: No token was ever tested.
+    """
+    n_accepted = n_tested = 0
+    for accepted, drafted in counts:
+        n_accepted += accepted
+        n_tested += min(accepted + 1, drafted)
+    if n_tested == 0:
+        raise ConfigError("no drafted token was ever verified, so there is no rate of acceptance")
+    return n_accepted / n_tested
 
 
 def expected_tokens(acceptance: float, block: int) -> float:
