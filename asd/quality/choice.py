@@ -25,7 +25,9 @@ _STATED = re.compile(
     rf"(?:answer|choice|option|response)\b{_IS}{_FILLER}{_OPEN}([A-Z]){_CLOSE}(?!\s+[a-z])", re.IGNORECASE
 )
 _BOXED = re.compile(rf"\\boxed\s*\{{(?:\\text\s*\{{)?{_OPEN}([A-Z]){_CLOSE}")
-_LEADING = re.compile(rf"^{_OPEN}(?:option |choice )?([A-Z])(?:[)\]}}*_.:,]|\s*[-\u2013\u2014]\s|\s*\n)")
+_LEADING = re.compile(
+    rf"^{_OPEN}(?:option |choice )?([A-Z])(?:[)\]}}*_.:,](?!\s*(?:or|and)\b)|\s*[-\u2013\u2014]\s|\s*\n)"
+)
 _CORRECT = re.compile(
     rf"(?:^|[\s(*])([A-Z])[)\]*_.]*\s+is\s+(?:the\s+)?(?:correct|right|best|answer){_CLOSE}"
 )

@@ -37,6 +37,8 @@ def complete(prompt: str, reply: str, name: str) -> str:
         reply: The whole function again, in whatever form, or the body that was missing.
         name: Of that function.
     """
+    if reply.strip() and reply.lstrip("\n")[0].isspace() and "```" not in reply:
+        return prompt + _body(reply)
     program = program_of(reply, name)
     if _defines(program, name):
         return f"{prompt}\n    pass\n\n{program}" if not _parses(prompt) else f"{prompt}\n\n{program}"

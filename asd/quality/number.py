@@ -19,8 +19,10 @@ __all__ = ["number_of", "same_number"]
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{{1,3}}(?![\w.]))?"
 _FRAC = r"\\[dt]?frac\s*\{\s*(?P<over>-?[\d,.]+)\s*\}\s*\{\s*(?P<under>[\d,.]+)\s*\}"
+_SIGN = r"(?<![\w.)\]}%])-(?=[$€£\\\d.])|(?<=[=:(]\s)-\s|(?<=[=:(])-\s"
+"""A minus that is no subtraction: "is -7" and "= - 7", but neither "10-7" nor "10 - 7"."""
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w.)\]}}])-\s?(?=[$€£\\\d.])|(?<=[=:(])\s?-)?[$€£]?\\?\$?(?P<minus>-)?"
+    rf"(?P<sign>{_SIGN})?(?:[$€£]|\\\$)?(?P<minus>(?<=[$€£])-)?"
     rf"(?:{_FRAC}|(?:(?P<whole>{_DIGITS})\s+(?=\d+\s?/\s?\d))?(?P<number>{_DECIMAL})"
     rf"(?:\s?/\s?(?P<divisor>{_DIGITS})(?![\d/.]))?)"
 )
