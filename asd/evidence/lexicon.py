@@ -6,7 +6,15 @@ domains; nothing was tuned on data, so that the rules stay an honest baseline fo
 
 from __future__ import annotations
 
-__all__ = ["CONJUNCTIONS", "FUNCTION_WORDS", "QUESTION_WORDS", "TASK_WORDS", "TECHNICAL"]
+__all__ = [
+    "CONJUNCTIONS",
+    "EXPERTISE_WORDS",
+    "FUNCTION_WORDS",
+    "LOAD_WORDS",
+    "QUESTION_WORDS",
+    "TASK_WORDS",
+    "TECHNICAL",
+]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -83,3 +91,28 @@ FUNCTION_WORDS = CONJUNCTIONS | _words(
     "there these they this those through to too under up very was we were what where which who whom why "
     "will with would you your"
 )
+
+LOAD_WORDS: dict[str, frozenset[str]] = {
+    "recall": _words("define list name recall state what when where which who"),
+    "comprehension": _words("describe explain interpret mean means paraphrase passage refers summarize"),
+    "application": _words("apply calculate compute determine find how many much solve total use"),
+    "analysis": _words("analyze cause classify compare contrast deduce distinguish examine infer order why"),
+    "synthesis": _words(
+        "build compose construct create design develop devise implement program propose write"
+    ),
+    "evaluation": _words("argue assess best critique defend evaluate judge justify moral should wrong"),
+}
+"""By cognitive load, the words that ask for it."""
+
+EXPERTISE_WORDS: dict[str, frozenset[str]] = {
+    "elementary": frozenset(),
+    "middle_school": _words("atom earth ecosystem energy organism photosynthesis planet ratio species"),
+    "high_school": _words("cell derivative equation function molecule probability revolution velocity"),
+    "college": _words(
+        "eigenvalue enzyme group homomorphism integral isomorphism orbital theorem thermodynamic"
+    ),
+    "professional": _words(
+        "attorney audit clinical contract defendant diagnosis liability patient plaintiff"
+    ),
+}
+"""By level of education, words that are met there first."""

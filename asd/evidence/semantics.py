@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from asd.errors import DataError
 
-__all__ = ["N_DIMS", "Semantics", "fit_semantics"]
+__all__ = ["N_BUCKETS", "N_DIMS", "Projection", "Semantics", "WordCounts", "count_words", "fit_semantics"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -63,7 +63,7 @@ class Projection:
 
     def __call__(self, prompts: Sequence[str]) -> Array:
         """Dimensions of every prompt, shape (n, N_DIMS), each row of length at most 1."""
-        counts = _count(prompts)
+        counts = count_words(prompts)
         norms = np.sqrt(np.bincount(counts.row, (counts.tf * self._idf[counts.bucket]) ** 2, len(prompts)))
         dims = np.zeros((len(prompts), N_DIMS))
         np.add.at(dims, counts.row, counts.tf[:, None] * self._projection[counts.bucket])
@@ -85,7 +85,7 @@ def fit_semantics(prompts: Sequence[str], *, seed: int) -> Semantics:
     from sklearn.decomposition import TruncatedSVD  # noqa: PLC0415
     from sklearn.preprocessing import normalize  # noqa: PLC0415
 
-    counts = _count(prompts)
+    counts = count_words(prompts)
     n_with = np.bincount(counts.bucket, minlength=N_BUCKETS)
     if len(prompts) <= N_DIMS or np.count_nonzero(n_with) <= N_DIMS:
         raise DataError(
@@ -101,7 +101,7 @@ def fit_semantics(prompts: Sequence[str], *, seed: int) -> Semantics:
     return Semantics(tuple(map(tuple, projection.tolist())), tuple(idf.round(6).tolist()))
 
 
-class _Counts(NamedTuple):
+class WordCounts(NamedTuple):
     """The words of many prompts: prompt `row[i]` has weight `tf[i]` in `bucket[i]`, pairs distinct."""
 
     row: IntArray
@@ -109,12 +109,13 @@ class _Counts(NamedTuple):
     tf: Array
 
 
-def _count(prompts: Sequence[str]) -> _Counts:
+def count_words(prompts: Sequence[str]) -> WordCounts:
+    """Hashed words of every prompt, ignoring case, with sublinear weights `1 + log count`."""
     words = [_WORD.findall(prompt.lower()) for prompt in prompts]
     row = np.repeat(np.arange(len(prompts)), [len(found) for found in words])
     bucket = np.array([_bucket(word) for found in words for word in found], dtype=np.intp)
     pairs, counts = np.unique(row * N_BUCKETS + bucket, return_counts=True)
-    return _Counts(pairs // N_BUCKETS, pairs % N_BUCKETS, 1.0 + np.log(counts))
+    return WordCounts(pairs // N_BUCKETS, pairs % N_BUCKETS, 1.0 + np.log(counts))
 
 
 @lru_cache(maxsize=1 << 16)
