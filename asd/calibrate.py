@@ -28,6 +28,7 @@ from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
 from asd.guarantee import EVERYTHING, Grant, Guarantee
 from asd.ladder import Ladder
+from asd.monitor import signals
 from asd.policies import FixedStage, Policy
 from asd.stopping.guarantee import check_cap, check_keep, check_level, kept, n_needed, n_passed, within
 from asd.types import Completion, Trace
@@ -167,15 +168,27 @@ def calibrate(
         raise DataError("no calibration rows; run `asd collect --split calibrate`")
     rows = [calibration[i] for i in rng.permutation(len(calibration))]
     sweeps = sweep(artifact, fitting, rows, ladder, promise)
+    grants = {name: grant(group, promise, promise.delta / len(sweeps)) for name, group in sweeps.items()}
     guarantee = Guarantee(
         keep=promise.keep,
         cap_cost=promise.cap_cost,
         cost_bound=max(group.cost_bound for group in sweeps.values()),
         delta=promise.delta,
         n_lams=len(LAMS),
-        grants={name: grant(group, promise, promise.delta / len(sweeps)) for name, group in sweeps.items()},
+        grants={name: _watched(artifact, given, rows, name, ladder) for name, given in grants.items()},
     )
     return msgspec.structs.replace(artifact, guarantee=guarantee)
+
+
+def _watched(
+    artifact: PolicyArtifact, given: Grant, rows: Sequence[Trace], name: str, ladder: Ladder
+) -> Grant:
+    """The grant with what its policy looks like on the calibration rows."""
+    policy = FixedStage(given.stage) if given.lam is None else artifact.policy(given.lam)
+    group = [trace for trace in rows if name in (EVERYTHING, trace.query.dataset)]
+    seen = [signals(done) for done in play(policy, group, ladder, artifact.ladder.unit).completions]
+    watched = {signal: tuple(row[signal] for row in seen) for signal in seen[0]}
+    return msgspec.structs.replace(given, watched=watched)
 
 
 def sweep(
@@ -260,6 +273,7 @@ def grant(seen: Sweep, promise: Promise, delta: float) -> Grant:
         stage_quality=float(seen.stage_quality.mean()),
         cost=float(used_cost.mean()),
         stage_cost=float(seen.stage_cost.mean()),
+        watched={},
     )
 
 

@@ -33,6 +33,8 @@ class Grant(Record, frozen=True, kw_only=True):
         stage_quality: Of the single stage.
         cost: Mean cost of what is used, in cost units, on the calibration rows.
         stage_cost: Of the single stage.
+        watched: `asd.monitor.signals` of what is used on the calibration rows, by name: what live queries
+            are compared with.
     """
 
     stage: str
@@ -44,6 +46,7 @@ class Grant(Record, frozen=True, kw_only=True):
     stage_quality: float
     cost: float
     stage_cost: float
+    watched: dict[str, tuple[float, ...]]
 
     @property
     def saving(self) -> float:
