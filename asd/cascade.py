@@ -116,11 +116,8 @@ class Cascade:
         """The policy's choice, held to its protocol: without this check a query could be lost or loop."""
         decision = self.policy.decide(journey.query, journey.drafts, journey.verification)
         to_run = [stage for stage in self.engines if stage not in journey.drafts]
-        done = {(verification.drafter, verification.stage) for verification in journey.verifications}
         to_verify = [
-            VERIFY + stage
-            for stage in to_run
-            if stage in self.verifiers and (decision.answer, stage) not in done
+            VERIFY + stage for stage in to_run if stage in self.verifiers and stage not in journey.readers
         ]
         if decision.action in to_run:
             return decision
@@ -156,6 +153,7 @@ class Journey:
         drafts: By stage, in the order of the calls.
         verifications: In the order of the calls.
         verification: The one in hand: the last, until another stage answers.
+        readers: Stages that have verified since the last answer; none of them needs to do so again.
         decisions: In order.
     """
 
@@ -163,6 +161,7 @@ class Journey:
     drafts: dict[str, Draft] = field(default_factory=dict)
     verifications: list[Verification] = field(default_factory=list)
     verification: Verification | None = None
+    readers: list[str] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
 
     @property
@@ -197,9 +196,11 @@ class Journey:
         if isinstance(result, Verification):
             self.verifications.append(result)
             self.verification = result
+            self.readers.append(result.stage)
         else:
             self.drafts[result.stage] = result
             self.verification = None
+            self.readers.clear()
 
 
 Call = Callable[[Sequence[Journey]], Sequence[Draft | Verification]]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,8 +15,8 @@ from asd.engines import GREEDY, Sampling
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Prices
 from asd.policies import FixedStage
-from asd.testing import ScriptedEngine
-from asd.types import STOP, Decision, Draft, Query
+from asd.testing import Script, ScriptedEngine
+from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Usage, Verification
 
 STAGES = ("S", "M", "L")
 PRICES = {"S": Prices(1.0, 0.1, 0.5), "M": Prices(2.0, 0.2, 1.0), "L": Prices(4.0, 0.4, 2.0)}
@@ -111,6 +112,148 @@ def test_cost_by_hand() -> None:
     assert completion.cost == pytest.approx(2.3 + 7.2)
 
 
+@dataclass
+class Way:
+    """A policy that takes one action after the other, the same for every query; it keeps count itself."""
+
+    actions: tuple[str, ...]
+    seen: dict[str, list[Verification | None]] = field(default_factory=dict)
+    name: str = "way"
+
+    def decide(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Decision:
+        seen = self.seen.setdefault(query.id, [])
+        seen.append(verification)
+        latest = next(reversed(list(drafts)), None)
+        return Decision([*self.actions, STOP][len(seen) - 1], latest)
+
+
+PROMPT = Query("q", "d", "one two three")
+
+
+def three(small: str, middle: str, large: str) -> dict[str, ScriptedEngine]:
+    """Stages that write these texts; a character is a token."""
+    texts = {"S": small, "M": middle, "L": large}
+    return {
+        stage: ScriptedEngine(stage, {PROMPT.prompt: (text, (-0.1,) * len(text))})
+        for stage, text in texts.items()
+    }
+
+
+def test_a_verified_draft_is_continued_from_its_accepted_prefix() -> None:
+    """L reads "abx", accepts two of three tokens and decodes the rest of "abcd", the first for nothing."""
+    fleet, policy = three("abx", "", "abcd"), Way(("S", ">L", "L"))
+    [completion] = Cascade(fleet, policy, PRICES).run([PROMPT])
+    assert (completion.stage, completion.text) == ("L", "abcd")
+    [read] = completion.verifications
+    assert (read.drafter, read.stage, read.n_accepted, len(read.tokens)) == ("S", "L", 2, 3)
+    assert [draft.usage for draft in completion.drafts] == [Usage(3, 3, 3), Usage(0, 2, 1)]
+    assert read.usage == Usage(3, 0, 1, n_verified=3)
+    small, verified, rest = 1.0 + 0.3 + 1.5, 4.0 + 1.2 + 3 * 0.4 + 2.0, 4.0 + 2.0
+    assert completion.cost == pytest.approx(small + verified + rest)
+    assert policy.seen["q"] == [None, None, read, None]
+    assert len(fleet["L"].calls) == 2
+
+
+def test_a_draft_accepted_whole_is_the_verifiers_answer_without_a_call() -> None:
+    """Going on is free: L is called once, to read, and its answer has the tokens as L sees them."""
+    fleet = three("abc", "", "abc")
+    [completion] = Cascade(fleet, Way(("S", ">L", "L")), PRICES).run([PROMPT])
+    [alone] = ScriptedEngine("L", {PROMPT.prompt: ("abc", (-0.1,) * 3)}).generate([PROMPT])
+    large = completion.drafts[-1]
+    assert large == replace(alone, usage=NO_CALL, seconds=0.0)
+    assert completion.cost == pytest.approx((1.0 + 0.3 + 1.5) + (4.0 + 1.2 + 3 * 0.4 + 2.0))
+    assert len(fleet["L"].calls) == 1
+
+
+def test_an_unfinished_draft_is_gone_on_with_even_if_all_of_it_stands() -> None:
+    """S ran out of room where L would not have: what is accepted whole is not an answer yet."""
+    fleet = three("abc", "", "abc")
+    fleet["S"] = ScriptedEngine("S", {PROMPT.prompt: Script("abc", (-0.1,) * 3, finished=False)})
+    Cascade(fleet, Way(("S", ">L", "L")), PRICES).run([PROMPT])
+    assert len(fleet["L"].calls) == 2
+
+
+def test_another_stage_forgets_what_was_verified() -> None:
+    """M answers after L has read S's draft: L starts anew, and pays for all of it."""
+    fleet, policy = three("abx", "aby", "abcd"), Way(("S", ">L", "M", "L"))
+    [completion] = Cascade(fleet, policy, PRICES).run([PROMPT])
+    assert [draft.usage.n_prompt for draft in completion.drafts] == [3, 3, 3]
+    assert [seen and seen.stage for seen in policy.seen["q"]] == [None, None, "L", None, None]
+
+
+def test_the_best_answer_is_the_one_that_is_read() -> None:
+    """The policy names S's answer as the best in hand, so S's draft goes to L, not M's."""
+    fleet = three("small", "middle", "large")
+    policy = Itinerary({"q": (("S", "M"), "S")})
+
+    class Reading(Itinerary):
+        def decide(self, query: Query, drafts: Mapping[str, Draft], verification: object) -> Decision:
+            decision = super().decide(query, drafts, verification)
+            wants = decision.action == STOP and verification is None
+            return replace(decision, action=">L") if wants else decision
+
+    [completion] = Cascade(fleet, Reading(policy.stops), PRICES).run([PROMPT])
+    assert [(v.drafter, v.stage) for v in completion.verifications] == [("S", "L")]
+    assert completion.text == "small"
+
+
+@st.composite
+def ways(draw: st.DrawFn) -> tuple[str, ...]:
+    """Stages in ladder order, each read first or not, and sometimes read for nothing."""
+    route = draw(st.lists(st.sampled_from(STAGES), min_size=1, max_size=3, unique=True).map(sorted_by_size))
+    actions = [route[0]]
+    for stage in route[1:]:
+        actions += [VERIFY + stage] if draw(st.booleans()) else []
+        actions.append(stage)
+    if route[-1] != "L" and draw(st.booleans()):
+        actions.append(">L")
+    return tuple(actions)
+
+
+def sorted_by_size(route: list[str]) -> list[str]:
+    return sorted(route, key=STAGES.index)
+
+
+texts = st.text("ab", min_size=1, max_size=4)
+
+
+@given(ways(), texts, texts, texts, st.integers(1, 3))
+def test_verification_changes_no_text_and_is_paid_for(
+    actions: tuple[str, ...], small: str, middle: str, large: str, batch_size: int
+) -> None:
+    """Whatever is read on the way, every stage's answer is its own; the cost is the sum over the calls."""
+    fleet, alone = three(small, middle, large), three(small, middle, large)
+    [completion] = Cascade(fleet, Way(actions), PRICES).run([PROMPT], batch_size)
+    assert [d.action for d in completion.decisions] == [*actions, STOP]
+    for draft in completion.drafts:
+        [own] = alone[draft.stage].generate([PROMPT])
+        assert (draft.text, draft.tokens, draft.logprobs) == (own.text, own.tokens, own.logprobs)
+    assert [VERIFY + v.stage for v in completion.verifications] == [a for a in actions if a[0] == VERIFY]
+    called = [d for d in completion.drafts if d.usage != NO_CALL]
+    assert sum(len(engine.calls) for engine in fleet.values()) == len(called) + len(completion.verifications)
+    paid = sum(PRICES[call.stage].cost(call.usage) for call in (*called, *completion.verifications))
+    assert completion.cost == pytest.approx(paid)
+    for draft in completion.drafts:
+        assert draft.usage.n_decoded <= len(draft.tokens)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_many_queries_are_verified_and_continued_together(batch_size: int) -> None:
+    """Each gets its own verification and continuation; calls are grouped by stage and by what they do."""
+    asked = queries(7)
+    fleet = {
+        "S": ScriptedEngine("S", {q.prompt: (f"{q.id} small", (-0.1,) * 4) for q in asked}),
+        "L": ScriptedEngine("L", {q.prompt: (f"{q.id} large", (-0.1,) * 5) for q in asked}),
+    }
+    prices = {"S": PRICES["S"], "L": PRICES["L"]}
+    completions = Cascade(fleet, Way(("S", ">L", "L")), prices).run(asked, batch_size)
+    assert [c.text for c in completions] == [f"{q.id} large" for q in asked]
+    assert all(c.verifications[0].n_accepted == 2 for c in completions)
+    assert len(fleet["L"].calls) == 2 * -(-len(asked) // batch_size)
+
+
 def test_batches_hold_prompts_of_similar_length() -> None:
     """Queries of one round are batched by prompt length, and answered in the order they were given."""
     asked = [Query(name, "d", "x" * length) for name, length in [("a", 9), ("b", 1), ("c", 8), ("d", 2)]]
@@ -134,6 +277,8 @@ def test_nothing_asked_nothing_answered() -> None:
         (Decision("S", None), "action 'S'.*answered so far are \\['S'\\]"),
         (Decision(STOP, None), "action 'stop' with answer None"),
         (Decision(STOP, "S"), "action 'stop' with answer 'S'"),
+        (Decision(">L", "S"), "action '>L' with answer 'S'.*to verify an answer \\[\\]"),
+        (Decision(">S", None), "action '>S' with answer None"),
     ],
 )
 def test_a_policy_that_breaks_its_protocol_is_an_error(decision: Decision, message: str) -> None:
@@ -141,6 +286,43 @@ def test_a_policy_that_breaks_its_protocol_is_an_error(decision: Decision, messa
     asked = queries(1)
     with pytest.raises(ConfigError, match=f"(?s)policy 'stubborn' chose {message}"):
         Cascade(engines(asked), Stubborn(decision), PRICES).run(asked)
+
+
+def test_the_same_answer_is_not_read_twice_by_one_stage() -> None:
+    """It would say the same: a policy that asks again would never end."""
+    with pytest.raises(ConfigError, match=r"action '>L' with answer 'S'.*to verify an answer \['>M'\]"):
+        Cascade(three("a", "b", "c"), Way(("S", ">L", ">L")), PRICES).run([PROMPT])
+
+
+def test_what_was_forgotten_may_be_read_again() -> None:
+    """S's answer stays the best after M has answered, and L, whose reading is forgotten, reads it again."""
+
+    class SmallIsBest(Way):
+        def decide(self, *state: Any) -> Decision:
+            decision = super().decide(*state)
+            return replace(decision, answer="S" if decision.answer else None)
+
+    fleet = three("a", "b", "a")
+    [completion] = Cascade(fleet, SmallIsBest(("S", ">L", "M", ">L")), PRICES).run([PROMPT])
+    assert [(v.drafter, v.stage) for v in completion.verifications] == [("S", "L")] * 2
+    assert len(fleet["L"].calls) == 2
+
+
+def test_a_stage_that_cannot_verify_is_not_asked_to() -> None:
+    """An engine without `verify` serves every policy but those that name it as a verifier."""
+
+    class Generator:
+        """The part of a scripted stage that every engine has."""
+
+        def __init__(self, stage: ScriptedEngine) -> None:
+            for name in ("stage_name", "load", "unload", "synchronise", "generate"):
+                setattr(self, name, getattr(stage, name))
+
+    fleet = {name: Generator(engine) for name, engine in three("a", "b", "c").items()}
+    [completion] = Cascade(fleet, Way(("S", "L")), PRICES).run([PROMPT])
+    assert completion.text == "c"
+    with pytest.raises(ConfigError, match=r"action '>L' with answer 'S'.*to verify an answer \[\]"):
+        Cascade(fleet, Way(("S", ">L", "L")), PRICES).run([PROMPT])
 
 
 def test_engines_and_prices_must_match() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from asd.explanation import explain
-from asd.types import STOP, Completion, Decision, Draft, Query, Usage
+from asd.types import STOP, Completion, Decision, Draft, Query, Usage, Verification
 
 TABLE = """
 answered  answer                    tokens  log p   p_good            V(S)   V(L)   V(stop)  decision
@@ -31,6 +33,28 @@ def test_one_row_a_state() -> None:
     )
     told = explain(completion(decisions, draft("S", "4\n2", -0.5, -0.25), draft("L", "x" * 40, -1.0)))
     assert told == TABLE.strip()
+
+
+VERIFIED = """
+answered  answer    tokens  log p   p_good   V(S)   V(stop)  V(L)   V(>L)  decision
+(prompt)  -         -       -       -        3.500  -        -      -      run S
+S         4         1       -0.500  S 0.500  -      2.500    2.750  3.000  verify S>L
+S>L       rejected  0/1     -3.000  S 0.125  -      0.625    3.125  -      run L
+L         5         1       -0.250  L 0.750  -      3.750    -      -      return L
+"""
+
+
+def test_a_verification_is_a_state_of_its_own() -> None:
+    """Who has read whose answer, how much of it stands, and what that does to the probability."""
+    decisions = (
+        Decision("S", None, {}, {"S": 3.5}),
+        Decision(">L", "S", {"S": 0.5}, {STOP: 2.5, "L": 2.75, ">L": 3.0}),
+        Decision("L", "S", {"S": 0.125}, {STOP: 0.625, "L": 3.125}),
+        Decision(STOP, "L", {"L": 0.75}, {STOP: 3.75}),
+    )
+    read = Verification("L", "S", (7,), (-3.0,), 0, Usage(3, 0, 1, 1), 0.1)
+    bought = completion(decisions, draft("S", "4", -0.5), draft("L", "5", -0.25))
+    assert explain(replace(bought, verifications=(read,))) == VERIFIED.strip()
 
 
 def test_a_policy_without_evidence() -> None:

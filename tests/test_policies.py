@@ -16,6 +16,7 @@ from asd.ladder import Prices
 from asd.policies import (
     ClosedForm,
     FixedStage,
+    Lossless,
     Myopic,
     OptimalPolicy,
     Oracle,
@@ -25,7 +26,7 @@ from asd.policies import (
 )
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
-from asd.types import STOP, Draft, Outcome, Query, Trace, Usage
+from asd.types import STOP, Draft, Outcome, Query, Trace, Usage, Verification
 
 STAGES = ("S", "M", "L")
 QUERY = Query("q1", "d", "prompt")
@@ -175,6 +176,32 @@ def test_the_myopic_policy_goes_on_only_if_one_step_pays():
 def test_a_fixed_stage_is_run_once_and_returned():
     """One stage, its answer, whatever the query."""
     assert run(FixedStage("M")) == (["M"], "M")
+
+
+def test_a_lossless_chain_drafts_verifies_and_goes_on():
+    """S drafts, M reads and finishes, L reads M's answer and finishes: its own answer is returned."""
+    policy = Lossless(("S", "M", "L"))
+    assert policy.name == "lossless(S>M>L)"
+    read = Verification("M", "S", (), (), 0, Usage(1, 0, 1, 0), 0.0)
+    small, middle, large = (draft(stage) for stage in STAGES)
+    states = [
+        ({}, None, ("S", None)),
+        ({"S": small}, None, (">M", "S")),
+        ({"S": small}, read, ("M", "S")),
+        ({"S": small, "M": middle}, None, (">L", "M")),
+        ({"S": small, "M": middle}, read, ("L", "M")),
+        ({"S": small, "M": middle, "L": large}, None, (STOP, "L")),
+    ]
+    for drafts, verification, want in states:
+        decision = policy.decide(QUERY, drafts, verification)
+        assert (decision.action, decision.answer) == want
+
+
+@pytest.mark.parametrize("chain", [(), ("L",), ("S", "S")])
+def test_a_lossless_chain_needs_two_stages(chain):
+    """One to draft and another to verify."""
+    with pytest.raises(ConfigError):
+        Lossless(chain)
 
 
 def test_a_random_mix_draws_by_its_weights():
