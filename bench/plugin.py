@@ -54,6 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--reason", default="", help="Why the baseline is recorded; stored with it")
     group.addoption("--json-out", type=Path, help="Write the record of the run to this file")
     group.addoption("--log-items", type=Path, help="Write one JSON line an item and policy to this file")
+    group.addoption("--markdown-out", type=Path, help="Write the report to this file, as Markdown")
     group.addoption("--plan", action="store_true", help="Tell what would be measured; run nothing")
 
 
@@ -237,7 +238,7 @@ class Harness:
     def _judge(self, run: Run) -> int:
         # scipy takes seconds to import, which the project's own tests need not wait for
         from bench.gate import Options, judge  # noqa: PLC0415
-        from bench.summary import render  # noqa: PLC0415
+        from bench.summary import render, render_markdown  # noqa: PLC0415
 
         baseline = self._baseline()
         options = Options(
@@ -249,6 +250,8 @@ class Harness:
         )
         report = judge(run, baseline, options)
         self.text = render(run, report, verbose=self.config.getoption("verbose") > 0)
+        if markdown := self.config.getoption("markdown_out"):
+            markdown.write_text(render_markdown(run, report), "utf8")
         return report.exit_code
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from asd.measurement.records import Cell, Run
 from bench.verdicts import Finding, Report, Verdict
 
-__all__ = ["render"]
+__all__ = ["render", "render_markdown"]
 
 _SHOWN = (("quality", "quality", ".3f"), ("cost", "cost", ".3f"), ("latency", "speedup", ".2f"))
 
@@ -31,7 +31,15 @@ def render(run: Run, report: Report, *, verbose: bool = False) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _table(run: Run, report: Report, verbose: bool) -> str:
+def render_markdown(run: Run, report: Report) -> str:
+    """The same in Markdown, for the summary page of a CI job."""
+    title = f"## {run.header.ladder.name} on {run.header.hardware.slug}"
+    lines = [_verdict_line(report), *_failures(report), *_notes(run, report)]
+    table = _table(run, report, verbose=False, style="github")
+    return "\n".join([title, "", table, "", *(f"- {line}" for line in lines), ""])
+
+
+def _table(run: Run, report: Report, verbose: bool, style: str = "simple") -> str:
     """One row a dataset and policy: quality, cost and speed-up beside the baseline's; stage mix; verdict."""
     cells = {cell.id: cell for cell in run.cells}
     rows = [row for row in _rows(run) if verbose or row[1] == "optimal" or row[2] is None]
@@ -39,7 +47,11 @@ def _table(run: Run, report: Report, verbose: bool) -> str:
     for _, name, _ in _SHOWN:
         headers += [name, "was", "delta"]
     table = [_row(cells, report, row) for row in rows]
-    return tabulate(table, headers=[*headers, "stage mix", "verdict"], disable_numparse=True) if table else ""
+    return (
+        tabulate(table, headers=[*headers, "stage mix", "verdict"], disable_numparse=True, tablefmt=style)
+        if table
+        else ""
+    )
 
 
 def _rows(run: Run) -> list[Row]:

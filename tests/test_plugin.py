@@ -213,6 +213,15 @@ def test_the_record_of_the_run_is_written_on_request(harness: pytest.Pytester):
     assert len(record.cells) == 4
 
 
+def test_the_report_is_written_as_markdown_on_request(recorded: pytest.Pytester):
+    """--markdown-out holds the table and the verdict, for the summary page of a CI job."""
+    run(recorded, "bench", "--markdown-out=summary.md")
+    text = (recorded.path / "summary.md").read_text()
+    assert text.startswith("## mine on cpu-")
+    assert "| tiny-text " in text
+    assert "- gate: PASS (exit code 0)" in text
+
+
 def test_a_plan_runs_nothing(harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch):
     """Ids, placement, memory and time; no test is executed."""
     monkeypatch.setenv("RIGHT", "0")

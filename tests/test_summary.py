@@ -5,7 +5,7 @@ import pytest
 
 from asd.measurement.records import Run
 from bench.gate import judge
-from bench.summary import render
+from bench.summary import render, render_markdown
 from tests.fabricated import DATASETS, LAMS, OPTIONS, baseline_of, change, fabricate, with_items
 
 
@@ -44,3 +44,15 @@ def test_without_a_baseline_no_row_claims_a_verdict(stored: Run):
     text = render(stored, judge(stored, None, OPTIONS))
     assert "PASS" not in text
     assert "record one with --record-baseline" in text
+
+
+def test_markdown_holds_the_same_rows_and_ends_in_a_list(stored: Run):
+    """A heading, a table of pipes with the rows of the text, and the verdict first among the points."""
+    report = judge(stored, baseline_of(stored), OPTIONS)
+    lines = render_markdown(stored, report).splitlines()
+    assert lines[0] == f"## {stored.header.ladder.name} on {stored.header.hardware.slug}"
+    rows = [line.replace("|", " ").split() for line in lines if line.startswith("| tiny-")]
+    text_rows = [line.split() for line in render(stored, report).splitlines() if line.startswith("tiny-")]
+    assert rows == text_rows
+    points = [line for line in lines if line.startswith("- ")]
+    assert points[0].startswith("- gate: PASS (exit code 0)")

