@@ -74,3 +74,19 @@ def test_wrong_options_end_with_2(
     assert failed.exit_code == 2
     assert message in failed.output
     assert not (tmp_path / "p.json").exists()
+
+
+def test_classify() -> None:
+    """Eleven characteristics, and a score for every stage."""
+    shown = run("classify", "Who wrote Hamlet?", "--stages", 2)
+    assert shown.exit_code == 0
+    assert len(shown.stdout.splitlines()) == 2 + 11 + 2
+    assert shown.stdout.splitlines()[2].split() == ["domain", "factual"]
+    assert shown.stdout.splitlines()[-1].count("0.") == 2
+
+
+def test_taxonomy_of_a_folder_without_sets(tmp_path: Path) -> None:
+    """The first missing set is named."""
+    failed = run("taxonomy", tmp_path)
+    assert failed.exit_code == 2
+    assert "mmlu_test.jsonl.gz" in failed.output

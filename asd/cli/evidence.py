@@ -110,6 +110,47 @@ def predict(file: Path, prompt: str) -> None:
         click.echo(f"{stage}  {p:.3f}")
 
 
+@evidence.command()
+@click.argument("prompt")
+@click.option("--stages", type=click.IntRange(min=1), default=3, show_default=True, help="Of the ladder.")
+def classify(prompt: str, stages: int) -> None:
+    """The eleven characteristics of PROMPT by rule, and the published recommendation of a stage."""
+    from dataclasses import asdict  # noqa: PLC0415
+
+    from asd.evidence.taxonomy import classify as profile_of  # noqa: PLC0415
+    from asd.evidence.taxonomy import recommend  # noqa: PLC0415
+
+    profile = profile_of(prompt)
+    click.echo(tabulate(asdict(profile).items(), headers=["characteristic", "by rule"]))
+    scores = ", ".join(f"{score:.3f}" for score in recommend(profile, stages))
+    click.echo(f"\nrecommendation, smallest stage first: {scores}")
+
+
+@evidence.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Fit on everything and write the classifiers here."
+)
+def taxonomy(folder: Path, seed: int, out: Path | None) -> None:
+    """How well domain, complexity, load and the rest are told on held-out subjects of the sets in FOLDER."""
+    from asd.study.labels import read_labelled  # noqa: PLC0415
+    from asd.study.taxonomy import evaluate_taxonomy, fit_taxonomy  # noqa: PLC0415
+
+    items = read_labelled(folder)
+    rows = [
+        (r.dimension, r.n, r.n_groups, r.n_classes, r.held_out, who, a.accuracy, a.macro_f1, a.kappa)
+        for r in evaluate_taxonomy(items, seed=seed)
+        for who, a in (("majority", r.majority), ("rule", r.rule), ("learned", r.learned))
+    ]
+    headers = ["dimension", "n", "groups", "classes", "held out", "who", "accuracy", "macro-F1", "kappa"]
+    click.echo(tabulate(rows, headers=headers, floatfmt=".3f"))
+    click.echo("\nno set labels creativity, length, or the creative and conversational domains: rules only")
+    if out is not None:
+        fit_taxonomy(items).save(out)
+        click.echo(f"{out}: classifiers fitted on all of it")
+
+
 def _read(files: Sequence[Path], stages: str | None, costs: str | None, ladder: str | None) -> Outcomes:
     from asd.study.outcomes import from_traces, read_outcomes  # noqa: PLC0415
 
