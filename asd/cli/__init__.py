@@ -31,12 +31,12 @@ from asd.measurement.environment import read_environment
 from asd.policies import Policy
 from asd.tracelog import TraceLog
 from asd.types import Completion, Query
-from asd.workloads import Split
+from asd.workloads import Split, Workload
 from asd.workloads.catalogue import find_workloads, workload_names
 
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
-_GROUPS = ("evidence", "study", "tiny")
+_GROUPS = ("agreement", "evidence", "study", "tiny")
 """Commands with commands of their own, each a module here and a group of the same name in it."""
 
 
@@ -102,6 +102,11 @@ _engine = click.option(
     show_default=True,
     help="What runs the stages.",
 )
+_datasets = click.option(
+    "--datasets", help="Names or FILE.py, separated by commas. [default: all embedded ones]"
+)
+_data = click.option("--data", help="Folder of the public task sets, or hub. [default: $ASD_DATA]")
+_unsafe_code = click.option("--unsafe-code", is_flag=True, help="Run models' code without a sandbox.")
 _threads = click.option(
     "--threads",
     type=click.IntRange(min=1),
@@ -196,7 +201,9 @@ def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
     "--out", type=click.Path(path_type=Path), required=True, help="JSON lines; continued if it exists."
 )
 @_ladder
-@click.option("--datasets", help="Names, separated by commas. [default: all]")
+@_datasets
+@_data
+@_unsafe_code
 @click.option("--split", type=click.Choice(SPLITS), default="fit", show_default=True)
 @click.option("--limit", type=int, default=1000, show_default=True, help="Most queries of a dataset.")
 @click.option("--batch", type=int, default=16, show_default=True, help="Most queries in one call.")
@@ -207,6 +214,8 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
     out: Path,
     ladder: str,
     datasets: str | None,
+    data: str | None,
+    unsafe_code: bool,
     split: Split,
     limit: int,
     batch: int,
@@ -218,7 +227,7 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
     A run that was stopped goes on where it was when the same command is given again.
     """
     steps = Ladder.load(ladder)
-    workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
+    workloads = _workloads(datasets, data, unsafe_code)
     engines = _engines(steps, device, engine)
     try:
         with TraceLog(out, header_for(steps, revisions(steps, engine), workloads, split)) as log:
@@ -231,15 +240,31 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
     click.echo(f"{out}: {len(traces)} queries answered by {', '.join(engines)}")
 
 
+def _workloads(datasets: str | None, data: str | None, unsafe_code: bool) -> list[Workload]:
+    names = workload_names() if datasets is None else datasets.split(",")
+    return find_workloads(names, data, unsafe_code=unsafe_code)
+
+
 @main.command(epilog=_examples("asd price --ladder mine.toml --out mine-prices.json"))
 @_ladder
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The ladder's price file.")
-@click.option("--datasets", help="Names, separated by commas. [default: all]")
+@_datasets
+@_data
+@_unsafe_code
 @click.option("--limit", type=int, default=24, show_default=True, help="Timed queries of a dataset.")
 @_device
 @_engine
 @_threads
-def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str | None, engine: str) -> None:
+def price(  # noqa: PLR0913, PLR0917  (one argument an option)
+    ladder: str,
+    out: Path,
+    datasets: str | None,
+    data: str | None,
+    unsafe_code: bool,
+    limit: int,
+    device: str | None,
+    engine: str,
+) -> None:
     """Measure what a call of every stage costs in milliseconds at batch 1, and freeze it in a file.
 
     The ladder needs some prices to be loaded with; name the file in its `prices` afterwards.
@@ -247,7 +272,7 @@ def price(ladder: str, out: Path, datasets: str | None, limit: int, device: str 
     from asd.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
 
     steps = Ladder.load(ladder)
-    workloads = find_workloads(workload_names() if datasets is None else datasets.split(","))
+    workloads = _workloads(datasets, data, unsafe_code)
     queries = [query for workload in workloads for query in workload.queries("fit", limit)]
     prices = measure_prices(open_engines(steps, device, engine), queries)
     machine = read_environment()

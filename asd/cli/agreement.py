@@ -1,0 +1,40 @@
+"""`asd agreement`: our scores of recorded answers against the recorded scores, as one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from asd.quality.sandbox import Sandbox
+from asd.study.agreement import agreements
+from asd.workloads.sources import Folder
+
+__all__ = ["agreement"]
+
+HEADERS = ("answers", "against", "n", "agree", "only ours right", "only theirs right")
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    envvar="ASD_DATA",
+    required=True,
+    help="Folder of the task files and traces. [default: $ASD_DATA]",
+)
+@click.option(
+    "--code",
+    "n_code",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="Most programs run in each comparison.",
+)
+@click.option("--unsafe-code", is_flag=True, help="Run them without a sandbox.")
+def agreement(data: Path, n_code: int, unsafe_code: bool) -> None:
+    """Score recorded answers again and compare with the scores recorded beside them."""
+    found = agreements(Folder(data), Sandbox.open(unsafe=unsafe_code), n_code)
+    rows = [(a.name, a.against, len(a.answers), a.share, a.n_only_ours, a.n_only_recorded) for a in found]
+    click.echo(tabulate(rows, headers=HEADERS, floatfmt=".4f"))
