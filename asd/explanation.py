@@ -3,7 +3,7 @@
 One row a state: what was bought last (an answer, or "S>L": L has read S's answer) and its evidence, the
 calibrated success probability of every answer that is judged there, the value of every action in cost units
 (lam x quality - cost to come), and what was decided. Of a verification, the tokens are those accepted of
-those read.
+those read. Calls that failed come below, one a line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ def explain(completion: Completion) -> str:
         [*_evidence(bought), _p_good(decision), *_values(decision, actions), _decided(decision)]
         for bought, decision in zip(_purchases(completion), completion.decisions, strict=True)
     ]
-    return _table([header, *rows])
+    failures = (f"failed: {f.action}, {f.kind}: {f.message}" for f in completion.failures)
+    return "\n".join([_table([header, *rows]), *failures])
 
 
 def _purchases(completion: Completion) -> list[Draft | Verification | None]:

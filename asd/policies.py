@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,8 +23,8 @@ from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence import Evidence, Judgement
 from asd.ladder import Prices
 from asd.stopping.graph import Graph
-from asd.stopping.recursion import Solution
-from asd.types import STOP, VERIFY, Decision, Draft, Query, Trace, Verification, pair_name
+from asd.stopping.recursion import Solution, solve
+from asd.types import STOP, VERIFY, Decision, Draft, Query, Trace, Verification
 
 __all__ = [
     "ClosedForm",
@@ -103,6 +103,11 @@ class OptimalPolicy:
             values = {name: state.scale * value for name, value in values.items()}
         return Decision(action, state.answer, state.p_good, values)
 
+    def without(self, stages: Collection[str]) -> OptimalPolicy:
+        """The optimum of the same problem without these stages; `ConfigError` where nothing is left to do."""
+        left = self.solution.graph.without(stages)
+        return OptimalPolicy(self.evidence, solve(left, self.solution.lams), self.lam)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Myopic:
@@ -139,6 +144,10 @@ class Myopic:
         state = self.evidence.judge(query, drafts, verification)
         values = self._values(state)
         return Decision(max(values, key=values.__getitem__), state.answer, state.p_good, values)
+
+    def without(self, stages: Collection[str]) -> Myopic:
+        """The same look-ahead without these stages; `ConfigError` where nothing is left to do."""
+        return Myopic(self.evidence, self.graph.without(stages), self.lam)
 
     def _values(self, state: Judgement) -> dict[str, float]:
         """Value of stopping and of every single next stage; the first of equals is taken, stopping first."""

@@ -19,7 +19,8 @@ from typing import Any
 END = 3
 KNOWN, ENDING, STRANGE = -0.1, -0.2, -5.0
 
-Fault = Callable[["_Handler"], None]
+Fault = Callable[["_Handler"], None] | None
+"""Done instead of an answer; None: nothing is wrong with this request."""
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -32,6 +33,7 @@ class FakeServer(ThreadingHTTPServer):
         delay: Seconds a completion takes.
         caches: Tell of every prompt but its last token that it was cached.
         logprobs: Give them.
+        dead: Drops every connection.
     """
 
     daemon_threads = True
@@ -52,6 +54,7 @@ class FakeServer(ThreadingHTTPServer):
         self.delay = 0.0
         self.caches = False
         self.logprobs = True
+        self.dead = False
 
     @property
     def url(self) -> str:
@@ -105,6 +108,12 @@ def dropping(handler: _Handler) -> None:
     handler.close_connection = True
 
 
+def dying(handler: _Handler) -> None:
+    """This connection is gone, and with it the server."""
+    handler.server.dead = True
+    dropping(handler)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # one packet a reply: two would wait for each other
@@ -134,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
             server.asked.append(body)
             server.headers.append(dict(self.headers))
             fault = server.faults.popleft() if server.faults else None
+            fault = dropping if server.dead else fault
             server.in_flight += 1
             server.most_in_flight = max(server.most_in_flight, server.in_flight)
         time.sleep(server.delay)

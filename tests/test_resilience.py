@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import stamina
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asd.cascade import Cascade
+from asd.engines import GREEDY, Engine, Sampling
+from asd.engines.completions import OpenAIEngine
+from asd.engines.replay import ReplayEngine
 from asd.errors import (
     ConfigError,
     DataError,
     EngineError,
+    NoStageLeftError,
     OutOfMemoryError,
     PartialBatchError,
     PromptTooLongError,
     UnavailableError,
 )
+from asd.evidence import Judgement
+from asd.ladder import Prices, Stage
+from asd.policies import FixedStage, Myopic, OptimalPolicy, StaticWalk
 from asd.resilience import Breaker, Health
 from asd.stopping.graph import Edge, Graph, Node
-from asd.testing import FakeClock
-from asd.types import Failure, Query
+from asd.stopping.recursion import solve
+from asd.testing import FakeClock, ScriptedEngine
+from asd.types import STOP, Decision, Draft, Failure, Query, Trace, Verification
+from tests import worlds
+from tests.fakeserver import FakeServer, Fault, cutting, dropping, dying, hanging, refusing, saying, serving
 
 
 def queries(n: int) -> list[Query]:
@@ -238,3 +252,300 @@ def test_a_graph_without_any_stage() -> None:
     """Where nothing can be bought at the root, there is no problem left to solve."""
     with pytest.raises(ConfigError, match="may not stop and has no edge"):
         chain(["S", "M"]).without({"S", "M"})
+
+
+PRICES = {"S": Prices(1, 0, 0), "M": Prices(2, 0, 0), "L": Prices(3, 0, 0)}
+
+
+Fails = Callable[[int, Sequence[Query]], Exception | None]
+"""What call number n, for these queries, raises, if anything."""
+
+
+class Flaky:
+    """A stage that fails in the calls it is told to, and remembers what it answered."""
+
+    def __init__(self, engine: Engine, fails: Fails) -> None:
+        self.engine = engine
+        self.fails = fails
+        self.n_calls = 0
+        self.answered: list[str] = []
+
+    @property
+    def stage_name(self) -> str:
+        return self.engine.stage_name
+
+    def load(self) -> None:
+        self.engine.load()
+
+    def unload(self) -> None:
+        self.engine.unload()
+
+    def synchronise(self) -> None:
+        self.engine.synchronise()
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        self.n_calls += 1
+        error = self.fails(self.n_calls, queries)
+        if error is not None:
+            raise error
+        self.answered += [query.id for query in queries]
+        return self.engine.generate(queries, sampling)
+
+
+@dataclass(frozen=True)
+class Prefer:
+    """Asks the first of its stages and returns what it says."""
+
+    stages: tuple[str, ...]
+    name: str = "prefer"
+
+    def decide(
+        self,
+        query: Query,  # noqa: ARG002
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Decision:
+        return Decision(STOP, next(iter(drafts))) if drafts else Decision(self.stages[0], None)
+
+    def without(self, stages: Collection[str]) -> Prefer:
+        left = tuple(stage for stage in self.stages if stage not in stages)
+        if not left:
+            raise ConfigError("nothing left")
+        return Prefer(left)
+
+
+def scripted(stage: str, asked: Sequence[Query]) -> ScriptedEngine:
+    return ScriptedEngine(stage, {q.prompt: (f"{stage} on {q.id}", (-0.1,)) for q in asked})
+
+
+def fleet(asked: Sequence[Query], **fails: Fails) -> dict[str, Flaky]:
+    return {s: Flaky(scripted(s, asked), fails.get(s, lambda *_: None)) for s in ("S", "M", "L")}
+
+
+def always(error: Exception) -> Fails:
+    return lambda *_: error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineError("nonsense"),
+        UnavailableError("no answer in time"),
+        RuntimeError("device-side assert"),
+        OutOfMemoryError("short"),
+        MemoryError(),
+        PromptTooLongError("long"),
+    ],
+)
+def test_another_stage_answers(error: Exception) -> None:
+    """Whatever a stage dies of, every query is answered by the next choice, and the record says why."""
+    asked = queries(7)
+    stages = fleet(asked, S=always(error))
+    health = Health(clock=FakeClock())
+    completions = Cascade(stages, Prefer(("S", "M", "L")), PRICES, health).run(asked, batch_size=2)
+    assert [c.text for c in completions] == [f"M on q{i}" for i in range(7)]
+    assert stages["L"].n_calls == 0
+    failed = [c for c in completions if c.failures]
+    assert failed
+    for completion in failed:
+        assert completion.failures == (Failure("S", type(error).__name__, str(error)),)
+    assert sum(health.counts.values()) == stages["S"].n_calls
+    for completion in completions:
+        assert [d.action for d in completion.decisions] == ["M", STOP]
+        assert completion.cost == PRICES["M"].cost(completion.drafts[0].usage)
+
+
+def test_without_health_a_failure_ends_the_run() -> None:
+    """A measurement is not rerouted: what a stage raises is raised."""
+    asked = queries(2)
+    with pytest.raises(RuntimeError, match="crash"):
+        Cascade(fleet(asked, S=always(RuntimeError("crash"))), Prefer(("S", "M")), PRICES).run(asked)
+
+
+def test_a_stage_is_back_after_its_rest() -> None:
+    """While a stage rests nobody asks it; when its time is over, it answers again."""
+    asked, clock = queries(3), FakeClock()
+    stages = fleet(asked, S=lambda n, _: EngineError("down") if n <= 1 else None)
+    health = Health(trip_after=1, cool_down_s=60.0, clock=clock)
+    cascade = Cascade(stages, Prefer(("S", "M", "L")), PRICES, health)
+    stages_used = []
+    for seconds in (0.0, 30.0, 30.0):
+        clock.advance(seconds)
+        stages_used.append({completion.stage for completion in cascade.run(asked)})
+    assert stages_used == [{"M"}, {"M"}, {"S"}]
+    assert stages["S"].n_calls == 2
+
+
+def test_nothing_is_answered_twice_where_memory_is_short() -> None:
+    """Halved batches go on at the same stage; no query is sent elsewhere and none is answered twice."""
+    asked = queries(20)
+    stages = fleet(asked, S=lambda _, batch: OutOfMemoryError("short") if len(batch) > 3 else None)
+    completions = Cascade(stages, Prefer(("S", "M")), PRICES | {}, Health()).run(asked, batch_size=16)
+    assert {completion.stage for completion in completions} == {"S"}
+    assert sorted(stages["S"].answered) == sorted(query.id for query in asked)
+
+
+def test_every_stage_down() -> None:
+    """The error says so, keeps what was answered and names who was not and why."""
+    asked = queries(6)
+    bad = {"q4", "q5"}
+
+    def fails(_: int, batch: Sequence[Query]) -> Exception | None:
+        return EngineError("poison") if bad & {query.id for query in batch} else None
+
+    stages = fleet(asked, S=fails, M=fails, L=fails)
+    words = "2 of 6 queries have no answer, the first of them 'q4': poison"
+    with pytest.raises(NoStageLeftError, match=words) as e:
+        Cascade(stages, Prefer(("S", "M", "L")), PRICES, Health(trip_after=9)).run(asked, batch_size=1)
+    assert [c.query.id for c in e.value.completions] == ["q0", "q1", "q2", "q3"]
+    assert [query.id for query, _ in e.value.unanswered] == ["q4", "q5"]
+    assert [[f.stage for f in failures] for _, failures in e.value.unanswered] == [["S", "M", "L"]] * 2
+
+
+def test_an_answer_in_hand_is_returned() -> None:
+    """A query whose further stages all fail is answered with what it has, by any policy."""
+    asked = queries(3)
+    stages = fleet(asked, M=always(EngineError("down")))
+    policy = StaticWalk(("S", "M"), 2.0, _Certain())
+    completions = Cascade(stages, policy, PRICES, Health()).run(asked)
+    assert {completion.stage for completion in completions} == {"S"}
+    assert all(completion.failures for completion in completions)
+
+
+class _Certain:
+    """Every answer in hand is right with probability 1/2."""
+
+    def judge(
+        self,
+        query: Query,  # noqa: ARG002
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
+    ) -> Judgement:
+        return Judgement("+".join(drafts), 0, next(iter(drafts)), dict.fromkeys(drafts, 0.5), 1.0)
+
+
+def test_a_policy_that_knows_one_stage_only_has_no_way_round() -> None:
+    """Where the one stage of a fixed policy fails there is no answer, and that is said."""
+    asked = queries(2)
+    stages = fleet(asked, L=always(EngineError("down")))
+    with pytest.raises(NoStageLeftError, match="2 of 2 queries"):
+        Cascade(stages, FixedStage("L"), PRICES, Health()).run(asked)
+    assert Cascade(stages, FixedStage("S"), PRICES, Health()).run(asked)[0].stage == "S"
+
+
+@given(data=st.data(), batch_size=st.integers(1, 8))
+def test_no_query_is_lost_and_none_done_twice(data: st.DataObject, batch_size: int) -> None:
+    """Under any pattern of failures of all stages but one, everything is answered, once per stage at most."""
+    asked = queries(12)
+    broken = data.draw(st.sets(st.sampled_from("SML"), max_size=2))
+    errors = [None, EngineError("e"), RuntimeError("r"), OutOfMemoryError("o"), PromptTooLongError("p")]
+    pattern = {s: data.draw(st.lists(st.sampled_from(errors), max_size=12)) for s in sorted(broken)}
+
+    def fails(stage: str) -> Fails:
+        return lambda n, _: pattern[stage][n - 1] if n <= len(pattern.get(stage, ())) else None
+
+    stages = fleet(asked, **{stage: fails(stage) for stage in "SML"})
+    health = Health(clock=FakeClock())
+    completions = Cascade(stages, Prefer(("S", "M", "L")), PRICES, health).run(asked, batch_size)
+    assert [completion.query for completion in completions] == asked
+    for engine in stages.values():
+        assert len(set(engine.answered)) == len(engine.answered)
+    for completion in completions:
+        assert completion.text == f"{completion.stage} on {completion.query.id}"
+        assert completion.stage not in {failure.stage for failure in completion.failures}
+        assert len(completion.decisions) == len(completion.drafts) + 1
+
+
+def replayed(traces: Sequence[Trace], dead: str = "") -> dict[str, Engine]:
+    engines: dict[str, Engine] = {}
+    for stage in "SL":
+        engine = ReplayEngine(stage, traces)
+        engines[stage] = Flaky(engine, always(EngineError("down"))) if stage in dead else engine
+    return engines
+
+
+@pytest.mark.parametrize("dead", ["S", "L"])
+@pytest.mark.parametrize("lam", [0.5, 2.0, 20.0])
+def test_the_policy_is_solved_again_without_the_stage(dead: str, lam: float) -> None:
+    """With a stage down, everybody ends where the optimum of the problem without its edges ends."""
+    traces, _ = worlds.sample(60, np.random.default_rng(11))
+    policy = worlds.fitted().policy(lam)
+    prices = {stage.name: stage.prices for stage in worlds.ladder().stages}
+    asked = [trace.query for trace in traces]
+    found = Cascade(replayed(traces, dead), policy, prices, Health(clock=FakeClock())).run(asked)
+    left = solve(policy.solution.graph.without({dead}), policy.solution.lams)
+    expected = Cascade(replayed(traces), OptimalPolicy(policy.evidence, left, lam), prices).run(asked)
+    assert [(c.stage, c.text, c.cost) for c in found] == [(c.stage, c.text, c.cost) for c in expected]
+    alone = "SL".replace(dead, "")
+    assert {completion.stage for completion in found} == {alone}
+
+
+def test_look_ahead_without_a_stage() -> None:
+    """The one-step policy goes round a stage as well."""
+    traces, _ = worlds.sample(10, np.random.default_rng(11))
+    policy = worlds.fitted().policy(50.0)
+    myopic = Myopic(policy.evidence, policy.solution.graph, 50.0)
+    assert myopic.decide(traces[0].query, {}).action == "L"
+    assert myopic.without({"L"}).decide(traces[0].query, {}).action == "S"
+
+
+def test_each_set_of_stages_is_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many queries that go round the same stage share one solution."""
+    solved: list[Collection[str]] = []
+    original = Prefer.without
+
+    def counted(self: Prefer, stages: Collection[str]) -> Prefer:
+        solved.append(stages)
+        return original(self, stages)
+
+    monkeypatch.setattr(Prefer, "without", counted)
+    asked = queries(9)
+    cascade = Cascade(fleet(asked, S=always(EngineError("x"))), Prefer(("S", "M")), PRICES, Health())
+    cascade.run(asked, batch_size=1)
+    cascade.run(asked, batch_size=1)
+    assert solved == [{"S"}]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (refusing(429), "UnavailableError"),
+        (refusing(500), "UnavailableError"),
+        (refusing(401), "EngineError"),
+        (refusing(400, "maximum context length is 5"), "PromptTooLongError"),
+        (hanging(0.4), "UnavailableError"),
+        (cutting, "UnavailableError"),
+        (dropping, "UnavailableError"),
+        (saying("{"), "EngineError"),
+        (saying('{"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}'), "EngineError"),
+    ],
+)
+def test_faults_of_a_server(fault: Fault, kind: str) -> None:
+    """Each fault of a real server on loopback: everybody is answered, and the record names the fault."""
+    asked = queries(3)
+    with serving({q.prompt: f"S on {q.id}" for q in asked}) as server, stamina.set_testing(True, attempts=2):
+        server.faults.extend([fault] * 99)
+        stages = fleet(asked) | {"S": _served(server)}
+        completions = Cascade(stages, Prefer(("S", "M", "L")), PRICES, Health()).run(asked)
+        stages["S"].unload()
+    assert [c.text for c in completions] == [f"M on {q.id}" for q in asked]
+    assert {failure.kind for c in completions for failure in c.failures} == {kind}
+
+
+def test_a_server_that_dies_in_the_middle_of_a_batch() -> None:
+    """What it answered before is kept, the rest is answered elsewhere, and nothing is asked twice."""
+    asked = queries(12)
+    with serving({q.prompt: f"S on {q.id}" for q in asked}) as server, stamina.set_testing(True, attempts=2):
+        server.faults.extend([*[None] * 5, dying])
+        stages = fleet(asked) | {"S": _served(server)}
+        completions = Cascade(stages, Prefer(("S", "M", "L")), PRICES, Health()).run(asked, batch_size=12)
+        stages["S"].unload()
+    by_stage = Counter(completion.stage for completion in completions)
+    assert by_stage == {"S": 5, "M": 7}
+    assert [c.text for c in completions] == [f"{c.stage} on {c.query.id}" for c in completions]
+    assert len(stages["M"].answered) == 7
+
+
+def _served(server: FakeServer) -> OpenAIEngine:
+    options = {"base_url": server.url, "timeout_s": 0.2, "concurrency": 1}
+    return OpenAIEngine(Stage("S", "tiny", Prices(1, 0, 0), options={"openai": options}))

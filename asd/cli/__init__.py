@@ -29,6 +29,7 @@ from asd.explanation import explain as explain_completion
 from asd.ladder import Ladder, write_prices
 from asd.measurement.environment import read_environment
 from asd.policies import Policy
+from asd.resilience import Health
 from asd.tracelog import TraceLog
 from asd.types import Completion, Query
 from asd.workloads import Split, Workload
@@ -36,8 +37,8 @@ from asd.workloads.catalogue import find_workloads, workload_names
 
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
-_GROUPS = ("agreement", "evidence", "study", "tiny")
-"""Commands with commands of their own, each a module here and a group of the same name in it."""
+_GROUPS = ("agreement", "evidence", "replay", "study", "tiny")
+"""Commands and groups of commands, each a module here with a command of the same name in it."""
 
 
 class _Failure(click.ClickException):
@@ -161,6 +162,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
         _engines(steps, device, engine),
         policy_for(fitted, lam, steps),
         {stage.name: stage.prices for stage in steps.stages},
+        Health(),
     )
     query = Query(id="prompt", dataset="command-line", prompt=text, max_new_tokens=max_new_tokens)
     [completion] = cascade.run([query])

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from asd.engines import Engine
 from asd.errors import ConfigError, EngineError
-from asd.types import Draft, Query
+from asd.types import VERIFY, Draft, Query
 
 __all__ = ["batches", "call_in_batches", "in_batches", "paired"]
 
@@ -31,11 +31,18 @@ def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Ite
 
 
 def call_in_batches(
-    stage: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
+    action: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
 ) -> Iterator[dict[int, T]]:
-    """The same for any call of a stage, which gets indices into `queries` and returns one result each."""
+    """The same for any call, which gets indices into `queries` and returns one result each.
+
+    Args:
+        action: What the call is for: a stage, or `VERIFY` and a stage.
+        call: Makes it.
+        queries: What it is for.
+        batch_size: Most indices in one call.
+    """
     for batch in batches(queries, batch_size):
-        yield paired(stage, batch, call(batch))
+        yield paired(action.removeprefix(VERIFY), batch, call(batch))
 
 
 def batches(queries: Sequence[Query], batch_size: int) -> list[list[int]]:
