@@ -62,7 +62,7 @@ def test_fit_and_predict(recorded: Path, tmp_path: Path) -> None:
         ((), "give --stages"),
         (("--ladder", "tiny", "--stages", "s,l"), "give --stages"),
         (("--stages", "s,l", "--costs", "1,x"), "give numbers"),
-        (("--stages", "s,x"), "no outcome of 'x'"),
+        (("--stages", "s,x"), "no outcome of x"),
         (("--stages", "s,l", "--predictor", "guess"), "no predictor 'guess'"),
     ],
 )

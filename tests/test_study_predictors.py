@@ -1,94 +1,50 @@
 """Outcomes as one table, and the comparison of predictors on it."""
 
-import gzip
-import json
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from asd.errors import ConfigError, DataError
+from asd.errors import DataError
 from asd.evidence.ensemble import MEMBERS
 from asd.evidence.metrics import reliability
 from asd.evidence.predictors import FITS, Model
 from asd.ladder import Ladder
-from asd.study.outcomes import Outcomes, from_traces, read_outcomes
+from asd.study.outcomes import Outcomes, from_recording, from_traces
 from asd.study.predictors import Comparison, best, compare, decision_regret, r_squared
+from asd.study.recording import Counts, Recording
 from asd.types import Draft, Outcome, Query, Trace, Usage
 
-OUTPUTS = {
-    "s": {"score": 1, "response": "so #### 4", "confidence": -0.5, "cost": 0.5, "tokens_out": 7},
-    "m": {"score": 0, "response": "#### 5", "confidence": None, "cost": 2.0},
-    "l": {"score": 1, "response": "4", "cost": 4.0, "answer": "4"},
-}
-
-
-def record(**changes: object) -> dict[str, object]:
-    """One query of a recorded file."""
-    return {"id": "q1", "prompt": "2+2?", "outputs": OUTPUTS} | changes
-
-
-def write(path: Path, *records: dict[str, object]) -> Path:
-    """A file of the record format."""
-    text = "".join(json.dumps(r) + "\n" for r in records)
-    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
-    return path
-
-
-def test_a_recorded_file_read(tmp_path: Path) -> None:
-    """Scores, costs in runs of the largest, and what every answer says, from a gzipped file."""
-    unscored = OUTPUTS | {"m": OUTPUTS["m"] | {"score": None}}
-    path = write(
-        tmp_path / "a.jsonl.gz", record(question="2+2=?", options=["4", "5"]), record(outputs=unscored)
-    )
-    got = read_outcomes([path], ["s", "m", "l"])
-    assert got.prompts == ("2+2=?\n4\n5",)
-    assert got.n_left_out == 1
-    assert got.scores.tolist() == [[1, 0, 1]]
-    assert got.costs.tolist() == [[0.125, 0.5, 1.0]]
-    np.testing.assert_allclose(
-        got.answers[0],
-        [[-0.5, 1, np.log(8), 0], [0, 0, np.log(7), 0], [0, 0, np.log(2), 0.5]],
-    )
-
-
-def test_declared_costs(tmp_path: Path) -> None:
-    """Declared costs stand for recorded ones; where there are neither, that is said."""
-    bare = {name: {"score": 1} for name in OUTPUTS}
-    path = write(tmp_path / "a.jsonl", record(outputs=bare))
-    assert read_outcomes([path], ["s", "l"], [1, 4]).costs.tolist() == [[0.25, 1.0]]
-    with pytest.raises(DataError, match="declare costs"):
-        read_outcomes([path], ["s", "l"])
-
-
-@pytest.mark.parametrize(
-    ("stages", "costs", "error", "message"),
-    [
-        (["s"], None, ConfigError, "two different stages"),
-        (["s", "s"], None, ConfigError, "two different stages"),
-        (["s", "l"], [1.0], ConfigError, "one positive cost"),
-        (["s", "l"], [0.0, 1.0], ConfigError, "one positive cost"),
-        (["s", "x"], None, DataError, "no outcome of 'x'"),
-    ],
+RECORDING = Recording(
+    stages=("s", "m", "l"),
+    keys=(("d", "q1"), ("d", "q2")),
+    prompts=("2+2?", "3+3?"),
+    scores=np.array([[1.0, 0.0, 1.0], [0.0, 0.5, 1.0]]),
+    costs=np.array([[0.5, 2.0, 4.0], [0.5, 2.0, 12.0]]),
+    confidence=np.array([[-0.5, np.nan, -np.inf], [-1.0, np.nan, -0.1]]),
+    words=np.array([[6.0, np.nan, 0.0], [1.0, 1.0, 1.0]]),
+    agreement=np.array([np.full((3, 3), 0.5), [[1.0, 0.0, 1.0], [0.0, 1.0, np.nan], [1.0, np.nan, 1.0]]]),
+    counts=Counts(5, 2, {}, {}, {}, "recorded"),
 )
-def test_what_cannot_be_read(
-    tmp_path: Path, stages: list[str], costs: list[float] | None, error: type[Exception], message: str
-) -> None:
-    """Wrong stages and costs are named."""
-    path = write(tmp_path / "a.jsonl", record())
-    with pytest.raises(error, match=message):
-        read_outcomes([path], stages, costs)
 
 
-def test_broken_files(tmp_path: Path) -> None:
-    """A missing file, one that is no JSON, and one without a scored query are refused."""
-    (tmp_path / "b.jsonl").write_text("{")
-    for path in (tmp_path / "none.jsonl", tmp_path / "b.jsonl"):
-        with pytest.raises(DataError, match="cannot read"):
-            read_outcomes([path], ["s", "l"])
-    unscored = {name: {"score": None} for name in OUTPUTS}
-    with pytest.raises(DataError, match="no query"):
-        read_outcomes([write(tmp_path / "c.jsonl", record(outputs=unscored))], ["s", "l"])
+def test_a_recording_becomes_outcomes() -> None:
+    """Costs in runs of the largest, and what every answer says; what is missing is marked, not made up."""
+    got = from_recording(RECORDING)
+    assert got.prompts == RECORDING.prompts
+    assert got.n_left_out == 3
+    np.testing.assert_array_equal(got.scores, RECORDING.scores)
+    np.testing.assert_allclose(got.costs, RECORDING.costs / 8.0)
+    np.testing.assert_allclose(got.answers[0], [[-0.5, 1, np.log(7), 0], [0, 0, 0, 0.5], [-100, 1, 0, 0.5]])
+    assert got.answers[1, :, 3].tolist() == [0.0, 0.0, 0.5]
+
+
+def test_what_cannot_be_used() -> None:
+    """Without prompts there is nothing to predict from, without a cost no unit."""
+    with pytest.raises(DataError, match="1 queries have no prompt"):
+        from_recording(replace(RECORDING, prompts=("", "3+3?")))
+    with pytest.raises(DataError, match="'l' costs 0"):
+        from_recording(replace(RECORDING, costs=np.zeros((2, 3))))
 
 
 def test_own_traces() -> None:

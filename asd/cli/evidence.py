@@ -152,10 +152,13 @@ def taxonomy(folder: Path, seed: int, out: Path | None) -> None:
 
 
 def _read(files: Sequence[Path], stages: str | None, costs: str | None, ladder: str | None) -> Outcomes:
-    from asd.study.outcomes import from_traces, read_outcomes  # noqa: PLC0415
+    from asd.study.outcomes import from_recording, from_traces  # noqa: PLC0415
 
     if ladder is None and stages is not None:
-        return read_outcomes(files, stages.split(","), None if costs is None else _numbers(costs))
+        from asd.study.recording import read_recording  # noqa: PLC0415
+
+        declared = None if costs is None else _numbers(costs)
+        return from_recording(read_recording(files, stages.split(","), declared))
     if ladder is None or stages is not None or costs is not None:
         raise ConfigError("give --stages (and --costs) for recorded outcomes, or --ladder for own traces")
     from asd.ladder import Ladder  # noqa: PLC0415
