@@ -23,8 +23,8 @@ __all__ = ["RECORDED_ANSWER", "Outcomes", "from_recording", "from_traces"]
 Array = npt.NDArray[np.float64]
 
 RECORDED_ANSWER = ("confidence", "has_confidence", "log_length", "agreement")
-"""What a recorded answer says: its raw confidence (0 where none was recorded, -100 for minus infinity), whether
-one was, log(1 + words), and its mean agreement with the smaller stages' answers (0 for the smallest)."""
+"""What a recorded answer says: its raw confidence (0 where none was recorded, -100 for minus infinity),
+whether one was, log(1 + words), and its mean agreement with smaller stages' answers (0 for the smallest)."""
 
 _LEAST_CONFIDENCE = -100.0
 
