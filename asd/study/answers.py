@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ def agreement(answers: Sequence[Sequence[tuple[str, ...] | None]]) -> npt.NDArra
         Shape (n, K, K), in [0, 1]; 1 where neither answer has a word, NaN where one was not recorded.
     """
     bags = [[None if words is None else frozenset(words) for words in row] for row in answers]
-    table = np.array([[[_dice(a, b) for b in row[: i + 1]] + [0.0] * (len(row) - i - 1) for i, a in enumerate(row)]
-                      for row in bags], dtype=np.float64)  # fmt: skip
-    below = np.tril(table, -1)
-    return below + below.transpose(0, 2, 1) + np.eye(table.shape[1])
+    n_stages = len(bags[0])
+    table = np.ones((len(bags), n_stages, n_stages))
+    for i, j in combinations(range(n_stages), 2):
+        table[:, i, j] = table[:, j, i] = [_dice(row[i], row[j]) for row in bags]
+    return table
 
 
 def _dice(a: frozenset[str] | None, b: frozenset[str] | None) -> float:

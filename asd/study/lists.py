@@ -26,7 +26,7 @@ Index = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """Every list of one or two models, thresholds at every `1 / n_steps` quantile of the first one's signal."""
+    """Every list of one or two models, thresholds at `n_steps` quantiles of the first one's signal."""
 
     n_steps: int = 50
     name: str = "lists of two"

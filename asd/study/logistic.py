@@ -4,9 +4,9 @@ Penalised maximum likelihood by Newton's method, one weight vector a target:
 
     w_t = argmin  sum_i m_it [log(1 + exp(x_i w)) - y_it x_i w] + strength / 2 * |w without the last|^2
 
-The last column of x is the constant, which is not penalised beyond what keeps it finite. A policy over 26 sets
-of stages needs thousands of fits of three to eight weights; scikit-learn, one call a fit, takes minutes for
-that. Targets may be shares in [0, 1].
+The last column of x is the constant, which is not penalised beyond what keeps it finite. A policy over 26
+sets of stages needs thousands of fits of three to eight weights; scikit-learn, one call a fit, takes minutes
+for that. Targets may be shares in [0, 1].
 """
 
 from __future__ import annotations

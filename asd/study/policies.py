@@ -4,12 +4,13 @@
     sight = fitted.on(test)             evidence about other rows; what a state may see of them
     choice = sight.choose(lam, bought, index)
 
-A state is the set of stages bought, as a sorted tuple of positions. `choose` may read of a row only its prompt
-and the recorded answers of the stages bought; every test plays the methods against rows whose other answers
-were scrambled. Value = lam * quality - cost, one cost unit = a mean call of the dearest stage on the rows
-fitted on.
+A state is the set of stages bought, as a sorted tuple of positions. `choose` may read of a row only its
+prompt and the recorded answers of the stages bought; every test plays the methods against rows whose other
+answers were scrambled. Value = lam * quality - cost, one cost unit = a mean call of the dearest stage on
+the rows fitted on.
 
-`play` walks many rows at once; `Recorded` puts the same choices behind `asd.policies.Policy`, for the cascade.
+`play` walks many rows at once; `Recorded` puts the same choices behind `asd.policies.Policy`, for the
+cascade.
 """
 
 from __future__ import annotations
@@ -119,12 +120,17 @@ class Recorded:
     name: str
 
     def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002 - these policies never verify
     ) -> Decision:
         """Choose the next action for one query; `DataError` for a query that was not recorded."""
         row = self.rows.get((query.dataset, query.id))
         if row is None:
-            raise DataError(f"query {query.id!r} of {query.dataset!r} was not recorded; nothing is known of it")
+            raise DataError(
+                f"query {query.id!r} of {query.dataset!r} was not recorded; nothing is known of it"
+            )
         bought = tuple(sorted(self.stages.index(stage) for stage in drafts))
         choice = self.sight.choose(self.lam, bought, np.array([row]))
         action = int(choice.action[0])

@@ -5,10 +5,11 @@ One line of a file is one query, `.gz` is unpacked:
     {"id": "q1", "dataset": "d", "prompt": "2+2=", "outputs": {"small": {"score": 1, "response": "4",
      "confidence": -0.1, "cost": 1e-05}, "large": {...}}}
 
-Only `id` and `outputs` with a `score` are needed. What is missing is counted, never made up: a query without
-a score or a cost of every stage cannot be replayed and is left out (`Counts` says how many); a confidence that
-is null where others of that stage are numbers is the lowest there is (minus infinity, in these files); a
-stage without any has none. The border: reading; nothing is fitted and nothing is chosen here.
+Only `id` and `outputs` with a `score` are needed; a query that names no `dataset` gets the file's name. What
+is missing is counted, never made up: a query without a score or a cost of every stage cannot be replayed and
+is left out (`Counts` says how many); a confidence that is null where others of that stage are numbers is the
+lowest there is (minus infinity, in these files); a stage without any has none. The border: reading; nothing
+is fitted and nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -176,7 +177,7 @@ def _table(
     return Recording(
         stages=tuple(stages),
         keys=tuple(_key(record) for record in records),
-        prompts=tuple(str(record.get("prompt") or record.get("question") or "") for record in records),
+        prompts=tuple(_prompt(record) for record in records),
         scores=_column(outputs, "score"),
         costs=costs,
         confidence=_with_lowest(_column(outputs, "confidence")),
@@ -201,7 +202,9 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any] | None:
     try:
         record = msgspec.json.decode(line, type=dict[str, Any])
     except msgspec.DecodeError as error:
-        raise DataError(f"{path}, line {number}, is not strict JSON ({error}); NaN and Infinity are not") from error
+        raise DataError(
+            f"{path}, line {number}, is not strict JSON ({error}); NaN and Infinity are not"
+        ) from error
     if number == 1 and "format" in record:
         return None
     outputs = record.get("outputs")
@@ -210,7 +213,11 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any] | None:
     if "id" not in record:
         raise DataError(f"{path}, line {number}: a query needs an `id`")
     for model, output in outputs.items():
-        for name, least, most in (("score", 0, 1), ("cost", 0, math.inf), ("confidence", -math.inf, math.inf)):
+        for name, least, most in (
+            ("score", 0, 1),
+            ("cost", 0, math.inf),
+            ("confidence", -math.inf, math.inf),
+        ):
             value = (output or {}).get(name)
             if value is not None and not (_is_number(value) and least <= value <= most):
                 raise DataError(
@@ -225,20 +232,26 @@ def _is_number(value: object) -> bool:
 
 
 def _unique(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    records: dict[tuple[str, str], dict[str, Any]] = {}
+    records: dict[tuple[str, str, str], dict[str, Any]] = {}
     for path in paths:
         before = len(records)
         for record in _records(path):
-            if _key(record) in records:
-                raise DataError(f"{path}: query {record['id']!r} occurs twice; keep one")
-            records[_key(record)] = record
+            record.setdefault("dataset", path.name.split(".")[0])
+            key = (*_key(record), _prompt(record))
+            if key in records:
+                raise DataError(f"{path}: query {record['id']!r} occurs twice with the same prompt; keep one")
+            records[key] = record
         if len(records) == before:
             raise DataError(f"{path} holds no queries")
     return list(records.values())
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str]:
-    return str(record.get("dataset", "")), str(record["id"])
+    return str(record["dataset"]), str(record["id"])
+
+
+def _prompt(record: dict[str, Any]) -> str:
+    return str(record.get("prompt") or record.get("question") or "")
 
 
 def _column(outputs: list[list[dict[str, Any]]], name: str) -> Array:

@@ -1,9 +1,9 @@
-"""What is known of a row in a state: one number a stage bought, how far the answers agree, and the prompt's price.
+"""What is known of a row in a state: a number a stage bought, how far answers agree, what a call will cost.
 
 A stage's number is its confidence, brought to one scale whatever it was recorded on: the mean of its rank
-among the rows fitted on and of its standardised value (log-probabilities are spread over magnitudes near 0, so
-theirs is -log(-c); shares become log-odds). A stage without confidences speaks by the length of its answer and
-of the prompt, through a logistic regression on its own scores.
+among the rows fitted on and of its standardised value (log-probabilities are spread over magnitudes near 0,
+so theirs is -log(-c); shares become log-odds). A stage without confidences speaks by the length of its
+answer and of the prompt, through a logistic regression on its own scores.
 
 What a call will cost is a linear function of the prompt's length: prices are per token, and the prompt is
 known beforehand.
@@ -154,7 +154,7 @@ def _raw(kind: Kind, confidence: Array, instead: Array) -> Array:
 
 
 def _price_lines(length: Array, costs: Array) -> Array:
-    """Offset and slope of cost over prompt length, least squares, shape (2, K); flat where it cannot be told."""
+    """Offset and slope of cost over prompt length, least squares, shape (2, K)."""
     spread = length - length.mean()
     if not spread.any():
         return np.stack([costs.mean(axis=0), np.zeros(costs.shape[1])])

@@ -1,15 +1,15 @@
 """Ours: optimal stopping on the whole history of confidences and agreements, by regression.
 
-A state is the set S of stages bought (at most `depth`), its evidence the features of `signals`. What another
-stage's answer is worth beside the best one in hand, r = E[score_j - score_ref | evidence], is the difference of
-two small probabilities, that j is right where ref is wrong and the other way round: where both are right, as on
-most rows, both are near 0, and their difference is known far better than two separate success probabilities
-are. It is the mean of a logistic estimate on all features and, where one answer is in hand, of an isotonic one
-on its signal alone (a threshold rule fitted on counts is just that).
+A state is the set S of stages bought (at most `depth`), its evidence the features of `signals`. What
+another stage's answer is worth beside the best one in hand, r = E[score_j - score_ref | evidence], is the
+difference of two small probabilities, that j is right where ref is wrong and the other way round: where
+both are right, as on most rows, both are near 0, and their difference is known far better than two separate
+success probabilities are. It is the mean of a logistic estimate on all features and, where one answer is in
+hand, of an isotonic one on its signal alone (a threshold rule fitted on counts is just that).
 
 Backward over the sets, with every r from folds that did not fit it:
 
-    V_S = max{ lam max_{i in S} r_i,  max_{j not in S} [ lam r_j - c_j + E(what going on after j adds | evidence) ] }
+    V_S = max{ lam max_{i in S} r_i,  max_{j not in S} [ lam r_j - c_j + E(what going on adds | evidence) ] }
 
 the last term by ridge regression on what was realised on the rows (Longstaff and Schwartz 2001). It is exact
 neither for few rows nor for many; what it is worth is read off rows that fitted nothing.
@@ -119,7 +119,9 @@ def _fit_gains(x: Array, signal: Array | None, more: Array, folds: Index, streng
     weights = fit_many(x, np.tile(targets, (1, len(seen))), masks.astype(np.float64), strength)
     parts = np.split(weights, len(seen), axis=1)
     steps = [() if signal is None else _isotonic(signal[rows], more[rows]) for rows in seen]
-    return [_Gains(part[:, :n_stages], part[:, n_stages:], step) for part, step in zip(parts, steps, strict=True)]
+    return [
+        _Gains(part[:, :n_stages], part[:, n_stages:], step) for part, step in zip(parts, steps, strict=True)
+    ]
 
 
 def _isotonic(signal: Array, more: Array) -> tuple[tuple[Array, Array], ...]:

@@ -1,0 +1,157 @@
+"""`asd replay`: fit on recorded outcomes, play held-out ones, print and write the frontier."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from asd.errors import ConfigError
+from asd.measurement.files import write_record
+from asd.study.recording import Counts, read_recording
+from asd.study.replay import Point, Report
+from asd.study.replay import replay as run_replay
+
+LAMS = "0.1,0.5,1,2,5,10,20,50,100"
+
+files = {"multiple": True, "required": True, "type": click.Path(path_type=Path)}
+
+
+class _Files(click.Command):
+    """Lets `--train a b c` stand for `--train a --train b --train c`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        spread: list[str] = []
+        option = None
+        for arg in args:
+            if arg in ("--train", "--test"):
+                option = arg
+            elif arg.startswith("-"):
+                option = None
+                spread.append(arg)
+            elif option is not None:
+                spread += [option, arg]
+            else:
+                spread.append(arg)
+        if option is not None and args and args[-1] == option:
+            spread.append(option)
+        return super().parse_args(ctx, spread)
+
+
+@click.command(
+    cls=_Files,
+    epilog="Example: asd replay --train train.jsonl.gz --test test.jsonl.gz --stages a,b --json out.json",
+)
+@click.option("--train", help="Outcome files to fit on, one or more.", **files)
+@click.option(
+    "--test", help="Outcome files to play, one or more; no query of them is looked at before.", **files
+)
+@click.option(
+    "--stages", required=True, help="Models as the files call them, separated by commas; two or more."
+)
+@click.option(
+    "--lam", default=LAMS, show_default=True, help="What a right answer is worth, in runs of the dearest."
+)
+@click.option("--costs", help="Declared cost of one call of each stage, by commas. [default: as recorded]")
+@click.option(
+    "--json", "out", type=click.Path(path_type=Path), help="Write the report, as asd/study/replay.py says."
+)
+def replay(
+    train: tuple[Path, ...],
+    test: tuple[Path, ...],
+    stages: str,
+    lam: str,
+    costs: str | None,
+    out: Path | None,
+) -> None:
+    """Fit on recorded outcomes, play other ones, and print what quality costs."""
+    names, lams = split(stages), numbers(lam, "--lam")
+    declared = None if costs is None else numbers(costs, "--costs")
+    fit_on, played = (read_recording(paths, names, declared) for paths in (train, test))
+    report = run_replay(fit_on, played, lams, progress=lambda line: click.echo(line, err=True))
+    if out is not None:
+        write_record(out, report)
+    _show(report)
+
+
+def split(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers separated by commas.
+
+    Raises:
+        ConfigError: One is no number.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: give numbers separated by commas, as in 0.5,2") from error
+    if not all(map(math.isfinite, found)):
+        raise ConfigError(f"{option} {text}: numbers must be finite")
+    return found
+
+
+def _show(report: Report) -> None:
+    click.echo(f"train: {_counts(report.train)}")
+    click.echo(f"test:  {_counts(report.test)}")
+    for name, method in report.fitted_for.items():
+        click.echo(f"chosen for {name} by cross-validation: {method}")
+    rows = [_row(point) for point in (*report.singles, *report.points, *report.oracle)]
+    click.echo("\n" + tabulate(rows, headers="keys", floatfmt=("", ".3f", "", ".3g", ".1%", "")))
+    click.echo("\nasked and delivered against the best single model of the train rows:")
+    asked = [
+        {
+            "asked loss": f"{a.asked:.1%}",
+            "delivered": f"{a.delivered:+.1%}",
+            "95 % interval": f"{a.delivered_interval.low:+.1%} to {a.delivered_interval.high:+.1%}",
+            "cost share": _percent(a.cost_share),
+        }
+        for a in report.asked
+    ]
+    click.echo(tabulate(asked, headers="keys"))
+    for loss, share in report.cost_share_at.items():
+        oracle = _percent(report.oracle_cost_share_at[loss])
+        click.echo(
+            f"cost share at {float(loss):.0%} below {report.best_single}: {_percent(share)} (oracle {oracle})"
+        )
+    click.echo(f"AIQ {_number(report.aiq)}, of single models alone {_number(report.aiq_singles)}")
+    if report.routellm is not None:
+        r = report.routellm
+        cpt = f"CPT(50 %) {_percent(r.cpt_50)}, CPT(80 %) {_percent(r.cpt_80)}"
+        click.echo(f"RouteLLM, calls to {r.strong}: APGR {_number(r.apgr)}, {cpt}")
+    click.echo(f"provenance: {report.provenance}; cost shares are of {report.best_single}")
+
+
+def _counts(counts: Counts) -> str:
+    parts = [f"{counts.n_used} of {counts.n_queries} queries used, cost {counts.cost_source}"]
+    for what in ("no_score", "no_cost", "no_confidence"):
+        missing = {stage: n for stage, n in getattr(counts, what).items() if n}
+        if missing:
+            parts.append(f"{what.replace('_', ' ')}: " + ", ".join(f"{s} {n}" for s, n in missing.items()))
+    return "; ".join(parts)
+
+
+def _row(point: Point) -> dict[str, object]:
+    low, high = point.quality_interval.low, point.quality_interval.high
+    mix = " ".join(f"{stage}:{share:.0%}" for stage, share in point.answered.items() if share)
+    return {
+        "setting": point.name,
+        "quality": point.quality,
+        "95 % interval": f"{low:.3f} to {high:.3f}",
+        "cost": point.cost,
+        "share": _percent(point.cost_share),
+        "answered by": mix,
+    }
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

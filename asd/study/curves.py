@@ -1,0 +1,72 @@
+"""A method's whole sweep on rows: one setting a lam, row by row; and the same by cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.study.folds import deal
+from asd.study.policies import Fitted, Method, play
+from asd.study.recording import Recording
+
+__all__ = ["SWEEP", "Curve", "cross_validate", "splits", "sweep"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+SWEEP = tuple(float(lam) for lam in np.geomspace(0.05, 500.0, 29))
+"""Where a method's own curve is looked at; a factor of 1.39 apart."""
+
+
+class Curve(NamedTuple):
+    """L settings on n rows of K stages.
+
+    Attributes:
+        lams: Shape (L,).
+        quality: Score of the answer returned, shape (L, n).
+        cost: Of all calls, in the recording's unit, shape (L, n).
+        answer: Position of the stage whose answer is returned, shape (L, n).
+        called: Stages called, shape (L, n, K).
+    """
+
+    lams: Array
+    quality: Array
+    cost: Array
+    answer: Index
+    called: npt.NDArray[np.bool_]
+
+    def points(self) -> list[tuple[float, float]]:
+        """Mean cost and mean quality of every setting."""
+        return list(zip(self.cost.mean(axis=1).tolist(), self.quality.mean(axis=1).tolist(), strict=True))
+
+    def values(self, unit: float) -> Array:
+        """Of every setting and row, lam * quality - cost with the cost in `unit`, shape (L, n)."""
+        return np.asarray(self.lams[:, None] * self.quality - self.cost / unit)
+
+
+def sweep(fitted: Fitted, rows: Recording, lams: Sequence[float]) -> Curve:
+    """Play rows at every lam."""
+    sight = fitted.on(rows)
+    played = [play(sight, rows, float(lam)) for lam in lams]
+    return Curve(np.array(lams, dtype=np.float64), *(np.stack(part) for part in zip(*played, strict=True)))
+
+
+def splits(n: int, n_folds: int, seed: int) -> Iterator[tuple[Index, Index]]:
+    """Rows to fit on and rows held out, fold by fold."""
+    folds = deal(n, n_folds, seed)
+    for fold in range(n_folds):
+        yield np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+
+
+def cross_validate(
+    method: Method, rows: Recording, lams: Sequence[float], n_folds: int = 5, seed: int = 1
+) -> Curve:
+    """Play every row by the method fitted on the other folds."""
+    parts = list(splits(len(rows), n_folds, seed))
+    curves = [sweep(method.fit(rows.take(seen)), rows.take(held_out), lams) for seen, held_out in parts]
+    back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
+    joined = (np.concatenate(part, axis=1)[:, back] for part in zip(*(c[1:] for c in curves), strict=True))
+    return Curve(np.array(lams, dtype=np.float64), *joined)
