@@ -15,6 +15,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from asd.stopping.graph import Edge, FloatArray, Graph, IntArray, Node
+from asd.stopping.states import State, moves, states
+from asd.types import pair_name
 
 STAGES = ("A", "B", "C")
 TAPE_BYTES = 400
@@ -69,6 +71,29 @@ def distributions(size: int) -> st.SearchStrategy[FloatArray]:
 def set_graphs(min_stages: int = 1, max_stages: int = 3, max_bins: int = 3) -> st.SearchStrategy[Graph]:
     """Every set of stages is a node, every stage not yet run an edge, in the order of the stages."""
     return read(lambda tape: _graph(tape, min_stages, max_stages, max_bins))
+
+
+def verified_graphs(min_stages: int = 2, max_stages: int = 3, max_bins: int = 2) -> st.SearchStrategy[Graph]:
+    """States and moves of a cascade in which every larger stage can read the best answer in hand."""
+
+    def build(tape: Tape) -> Graph:
+        stages = STAGES[: tape.integer(min_stages, max_stages)]
+        pairs = [pair_name(*pair) for pair in combinations(stages, 2)]
+        nodes = {state: _state_node(tape, state, max_bins) for state in states(stages, pairs)}
+        edges = [
+            _edge(tape, nodes[move.source], nodes[move.target], move.action) for move in moves(stages, pairs)
+        ]
+        start = tape.distributions(1, nodes[State(())].n_bins)[0]
+        return Graph(tuple(nodes.values()), tuple(edges), start)
+
+    return read(build)
+
+
+def _state_node(tape: Tape, state: State, max_bins: int) -> Node:
+    n_bins = tape.integer(1, max_bins)
+    if not state.answered:
+        return Node(state.name, np.zeros(n_bins), may_stop=False)
+    return Node(state.name, tape.fractions(20, 20, n_bins))
 
 
 def small_graphs() -> st.SearchStrategy[Graph]:

@@ -217,6 +217,30 @@ class Scaled:
         return replace(self.evidence.judge(*state), scale=self.scale)
 
 
+def test_a_policy_that_verifies_survives_the_disk(tmp_path: Path) -> None:
+    """Verified states, heads and pairs come back, and with them the decisions."""
+    artifact = worlds.fitted_verified()
+    artifact.save(tmp_path / "policy.json")
+    back = load(tmp_path / "policy.json")
+    assert back == artifact
+    assert back.verifies
+    assert not worlds.fitted().verifies
+
+
+def test_the_cheapest_lossless_chain_is_named() -> None:
+    """With two stages there is one; without verifications there is none."""
+    assert worlds.fitted_verified().lossless().chain == ("S", "L")
+    with pytest.raises(ConfigError, match="fitted without verifications by 'L'"):
+        worlds.fitted().lossless()
+
+
+def test_without_verifying_engines_the_policy_throws_drafts_away() -> None:
+    """It is the policy of the same traces without verifications."""
+    plain, other = worlds.fitted().policy(5.0), worlds.fitted_verified().policy(5.0, verify=False)
+    for trace in TRACES:
+        assert decisions(plain, trace) == decisions(other, trace)
+
+
 def test_scaling_changes_decisions() -> None:
     """A draft as sure as another but ten times longer can be worth stopping at where the other is not."""
     policy = worlds.fitted().policy(2.0)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from asd.engines import Engine, Sampling
+from asd.engines import Acceptance, Engine, Sampling, Verifier
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
-from asd.types import Draft, Outcome, Query, Trace, Usage
+from asd.types import NO_CALL, Draft, Outcome, Query, Trace, Usage, Verification
 
 Q1 = Query(id="1", dataset="d", prompt="one")
 Q2 = Query(id="2", dataset="d", prompt="two")
@@ -60,3 +60,39 @@ def test_a_recording_cannot_be_sampled() -> None:
     """Sampling from a recording raises."""
     with pytest.raises(ConfigError, match=r"temperature 0\.7"):
         ReplayEngine("S", TRACES).generate([Q1], Sampling(0.7, np.random.default_rng(0)))
+
+
+READ = Verification("L", "S", (5, 9, 2), (-0.5, -3.0, -0.1), 1, Usage(3, 0, 1, 3), 0.5)
+READING = [Trace(Q1, TRACES[0].outcomes, {"S>L": READ})]
+
+
+def test_plays_recorded_verifications() -> None:
+    """What L said of S's draft, and L's own answer as what it writes after the accepted prefix."""
+    engine = ReplayEngine("L", READING)
+    assert isinstance(engine, Verifier)
+    assert engine.verify([Q1], [draft("S", "s1")]) == [READ]
+    [went_on] = engine.continue_([Q1], [READ])
+    assert went_on == replace(draft("L", "l1"), usage=Usage(n_prompt=0, n_decoded=1, n_passes=0))
+
+
+def test_going_on_after_everything_was_accepted_takes_no_call() -> None:
+    """Nothing is left to decode."""
+    whole = replace(READ, tokens=(5, 2), logprobs=(-0.5, -0.1), n_accepted=2)
+    [went_on] = ReplayEngine("L", READING).continue_([Q1], [whole])
+    assert went_on.usage == NO_CALL
+
+
+def test_a_verification_that_was_not_recorded_is_an_error() -> None:
+    """Naming pair, query and dataset."""
+    with pytest.raises(DataError, match=r"'M>L' for query '1' of dataset 'd'"):
+        ReplayEngine("L", READING).verify([Q1], [draft("M", "m1")])
+
+
+def test_a_recording_verifies_as_it_was_recorded() -> None:
+    """Lossless and greedy; anything else is refused."""
+    lenient = Acceptance(tolerance=0.5)
+    engine = ReplayEngine("L", READING)
+    with pytest.raises(ConfigError, match="lossless"):
+        engine.verify([Q1], [draft("S", "s1")], lenient)
+    with pytest.raises(ConfigError, match="lossless"):
+        engine.continue_([Q1], [READ], lenient)

@@ -18,13 +18,15 @@ from asd.evidence.features import (
     PAIR_FEATURES,
     PROMPT_FEATURES,
     QUANTILES,
+    VERIFICATION_FEATURES,
     answer_features,
     log_odds,
     prompt_features,
     state_feature_names,
     state_features,
+    verification_features,
 )
-from asd.types import Draft, Usage
+from asd.types import Draft, Usage, Verification
 
 
 def draft(logprobs: list[float], text: str = "x", *, stage: str = "S", finished: bool = True) -> Draft:
@@ -170,3 +172,41 @@ def test_state_features_name_every_number() -> None:
     assert [got[f"S_{name}"] for name in PAIR_FEATURES] == [1.0, log_odds(-0.5), 0.0]
     assert [got[f"M_{name}"] for name in PAIR_FEATURES] == [0.0, 0.0, log_odds(-0.2)]
     assert [got[f"prompt_logit_{name}"] for name in ("S", "M", "L", "XL")] == [1.0, 2.0, 3.0, 4.0]
+
+
+def verification(logprobs: list[float], n_accepted: int) -> Verification:
+    n = len(logprobs)
+    return Verification("L", "S", tuple(range(n)), tuple(logprobs), n_accepted, Usage(5, 0, 1, n), 0.0)
+
+
+@given(st.lists(st.floats(-30.0, -1e-3), min_size=1, max_size=20), st.data())
+def test_verification_features_equal_numpy(logprobs: list[float], data: st.DataObject) -> None:
+    """Sum, quantiles as log-odds, share and fact of acceptance."""
+    n_accepted = data.draw(st.integers(0, len(logprobs)))
+    found = named(verification_features(verification(logprobs, n_accepted)), VERIFICATION_FEATURES)
+    assert found["read_sum_logprob"] == pytest.approx(max(-200.0, np.sum(logprobs)))
+    for q in QUANTILES:
+        want = log_odds(float(np.quantile(logprobs, q)))
+        assert found[f"read_log_odds_q{round(100 * q)}"] == pytest.approx(want, abs=1e-6)
+    assert found["read_share_accepted"] == n_accepted / len(logprobs)
+    assert found["read_accepted"] == float(n_accepted == len(logprobs))
+
+
+def test_an_empty_draft_is_accepted_without_doubt() -> None:
+    """There is nothing in it to reject; all numbers are finite."""
+    features = named(verification_features(verification([], 0)), VERIFICATION_FEATURES)
+    assert features["read_accepted"] == features["read_share_accepted"] == 1.0
+    assert all(math.isfinite(x) for x in features.values())
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (replace(verification([-0.1, -0.2], 1), logprobs=(-0.1,)), "'S' by 'L' has 2 tokens and 1 log-prob"),
+        (verification([math.nan, -0.2], 1), "'S' by 'L' has a log-probability that is not a number"),
+    ],
+)
+def test_a_verification_without_its_numbers_is_refused(broken: Verification, message: str) -> None:
+    """Naming the pair of stages."""
+    with pytest.raises(DataError, match=message):
+        verification_features(broken)

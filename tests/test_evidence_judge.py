@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asd.errors import ConfigError
-from asd.evidence.features import answer_features, prompt_features, state_features
+from asd.evidence.features import answer_features, prompt_features, state_features, verification_features
 from asd.evidence.judge import EvidenceModel, FittedEvidence, best_answer
 from asd.evidence.length import LengthScale
 from asd.stopping.kernels import Binning
@@ -97,6 +97,52 @@ def test_reference_tags_and_names_are_not_read() -> None:
             assert evidence.judge(blind, drafts) == evidence.judge(trace.query, drafts)
 
 
+READ = worlds.verified(TRACES, np.random.default_rng(12))
+
+
+def test_a_verified_answer_is_judged_by_the_heads_of_its_node() -> None:
+    """What L says of S's tokens joins what S says of them; other answers in hand are not judged anew."""
+    model, evidence = worlds.fitted_verified().model, worlds.fitted_verified().evidence()
+    for trace in READ:
+        drafts, read = worlds.drafts_of(trace, "S"), trace.verifications["S>L"]
+        row = prompt_features(trace.query.prompt)
+        logits = [head.logistic.logit(row) for head in model.prompt.values()]
+        answers = {"S": answer_features(drafts["S"])}
+        features = [*state_features("S", drafts, answers, logits), *verification_features(read)]
+        node = model.verified["S>L"]
+        state = evidence.judge(trace.query, drafts, read)
+        assert (state.node, state.answer) == ("S>L", "S")
+        assert state.p_good == pytest.approx({"S": node.heads["S"].p(features)})
+        assert state.bin == Binning(node.edges).index(state.p_good["S"])
+        assert state.scale == evidence.judge(trace.query, drafts).scale
+
+
+def test_a_larger_stage_knows_better_whether_an_answer_is_right() -> None:
+    """Accepted answers are right in this world, and the probability says so."""
+    evidence = worlds.fitted_verified().evidence()
+    p = {True: [], False: []}
+    for trace in READ:
+        read = trace.verifications["S>L"]
+        p[read.accepted].append(evidence.judge(trace.query, worlds.drafts_of(trace, "S"), read).p_good["S"])
+    assert min(p[True]) > 0.9
+    assert np.mean(p[False]) < 0.5
+
+
+def test_a_verification_that_was_never_fitted_is_refused() -> None:
+    """By evidence that knows no verifications, and of an answer that nobody was seen reading."""
+    trace = READ[0]
+    read = trace.verifications["S>L"]
+    with pytest.raises(ConfigError, match=r"'L' has read the answer of 'S' at node 'S'.*fitted on \[\]"):
+        worlds.fitted().evidence().judge(trace.query, worlds.drafts_of(trace, "S"), read)
+    evidence = worlds.fitted_verified().evidence()
+    with pytest.raises(ConfigError, match=r"fitted on \['S>L'\]"):
+        evidence.judge(trace.query, worlds.drafts_of(trace, "L"), replace(read, drafter="L", stage="S"))
+
+
+def without_verified_node(model: EvidenceModel) -> EvidenceModel:
+    return msgspec.structs.replace(worlds.fitted_verified().model, verified={})
+
+
 def test_an_unknown_stage_is_refused() -> None:
     """A draft of a stage that was not there when the evidence was fitted."""
     draft = TRACES[0].outcomes["S"].draft
@@ -133,6 +179,7 @@ def without_centroids(model: EvidenceModel) -> EvidenceModel:
         (without_head, r"node 'S\+L' has heads \('S',\) instead of \('S', 'L'\)"),
         (without_weight, r"head 'S' of node 'root' has \d+ weights where this version computes \d+ features"),
         (without_centroids, "there must be a centroid"),
+        (without_verified_node, r"verified nodes \[\] do not follow from pairs \('S>L',\)"),
     ],
 )
 def test_a_model_with_a_part_missing_is_refused(broken, message: str) -> None:

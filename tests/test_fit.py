@@ -210,6 +210,60 @@ def test_three_stages_make_a_tree_of_eight_nodes() -> None:
     assert [node.name for node in graph.nodes if not node.may_stop] == ["root"]
 
 
+def test_verifications_add_states_to_read_in() -> None:
+    """S's answer read by L is a state; L goes on from it, or is asked without having read."""
+    graph = worlds.fitted_verified().graph()
+    assert [node.name for node in graph.nodes] == ["root", "S", "L", "S>L", "S+L"]
+    assert [(e.source, e.action, e.target) for e in graph.edges] == [
+        ("root", "S", "S"),
+        ("root", "L", "L"),
+        ("S", "L", "S+L"),
+        ("S", ">L", "S>L"),
+        ("S>L", "L", "S+L"),
+    ]
+
+
+def test_verification_changes_nothing_where_it_is_not_used() -> None:
+    """Without its verified states, the problem is the one that is fitted on traces without verifications."""
+    assert worlds.fitted_verified().problem.unverified() == worlds.fitted().problem
+    assert worlds.fitted_verified().model.nodes == worlds.fitted().model.nodes
+
+
+def test_reading_and_going_on_cost_what_the_counts_say() -> None:
+    """Mean cost of both moves over all rows, from counts by hand: one pass to read, then what is left."""
+    rng = np.random.default_rng(7)
+    traces = worlds.verified(worlds.sample(800, rng)[0], rng)
+    artifact = worlds.fitted_verified()
+    unit = artifact.ladder.unit
+    reads = [trace.verifications["S>L"] for trace in traces]
+    left = [len(t.outcomes["L"].draft.tokens) - v.n_accepted for t, v in zip(traces, reads, strict=True)]
+    graph = artifact.graph()
+    edges = {(edge.source, edge.action): edge for edge in graph.edges}
+    at_small = graph.start @ edges["root", "S"].kernel
+    read = edges["S", ">L"]
+    scale = 1.0 if not artifact.fit.scaled else None
+    assert scale is None or at_small @ read.cost == pytest.approx(5.0 / unit, rel=0.02)
+    expected = np.mean([max(0.0, 5.0 * (n - 1)) for n in left]) / unit
+    paid = at_small @ read.kernel @ edges["S>L", "L"].cost
+    assert scale is None or paid == pytest.approx(expected, rel=0.05)
+
+
+def test_cheap_verification_is_used_and_pays() -> None:
+    """Out of fold, at every lam from 1 on the policy that may read is worth as much, and somewhere more."""
+    pairs = zip(worlds.fitted_verified().fit.replayed, worlds.fitted().fit.replayed, strict=True)
+    gains = [(a.lam * a.quality - a.cost) - (b.lam * b.quality - b.cost) for a, b in pairs if a.lam >= 1.0]
+    assert min(gains) > -0.05
+    assert max(gains) > 0.1
+
+
+def test_verifications_on_some_rows_only_are_refused() -> None:
+    """Kernels are estimated from every row, so a collection that was cut short is named."""
+    rng = np.random.default_rng(3)
+    some = [*worlds.verified(few()[:50], rng), *few()[50:]]
+    with pytest.raises(DataError, match=r"verification 'S>L' is recorded for 50 of 120 queries"):
+        small_fit(some)
+
+
 def test_a_ladder_of_one_stage_is_fitted_too() -> None:
     """There is nothing to choose, and the policy says so."""
     ladder = Ladder("one", worlds.ladder().stages[1:], "declared", "made up")

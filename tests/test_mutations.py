@@ -75,13 +75,21 @@ MUTATIONS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         RECURSION,
         EDGE,
         EDGE.replace("then.cost @", "0 * then.cost @"),
-        ("test_value_equals_a_linear_programme", "test_evaluation_equals_carrying_mass_forward"),
+        (
+            "test_value_equals_a_linear_programme",
+            "test_value_with_verification_equals_a_linear_programme",
+            "test_evaluation_equals_carrying_mass_forward",
+        ),
     ),
     "wrong answers count as right": (
         RECURSION,
         STOPPING,
         STOPPING.replace("node.p,", "1 - node.p,"),
-        ("test_value_equals_brute_force_over_all_policies", "test_better_answers_never_lower_the_value"),
+        (
+            "test_value_equals_brute_force_over_all_policies",
+            "test_value_with_verification_equals_brute_force",
+            "test_better_answers_never_lower_the_value",
+        ),
     ),
     "bins are sorted on the way": (
         RECURSION,
@@ -100,6 +108,7 @@ MUTATIONS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
             "test_value_is_at_least_that_of_every_static_walk",
             "test_adding_an_edge_never_lowers_the_value",
             "test_adding_a_node_never_lowers_the_value",
+            "test_adding_verification_never_lowers_the_value",
             "test_finer_evidence_is_worth_at_least_its_merging_on_the_fine_process",
             "test_evidence_is_worth_at_least_its_garbling",
         ),

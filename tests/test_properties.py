@@ -19,7 +19,7 @@ from asd.policies import FixedStage, Myopic, OptimalPolicy, Oracle, RandomMix
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import Binning, estimate_kernel, mean_by_bin
 from asd.stopping.recursion import evaluate, one_step, solve
-from asd.types import STOP, Draft, Outcome, Query, Trace, Usage
+from asd.types import STOP, VERIFY, Draft, Outcome, Query, Trace, Usage
 from tests.oracles import all_policies, linear_programme, value_through_channel, walk_forward
 from tests.strategies import (
     distributions,
@@ -31,6 +31,7 @@ from tests.strategies import (
     small_graphs,
     sweeps,
     vectors,
+    verified_graphs,
 )
 
 EPS = 1e-9
@@ -311,6 +312,29 @@ def test_adding_a_node_never_lowers_the_value(graph, lams):
         assert (full.value[node.name] >= without.value[node.name] - EPS).all()
 
 
+@given(verified_graphs(), sweeps())
+def test_adding_verification_never_lowers_the_value(graph, lams):
+    """Letting larger stages read the answer in hand makes no state worth less."""
+    plain = _without_verification(graph)
+    without, full = solve(plain, lams), solve(graph, lams)
+    for node in plain.nodes:
+        assert (full.value[node.name] >= without.value[node.name] - EPS).all()
+
+
+@given(verified_graphs(max_stages=2), lams_from_zero)
+def test_value_with_verification_equals_brute_force(graph, lam):
+    """The closed loop is exact where answers can be read: stop, go on, start anew or read, in every order."""
+    worths = [walk_forward(graph, actions) for actions in all_policies(graph)]
+    best = max(lam * quality - cost for quality, cost in worths)
+    assert solve(graph, [lam]).expected_value[0] == pytest.approx(best, abs=EPS)
+
+
+@given(verified_graphs(), lams_from_zero)
+def test_value_with_verification_equals_a_linear_programme(graph, lam):
+    """With three stages that read each other's answers, too many policies to enumerate."""
+    assert solve(graph, [lam]).expected_value[0] == pytest.approx(linear_programme(graph, lam), abs=1e-6)
+
+
 @given(graphs_with_merging(), sweeps())
 def test_finer_evidence_is_worth_at_least_its_merging_on_the_fine_process(problem, lams):
     """The optimum of a model with merged bins, valued on the process as it is, is no better."""
@@ -493,6 +517,12 @@ def _trace(number: int, scores: dict[str, float]) -> Trace:
 def _with_costs_times(graph: Graph, s: float) -> Graph:
     edges = [Edge(e.source, e.target, s * e.cost, e.kernel, e.action) for e in graph.edges]
     return Graph(graph.nodes, tuple(edges), graph.start)
+
+
+def _without_verification(graph: Graph) -> Graph:
+    nodes = tuple(node for node in graph.nodes if VERIFY not in node.name)
+    edges = tuple(edge for edge in graph.edges if VERIFY not in edge.source + edge.target)
+    return Graph(nodes, edges, graph.start)
 
 
 def _fixed(graph: Graph, stage: int) -> dict[str, np.ndarray]:

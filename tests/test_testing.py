@@ -7,7 +7,7 @@ import pytest
 from asd.engines import Engine
 from asd.errors import ConfigError, EngineError
 from asd.testing import FakeClock, Script, ScriptedEngine
-from asd.types import Query, Usage
+from asd.types import Draft, Query, Usage
 
 ADD = Query(id="a", dataset="d", prompt="what is 2+2")
 SUB = Query(id="b", dataset="d", prompt="2-2")
@@ -61,3 +61,30 @@ def test_clock_moves_only_forward() -> None:
     assert clock() == 2.5
     with pytest.raises(ConfigError, match="-1"):
         clock.advance(-1)
+
+
+def test_a_scripted_stage_reads_drafts() -> None:
+    """The scripted text is accepted whole; of another one what both begin with, the rest being unlikely."""
+    stage = ScriptedEngine("L", {ADD.prompt: ("four", (-0.1, -0.2, -0.3, -0.4))})
+    [same], [other], [unlike] = (
+        stage.verify([ADD], [draft]) for draft in (_draft("four", 2), _draft("fox!!!", 6), _draft("", 1))
+    )
+    assert (same.accepted, same.tokens, same.logprobs) == (True, (0, 1, 2, 3), (-0.1, -0.2, -0.3, -0.4))
+    assert (other.n_accepted, other.logprobs) == (2, (-0.1, -0.2, -5.0, -5.0, -5.0, -5.0))
+    assert (unlike.n_accepted, unlike.logprobs) == (0, (-5.0,))
+    assert same.usage == Usage(n_prompt=3, n_decoded=0, n_passes=1, n_verified=4)
+    assert (same.stage, same.drafter) == ("L", "S")
+
+
+def test_a_scripted_stage_goes_on_from_what_it_accepted() -> None:
+    """Its own answer, counting the tokens that were left; every call is written down."""
+    stage = ScriptedEngine("L", {ADD.prompt: ("four", (-0.1, -0.2, -0.3, -0.4))})
+    [read] = stage.verify([ADD], [_draft("fox", 3)])
+    [draft] = stage.continue_([ADD], [read])
+    assert (draft.text, draft.tokens) == ("four", (0, 1, 2, 3))
+    assert draft.usage == Usage(n_prompt=0, n_decoded=2, n_passes=1)
+    assert stage.calls == [("a",), ("a",)]
+
+
+def _draft(text: str, n: int) -> Draft:
+    return Draft("S", text, tuple(range(n)), (-0.1,) * n, True, Usage(3, n, n), 0.0)

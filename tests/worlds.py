@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -18,7 +18,7 @@ from asd.artifact import PolicyArtifact
 from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
 from asd.stopping.graph import Edge, Graph, Node
-from asd.types import Draft, Outcome, Query, Trace, Usage
+from asd.types import Draft, Outcome, Query, Trace, Usage, Verification
 
 P_KIND = np.array([0.5, 0.5])
 P_S = np.array([0.05, 0.5, 0.95])
@@ -73,6 +73,21 @@ def sample(n: int, rng: np.random.Generator, name: str = "made-up") -> tuple[lis
     return traces, truths
 
 
+def verified(traces: list[Trace], rng: np.random.Generator) -> list[Trace]:
+    """The same with L's reading of every draft of S: accepted whole where both are right, else in part."""
+    return [replace(trace, verifications={"S>L": _read(trace, rng)}) for trace in traces]
+
+
+def _read(trace: Trace, rng: np.random.Generator) -> Verification:
+    small, large = (trace.outcomes[stage].draft for stage in "SL")
+    n = len(small.tokens)
+    accepted = small.text == large.text
+    n_accepted = n if accepted else int(rng.integers(0, n))
+    logprobs = large.logprobs[:n_accepted] + (-4.0,) * (n - n_accepted)
+    usage = Usage(n_prompt=10, n_decoded=0, n_passes=1, n_verified=n)
+    return Verification("L", "S", small.tokens, logprobs, n_accepted, usage, 0.1)
+
+
 def p_both(small: float, large: float, agree: bool) -> tuple[float, float]:
     """P(S right), P(L right) given both certainties and whether the answers agree."""
     if agree:
@@ -103,6 +118,13 @@ def fitted() -> PolicyArtifact:
     """A policy fitted on 800 queries of this world; fitted once a session."""
     traces, _ = sample(800, np.random.default_rng(7))
     return fit(traces, ladder(), fitted_at="2026-01-01")
+
+
+@functools.cache
+def fitted_verified() -> PolicyArtifact:
+    """The same, fitted on 800 queries that L has read S's answers to."""
+    rng = np.random.default_rng(7)
+    return fit(verified(sample(800, rng)[0], rng), ladder(), fitted_at="2026-01-01")
 
 
 def drafts_of(trace: Trace, stages: str = "SL") -> Mapping[str, Draft]:
