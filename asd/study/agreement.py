@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -117,15 +118,14 @@ def _mmlu(data: Folder) -> Iterator[Compared]:
 
 def _arc(data: Folder) -> Iterator[Compared]:
     """The options are in another order than in the task files: the right one is found by its text."""
-    right = {
-        " ".join(row["question"].split()): row["choices"][row["labels"].index(row["answer"])]
-        for row in _rows(data, "arc_challenge")
-    }
+    right: dict[str, set[str]] = defaultdict(set)  # some questions are asked twice, with other options
+    for row in _rows(data, "arc_challenge"):
+        right[" ".join(row["question"].split())].add(row["choices"][row["labels"].index(row["answer"])])
     for row, model, text, output in _outputs(_rows(data, "routerbench_arc_challenge")):
         asked = _text(row["prompt"]).rstrip().rpartition("\n\n")[2]
         options = re.findall(r"^[A-E1-5]\) (.*)$", asked, re.MULTILINE)
-        answer = right[" ".join(re.split(r"\n[A1]\)", asked)[0].split())]
-        expected = letter(options.index(answer))
+        answers = right[" ".join(re.split(r"\n[A1]\)", asked)[0].split())]
+        expected = next(letter(i) for i, option in enumerate(options) if option in answers)
         yield Compared(row["id"], model, choice_of(text, options) == expected, output["score"] == 1)
 
 
