@@ -33,8 +33,8 @@ def prompts(session: Session) -> list[str]:
 @pytest.fixture(scope="module")
 def fitted(session: Session) -> tuple[bytes, "np.ndarray[Any, np.dtype[np.float64]]"]:
     """The ensemble as a file holds it, and the rows it was fitted on."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("lightgbm")
+    for library in ("lightgbm", "onnxmltools", "onnxruntime", "skl2onnx"):
+        pytest.importorskip(library)
     from asd.evidence.ensemble_fitting import fit_ensemble  # noqa: PLC0415  (needs the extra)
     from asd.evidence.predictors import stacked  # noqa: PLC0415
 
