@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import click
 from tabulate import tabulate
@@ -14,9 +16,9 @@ from asd.study.recording import Counts, read_recording
 from asd.study.replay import Point, Report
 from asd.study.replay import replay as run_replay
 
-LAMS = "0.1,0.5,1,2,5,10,20,50,100"
+Command = TypeVar("Command", bound=Callable[..., object])
 
-files = {"multiple": True, "required": True, "type": click.Path(path_type=Path)}
+LAMS = "0.1,0.5,1,2,5,10,20,50,100"
 
 
 class _Files(click.Command):
@@ -40,23 +42,23 @@ class _Files(click.Command):
         return super().parse_args(ctx, spread)
 
 
+def _files(option: str, text: str) -> Callable[[Command], Command]:
+    return click.option(option, multiple=True, required=True, type=click.Path(path_type=Path), help=text)
+
+
 @click.command(
     cls=_Files,
     epilog="Example: asd replay --train train.jsonl.gz --test test.jsonl.gz --stages a,b --json out.json",
 )
-@click.option("--train", help="Outcome files to fit on, one or more.", **files)
+@_files("--train", "Outcome files to fit on, one or more.")
+@_files("--test", "Outcome files to play, one or more; nothing in them is fitted on.")
+@click.option("--stages", required=True, help="Models as the files call them, by commas; two or more.")
 @click.option(
-    "--test", help="Outcome files to play, one or more; no query of them is looked at before.", **files
-)
-@click.option(
-    "--stages", required=True, help="Models as the files call them, separated by commas; two or more."
-)
-@click.option(
-    "--lam", default=LAMS, show_default=True, help="What a right answer is worth, in runs of the dearest."
+    "--lam", default=LAMS, show_default=True, help="Worth of a right answer in calls of the dearest."
 )
 @click.option("--costs", help="Declared cost of one call of each stage, by commas. [default: as recorded]")
 @click.option(
-    "--json", "out", type=click.Path(path_type=Path), help="Write the report, as asd/study/replay.py says."
+    "--json", "out", type=click.Path(path_type=Path), help="Write the report (asd/study/replay.py)."
 )
 def replay(
     train: tuple[Path, ...],

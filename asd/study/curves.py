@@ -9,13 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.study.folds import deal
+from asd.study.frontier import Hull
 from asd.study.policies import Fitted, Method, play
 from asd.study.recording import Recording
 
-__all__ = ["SWEEP", "Curve", "cross_validate", "splits", "sweep"]
+__all__ = ["LOSSES", "SWEEP", "Curve", "cost_shares", "cross_validate", "splits", "sweep"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+
+LOSSES = (0.01, 0.02, 0.05)
+"""Where frontiers are read off, in quality below the best single model."""
 
 SWEEP = tuple(float(lam) for lam in np.geomspace(0.05, 500.0, 29))
 """Where a method's own curve is looked at; a factor of 1.39 apart."""
@@ -70,3 +74,15 @@ def cross_validate(
     back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
     joined = (np.concatenate(part, axis=1)[:, back] for part in zip(*(c[1:] for c in curves), strict=True))
     return Curve(np.array(lams, dtype=np.float64), *joined)
+
+
+def cost_shares(rows: Recording, curve: Curve, weights: Array) -> Array:
+    """Cost at each of `LOSSES` below the best single model over its cost; weights of rows sum to 1."""
+    quality, cost = weights @ rows.scores, weights @ rows.costs
+    best = min(range(len(quality)), key=lambda k: (-quality[k], cost[k]))
+    singles = zip(cost.tolist(), quality.tolist(), strict=True)
+    points = zip((curve.cost @ weights).tolist(), (curve.quality @ weights).tolist(), strict=True)
+    hull = Hull([*singles, *points])
+    shares = [hull.cost_at(float(quality[best]) - loss) for loss in LOSSES]
+    # The best single model is on the hull, so that every loss is reached.
+    return np.array([share for share in shares if share is not None], dtype=np.float64) / float(cost[best])

@@ -43,7 +43,7 @@ class Hull:
 
     def quality_at(self, costs: npt.ArrayLike) -> Array:
         """Most quality for these costs; the cheapest point's left of it, the best one's right of it."""
-        return np.asarray(np.interp(costs, self.costs, self.qualities))
+        return np.asarray(np.interp(np.asarray(costs, dtype=np.float64), self.costs, self.qualities))
 
 
 def aiq(hull: Hull, least: float, most: float) -> float | None:

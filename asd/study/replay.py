@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
 from asd.measurement.records import Record
-from asd.study.curves import Curve, sweep
+from asd.study.curves import LOSSES, Curve, sweep
 from asd.study.frontier import Hull, aiq, apgr, call_share_at
 from asd.study.lists import Lists
 from asd.study.recording import Counts, Recording
@@ -27,12 +27,10 @@ from asd.study.routing import Foresight
 from asd.study.selection import CONFIDENCE, Always, Best, FittedBest, reference_stage
 from asd.study.stopping import Stopping
 
-__all__ = ["LOSSES", "MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "Report", "ours", "replay"]
+__all__ = ["MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "Report", "ours", "replay"]
 
 Array = npt.NDArray[np.float64]
 
-LOSSES = (0.01, 0.02, 0.05)
-"""Where frontiers are read off, in quality below the best single model."""
 MIN_ROWS = 50
 """Fewer rows than this fit nothing."""
 _N_RESAMPLES = 1000

@@ -162,7 +162,9 @@ class FittedStopping:
 
     def _solve(self, lam: float) -> _Plan:
         costs, expected = self.train.costs / self.signals.unit, self.signals.costs(self.train)
-        scores, realised, weights = self.train.scores, {}, {}
+        scores = self.train.scores
+        realised: dict[Bought, Array] = {}
+        weights: dict[tuple[Bought, int], Array] = {}
         for bought in sorted(self.states, key=len, reverse=True):
             state = self.states[bought]
             best, worth = self._stopping(state, lam)
@@ -199,7 +201,7 @@ class FittedStopping:
         for fold in range(_N_FOLDS):
             out, seen = self.folds == fold, self.folds != fold
             held_out[out] = x[out] @ np.linalg.solve(x[seen].T @ x[seen] + penalty, x[seen].T @ y[seen])
-        return held_out, np.linalg.solve(x.T @ x + penalty, x.T @ y)
+        return held_out, np.asarray(np.linalg.solve(x.T @ x + penalty, x.T @ y))
 
 
 def _best_of(gains: Array, bought: Bought) -> Index:

@@ -1,0 +1,73 @@
+"""`asd frontier`: every method on the same folds of recorded outcomes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+
+from asd.cli.replay import numbers, split
+from asd.errors import ConfigError
+from asd.measurement.files import write_record
+from asd.study.comparison import Cell, Comparison, Row, compare
+from asd.study.recording import read_recording
+
+
+@click.command(epilog="Example: asd frontier a.jsonl.gz b.jsonl.gz --stages small,large --stages s,m,l")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--stages", multiple=True, required=True, help="A ladder, by commas; give the option once a ladder."
+)
+@click.option(
+    "--costs", help="Declared cost of one call of each stage, for one ladder. [default: as recorded]"
+)
+@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the comparison, versioned.")
+def frontier(files: tuple[Path, ...], stages: tuple[str, ...], costs: str | None, out: Path | None) -> None:
+    """What quality costs by every method, cross-validated, over files and ladders."""
+    if costs is not None and len(stages) > 1:
+        raise ConfigError("--costs declares the costs of one ladder; give --stages once")
+    declared = None if costs is None else numbers(costs, "--costs")
+    cells = [_cell(path, split(ladder), declared) for path in files for ladder in stages]
+    comparison = compare(cells, progress=lambda line: click.echo(line, err=True))
+    if out is not None:
+        write_record(out, comparison)
+    _show(comparison)
+
+
+def _cell(path: Path, stages: list[str], costs: list[float] | None) -> Cell:
+    return Cell(f"{path.name.split('.')[0]} {stages[0]}..{stages[-1]}", read_recording([path], stages, costs))
+
+
+def _show(comparison: Comparison) -> None:
+    click.echo(tabulate([_row(row) for row in comparison.rows], headers="keys"))
+    click.echo("\nby cell:")
+    click.echo(tabulate([_cells(row) for row in comparison.rows], headers="keys"))
+    click.echo("\nasked of asd on the rows fitted on, delivered on held-out rows:")
+    asked = [
+        {
+            "asked loss": f"{a.asked:.0%}",
+            "confidence": f"{a.confidence:.0%}",
+            "delivered": f"{a.delivered:+.1%}",
+            "mean shortfall": f"{a.shortfall:+.1%}",
+            "missed": f"{a.missed} of {a.n_cells}",
+            "beyond noise": a.missed_surely,
+            "cost share": f"{a.cost_share:.0%}",
+        }
+        for a in comparison.asked
+    ]
+    click.echo(tabulate(asked, headers="keys"))
+    click.echo(f"provenance: {comparison.provenance}, five folds; cost over the best single model's")
+
+
+def _cells(row: Row) -> dict[str, str]:
+    shares = {cell: "/".join(f"{s:.0%}" for s in found.values()) for cell, found in row.cells.items()}
+    return {"method": row.method} | shares
+
+
+def _row(row: Row) -> dict[str, str]:
+    cells = {
+        f"at -{float(loss):.0%}": f"{share:.0%} ({row.intervals[loss].low:.0%} to {row.intervals[loss].high:.0%})"
+        for loss, share in row.shares.items()
+    }
+    return {"method": row.method} | cells

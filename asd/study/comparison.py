@@ -1,0 +1,190 @@
+"""Every method on the same folds: what quality costs, read off the frontier of held-out points.
+
+A cell is a file and a ladder. Five folds, everything (inner choices included) fitted on the other four; a
+method's points are the means over all held-out rows, one a lam. Read off the non-decreasing concave hull of
+these points and the single models: cost at 1, 2 and 5 points below the best single model, as a share of its
+cost. Over cells, the geometric mean. Intervals: percentile bootstrap over the rows of every cell, points and
+hull recomputed, what was fitted held fixed.
+
+Ours is also asked, on the rows it is fitted on, for each of these losses; what that delivered on held-out
+rows stands beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from asd.measurement.records import Record
+from asd.study.binned import BinnedInduction
+from asd.study.curves import LOSSES, SWEEP, Curve, cost_shares, cross_validate, splits, sweep
+from asd.study.policies import Method
+from asd.study.recording import Recording
+from asd.study.replay import Interval, ours
+from asd.study.routing import Foresight, PromptRouter, SingleStage
+from asd.study.selection import CONFIDENCE, Always, FittedBest, reference_stage
+
+__all__ = ["Comparison", "Delivered", "Row", "compare", "rivals"]
+
+Array = npt.NDArray[np.float64]
+
+_N_FOLDS = 5
+_N_RESAMPLES = 200
+
+
+class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One method.
+
+    Attributes:
+        method: Its name.
+        shares: By loss, the geometric mean over cells of the cost share.
+        intervals: Of them.
+        cells: By cell, the shares.
+    """
+
+    method: str
+    shares: dict[str, float]
+    intervals: dict[str, Interval]
+    cells: dict[str, dict[str, float]]
+
+
+class Delivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A loss asked of ours, over cells.
+
+    Attributes:
+        asked: Most quality to lose.
+        confidence: With which settings were picked.
+        delivered: Mean over cells of the loss on held-out rows.
+        shortfall: Mean over cells of `delivered - asked`.
+        missed: Cells where more was lost than asked.
+        missed_surely: Of these, where the loss exceeds the asked one beyond the noise of the held-out rows
+            (one-sided, 95 %).
+        n_cells: Of how many.
+        cost_share: Geometric mean over cells of the cost over the best single model's.
+        cells: By cell, the loss delivered.
+    """
+
+    asked: float
+    confidence: float
+    delivered: float
+    shortfall: float
+    missed: int
+    missed_surely: int
+    n_cells: int
+    cost_share: float
+    cells: dict[str, float]
+
+
+class Comparison(Record, frozen=True, kw_only=True):
+    """What `asd frontier --json` writes."""
+
+    kind: Literal["asd-frontier"] = "asd-frontier"
+    version: Literal[1] = 1
+    provenance: Literal["replayed"] = "replayed"
+    n_rows: dict[str, int]
+    rows: tuple[Row, ...]
+    asked: tuple[Delivered, ...]
+
+
+class Cell(NamedTuple):
+    """A file and a ladder."""
+
+    name: str
+    rows: Recording
+
+
+def rivals(n_stages: int) -> tuple[Method, ...]:
+    """What ours is compared with, the members that compete within it included."""
+    return (
+        SingleStage(),
+        PromptRouter("neighbours"),
+        PromptRouter("ridge"),
+        BinnedInduction(),
+        *ours(n_stages).members,
+        Foresight(),
+    )
+
+
+def compare(cells: Sequence[Cell], progress: Callable[[str], None] = lambda _: None) -> Comparison:
+    """Fit and play every method on the same folds of every cell."""
+    shares: dict[str, dict[str, Array]] = {}
+    delivered: dict[str, list[Array]] = {}
+    for cell in cells:
+        for method in rivals(len(cell.rows.stages)):
+            progress(f"{cell.name}: {method.name}")
+            curve = cross_validate(method, cell.rows, SWEEP, _N_FOLDS, seed=0)
+            shares.setdefault(method.name, {})[cell.name] = _draws(cell.rows, curve)
+        progress(f"{cell.name}: asd")
+        curve, delivered[cell.name] = _ours(cell.rows)
+        shares.setdefault("asd", {})[cell.name] = _draws(cell.rows, curve)
+    complete = {name: found for name, found in shares.items() if len(found) == len(cells)}
+    return Comparison(
+        n_rows={cell.name: len(cell.rows) for cell in cells},
+        rows=tuple(_row(name, found) for name, found in complete.items()),
+        asked=tuple(_delivered(i, cells, delivered) for i in range(len(LOSSES))),
+    )
+
+
+def _draws(rows: Recording, curve: Curve) -> Array:
+    """Cost shares on all rows (first) and on resampled ones, shape (1 + resamples, losses)."""
+    n = len(rows)
+    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=_N_RESAMPLES) / n
+    weights = np.concatenate([np.full((1, n), 1.0 / n), drawn])
+    return np.stack([cost_shares(rows, curve, row) for row in weights])
+
+
+def _row(name: str, found: dict[str, Array]) -> Row:
+    pooled = np.exp(np.mean([np.log(np.maximum(draws, 1e-6)) for draws in found.values()], axis=0))
+    low, high = np.quantile(pooled[1:], [0.025, 0.975], axis=0)
+    names = [f"{loss:g}" for loss in LOSSES]
+    return Row(
+        method=name,
+        shares=dict(zip(names, pooled[0].tolist(), strict=True)),
+        intervals={loss: Interval(float(low[i]), float(high[i])) for i, loss in enumerate(names)},
+        cells={cell: dict(zip(names, draws[0].tolist(), strict=True)) for cell, draws in found.items()},
+    )
+
+
+def _ours(rows: Recording) -> tuple[Curve, list[Array]]:
+    """Our curve on held-out rows; by asked loss, what was lost and paid on every row, shape (2, n)."""
+    curves, asked, order = [], [], []
+    for seen, held_out in splits(len(rows), _N_FOLDS, seed=0):
+        fitted, other = ours(len(rows.stages)).fit(rows.take(seen)), rows.take(held_out)
+        curves.append(sweep(fitted, other, SWEEP))
+        asked.append([_ask(fitted, other, loss) for loss in LOSSES])
+        order.append(held_out)
+    back = np.argsort(np.concatenate(order))
+    curve = Curve(
+        curves[0].lams,
+        *(np.concatenate(p, axis=1)[:, back] for p in zip(*(c[1:] for c in curves), strict=True)),
+    )
+    return curve, [np.concatenate(parts, axis=1)[:, back] for parts in zip(*asked, strict=True)]
+
+
+def _ask(fitted: FittedBest, rows: Recording, loss: float) -> Array:
+    picked = fitted.ask(loss)
+    curve = sweep(Always(fitted.reference) if picked.lam is None else fitted, rows, [picked.lam or 1.0])
+    return np.stack([rows.scores[:, fitted.reference] - curve.quality[0], curve.cost[0]])
+
+
+def _delivered(i: int, cells: Sequence[Cell], delivered: dict[str, list[Array]]) -> Delivered:
+    lost = {cell.name: delivered[cell.name][i][0] for cell in cells}
+    beyond = np.array([values.mean() - LOSSES[i] for values in lost.values()])
+    noise = np.array([values.std(ddof=1) / np.sqrt(len(values)) for values in lost.values()])
+    shares = [delivered[c.name][i][1].mean() / c.rows.costs[:, reference_stage(c.rows)].mean() for c in cells]
+    return Delivered(
+        asked=LOSSES[i],
+        confidence=CONFIDENCE,
+        delivered=float(beyond.mean() + LOSSES[i]),
+        shortfall=float(beyond.mean()),
+        missed=int((beyond > 0.0).sum()),
+        missed_surely=int((beyond > NormalDist().inv_cdf(0.95) * noise).sum()),
+        n_cells=len(cells),
+        cost_share=float(np.exp(np.mean(np.log(shares)))),
+        cells={name: float(values.mean()) for name, values in lost.items()},
+    )
