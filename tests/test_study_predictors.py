@@ -91,7 +91,7 @@ def test_regret_by_hand() -> None:
         ("S", "L"), ("a", "b", "c"), scores, np.tile([0.1, 1.0], (3, 1)), np.zeros((3, 2, 1)), 0
     )
     asked = np.full((3, 2), 0.5)
-    answered = np.array([[0.9, 0.0], [0.1, 0.0], [0.9, 0.0]])
+    answered = np.array([[0.9, 0.0], [0.2, 0.0], [0.4, 0.0]])
     assert decision_regret(answered, asked, outcomes, lam=5.0) == pytest.approx((4.0 + 1.0 + 0.0) / 3)
 
 
