@@ -27,6 +27,7 @@ __all__ = [
     "headline_cell",
     "latency_cell",
     "overhead_cell",
+    "planned_cell",
     "quality_cell",
     "sweep_cell",
     "verification_cell",
@@ -38,6 +39,7 @@ QUALITY, COST, COUNT, RATIO = 0.01, 0.02, 0.02, 0.15
 SECONDS = {"cpu": 2.0, "accelerator": 0.2}
 DERIVED_QUALITY = 0.02
 SHARE = 0.05
+PLANNED = 0.5
 
 ACCEPTED = ("none", "to_25", "to_50", "to_75", "to_100", "all")
 """Bins of the accepted share of a draft, in per cent; the middle ones hold their lower border."""
@@ -129,6 +131,12 @@ def headline_cell(headline: Headline) -> Cell:
             ),
         ),
     )  # fmt: skip
+
+
+def planned_cell(share: float, speed_up: float) -> Cell:
+    """What the planning model of the ladder allows at a share of the largest stage's quality."""
+    metric = _value("planned_speedup", "x", "count", "same", PLANNED, speed_up, "simulated")
+    return Cell(suite="frontier", policy=f"planned@{share:g}", metrics=(metric,))
 
 
 def verification_cell(dataset: str, pair: str, verifications: Sequence[Verification]) -> Cell:

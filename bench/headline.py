@@ -3,23 +3,28 @@
 The named settings (`bench.settings`) over all datasets: the adaptive policy where it keeps a share of the
 largest stage's quality on the even items; "lossless", the largest stage's own answers drafted by smaller
 stages; and the oracle, with foresight the cheapest stage that is right, which is no upper bound where drafts
-are reused. Quality and cost are told on the odd items; the speed-up is that of the live passes.
+are reused. Quality and cost are told on the odd items; the speed-up is that of the live passes. Beside them
+stands what the ladder was planned for (`asd.tiny.bound`), with this run's accuracies and acceptance.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asd.errors import DataError
+from asd.tiny.bound import Plan, speed_up
+from asd.types import pair_name
 from bench.replays import Replay
 from bench.session import Session, Setting
-from bench.settings import pooled
+from bench.settings import SHARES, pooled
 
-__all__ = ["Headline", "headlines"]
+__all__ = ["Headline", "headlines", "planned_speed_ups"]
 
 Array = NDArray[np.float64]
 
@@ -43,6 +48,31 @@ class Headline:
 def headlines(session: Session) -> list[Headline]:
     """One a named setting."""
     return [_headline(session, name, setting) for name, setting in session.settings.items()]
+
+
+def planned_speed_ups(session: Session) -> dict[float, float]:
+    """By share of the largest stage's quality, what the embedded ladder's planning model allows.
+
+    The model knows three stages of one trunk that grow more accurate, whose costs follow their layers; for
+    any other ladder it says nothing.
+    """
+    if session.matrix.ladder.name != "tiny":
+        return {}
+    stages = session.matrix.ladder.stages
+    small, middle, large = (
+        pooled(_everywhere(session, (f"always-{stage.name}", None)), lambda replay: replay.quality)
+        for stage in stages
+    )
+    configs = [json.loads((Path(stage.model) / "config.json").read_text()) for stage in stages]
+    n_layers = [config["num_hidden_layers"] for config in configs]
+    pair = pair_name(stages[0].name, stages[-1].name)
+    reads = [v for outcomes in session.outcomes.values() for v in outcomes.verifications(pair)]
+    n_read = sum(len(v.tokens) for v in reads)
+    accepted = sum(v.n_accepted for v in reads) / n_read if n_read else 0.0
+    middle = max(small, middle)  # the model's stages grow more accurate
+    accuracy = (small, middle, max(middle, large))
+    plan = Plan((n_layers[0], n_layers[1], n_layers[2]), accuracy, accepted=accepted)
+    return {share: speed_up(plan, share) for share in SHARES}
 
 
 def _headline(session: Session, name: str, setting: Setting) -> Headline:

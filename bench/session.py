@@ -117,7 +117,7 @@ class Session:
 
     def replay(self, dataset: str, policy: str, lam: float | None = None) -> Replay:
         """One contender on one dataset; the adaptive policy at any lambda, others at those of the sweep."""
-        known = [*self.replays(dataset), *self._between.get(dataset, ())]
+        known = self.replays(dataset) + self._between.get(dataset, [])
         found = [r for r in known if (r.contender.name, r.contender.lam) == (policy, lam)]
         if not found and policy == "optimal" and lam is not None:
             outcomes = self.outcomes[dataset]

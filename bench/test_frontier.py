@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from asd.measurement.records import Cell
-from bench.cells import frontier_cell, headline_cell, sweep_cell
-from bench.headline import headlines
+from bench.cells import frontier_cell, headline_cell, planned_cell, sweep_cell
+from bench.headline import headlines, planned_speed_ups
 from bench.session import Session
 
 Record = Callable[[Cell], None]
@@ -35,3 +35,5 @@ def test_headline(session: Session, record: Record) -> None:
     for headline in headlines(session):
         record(headline_cell(headline))
         assert headline.seconds.shape == headline.largest.shape
+    for share, speed_up in planned_speed_ups(session).items():
+        record(planned_cell(share, speed_up))

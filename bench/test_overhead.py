@@ -13,7 +13,7 @@ from asd.policies import OptimalPolicy
 from asd.stopping.recursion import solve
 from asd.types import Draft, Query
 from bench.cells import overhead_cell
-from bench.problems import subset_problem
+from bench.problems import subset_problem, verified_problem
 from bench.session import Session
 
 Record = Callable[[Cell], None]
@@ -80,4 +80,13 @@ def test_solve(record: Record, benchmark: Any) -> None:
     lams = np.geomspace(0.1, 100, 100)
     solution = benchmark.pedantic(solve, args=(graph, lams), rounds=20, iterations=1, warmup_rounds=1)
     record(overhead_cell("recursion", "solve_s", benchmark.stats.stats.data))
+    assert len(solution.lams) == len(lams)
+
+
+def test_solve_with_verification(record: Record, benchmark: Any) -> None:
+    """Four stages, each of which can read the answers of smaller ones, 50 bins, 100 lambdas."""
+    graph = verified_problem("ABCD", n_bins=50, rng=np.random.default_rng(0))
+    lams = np.geomspace(0.1, 100, 100)
+    solution = benchmark.pedantic(solve, args=(graph, lams), rounds=20, iterations=1, warmup_rounds=1)
+    record(overhead_cell("recursion-verified", "solve_s", benchmark.stats.stats.data))
     assert len(solution.lams) == len(lams)

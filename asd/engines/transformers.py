@@ -199,6 +199,8 @@ class TransformersEngine:
             ConfigError: Another stage verified, or `acceptance` cannot be followed.
             PromptTooLongError, EngineError: As `generate`.
         """
+        if not queries:
+            return []
         loaded = self.loaded
         self.synchronise()
         start = self._clock()

@@ -74,13 +74,13 @@ def read_drafts(
     logits = read(batch, texts, [n + 1 for n in fed], side)
     starts = list(accumulate((n + 1 for n in fed), initial=0))[:-1]
     at = [start + i for start, draft in zip(starts, drafts, strict=True) for i in range(len(draft.tokens))]
-    drafted = torch.tensor([t for draft in drafts for t in draft.tokens], device=logits.device).long()
-    scores = logits if len(at) == len(logits) else logits[torch.tensor(at, device=logits.device)]
+    drafted = _ids([token for draft in drafts for token in draft.tokens], logits)
+    scores = logits if len(at) == len(logits) else logits[_ids(at, logits)]
     logprobs, accepted = _judge(scores, drafted, acceptance, q)
     bounds = list(pairwise(accumulate((len(draft.tokens) for draft in drafts), initial=0)))
     n_accepted = [n_leading(accepted[a:b]) for a, b in bounds]
     last = [min(n, n_fed) for n, n_fed in zip(n_accepted, fed, strict=True)]
-    after = torch.tensor([start + n for start, n in zip(starts, last, strict=True)], device=logits.device)
+    after = _ids([start + n for start, n in zip(starts, last, strict=True)], logits)
     return Judged(
         logprobs=[tuple(logprobs[a:b]) for a, b in bounds],
         n_accepted=n_accepted,
@@ -128,6 +128,10 @@ def first_tokens(
     ]
     chosen = [draw(p, uniform) for p, uniform in zip(left, rng.random(len(left)), strict=True)]
     return torch.tensor(chosen, device=logits.device)
+
+
+def _ids(values: list[int], beside: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.long, device=beside.device)  # an empty list has no type
 
 
 def _host(values: Tensor) -> Any:

@@ -1,0 +1,212 @@
+"""`asd.engines.speculation`: the verifier's answers in fewer of its passes, and where that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asd.engines import Engine, Sampling
+from asd.engines.decoding import PaddingSide
+from asd.engines.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals
+from asd.engines.speculation import SpeculativeEngine, plan_block
+from asd.engines.transformers import TransformersEngine
+from asd.errors import ConfigError, EngineError
+from asd.ladder import Prices
+from asd.types import Query, Usage, Verification
+from tests.models import save_random_model, stage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterable[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A random model, and one like it whose weights were shaken: they agree on most tokens."""
+    large = save_random_model(tmp_path_factory.mktemp("large"))
+    small = tmp_path_factory.mktemp("small")
+    model = AutoModelForCausalLM.from_pretrained(large)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.1)
+    model.save_pretrained(small)
+    AutoTokenizer.from_pretrained(large).save_pretrained(small)
+    return small, large
+
+
+def pair(
+    paths: tuple[Path, Path], side: PaddingSide = "left"
+) -> tuple[TransformersEngine, TransformersEngine]:
+    small, large = paths
+    return (
+        TransformersEngine(stage(small, "S"), "cpu", padding_side=side),
+        TransformersEngine(stage(large, "L"), "cpu", padding_side=side),
+    )
+
+
+def questions(n: int, seed: int = 0) -> list[Query]:
+    rng = np.random.default_rng(seed)
+    letters = list("abcdefghijklmnopqrstuvwxyz 0123456789+.")
+    prompts = ["".join(rng.choice(letters, size=rng.integers(2, 20))) for _ in range(n)]
+    return [Query(str(i), "d", p, None, int(rng.integers(1, 24))) for i, p in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("size", "block"), [(1, 1), (1, 4), (7, 3), (16, 12)])
+def test_speculation_is_lossless(paths: tuple[Path, Path], side: PaddingSide, size: int, block: int) -> None:
+    """Greedy answers are those of the verifier alone, at any block length, batch size and padding."""
+    drafter, verifier = pair(paths, side)
+    engine: Engine = SpeculativeEngine(drafter, verifier, block)
+    asked = questions(32)
+    for start in range(0, 32, size):
+        batch = asked[start : start + size]
+        own, fast = verifier.generate(batch), engine.generate(batch)
+        assert [(d.tokens, d.text, d.finished, d.stage) for d in fast] == [
+            (d.tokens, d.text, d.finished, "L") for d in own
+        ]
+        for a, b in zip(fast, own, strict=True):
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize("block", [1, 5])
+def test_passes_and_tokens_add_up(paths: tuple[Path, Path], block: int) -> None:
+    """One verifying pass a round; an answer is what was accepted and an own token a round, its end aside."""
+    drafter, verifier = pair(paths)
+    engine = SpeculativeEngine(drafter, verifier, block)
+    engine.load()
+    passes = {"S": 0, "L": 0}
+    for name, loaded in (("S", drafter.loaded), ("L", verifier.loaded)):
+        loaded.model.register_forward_pre_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    n_saved = 0
+    for query in questions(24):
+        passes.update(S=0, L=0)
+        [result] = engine.speculate([query])
+        usage, n = result.draft.usage, len(result.draft.tokens)
+        assert usage.n_passes == passes["L"] == len(result.accepted)
+        assert result.drafting.n_passes == result.drafting.n_decoded == passes["S"]
+        assert sum(result.accepted) + usage.n_decoded == n
+        assert usage.n_verified >= sum(result.accepted)
+        assert max(result.accepted) <= block
+        assert (
+            usage.n_prompt
+            == result.drafting.n_prompt
+            == len(verifier.loaded.tokenizer(query.prompt)["input_ids"])
+        )
+        n_saved += n - usage.n_passes
+    assert n_saved > 24
+
+
+def test_nothing_is_read_twice(paths: tuple[Path, Path]) -> None:
+    """Either model reads prompt, drafts and own tokens once; only what was rejected was read in vain."""
+    drafter, verifier = pair(paths)
+    engine = SpeculativeEngine(drafter, verifier, 4)
+    engine.load()
+    n_read = {"S": 0, "L": 0}
+
+    def count(name: str, n: int) -> None:
+        n_read[name] += n
+
+    for name, loaded in (("S", drafter.loaded), ("L", verifier.loaded)):
+        loaded.model.register_forward_pre_hook(
+            lambda _, __, given, name=name: count(name, given["input_ids"].shape[1]), with_kwargs=True
+        )
+    for query in questions(12):
+        n_read.update(S=0, L=0)
+        [result] = engine.speculate([query])
+        usage = result.draft.usage
+        n_rounds = len(result.accepted)
+        assert n_read["L"] <= usage.n_prompt + usage.n_verified + n_rounds - 1
+        assert n_read["S"] <= usage.n_prompt + result.drafting.n_decoded + n_rounds
+
+
+def test_samples_follow_the_verifier(paths: tuple[Path, Path]) -> None:
+    """First and second tokens sampled by speculation are distributed as the verifier's own: chi-square."""
+    drafter, verifier = pair(paths)
+    n = 3000
+    asked = [Query(str(i), "d", "sort pear", max_new_tokens=3) for i in range(n)]
+    rng = np.random.default_rng(5)
+    results = SpeculativeEngine(drafter, verifier, 2).speculate(asked, Sampling(1.2, rng))
+    assert len({result.accepted[0] for result in results}) == 3
+    own = verifier.generate(asked, Sampling(1.2, rng))
+    for place in (0, 1):
+        written = _counts([r.draft.tokens[place] for r in results if len(r.draft.tokens) > place])
+        expected = _counts([d.tokens[place] for d in own if len(d.tokens) > place])
+        common = (written + expected) >= 20
+        table = np.array([np.append(c[common], c[~common].sum()) for c in (written, expected)])
+        assert table.shape[1] > 10
+        assert stats.chi2_contingency(table).pvalue > 0.01
+
+
+def _counts(tokens: list[int]) -> np.ndarray:
+    return np.bincount(tokens, minlength=400)
+
+
+def test_a_seed_fixes_the_sample(paths: tuple[Path, Path]) -> None:
+    """The same seed gives the same answers, another one others."""
+    engine = SpeculativeEngine(*pair(paths), 3)
+    first, again, other = (
+        [d.tokens for d in engine.generate(questions(8), Sampling(1.0, np.random.default_rng(seed)))]
+        for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_without_a_block_the_verifier_writes_alone(paths: tuple[Path, Path]) -> None:
+    """Block 0 is plain decoding: the verifier's own call, the drafter not even loaded."""
+    drafter, verifier = pair(paths)
+    asked = questions(4)
+    drafts = SpeculativeEngine(drafter, verifier, 0).generate(asked)
+    assert [d.usage for d in drafts] == [d.usage for d in verifier.generate(asked)]
+    assert drafter._loaded is None
+
+
+def test_the_block_follows_prices_and_acceptance() -> None:
+    """A cheap drafter that is mostly right gets a long block, a dear or wrong one none."""
+    large = Prices(0.0, 0.25, 9.2)
+    right, wrong = _verification(9, 10), _verification(0, 10)
+    assert 6 <= plan_block(Prices(0.0, 0.01, 0.83), large, [right] * 9 + [wrong]) <= 12
+    assert plan_block(Prices(0.0, 0.01, 9.0), large, [right]) == 0
+    assert plan_block(Prices(0.0, 0.01, 0.83), large, [wrong]) == 0
+    assert plan_block(Prices(0.0, 0.01, 0.83), Prices(0.0, 0.25, 9.2, per_verified=9.0), [right]) == 0
+    with pytest.raises(ConfigError, match="cost nothing"):
+        plan_block(large, Prices(1.0, 0.0, 0.0), [right])
+
+
+def _verification(n_accepted: int, n: int) -> Verification:
+    return Verification("L", "S", (7,) * n, (-0.1,) * n, n_accepted, Usage(5, 0, 1, n), 0.1)
+
+
+def test_impossible_pairs_are_refused(paths: tuple[Path, Path], tmp_path: Path) -> None:
+    """A negative block, two devices and two vocabularies raise; no query is no answer."""
+    drafter, verifier = pair(paths)
+    with pytest.raises(ConfigError, match="not -1"):
+        SpeculativeEngine(drafter, verifier, -1)
+    with pytest.raises(ConfigError, match="cpu and meta"):
+        SpeculativeEngine(drafter, TransformersEngine(verifier.stage, "meta"), 3)
+    AutoModelForCausalLM.from_pretrained(paths[0]).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(paths[0])
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(EngineError, match="different vocabularies"):
+        SpeculativeEngine(TransformersEngine(stage(tmp_path, "S"), "cpu"), verifier, 3).generate(questions(1))
+    assert SpeculativeEngine(drafter, verifier, 3).generate([]) == []
+
+
+def test_rivals_write_the_same_and_take_turns(paths: tuple[Path, Path]) -> None:
+    """`generate()`, assisted or not, and our loop, speculating or not, write the same texts."""
+    asked = questions(4, seed=3)
+    timings = time_rivals(SpeculativeEngine(*pair(paths), 3), asked, n_passes=2)
+    assert set(timings.results) == {OWN, SPECULATIVE, PLAIN, ASSISTED}
+    assert all(texts == timings.results[OWN] for texts in timings.results.values())
+    assert {seconds.shape for seconds in timings.seconds.values()} == {(2, 4)}
