@@ -239,10 +239,10 @@ def join(batches: Sequence[Batch], places: Sequence[int]) -> Batch:
         places: Where each row goes, those of the first batch first; a permutation.
     """
     joined = batches[0] if len(batches) == 1 else _stack(batches)
+    joined.rows = torch.tensor(places, device=joined.rows.device)
     order = sorted(range(len(places)), key=places.__getitem__)
     if order != list(range(len(places))):
         joined.keep(torch.tensor(order, device=joined.rows.device))
-    joined.rows = torch.arange(len(places), device=joined.rows.device)
     return joined
 
 
