@@ -4,6 +4,7 @@ Three stages of growing skill answer real questions of two datasets; a fake cloc
 take exactly its time, so speed-ups are known in advance.
 """
 
+import dataclasses
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
 from asd.measurement.records import Metric, Run
 from asd.testing import FakeClock, ScriptedEngine
+from asd.tiny.bound import Plan, speed_up
 from asd.tracelog import TraceLog
 from asd.types import VERIFY, Completion, Query, Trace, Usage
 from asd.workloads.catalogue import find_workloads
@@ -33,7 +35,7 @@ from bench.cells import (
     verification_cell,
 )
 from bench.gate import Options, judge
-from bench.headline import headlines
+from bench.headline import headlines, planned_speed_ups
 from bench.live import run_live, timed_items
 from bench.matrix import Matrix
 from bench.replays import Replay
@@ -351,6 +353,28 @@ def test_acceptance_is_counted_by_pair(session: Session):
     assert sum(
         values[name] for name in values if name.startswith("accepted_") and name != "accepted_tokens"
     ) == (pytest.approx(1.0))
+
+
+def test_a_ladder_without_a_planning_model_has_no_planned_speed_up(session: Session):
+    """What was planned is known of the embedded ladder alone."""
+    assert planned_speed_ups(session) == {}
+
+
+def test_the_planned_speed_up_is_the_models(session: Session, monkeypatch: pytest.MonkeyPatch):
+    """With the layers of the stages, the accuracies and the acceptance of this run."""
+    ladder = session.matrix.ladder
+    for stage, layers in zip(ladder.stages, (2, 8, 28), strict=True):
+        (Path(stage.model) / "config.json").write_text(f'{{"num_hidden_layers": {layers}}}')
+    named = dataclasses.replace(ladder, name="tiny")
+    monkeypatch.setattr(session, "matrix", dataclasses.replace(session.matrix, ladder=named))
+    accuracy = tuple(
+        float(np.mean([session.replay(d, f"always-{stage}").quality for d in DATASETS])) for stage in SKILL
+    )
+    reads = [v for d in DATASETS for v in session.outcomes[d].verifications("S>L")]
+    accepted = sum(v.n_accepted for v in reads) / sum(len(v.tokens) for v in reads)
+    plan = Plan((2, 8, 28), accuracy, accepted=accepted)
+    want = {share: pytest.approx(speed_up(plan, share)) for share in (0.95, 0.99)}
+    assert planned_speed_ups(session) == want
 
 
 def test_single_stages_gain_nothing_over_mixing_single_stages(session: Session):
