@@ -194,6 +194,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
         n_unscored: Queries left out because an outcome was not scored.
         scaled: Long queries are decided at lam / scale, because that was worth more out of fold.
         reliability: Of every head out of fold, by node and stage ("root": from the prompt alone).
+        largest_quality: Mean score of the largest stage alone.
         replayed: Out-of-fold value of the policy, by lam.
     """
 
@@ -204,6 +205,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
     n_unscored: int
     scaled: bool
     reliability: dict[str, dict[str, Reliability]]
+    largest_quality: float
     replayed: tuple[Replayed, ...]
 
 
@@ -266,6 +268,15 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             raise ConfigError(f"lam must be a finite number, zero or more, got {lam}")
         lams = lam * _SCALES if self.fit.scaled and lam > 0.0 else np.array([lam])
         return OptimalPolicy(self.evidence(), solve(self.graph(unit=unit, verify=verify), lams), lam)
+
+    def cheapest_lam(self, share: float) -> float | None:
+        """The lam of least cost whose quality is at least this share of the largest stage's; None: no lam.
+
+        Read off the out-of-fold replays: an estimate, which a guarantee (`asd fit --keep`) is not.
+        """
+        wanted = share * self.fit.largest_quality
+        good = [replay for replay in self.fit.replayed if replay.quality >= wanted]
+        return min(good, key=lambda replay: replay.cost).lam if good else None
 
     def lossless(self) -> Lossless:
         """The largest stage's own answers by the cheapest drafters, as the fitting rows have it.

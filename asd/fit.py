@@ -44,7 +44,7 @@ __all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "replay"]
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 
-LAMS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+LAMS = (0.1, 0.2, 0.5, 0.7, 1, 1.1, 1.2, 1.3, 1.5, 1.7, 2, 2.5, 3, 4, 5, 7, 10, 12, 15, 20, 25, 30, 50)
 """Where the replays look."""
 MIN_ROWS = 100
 """Fewer scored queries than this do not support a policy."""
@@ -103,6 +103,7 @@ def fit(
             n_unscored=len(traces) - len(rows),
             scaled=pays,
             reliability=fitted.reliability,
+            largest_quality=float(np.mean([row.outcomes[stages[-1]].score for row in rows])),
             replayed=_replayed(*((scaled, plain) if pays else (plain, scaled))),
         ),
     )

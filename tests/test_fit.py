@@ -12,7 +12,7 @@ import pytest
 from asd.artifact import PolicyArtifact
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import Rows
-from asd.fit import MIN_ROWS, Table, estimate_graph, fit, replay
+from asd.fit import LAMS, MIN_ROWS, Table, estimate_graph, fit, replay
 from asd.ladder import Ladder, Prices, Stage
 from asd.policies import Policy
 from asd.stopping.recursion import Solution, solve
@@ -141,10 +141,20 @@ def test_replay_equals_walking_row_by_row(lam: float) -> None:
 def test_replayed_values_stand_beside_the_model() -> None:
     """Out of fold, the realised value is near the promised one at every lam, and quality rises with lam."""
     replayed = worlds.fitted().fit.replayed
-    assert [r.lam for r in replayed] == [0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0]
+    assert [r.lam for r in replayed] == list(LAMS)
     for r in replayed:
         assert r.lam * r.quality - r.cost == pytest.approx(r.model_value, abs=0.06 * (1 + r.lam))
     assert replayed[-1].quality > replayed[0].quality + 0.1
+
+
+def test_the_cheapest_lam_that_keeps_a_share() -> None:
+    """Of the lams whose out-of-fold quality is enough the cheapest; none where even the dearest is not."""
+    artifact = worlds.fitted()
+    chosen = artifact.cheapest_lam(0.95)
+    enough = [r for r in artifact.fit.replayed if r.quality >= 0.95 * artifact.fit.largest_quality]
+    assert chosen in {r.lam for r in enough}
+    assert all(r.cost >= next(e.cost for e in enough if e.lam == chosen) for r in enough)
+    assert artifact.cheapest_lam(10.0) is None
 
 
 def test_scaling_is_kept_where_it_pays_and_dropped_where_it_cannot() -> None:
