@@ -1,0 +1,86 @@
+"""`asd.engines.carrying`: a draft in another stage's tokens, cut where that stage would have to stop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from asd.engines.carrying import Carried, carry_over
+from asd.types import Draft, Usage
+from tests.models import save_random_model
+
+TEXT = "sort pear apple"
+STOPS = (2, 19)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path: Path = save_random_model(tmp_path_factory.mktemp("llama"))
+    return AutoTokenizer.from_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def words(tokenizer: Any) -> list[int]:
+    """The tokens of TEXT."""
+    return list(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+
+
+def draft(tokens: list[int], text: str = TEXT, *, finished: bool = True) -> Draft:
+    return Draft("S", text, tuple(tokens), (-0.1,) * len(tokens), finished, Usage(1, len(tokens), 1), 0.1)
+
+
+def carried(tokenizer: Any, given: Draft, room: int = 40, stops: tuple[int, ...] = STOPS) -> Carried:
+    return carry_over(given, "which? ", room, tokenizer=tokenizer, stop_ids=stops, n_vocab=len(tokenizer))
+
+
+def test_tokens_that_read_the_same_are_kept(tokenizer: Any, words: list[int]) -> None:
+    """However they split the text; the stop token stays the one that was written, if it is one here."""
+    letters = [t for letter in TEXT for t in tokenizer(letter, add_special_tokens=False)["input_ids"]]
+    assert letters != words
+    with_stop = TEXT + tokenizer.decode([19])  # a stop token that is a character like others
+    for tokens in (words, letters):
+        assert carried(tokenizer, draft([*tokens, 2])) == Carried([*tokens, 2], closed=True)
+        assert carried(tokenizer, draft([*tokens, 19], with_stop)) == Carried([*tokens, 19], closed=True)
+        assert carried(tokenizer, draft(tokens, finished=False)) == Carried(tokens, closed=False)
+
+
+@pytest.mark.parametrize("foreign", [[7, 8, 9, 3], [9_999, 2], []])
+def test_other_tokens_are_split_anew(tokenizer: Any, words: list[int], foreign: list[int]) -> None:
+    """Ids that mean something else here, or nothing, count as the text they stand for."""
+    assert carried(tokenizer, draft(foreign)) == Carried([*words, 2], closed=True)
+
+
+def test_a_text_is_split_as_it_continues_the_prompt(tokenizer: Any) -> None:
+    """Where prompt and text melt together in one token, the text is split by itself."""
+    given = draft([], " pear", finished=False)
+    alone = list(tokenizer(" pear", add_special_tokens=False)["input_ids"])
+    assert carried(tokenizer, given).tokens == alone
+    seam = replace(given, text="ple")
+    after_ap = carry_over(seam, "ap", 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=len(tokenizer))
+    assert after_ap.tokens == list(tokenizer("ple", add_special_tokens=False)["input_ids"])
+
+
+def test_a_foreign_stop_becomes_an_own_one(tokenizer: Any, words: list[int]) -> None:
+    """A finished draft ends in this stage's stop token; without one it is open; nothing follows a stop."""
+    assert carried(tokenizer, draft([*words, 7])) == Carried([*words, 2], closed=True)
+    assert carried(tokenizer, draft([*words, 7]), stops=()) == Carried(words, closed=False)
+    in_between = carried(tokenizer, draft([*words, 7]), stops=(words[1],))
+    assert in_between == Carried(words[:2], closed=True)
+
+
+def test_what_exceeds_the_room_is_left_out(tokenizer: Any, words: list[int]) -> None:
+    """A draft as long as the room is closed, stop or not; a longer one is cut."""
+    n = len(words)
+    assert carried(tokenizer, draft([*words, 2]), n + 1) == Carried([*words, 2], closed=True)
+    assert carried(tokenizer, draft([*words, 2]), n) == Carried(words, closed=True)
+    assert carried(tokenizer, draft(words, finished=False), n - 1) == Carried(words[:-1], closed=True)
+
+
+def test_a_closed_draft_s_last_token_is_not_read() -> None:
+    """It is judged from the logits before it, and nothing comes after."""
+    assert Carried([4, 5, 2], closed=True).fed == [4, 5]
+    assert Carried([4, 5], closed=False).fed == [4, 5]

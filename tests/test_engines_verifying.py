@@ -1,0 +1,364 @@
+"""Verifying and continuing with the `transformers` engine: lossless, counted, in any company."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tokenizers import AddedToken
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from asd.engines import LOSSLESS, Acceptance, Sampling, Verifier, continuation_usage
+from asd.engines.decoding import PaddingSide
+from asd.engines.transformers import TransformersEngine
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
+from asd.workloads.catalogue import find_workloads, workload_names
+from tests.models import save_random_model, stage
+
+PAIRS = [("S", "M"), ("S", "L"), ("M", "L")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterable[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def engine(path: Path) -> TransformersEngine:
+    return TransformersEngine(stage(path, "L"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def ladder() -> dict[str, TransformersEngine]:
+    return {stage.name: TransformersEngine(stage, "cpu") for stage in Ladder.load("tiny").stages}
+
+
+def questions(n: int, seed: int = 0) -> list[Query]:
+    """Prompts of mixed lengths with different room for their answers."""
+    rng = np.random.default_rng(seed)
+    letters = list("abcdefghijklmnopqrstuvwxyz 0123456789+.")
+    return [
+        Query(
+            str(i),
+            "d",
+            "".join(rng.choice(letters, size=rng.integers(2, 20))),
+            None,
+            int(rng.integers(6, 20)),
+        )
+        for i in range(n)
+    ]
+
+
+def spoiled(own: Sequence[Draft], seed: int = 1) -> list[Draft]:
+    """Drafts of a stage "S" that agree with these answers for a while: wholly, not at all, for some tokens;
+    cut short, empty, and longer than there is room for."""
+    rng = np.random.default_rng(seed)
+    return [_spoil(draft, kind % 6, rng) for kind, draft in enumerate(own)]
+
+
+def _spoil(draft: Draft, kind: int, rng: np.random.Generator) -> Draft:
+    tokens = list(draft.tokens)
+    at = {0: len(tokens), 1: 0}.get(kind, int(rng.integers(len(tokens))))
+    if kind in (1, 2):  # another token, then as if nothing had happened
+        tokens[at] = (tokens[at] + 1) % 100 + 5
+        still_ends = draft.finished and at < len(tokens) - 1
+        return replace(draft, stage="S", text="?", tokens=tuple(tokens), finished=still_ends)
+    if kind == 3:
+        return replace(draft, stage="S", text="?", tokens=tuple(tokens[:at]), finished=False)
+    if kind == 4:
+        return replace(draft, stage="S", text="", tokens=(), finished=False)
+    if kind == 5:
+        return replace(draft, stage="S", text="?", tokens=tuple(tokens + [50] * 30), finished=False)
+    return replace(draft, stage="S")
+
+
+def with_texts(engine: TransformersEngine, drafts: Sequence[Draft]) -> list[Draft]:
+    """The same drafts saying in their texts what their tokens say."""
+    decode = engine.loaded.tokenizer.decode
+    return [replace(draft, text=decode(draft.tokens, skip_special_tokens=True)) for draft in drafts]
+
+
+def verify_all(
+    engine: Verifier,
+    asked: Sequence[Query],
+    drafts: Sequence[Draft],
+    size: int,
+    acceptance: Acceptance = LOSSLESS,
+) -> list[Verification]:
+    starts = range(0, len(asked), size)
+    return [v for i in starts for v in engine.verify(asked[i : i + size], drafts[i : i + size], acceptance)]
+
+
+def assert_same_answers(continued: Sequence[Draft], own: Sequence[Draft]) -> None:
+    assert [(d.tokens, d.text, d.finished, d.stage) for d in continued] == [
+        (d.tokens, d.text, d.finished, d.stage) for d in own
+    ]
+    for draft, expected in zip(continued, own, strict=True):
+        np.testing.assert_allclose(draft.logprobs, expected.logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_the_embedded_ladder_is_lossless(ladder: dict[str, TransformersEngine], size: int) -> None:
+    """On every dataset and every pair of stages, verified and continued is what the stage writes alone."""
+    asked = [q for w in find_workloads(workload_names()) for q in w.queries("test", 15)[::5]]
+    own = {
+        name: [d for i in range(0, len(asked), size) for d in engine.generate(asked[i : i + size])]
+        for name, engine in ladder.items()
+    }
+    for drafter, verifier in PAIRS:
+        verifications = verify_all(ladder[verifier], asked, own[drafter], size)
+        starts = range(0, len(asked), size)
+        continued = [
+            d
+            for i in starts
+            for d in ladder[verifier].continue_(asked[i : i + size], verifications[i : i + size])
+        ]
+        assert_same_answers(continued, own[verifier])
+        assert 0 < sum(v.accepted for v in verifications) < len(asked)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("size", [1, 12])
+def test_any_draft_is_continued_losslessly(tmp_path: Path, family: str, side: PaddingSide, size: int) -> None:
+    """Drafts right, wrong at the start or later, cut, empty or too long, mixed in a batch: same answer."""
+    engine = TransformersEngine(stage(save_random_model(tmp_path, family), "L"), "cpu", padding_side=side)
+    asked = questions(24)
+    own = [d for i in range(0, 24, size) for d in engine.generate(asked[i : i + size])]
+    drafts = with_texts(engine, spoiled(own))
+    verifications = verify_all(engine, asked, drafts, size)
+    assert {v.n_accepted == 0 for v in verifications} == {v.accepted for v in verifications} == {True, False}
+    assert sum(0 < v.n_accepted < len(v.tokens) for v in verifications) >= 2
+    continued = [
+        d
+        for i in range(0, 24, size)
+        for d in engine.continue_(asked[i : i + size], verifications[i : i + size])
+    ]
+    assert_same_answers(continued, own)
+
+
+def test_a_verification_says_what_a_full_pass_says(path: Path, engine: TransformersEngine) -> None:
+    """Log-probabilities are those of one pass without a cache; the prefix ends at the first other argmax."""
+    asked = questions(12)
+    drafts = with_texts(engine, spoiled(engine.generate(asked)))
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    for query, draft, v in zip(asked, drafts, engine.verify(asked, drafts), strict=True):
+        prompt = engine.loaded.tokenizer(query.prompt)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + list(v.tokens)])).logits[0, len(prompt) - 1 : -1]
+        expected = logits.log_softmax(-1)[range(len(v.tokens)), v.tokens]
+        np.testing.assert_allclose(v.logprobs, expected.numpy(), atol=1e-4)
+        agrees = [*(logits.argmax(-1) == torch.tensor(v.tokens, dtype=torch.long)).tolist(), False]
+        assert v.n_accepted == agrees.index(False)
+        assert (v.stage, v.drafter) == ("L", "S")
+        assert v.usage == Usage(len(prompt), 0, 1, n_verified=len(v.tokens))
+        assert v.tokens == draft.tokens[: len(v.tokens)]
+        assert len(v.tokens) <= query.max_new_tokens
+
+
+def test_passes_are_saved_and_counted(engine: TransformersEngine) -> None:
+    """Verifying is one pass; continuing one fewer than tokens are missing, none where all was accepted."""
+    asked = questions(12)
+    own = engine.generate(asked)
+    drafts = with_texts(engine, spoiled(own))
+    n_passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal n_passes
+        n_passes += 1
+
+    hook = engine.loaded.model.register_forward_pre_hook(count)
+    try:
+        for query, draft, alone in zip(asked, drafts, own, strict=True):
+            [v] = engine.verify([query], [draft])
+            assert n_passes == v.usage.n_passes == 1
+            [continued] = engine.continue_([query], [v])
+            assert n_passes == v.usage.n_passes + continued.usage.n_passes
+            assert continued.usage == continuation_usage(alone, v)
+            n_passes = 0
+    finally:
+        hook.remove()
+
+
+def test_a_draft_accepted_to_its_end_costs_nothing(engine: TransformersEngine) -> None:
+    """The stage's own answers, finished or out of room, come back without a pass."""
+    asked = questions(12)
+    own = engine.generate(asked)
+    assert {draft.finished for draft in own} == {True, False}
+    verifications = engine.verify(asked, own)
+    assert all(v.accepted for v in verifications)
+    continued = engine.continue_(asked, verifications)
+    assert_same_answers(continued, own)
+    assert {draft.usage for draft in continued} == {NO_CALL}
+
+
+def test_any_rows_can_be_continued_in_any_company(engine: TransformersEngine) -> None:
+    """Rows of several batches, some of each, in another order, are continued from their caches."""
+    asked = questions(18)
+    own = engine.generate(asked)
+    drafts = with_texts(engine, spoiled(own))
+    verifications = verify_all(engine, asked, drafts, 6)
+    order = np.random.default_rng(3).permutation(18)
+    for part in (order[:7], order[7:8], order[8:]):
+        continued = engine.continue_([asked[i] for i in part], [verifications[i] for i in part])
+        assert_same_answers(continued, [own[i] for i in part])
+        assert [d.usage for d in continued] == [continuation_usage(own[i], verifications[i]) for i in part]
+
+
+def test_what_was_dropped_is_read_again_and_counted(path: Path) -> None:
+    """Without a cache, prompt and accepted prefix are read once more: same answer, more prompt tokens."""
+    forgetful = TransformersEngine(stage(path, "L"), "cpu", most_kept_bytes=0)
+    asked = questions(12)
+    own = forgetful.generate(asked)
+    drafts = with_texts(forgetful, spoiled(own))
+    verifications = forgetful.verify(asked, drafts)
+    continued = forgetful.continue_(asked, verifications)
+    assert_same_answers(continued, own)
+    for draft, v in zip(continued, verifications, strict=True):
+        n = len(draft.tokens) - v.n_accepted
+        assert draft.usage == (Usage(v.usage.n_prompt + v.n_accepted, n, n) if n else NO_CALL)
+
+
+def test_a_cache_serves_once_and_ends_with_unload(engine: TransformersEngine) -> None:
+    """Continuing a second time, or after `unload`, reads again; the answers stay the same."""
+    asked = questions(6)
+    own = engine.generate(asked)
+    verifications = engine.verify(asked, with_texts(engine, spoiled(own)))
+    first, second = engine.continue_(asked, verifications), engine.continue_(asked, verifications)
+    assert_same_answers(second, first)
+    assert sum(d.usage.n_prompt for d in first) == 0 < sum(d.usage.n_prompt for d in second)
+    again = engine.verify(asked, with_texts(engine, spoiled(own)))
+    engine.unload()
+    assert sum(d.usage.n_prompt for d in engine.continue_(asked, again)) > 0
+
+
+def test_layers_that_forget_are_read_again(tmp_path: Path) -> None:
+    """A model with sliding windows cannot take tokens back: its continuations read again, losslessly."""
+    engine = TransformersEngine(stage(save_random_model(tmp_path, "mistral"), "L"), "cpu")
+    asked = questions(8)
+    own = engine.generate(asked)
+    verifications = engine.verify(asked, with_texts(engine, spoiled(own)))
+    continued = engine.continue_(asked, verifications)
+    assert_same_answers(continued, own)
+    assert any(draft.usage.n_prompt for draft in continued)
+
+
+def test_a_template_is_part_of_what_is_read(path: Path, tmp_path: Path) -> None:
+    """A stage with a chat template verifies and continues within it."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    AutoModelForCausalLM.from_pretrained(path).save_pretrained(tmp_path)
+    tokenizer.chat_template = "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    engine = TransformersEngine(stage(tmp_path, "L", chat_template=True), "cpu")
+    asked = questions(12)
+    own = engine.generate(asked)
+    verifications = engine.verify(asked, with_texts(engine, spoiled(own)))
+    assert sum(v.n_accepted for v in verifications) > 20
+    assert_same_answers(engine.continue_(asked, verifications), own)
+
+
+def test_another_tokenizer_s_draft_is_carried_over_as_text(path: Path, tmp_path: Path) -> None:
+    """The same words under other token ids are accepted where the verifier would have split them so."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    tokenizer.add_tokens([AddedToken("ap"), AddedToken("pl")])
+    AutoModelForCausalLM.from_pretrained(path).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    engine = TransformersEngine(stage(path, "L"), "cpu")
+    asked = questions(16)
+    own = engine.generate(asked)
+    foreign = [replace(d, stage="S", tokens=tuple(range(300, 300 + len(d.tokens)))) for d in own]
+    verifications = engine.verify(asked, foreign)
+    assert sum(v.accepted for v in verifications) > 0
+    assert all(v.drafter == "S" for v in verifications)
+    assert_same_answers(engine.continue_(asked, verifications), own)
+
+
+def test_samples_are_the_verifier_s_own_however_they_were_escalated(
+    ladder: dict[str, TransformersEngine],
+) -> None:
+    """Given that L was asked because of what S drafted, the first two tokens follow L: chi-square."""
+    n, temperature = 2000, 4.0
+    asked = [Query(str(i), "d", "sort h l u k", max_new_tokens=2) for i in range(n)]
+    rng = np.random.default_rng(11)
+    drafts = ladder["S"].generate(asked, Sampling(temperature, rng))
+    unsure = [i for i, draft in enumerate(drafts) if draft.logprobs[0] < -0.5 and draft.tokens[0] % 2]
+    assert 200 < len(unsure) < n
+    asked, drafts = [asked[i] for i in unsure], [drafts[i] for i in unsure]
+    acceptance = Acceptance(Sampling(temperature, rng))
+    verifications = ladder["L"].verify(asked, drafts, acceptance)
+    assert len({v.n_accepted for v in verifications}) == 3
+    written = ladder["L"].continue_(asked, verifications, acceptance)
+    first = _next_distribution(ladder["L"], asked[0], (), temperature)
+    tokens = np.array([draft.tokens[0] for draft in written])
+    assert _follows(tokens, first)
+    top = int(np.bincount(tokens).argmax())
+    second = _next_distribution(ladder["L"], asked[0], (top,), temperature)
+    assert _follows(
+        np.array([d.tokens[1] for d in written if d.tokens[0] == top and len(d.tokens) > 1]), second
+    )
+
+
+def _next_distribution(
+    engine: TransformersEngine, query: Query, after: tuple[int, ...], temperature: float
+) -> np.ndarray:
+    loaded = engine.loaded
+    text = loaded.tokenizer.bos_token + query.prompt + "\n"
+    ids = [*loaded.tokenizer(text, add_special_tokens=False)["input_ids"], *after]
+    with torch.no_grad():
+        return (loaded.model(torch.tensor([ids])).logits[0, -1] / temperature).softmax(-1).double().numpy()
+
+
+def _follows(tokens: np.ndarray, p: np.ndarray) -> bool:
+    """Whether a chi-square test lets these tokens be draws from p."""
+    counts = np.bincount(tokens, minlength=len(p))
+    common = p * len(tokens) >= 5
+    assert common.sum() >= 4
+    observed = np.append(counts[common], counts[~common].sum())
+    expected = np.append(p[common], p[~common].sum()) * len(tokens)
+    return bool(stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue > 0.01)
+
+
+def test_lenient_acceptance_takes_more_and_goes_on_greedily(engine: TransformersEngine) -> None:
+    """With a tolerance more is accepted than without, up to the first token below it; then the argmax."""
+    asked = questions(24)
+    drafts = with_texts(engine, spoiled(engine.generate(asked), seed=5))
+    strict = engine.verify(asked, drafts, Acceptance(tolerance=1.0))
+    lenient = engine.verify(asked, drafts, Acceptance(tolerance=1e-3))
+    lossless = engine.verify(asked, drafts)
+    assert [v.n_accepted for v in strict] == [v.n_accepted for v in lossless]
+    gained = [a.n_accepted - b.n_accepted for a, b in zip(lenient, strict, strict=True)]
+    assert min(gained) == 0 < max(gained)
+    continued = engine.continue_(asked, lenient, Acceptance(tolerance=1e-3))
+    for v, draft in zip(lenient, continued, strict=True):
+        assert draft.tokens[: v.n_accepted] == v.tokens[: v.n_accepted]
+        if v.n_accepted < min(len(v.tokens), len(draft.tokens)):
+            assert draft.logprobs[v.n_accepted] - v.logprobs[v.n_accepted] > np.log(1e3) - 1e-3
+
+
+def test_impossible_verifications_are_refused(engine: TransformersEngine) -> None:
+    """A tolerance with a temperature, sampling without a generator, another stage's verification raise."""
+    asked = questions(2)
+    own = engine.generate(asked)
+    with pytest.raises(ConfigError, match="tolerance or a temperature"):
+        engine.verify(asked, own, Acceptance(Sampling(1.0, np.random.default_rng(0)), tolerance=0.5))
+    with pytest.raises(ConfigError, match="needs a random generator"):
+        engine.verify(asked, own, Acceptance(Sampling(1.0)))
+    foreign = [replace(v, stage="XL") for v in engine.verify(asked, own)]
+    with pytest.raises(ConfigError, match="'XL' verified, so 'L' cannot go on"):
+        engine.continue_(asked, foreign)
+    assert engine.verify([], []) == engine.continue_([], []) == []
