@@ -1,0 +1,169 @@
+"""Every policy of a run, walked over the recorded outcomes of that same run: quality, cost, tokens, stages.
+
+The engines are played back, so what a policy returns here is what the models wrote; provenance `replayed`.
+Cost is in units of the mean run of the largest stage alone on the dataset, and so is lambda. Beside the
+adaptive policy stand "unverified", the same where drafts are thrown away, and "lossless", the largest stage's
+own answers drafted by smaller ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asd.artifact import PolicyArtifact
+from asd.cascade import Cascade
+from asd.engines.replay import ReplayEngine
+from asd.ladder import Ladder
+from asd.policies import ClosedForm, FixedStage, Myopic, Oracle, Policy, RandomMix, StaticWalk
+from asd.types import STOP, Completion, Draft, Trace, Verification
+
+__all__ = ["Contender", "Outcomes", "Replay", "contenders", "optimal", "walk_of"]
+
+Array = NDArray[np.float64]
+Walk = tuple[str, ...]
+
+STATIC_THRESHOLD = 0.8
+"""The fixed confidence at which the static walk stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A policy in the comparison: its short name, its lambda if it has one, and the policy itself."""
+
+    name: str
+    lam: float | None
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What every stage of a ladder answered to the items of one dataset."""
+
+    dataset: str
+    ladder: Ladder
+    traces: tuple[Trace, ...]
+
+    @property
+    def largest(self) -> str:
+        """Name of the largest stage."""
+        return self.ladder.stages[-1].name
+
+    def costs(self, stage: str) -> Array:
+        """Priced cost of a stage alone on every item, raw price unit."""
+        prices = {s.name: s.prices for s in self.ladder.stages}[stage]
+        return np.array([prices.cost(trace.outcomes[stage].draft.usage) for trace in self.traces])
+
+    @property
+    def verified(self) -> bool:
+        """Whether larger stages have read the drafts of smaller ones."""
+        return all(trace.verifications for trace in self.traces)
+
+    def verifications(self, pair: str) -> list[Verification]:
+        """What one stage said of another's draft, item by item; empty where it has read none."""
+        return [t.verifications[pair] for t in self.traces if pair in t.verifications]
+
+    @cached_property
+    def unit(self) -> float:
+        """Mean priced cost of the largest stage alone: one cost unit."""
+        return float(self.costs(self.largest).mean())
+
+    def walk(self, contender: Contender) -> Replay:
+        """Let a policy decide on every item, the stages played back."""
+        engines = {s.name: ReplayEngine(s.name, self.traces) for s in self.ladder.stages}
+        prices = {s.name: s.prices for s in self.ladder.stages}
+        queries = [trace.query for trace in self.traces]
+        completions = Cascade(engines, contender.policy, prices).run(queries, batch_size=len(queries))
+        scores = [t.outcomes[c.stage].score for t, c in zip(self.traces, completions, strict=True)]
+        return Replay(self, contender, tuple(completions), np.array(scores, dtype=float))
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One policy's way over one dataset; `quality` has one score an item."""
+
+    outcomes: Outcomes
+    contender: Contender
+    completions: tuple[Completion, ...]
+    quality: Array
+
+    @property
+    def cost(self) -> Array:
+        """Per item, in runs of the largest stage."""
+        return np.array([completion.cost for completion in self.completions]) / self.outcomes.unit
+
+    @property
+    def walks(self) -> tuple[Walk, ...]:
+        """Per item, the actions taken, in order, and the stage whose answer was returned."""
+        return tuple(walk_of(completion) for completion in self.completions)
+
+    @property
+    def n_decoded(self) -> Array:
+        """Tokens decoded per item, all stages together."""
+        return np.array([sum(call.usage.n_decoded for call in calls(c)) for c in self.completions], float)
+
+    @property
+    def n_verified(self) -> Array:
+        """Draft tokens read per item, all stages together."""
+        return np.array([sum(v.usage.n_verified for v in c.verifications) for c in self.completions], float)
+
+    @property
+    def n_accepted(self) -> Array:
+        """Draft tokens accepted per item, all stages together."""
+        return np.array([sum(v.n_accepted for v in c.verifications) for c in self.completions], float)
+
+    @property
+    def n_passes(self) -> Array:
+        """Forward passes per item, all stages together."""
+        return np.array([sum(call.usage.n_passes for call in calls(c)) for c in self.completions], float)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the items answered by each stage, in ladder order."""
+        returned = [completion.stage for completion in self.completions]
+        return {s.name: returned.count(s.name) / len(returned) for s in self.outcomes.ladder.stages}
+
+
+def calls(completion: Completion) -> tuple[Draft | Verification, ...]:
+    """Everything that was paid for."""
+    return (*completion.drafts, *completion.verifications)
+
+
+def walk_of(completion: Completion) -> Walk:
+    """The actions taken, in order, and the stage whose answer was returned."""
+    actions = (decision.action for decision in completion.decisions if decision.action != STOP)
+    return (*actions, completion.stage)
+
+
+def optimal(outcomes: Outcomes, fitted: PolicyArtifact, lam: float) -> Contender:
+    """The adaptive policy at one lambda, verifying drafts if the stages can."""
+    verify = outcomes.verified
+    policy = fitted.policy(lam, ladder=outcomes.ladder, unit=outcomes.unit, verify=verify)
+    return Contender("optimal", lam, policy)
+
+
+def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]) -> Iterator[Contender]:
+    """The adaptive policy at every lambda, and everything it is compared with."""
+    stages = tuple(stage.name for stage in outcomes.ladder.stages)
+    prices = {stage.name: stage.prices for stage in outcomes.ladder.stages}
+    evidence, graph = fitted.evidence(), fitted.graph(unit=outcomes.unit, verify=outcomes.verified)
+    for stage in stages:
+        yield Contender(f"always-{stage}", None, FixedStage(stage))
+    yield Contender("random", None, RandomMix(dict.fromkeys(stages, 1.0), seed=0))
+    yield Contender("static", None, StaticWalk(stages, STATIC_THRESHOLD, evidence))
+    if fitted.verifies and outcomes.verified:
+        yield Contender("lossless", None, fitted.lossless())
+    costs = tuple(float(outcomes.costs(stage).mean()) for stage in stages)
+    for lam in lams:
+        yield optimal(outcomes, fitted, lam)
+        if fitted.verifies and outcomes.verified:
+            policy = fitted.policy(lam, unit=outcomes.unit, verify=False)
+            yield Contender("unverified", lam, policy)
+        yield Contender("myopic", lam, Myopic(evidence, graph, lam))
+        yield Contender("closed-form", lam, ClosedForm(stages, costs, lam, evidence))
+        oracle = Oracle.from_traces(outcomes.traces, prices, outcomes.unit, lam)
+        yield Contender("oracle", lam, oracle)
