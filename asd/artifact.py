@@ -53,6 +53,7 @@ class StagePrices(Record, frozen=True, kw_only=True):
     per_prompt_token: float
     per_decoded_token: float
     per_verified: float | None = None
+    per_load: float | None = None
 
 
 class LadderPrices(Record, frozen=True, kw_only=True):

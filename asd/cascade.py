@@ -160,7 +160,8 @@ class Cascade:
     def _completion(self, journey: Journey) -> Completion:
         stage = journey.decisions[-1].answer
         assert stage is not None  # _decide lets a query stop only with an answer in hand
-        calls: tuple[Draft | Verification, ...] = (*journey.drafts.values(), *journey.verifications)
+        paid = [draft for draft in journey.drafts.values() if not draft.cached]
+        calls: tuple[Draft | Verification, ...] = (*paid, *journey.verifications)
         return Completion(
             query=journey.query,
             stage=stage,

@@ -68,6 +68,8 @@ class Prices:
     per_decoded_token: float
     per_verified: float | None = None
     """Of a draft token read in a verification; None: as much as a prompt token."""
+    per_load: float | None = None
+    """Of loading the weights, which no call is charged for (`asd.engines.residency`); None: not known."""
 
     def cost(self, usage: Usage) -> float:
         """Priced cost of one call, in the ladder's price unit."""
@@ -214,6 +216,7 @@ class _PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     per_prompt_token: float
     per_decoded_token: float
     per_verified: float | None = None
+    per_load: float | None = None
 
 
 class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -103,6 +103,12 @@ class OptimalPolicy:
             values = {name: state.scale * value for name, value in values.items()}
         return Decision(action, state.answer, state.p_good, values)
 
+    def dearer(self, surcharge: Mapping[str, float]) -> OptimalPolicy:
+        """The optimum where asking a stage costs more by so many cost units, by stage (`Graph.dearer`)."""
+        return OptimalPolicy(
+            self.evidence, solve(self.solution.graph.dearer(surcharge), self.solution.lams), self.lam
+        )
+
     def without(self, stages: Collection[str]) -> OptimalPolicy:
         """The optimum of the same problem without these stages; `ConfigError` where nothing is left to do."""
         left = self.solution.graph.without(stages)

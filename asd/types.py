@@ -87,6 +87,8 @@ class Draft:
         finished: The stage wrote its stop token (False: it ran out of room).
         usage: Counts of this call for this query.
         seconds: Wall time of the batch the query was in (not divided by its size).
+        cached: It came from a response store: `usage` is that of the call that once wrote it, and is not paid
+            again; `seconds` are those of the look-up.
     """
 
     stage: str
@@ -96,6 +98,12 @@ class Draft:
     finished: bool
     usage: Usage
     seconds: float
+    cached: bool = False
+
+    @property
+    def n_tokens(self) -> int:
+        """Length of the answer in tokens, its end included, as far as the stage tells."""
+        return len(self.tokens) or len(self.logprobs) or self.usage.n_decoded
 
 
 @dataclass(frozen=True, slots=True)

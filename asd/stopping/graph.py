@@ -11,8 +11,8 @@ cost units (one mean run of the largest stage alone), probabilities in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -168,9 +168,23 @@ class Graph:
         edges = tuple(edge for edge in self.edges if edge.action.removeprefix(VERIFY) not in stages)
         return Graph(self.nodes, edges, self.start)
 
+    def dearer(self, surcharge: Mapping[str, float]) -> Graph:
+        """The same problem where asking a stage costs more by so many cost units, by stage.
+
+        Going on from what a stage has just read is no new asking. Raises `ConfigError` where a cost would be
+        negative.
+        """
+        return Graph(self.nodes, tuple(_dearer(edge, surcharge) for edge in self.edges), self.start)
+
     def outgoing(self, name: str) -> tuple[Edge, ...]:
         """Edges that leave a node, in the order listed."""
         return tuple(edge for edge in self.edges if edge.source == name)
+
+
+def _dearer(edge: Edge, surcharge: Mapping[str, float]) -> Edge:
+    stage = edge.action.removeprefix(VERIFY)
+    goes_on = edge.source.endswith(VERIFY + edge.action)
+    return edge if goes_on else replace(edge, cost=edge.cost + surcharge.get(stage, 0.0))
 
 
 def _frozen_array(what: str, values: npt.ArrayLike, ndim: int) -> FloatArray:
