@@ -66,8 +66,7 @@ def _cells(row: Row) -> dict[str, str]:
 
 
 def _row(row: Row) -> dict[str, str]:
-    cells = {
-        f"at -{float(loss):.0%}": f"{share:.0%} ({row.intervals[loss].low:.0%} to {row.intervals[loss].high:.0%})"
-        for loss, share in row.shares.items()
+    return {"method": row.method} | {
+        f"at -{float(loss):.0%}": f"{row.shares[loss]:.0%} ({interval.low:.0%} to {interval.high:.0%})"
+        for loss, interval in row.intervals.items()
     }
-    return {"method": row.method} | cells

@@ -44,9 +44,10 @@ class Lists:
 
     def _pair(self, signal: Array, scores: Array, costs: Array, i: int, j: int) -> Array:
         order = np.argsort(signal, kind="stable")
-        going = np.unique(np.linspace(0, len(order), self.n_steps + 1)[1:-1].astype(int))
-        # Equal signals go the same way: cut only where the signal rises.
-        going = going[(going > 0) & (signal[order[going - 1]] < signal[order[going]])]
+        # Equal signals go the same way: cut only where the signal rises, evenly among such places.
+        rises = np.flatnonzero(np.diff(signal[order]) > 0.0) + 1
+        evenly = np.unique(np.linspace(0, len(rises) - 1, self.n_steps).astype(np.intp))
+        going = rises[evenly] if len(rises) else rises
         gained = np.cumsum((scores[:, j] - scores[:, i])[order])[going - 1] / len(order)
         paid = np.cumsum(costs[order, j])[going - 1] / len(order)
         n = len(going)

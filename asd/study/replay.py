@@ -34,6 +34,8 @@ Array = npt.NDArray[np.float64]
 MIN_ROWS = 50
 """Fewer rows than this fit nothing."""
 _N_RESAMPLES = 1000
+_MOST_FOR_DEPTH = 6
+"""Stages up to which sets of three are tried: 42 sets; of eleven stages there are 232."""
 
 
 class Interval(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,10 +156,8 @@ class Report(Record, frozen=True, kw_only=True):
 
 def ours(n_stages: int) -> Best:
     """The methods that compete: short lists by counts, stopping by regression; deeper where sets are few."""
-    deeper = (
-        (Stopping(depth=3, isotonic=False, strength=0.5, name="stopping, depth 3"),) if n_stages <= 6 else ()
-    )
-    return Best((Stopping(), Lists(), *deeper))
+    deep = Stopping(depth=3, isotonic=False, strength=0.5, prune=True, name="stopping, depth 3")
+    return Best((Stopping(), Lists(), deep) if n_stages <= _MOST_FOR_DEPTH else (Stopping(), Lists()))
 
 
 def replay(
@@ -208,10 +208,9 @@ def _check(train: Recording, test: Recording, lams: Sequence[float]) -> None:
         )
 
 
-def _identity(rows: Recording) -> set[tuple[str, str, str, tuple[float, ...]]]:
-    """What makes two rows the same query: files that number their own lines may share ids."""
-    scores = map(tuple, rows.scores.tolist())
-    return {(*key, prompt, s) for key, prompt, s in zip(rows.keys, rows.prompts, scores, strict=True)}
+def _identity(rows: Recording) -> set[tuple[str, str, str]]:
+    """What makes two rows the same query; without a prompt it cannot be told, files number their lines."""
+    return {(*key, prompt) for key, prompt in zip(rows.keys, rows.prompts, strict=True) if prompt}
 
 
 Group = tuple[str, npt.NDArray[np.intp], npt.NDArray[np.intp]]

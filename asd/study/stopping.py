@@ -11,14 +11,16 @@ Backward over the sets, with every r from folds that did not fit it:
 
     V_S = max{ lam max_{i in S} r_i,  max_{j not in S} [ lam r_j - c_j + E(what going on adds | evidence) ] }
 
-the last term by ridge regression on what was realised on the rows (Longstaff and Schwartz 2001). It is exact
-neither for few rows nor for many; what it is worth is read off rows that fitted nothing.
+the last term by ridge regression on what was realised on the rows (Longstaff and Schwartz 2001). Stages whose
+removal costs nothing, by what was realised over a sweep of lam, can be removed: in longer walks a worthless
+rung that is cheap is called whenever noise makes it look useful. None of it is exact; what it is worth is
+read off rows that fitted nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
@@ -38,6 +40,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
 _N_FOLDS = 5
+_TRIED = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+"""Where it is tried whether a stage can go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +53,15 @@ class Stopping:
         strength: Penalty of the logistic gains.
         ridge: Penalty of the continuation values.
         isotonic: Whether gains are averaged with isotonic ones where one answer is in hand.
+        prune: Whether idle stages are removed; with two calls at most they do no harm, with more they do.
+        name: In tables.
     """
 
     depth: int = 2
     strength: float = 1.0
     ridge: float = 20.0
     isotonic: bool = True
+    prune: bool = False
     name: str = "stopping"
 
     def fit(self, train: Recording) -> FittedStopping:
@@ -65,7 +72,8 @@ class Stopping:
         sets = [s for size in range(self.depth + 1) for s in combinations(range(n_stages), size)]
         folds = deal(len(train), _N_FOLDS)
         states = {s: _State.fit(self, train, signals, numbers, s, folds) for s in sets}
-        return FittedStopping(self, train, signals, states, folds)
+        everything = FittedStopping(self, train, signals, states, folds, tuple(range(n_stages)))
+        return replace(everything, kept=_kept(everything)) if self.prune else everything
 
 
 class _Gains(NamedTuple):
@@ -148,7 +156,8 @@ class FittedStopping:
     signals: Signals
     states: Mapping[Bought, _State]
     folds: Index
-    _plans: dict[float, _Plan] = field(default_factory=dict)
+    kept: Bought
+    _plans: dict[float, _Plan] = field(default_factory=dict, init=False)
 
     def on(self, rows: Recording) -> _Sight:
         """Look at rows, of the same stages in the same order."""
@@ -157,18 +166,19 @@ class FittedStopping:
     def plan(self, lam: float) -> _Plan:
         """Backward induction over the sets, smallest last."""
         if lam not in self._plans:
-            self._plans[lam] = self._solve(lam)
+            self._plans[lam] = self.solve(lam, self.kept)
         return self._plans[lam]
 
-    def _solve(self, lam: float) -> _Plan:
+    def solve(self, lam: float, kept: Bought) -> _Plan:
+        """The recursion on some of the stages."""
         costs, expected = self.train.costs / self.signals.unit, self.signals.costs(self.train)
         scores = self.train.scores
         realised: dict[Bought, Array] = {}
         weights: dict[tuple[Bought, int], Array] = {}
-        for bought in sorted(self.states, key=len, reverse=True):
+        for bought in sorted((s for s in self.states if set(s) <= set(kept)), key=len, reverse=True):
             state = self.states[bought]
             best, worth = self._stopping(state, lam)
-            for j in self._open(bought):
+            for j in self.open_at(bought, kept):
                 alone = lam * scores[:, j] - costs[:, j]
                 after = realised[tuple(sorted((*bought, j)))] - costs[:, j]
                 value = lam * state.out_of_fold[:, j] - expected[:, j]
@@ -189,10 +199,9 @@ class FittedStopping:
         rows = np.arange(n)
         return lam * state.out_of_fold[rows, answer], lam * self.train.scores[rows, answer]
 
-    def _open(self, bought: Bought) -> list[int]:
-        if len(bought) == self.how.depth:
-            return []
-        return [j for j in range(len(self.train.stages)) if j not in bought]
+    def open_at(self, bought: Bought, kept: Bought) -> list[int]:
+        """Stages that may be called next."""
+        return [] if len(bought) == self.how.depth else [j for j in kept if j not in bought]
 
     def _regress(self, x: Array, y: Array) -> tuple[Array, Array]:
         """Ridge regression: predictions for rows it did not see, and the weights on all."""
@@ -202,6 +211,22 @@ class FittedStopping:
             out, seen = self.folds == fold, self.folds != fold
             held_out[out] = x[out] @ np.linalg.solve(x[seen].T @ x[seen] + penalty, x[seen].T @ y[seen])
         return held_out, np.asarray(np.linalg.solve(x.T @ x + penalty, x.T @ y))
+
+
+def _kept(fitted: FittedStopping) -> Bought:
+    """Stages without those whose removal costs nothing on out-of-fold rows, the idlest first."""
+
+    def worth(stages: Bought) -> float:
+        return sum(float(fitted.solve(lam, stages).realised.mean()) / (1.0 + lam) for lam in _TRIED)
+
+    kept = tuple(range(len(fitted.train.stages)))
+    best = worth(kept)
+    while len(kept) > 1:
+        found, fewer = max((worth(fewer), fewer) for fewer in combinations(kept, len(kept) - 1))
+        if found < best:
+            break
+        kept, best = fewer, found
+    return kept
 
 
 def _best_of(gains: Array, bought: Bought) -> Index:
@@ -233,7 +258,7 @@ class _Sight:
         answer = _best_of(gains, bought) if bought else np.zeros(len(index), dtype=np.intp)
         stop = lam * gains[np.arange(len(index)), answer] if bought else np.full(len(index), -np.inf)
         values, actions = [stop], [STOPS]
-        for j in self.fitted._open(bought):
+        for j in self.fitted.open_at(bought, self.fitted.kept):
             value = lam * gains[:, j] - self.expected[index, j]
             if (bought, j) in weights:
                 value = value + x @ weights[bought, j]

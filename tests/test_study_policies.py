@@ -1,0 +1,211 @@
+"""Every method of the comparison: what it may see, what it learns, and that the cascade plays it alike."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from asd.cascade import Cascade
+from asd.engines.replay import ReplayEngine
+from asd.study.binned import BinnedInduction
+from asd.study.curves import Curve, cross_validate, sweep
+from asd.study.lists import Lists
+from asd.study.logistic import fit_many
+from asd.study.policies import Method, Recorded, as_traces, play, prices_of
+from asd.study.recording import Recording, read_recording
+from asd.study.routing import Foresight, PromptRouter, SingleStage
+from asd.study.selection import Always, Best, reference_stage
+from asd.study.stopping import Stopping
+from tests.recordings import STAGES, recording, records
+
+METHODS: tuple[Method, ...] = (
+    SingleStage(),
+    PromptRouter("ridge"),
+    PromptRouter("neighbours"),
+    BinnedInduction(),
+    Lists(),
+    Stopping(),
+    Stopping(depth=3, isotonic=False, prune=True, name="deeper"),
+    Best((Lists(), Stopping())),
+)
+LAMS = (0.3, 2.0, 20.0)
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return recording(tmp_path_factory.mktemp("study") / "train.jsonl", records(150, seed=1))
+
+
+@pytest.fixture(scope="module")
+def test(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    return recording(tmp_path_factory.mktemp("study") / "test.jsonl", records(60, seed=2))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_the_cascade_plays_what_was_worked_out(method: Method, train: Recording, test: Recording) -> None:
+    """Replay engines behind the cascade return the same answers at the same cost, query by query."""
+    sight = method.fit(train).on(test)
+    rows = {key: i for i, key in enumerate(test.keys)}
+    traces = as_traces(test)
+    for lam in LAMS:
+        played = play(sight, test, lam)
+        engines = {stage: ReplayEngine(stage, traces) for stage in STAGES}
+        done = Cascade(engines, Recorded(sight, rows, STAGES, lam, "played"), prices_of(test)).run(
+            [trace.query for trace in traces]
+        )
+        assert [STAGES.index(completion.stage) for completion in done] == played.answer.tolist()
+        assert [completion.cost for completion in done] == pytest.approx(played.cost.tolist())
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_only_what_was_bought_is_seen(method: Method, train: Recording, test: Recording) -> None:
+    """Scores, and answers of stages that are not called, may be anything: the choices stay the same."""
+    fitted = method.fit(train)
+    played = play(fitted.on(test), test, 2.0)
+    rng = np.random.default_rng(0)
+    hidden = ~played.called
+    both = hidden[:, :, None] | hidden[:, None, :]
+    other = replace(
+        test,
+        scores=rng.random(test.scores.shape),
+        costs=rng.random(test.costs.shape),
+        confidence=np.where(hidden, -rng.random(hidden.shape) * 9, test.confidence),
+        words=np.where(hidden, 1.0, test.words),
+        agreement=np.where(both, rng.random(both.shape), test.agreement),
+    )
+    again = play(fitted.on(other), other, 2.0)
+    assert again.answer.tolist() == played.answer.tolist()
+    assert (again.called == played.called).all()
+
+
+def test_foresight_is_the_best_single_stage_of_every_row(train: Recording, test: Recording) -> None:
+    """The oracle's value is the row-wise maximum of lam * score - cost."""
+    unit = train.costs.mean(axis=0).max()
+    curve = sweep(Foresight().fit(train), test, LAMS)
+    for lam, values in zip(LAMS, curve.values(unit), strict=True):
+        assert values.tolist() == pytest.approx((lam * test.scores - test.costs / unit).max(axis=1).tolist())
+
+
+def test_answer_aware_methods_beat_blind_mixing(train: Recording, test: Recording) -> None:
+    """On rows whose confidence tells, every one that reads it is worth more on held-out rows."""
+    unit = train.costs.mean(axis=0).max()
+
+    def worth(method: Method) -> float:
+        return float(sweep(method.fit(train), test, LAMS).values(unit).mean())
+
+    blind = worth(SingleStage())
+    for method in METHODS[3:]:
+        assert worth(method) > blind + 0.05
+
+
+def test_lists_count_what_they_promise(train: Recording) -> None:
+    """The candidate's counted quality and cost are those of playing it on the rows it was counted on."""
+    fitted = Lists().fit(train)
+    for lam in LAMS:
+        played = play(fitted.on(train), train, lam)
+        best = fitted.table[(lam * fitted.table[:, 3] - fitted.table[:, 4]).argmax()]
+        assert played.quality.mean() == pytest.approx(best[3])
+        assert played.cost.mean() / fitted.signals.unit == pytest.approx(best[4])
+
+
+@pytest.mark.parametrize("method", METHODS[4:], ids=lambda method: method.name)
+def test_a_worthless_rung_is_skipped(method: Method, tmp_path: Path) -> None:
+    """A stage as dear as a better one, whose confidence says nothing, is hardly called at any lam."""
+    names = ("worthless", *STAGES)
+    rows = records(
+        600,
+        3,
+        stages=names,
+        quality=(0.4, 0.6, 0.75, 0.9),
+        cost=(1.0, 1.0, 3.0, 10.0),
+        sharpness=(0, 3, 3, 3),
+    )
+    outcomes = recording(tmp_path / "rows.jsonl", rows, names)
+    curve = cross_validate(method, outcomes, LAMS)
+    assert curve.called[:, :, 0].mean() < 0.02
+
+
+@pytest.mark.skipif("ASD_DATA" not in os.environ, reason="the made-up worthless rung covers the same code")
+@pytest.mark.parametrize("method", [Lists(), Stopping()])
+@pytest.mark.parametrize("dataset", ["triviaqa", "truthfulqa"])
+def test_the_smallest_recorded_llama_is_skipped(method: Method, dataset: str) -> None:
+    """It costs what the 3B model costs and its confidence says little."""
+    names = ("llama3.2-1b", "llama3.2-3b", "llama3.1-8b", "llama3.1-70b", "llama3.1-405b")
+    path = Path(os.environ["ASD_DATA"]) / "traces" / f"ladder_{dataset}.jsonl.gz"
+    curve = cross_validate(method, read_recording([path], names), (2.0, 5.0, 20.0))
+    assert curve.called[:, :, 0].mean() < 0.05
+
+
+def test_a_ladder_that_does_not_pay_is_the_best_stage_alone(tmp_path: Path) -> None:
+    """Where the best stage is the cheapest, asking for no loss returns it for every query."""
+    rows = recording(tmp_path / "rows.jsonl", records(200, 4, quality=(0.9, 0.6, 0.6)))
+    fitted = Best((Lists(), Stopping())).fit(rows)
+    assert rows.stages[fitted.reference] == "small"
+    asked = fitted.ask(0.0)
+    assert asked.lam is None
+    assert asked.expected_loss == 0.0
+    curve = sweep(Always(fitted.reference), rows, [1.0])
+    assert curve.called.sum(axis=(0, 1)).tolist() == [200, 0, 0]
+
+
+def test_what_is_asked_is_picked_with_a_margin(tmp_path: Path) -> None:
+    """The setting's out-of-fold loss lies below the asked one, the more so the surer it has to be."""
+    rows = recording(tmp_path / "rows.jsonl", records(400, 5))
+    fitted = Best((Lists(),)).fit(rows)
+    easy, sure = fitted.ask(0.05, confidence=0.5), fitted.ask(0.05, confidence=0.95)
+    assert easy.lam is not None
+    assert easy.expected_loss <= 0.05
+    assert sure.expected_loss < 0.05 - 0.005
+    assert _cost(fitted.curve, easy.lam) <= _cost(fitted.curve, sure.lam or np.inf)
+
+
+def _cost(curve: Curve, lam: float) -> float:
+    found = curve.cost.mean(axis=1)[curve.lams == lam]
+    return float(found[0]) if len(found) else np.inf
+
+
+def test_cross_validation_fits_on_other_rows(train: Recording) -> None:
+    """No row is played by a method that was fitted on it."""
+    seen: list[frozenset[tuple[str, str]]] = []
+
+    class Spy:
+        name = "spy"
+
+        def fit(self, rows: Recording) -> Spy:
+            seen.append(frozenset(rows.keys))
+            return self
+
+        def on(self, rows: Recording) -> Always:
+            assert not seen[-1] & set(rows.keys)
+            return Always(0)
+
+    curve = cross_validate(Spy(), train, LAMS)
+    assert curve.quality[0].tolist() == train.scores[:, 0].tolist()
+    assert len(seen) == 5
+
+
+def test_reference_is_the_best_and_of_equals_the_cheapest(train: Recording) -> None:
+    """Quality decides first, cost second."""
+    assert train.stages[reference_stage(train)] == "large"
+    same = replace(train, scores=np.ones_like(train.scores))
+    assert same.stages[reference_stage(same)] == "small"
+
+
+def test_many_logistic_fits_equal_scikit_learn() -> None:
+    """Same weights as one penalised fit at a time; rows masked out do not enter."""
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.normal(size=(80, 3)), np.ones(80)])
+    y = (rng.random((80, 2)) < 0.4).astype(float)
+    masks = np.column_stack([np.ones(80), np.arange(80) % 4 != 0]).astype(float)
+    weights = fit_many(x, y, masks, strength=2.0)
+    for t in range(2):
+        rows = masks[:, t] > 0
+        # scikit-learn does not penalise its constant at all, ours next to nothing.
+        model = LogisticRegression(C=0.5, tol=1e-8, max_iter=1000).fit(x[rows, :3], y[rows, t])
+        assert weights[:3, t] == pytest.approx(model.coef_[0], abs=2e-3)
+        assert weights[3, t] == pytest.approx(model.intercept_[0], abs=2e-3)
