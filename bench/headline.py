@@ -1,16 +1,17 @@
 """The headline: how much faster than always using the largest stage, at (nearly) its quality.
 
-The named settings (`bench.settings`) over all datasets: the adaptive policy where it keeps a share of the
-largest stage's quality on the even items; "lossless", the largest stage's own answers drafted by smaller
-stages; and the oracle, with foresight the cheapest stage that is right, which is no upper bound where drafts
-are reused. Quality and cost are told on the odd items; the speed-up is that of the live passes. Beside them
-stands what the ladder was planned for (`asd.tiny.bound`), with this run's accuracies and acceptance.
+The named settings over all datasets: the adaptive policy at the lambda that kept a share of the largest
+stage's quality on the fitting rows, out of fold; "lossless", the largest stage's own answers drafted by
+smaller stages; and the oracle, with foresight the cheapest stage that is right, which is no upper bound where
+drafts are reused. Quality and cost are told on all items of this run, none of which chose anything; the speed-up is
+that of the live passes. Beside them stands what the ladder was planned for (`asd.tiny.bound`), with this
+run's accuracies and acceptance.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +21,8 @@ from numpy.typing import NDArray
 from asd.errors import DataError
 from asd.tiny.bound import Plan, speed_up
 from asd.types import pair_name
-from bench.replays import Replay
+from bench.replays import SHARES, Replay
 from bench.session import Session, Setting
-from bench.settings import SHARES, pooled
 
 __all__ = ["Headline", "headlines", "planned_speed_ups"]
 
@@ -79,18 +79,23 @@ def _headline(session: Session, name: str, setting: Setting) -> Headline:
     timed = [session.live(dataset).timed[setting] for dataset in session.matrix.datasets]
     replays = _everywhere(session, setting)
     largest = _everywhere(session, (f"always-{session.matrix.ladder.stages[-1].name}", None))
-    reference = pooled(largest, lambda replay: replay.quality[1::2])
+    reference = pooled(largest, lambda replay: replay.quality)
     if reference == 0:
         raise DataError("the largest stage answers nothing right, so no quality is relative to it")
     return Headline(
         name=name,
         seconds=np.concatenate([one.seconds for one in timed], axis=1),
         largest=np.concatenate([one.largest for one in timed], axis=1),
-        relative_quality=pooled(replays, lambda replay: replay.quality[1::2]) / reference,
-        cost=pooled(replays, lambda replay: replay.cost[1::2]),
+        relative_quality=pooled(replays, lambda replay: replay.quality) / reference,
+        cost=pooled(replays, lambda replay: replay.cost),
         agreement=float(np.mean([one.agreement for one in timed])),
     )
 
 
 def _everywhere(session: Session, setting: Setting) -> Sequence[Replay]:
     return [session.replay(dataset, *setting) for dataset in session.matrix.datasets]
+
+
+def pooled(replays: Sequence[Replay], per_item: Callable[[Replay], Array]) -> float:
+    """Mean over the items of all datasets."""
+    return float(np.concatenate([per_item(replay) for replay in replays]).mean())

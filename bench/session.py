@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 from asd.artifact import PolicyArtifact
@@ -30,11 +30,10 @@ from asd.tracelog import TraceLog
 from asd.traces import key_of, read_header
 from asd.types import Trace
 from asd.workloads import Versioned
-from bench.live import Live, run_live, timed_items
+from bench.live import Live, run_live
 from bench.matrix import N_PASSES, Matrix
 from bench.recorded import REPLAY
-from bench.replays import Outcomes, Replay, contenders, optimal
-from bench.settings import SHARES, cheapest_lam
+from bench.replays import SHARES, Outcomes, Replay, contenders
 
 __all__ = ["Session"]
 
@@ -67,7 +66,6 @@ class Session:
         self._open_stages = open_stages or _open_stages
         self._clock = clock
         self._replays: dict[str, list[Replay]] = {}
-        self._between: dict[str, list[Replay]] = {}
         self._live: dict[str, Live] = {}
 
     @cached_property
@@ -116,30 +114,17 @@ class Session:
         return self._replays[dataset]
 
     def replay(self, dataset: str, policy: str, lam: float | None = None) -> Replay:
-        """One contender on one dataset; the adaptive policy at any lambda, others at those of the sweep."""
-        known = self.replays(dataset) + self._between.get(dataset, [])
-        found = [r for r in known if (r.contender.name, r.contender.lam) == (policy, lam)]
-        if not found and policy == "optimal" and lam is not None:
-            outcomes = self.outcomes[dataset]
-            found = [outcomes.walk(optimal(outcomes, self.policy, lam))]
-            self._between.setdefault(dataset, []).extend(found)
-        return found[0]
+        """One contender on one dataset."""
+        wanted = (policy, lam)
+        return next(r for r in self.replays(dataset) if (r.contender.name, r.contender.lam) == wanted)
 
     @cached_property
     def settings(self) -> dict[str, Setting]:
         """The named settings, one for all datasets: what they are called and whose replays they are."""
-        lams, largest = self.matrix.lams, f"always-{self.matrix.ladder.stages[-1].name}"
-
-        def everywhere(policy: str, lam: float | None) -> list[Replay]:
-            return [self.replay(dataset, policy, lam) for dataset in self.matrix.datasets]
-
-        named: dict[str, Setting] = {}
-        for share in SHARES:
-            lam = cheapest_lam(partial(everywhere, "optimal"), lams, everywhere(largest, None), share)
-            named[f"optimal@{share:g}"] = (largest, None) if lam is None else ("optimal", lam)
-        if all(r.contender.name != "lossless" for r in self.replays(self.matrix.datasets[0])):
-            return named | {"oracle": ("oracle", lams[-1])}
-        return named | {"lossless": ("lossless", None), "oracle": ("oracle", lams[-1])}
+        named: dict[str, Setting] = {f"optimal@{share:g}": (f"optimal@{share:g}", None) for share in SHARES}
+        if any(r.contender.name == "lossless" for r in self.replays(self.matrix.datasets[0])):
+            named["lossless"] = ("lossless", None)
+        return named | {"oracle": ("oracle", self.matrix.lams[-1])}
 
     def live(self, dataset: str) -> Live:
         """The live passes over one dataset."""
@@ -148,7 +133,7 @@ class Session:
             swept = [("optimal", lam) for lam in self.matrix.lams]
             wanted = dict.fromkeys([(largest, None), *self.settings.values(), *swept])
             arms = [self.replay(dataset, *setting) for setting in wanted]
-            items = timed_items(len(arms[0].completions), self.matrix.n_timed)
+            items = range(self.matrix.n_timed)
             self._live[dataset] = run_live(
                 self.matrix.ladder,
                 self.engines,

@@ -19,6 +19,7 @@ from asd.errors import DataError
 from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
 from asd.measurement.records import Metric, Run
+from asd.study.walks import Contender, Replay, keeping
 from asd.testing import FakeClock, ScriptedEngine
 from asd.tiny.bound import Plan, speed_up
 from asd.tracelog import TraceLog
@@ -36,9 +37,8 @@ from bench.cells import (
 )
 from bench.gate import Options, judge
 from bench.headline import headlines, planned_speed_ups
-from bench.live import run_live, timed_items
+from bench.live import run_live
 from bench.matrix import Matrix
-from bench.replays import Replay
 from bench.session import Session
 from bench.summary import render
 from tests.fabricated import baseline_of
@@ -200,7 +200,16 @@ def test_everything_that_is_compared_is_there(session: Session):
     """The adaptive policy and all its rivals, at every lambda where they have one."""
     found = {(r.contender.name, r.contender.lam) for r in session.replays("tiny-text")}
     rivals = ("optimal", "unverified", "myopic", "closed-form", "oracle")
-    alone = ("always-S", "always-M", "always-L", "random", "static", "lossless")
+    alone = (
+        "always-S",
+        "always-M",
+        "always-L",
+        "random",
+        "static",
+        "lossless",
+        "optimal@0.95",
+        "optimal@0.99",
+    )
     assert found == {(name, lam) for name in rivals for lam in LAMS} | {(name, None) for name in alone}
 
 
@@ -208,7 +217,7 @@ def test_live_seconds_are_those_of_the_walk(session: Session):
     """Each item costs the seconds of the calls made for it; the largest alone costs 1 s a call."""
     timed = session.live("tiny-text").timed["optimal", 5.0]
     replay = session.replay("tiny-text", "optimal", 5.0)
-    items = timed_items(N_ITEMS, 20)
+    items = range(20)
     traces = session.outcomes["tiny-text"].traces
     paid = [paid_for(replay.completions[i], traces[i]) for i in items]
     expected = [sum(SECONDS[stage] for stage, _ in calls_made) for calls_made in paid]
@@ -220,7 +229,7 @@ def test_live_seconds_are_those_of_the_walk(session: Session):
 
 def test_equal_walks_are_run_once(session: Session):
     """Policies that take the same way on the timed items are one arm."""
-    items = timed_items(N_ITEMS, 20)
+    items = range(20)
     names = {("always-L", None), *session.settings.values(), *(("optimal", lam) for lam in LAMS)}
     walks = {tuple(session.replay("tiny-text", *name).walks[i] for i in items) for name in names}
     assert session.live("tiny-text").n_arms == len(walks)
@@ -240,49 +249,32 @@ def test_answers_that_differ_live_are_counted(session: Session):
     assert found.timed["always-S", None].seconds.shape == (1, 2)
 
 
-@pytest.mark.parametrize(("n_items", "n_timed", "expected"), [(6, 2, [1, 3]), (4, 4, [1, 3, 0, 2])])
-def test_timed_items_come_from_the_half_that_reports(n_items: int, n_timed: int, expected: list[int]):
-    """Even items select the setting, so odd ones are timed first."""
-    assert timed_items(n_items, n_timed) == expected
-
-
-def even(replay: Replay) -> tuple[float, float]:
-    return replay.quality[::2].mean(), replay.cost[::2].mean()
-
-
-def test_headline_takes_the_cheapest_setting_that_keeps_the_share(session: Session):
-    """Chosen on even items over both datasets, told on odd ones, timed live."""
+def test_headline_is_the_setting_chosen_on_the_fitting_rows(session: Session):
+    """The artifact names the lambda; quality and cost are told on all items of both datasets, timed live."""
     found = {headline.name: headline for headline in headlines(session)}
     assert set(found) == {"optimal@0.95", "optimal@0.99", "lossless", "oracle"}
-    largest = np.mean([even(session.replay(d, "always-L"))[0] for d in DATASETS])
-
-    def at(lam: float) -> list[Replay]:
-        return [session.replay(d, "optimal", lam) for d in DATASETS]
-
-    def is_good(lam: float, share: float) -> bool:
-        return np.mean([even(r)[0] for r in at(lam)]) >= share * largest
-
+    largest = np.mean([session.replay(d, "always-L").quality.mean() for d in DATASETS])
     for share in (0.95, 0.99):
-        policy, chosen = session.settings[f"optimal@{share:g}"]
-        cost = np.mean([even(r)[1] for r in at(chosen)])
-        assert policy == "optimal"
-        assert is_good(chosen, share)
-        assert all(cost <= np.mean([even(r)[1] for r in at(lam)]) for lam in LAMS if is_good(lam, share))
         headline = found[f"optimal@{share:g}"]
-        assert headline.cost == pytest.approx(np.mean([r.cost[1::2].mean() for r in at(chosen)]))
+        lam = session.policy.cheapest_lam(share)
+        assert lam is not None
+        policy = session.policy.policy(lam)
+        walked = [session.outcomes[d].walk(Contender("again", lam, policy)) for d in DATASETS]
+        assert headline.cost == pytest.approx(np.mean([r.cost.mean() for r in walked]))
+        expected = np.mean([r.quality.mean() for r in walked]) / largest
+        assert headline.relative_quality == pytest.approx(expected)
         assert headline.seconds.shape == (3, 40)
     assert found["oracle"].relative_quality >= 1.0
     assert found["optimal@0.95"].largest.sum() > found["optimal@0.95"].seconds.sum()
 
 
-def test_without_a_good_setting_the_headline_is_the_largest_stage(matrix: Matrix, tmp_path: Path):
-    """A sweep of nothing but thrift keeps no quality; the fallback saves nothing and says so."""
-    clock = FakeClock()
-    thrifty = Matrix(**{name: getattr(matrix, name) for name in matrix.__slots__} | {"lams": (0.1,)})
-    session = Session(thrifty, tmp_path / "t.jsonl", lambda _: scripted(clock, all_queries()), clock=clock)
-    headline = headlines(session)[1]
-    assert headline.seconds.tolist() == headline.largest.tolist()
-    assert (headline.relative_quality, headline.name) == (1.0, "optimal@0.99")
+def test_without_a_good_setting_the_headline_is_the_largest_stage(session: Session):
+    """No lambda that the fit replayed keeps more than all of the quality: the fallback saves nothing."""
+    outcomes = session.outcomes["tiny-text"]
+    fallback = outcomes.walk(keeping(outcomes, session.policy, 2.0))
+    largest = session.replay("tiny-text", "always-L")
+    assert fallback.walks == largest.walks
+    assert fallback.contender.name == "optimal@2"
 
 
 def all_cells(session: Session) -> Run:
@@ -309,7 +301,7 @@ def test_the_record_of_a_run_passes_against_itself(session: Session):
     assert report.exit_code == 0
     text = render(run, report)
     assert "headline optimal@0.95: speedup" in text
-    assert text.count("\ntiny-text ") == len(LAMS) + 6
+    assert text.count("\ntiny-text ") == len(LAMS) + 8
     assert render(run, report, verbose=True).count("\ntiny-text ") == 5 * len(LAMS) + 6
 
 
@@ -404,21 +396,3 @@ def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_pat
         again = Session(matrix, data, lambda _: scripted(clock, all_queries()), clock=clock)
         assert len(again.outcomes) == 2
         assert calls(again) == expected
-
-
-def test_what_selects_a_setting_is_not_what_is_told(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """A thrifty setting that is right on even items only is chosen by them, and told on the odd ones."""
-    original = Session.replay
-
-    def right_on_even_items(self: Session, dataset: str, policy: str, lam: float | None = None) -> Replay:
-        replay = original(self, dataset, policy, lam)
-        if (policy, lam) != ("optimal", 0.1):
-            return replay
-        quality = (np.arange(N_ITEMS) % 2 == 0).astype(float)
-        return Replay(replay.outcomes, replay.contender, replay.completions, quality)
-
-    monkeypatch.setattr(Session, "replay", right_on_even_items)
-    monkeypatch.delitem(session.__dict__, "settings")  # chosen anew from what is seen now
-    chosen = headlines(session)[0]
-    assert chosen.relative_quality == 0.0
-    assert chosen.cost < 0.2

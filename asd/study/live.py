@@ -22,7 +22,7 @@ from asd.measurement.timing import Clock, interleave, warm_up
 from asd.study.walks import Contender, Replay, walk_of
 from asd.types import Completion, Query
 
-__all__ = ["Live", "Timed", "run_live", "timed_items"]
+__all__ = ["Live", "Timed", "run_live"]
 
 Array = NDArray[np.float64]
 
@@ -53,11 +53,6 @@ class Live:
 
     timed: Mapping[tuple[str, float | None], Timed]
     n_arms: int
-
-
-def timed_items(n_items: int, n_timed: int) -> list[int]:
-    """Positions of the items that are timed: odd ones first, because the even half selects settings."""
-    return [*range(1, n_items, 2), *range(0, n_items, 2)][:n_timed]
 
 
 def run_live(

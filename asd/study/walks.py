@@ -22,10 +22,13 @@ from asd.ladder import Ladder
 from asd.policies import ClosedForm, FixedStage, Myopic, Oracle, Policy, RandomMix, StaticWalk
 from asd.types import STOP, Completion, Draft, Trace, Verification
 
-__all__ = ["Contender", "Outcomes", "Replay", "contenders", "optimal", "walk_of"]
+__all__ = ["SHARES", "Contender", "Outcomes", "Replay", "contenders", "optimal", "walk_of"]
 
 Array = NDArray[np.float64]
 Walk = tuple[str, ...]
+
+SHARES = (0.95, 0.99)
+"""Of the largest stage's quality, that the named settings are to keep."""
 
 STATIC_THRESHOLD = 0.8
 """The fixed confidence at which the static walk stops."""
@@ -146,6 +149,19 @@ def optimal(outcomes: Outcomes, fitted: PolicyArtifact, lam: float) -> Contender
     return Contender("optimal", lam, policy)
 
 
+def keeping(outcomes: Outcomes, fitted: PolicyArtifact, share: float) -> Contender:
+    """The adaptive policy at the lambda chosen on the fitting rows to keep a share of the largest's quality.
+
+    Cost unit and lambda are those of the fitting rows, so it is one setting for all datasets. It is the
+    largest stage alone if no lambda kept the share there.
+    """
+    lam = fitted.cheapest_lam(share)
+    if lam is None:
+        return Contender(f"optimal@{share:g}", None, FixedStage(outcomes.largest))
+    policy = fitted.policy(lam, ladder=outcomes.ladder, verify=outcomes.verified)
+    return Contender(f"optimal@{share:g}", None, policy)
+
+
 def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]) -> Iterator[Contender]:
     """The adaptive policy at every lambda, and everything it is compared with."""
     stages = tuple(stage.name for stage in outcomes.ladder.stages)
@@ -157,6 +173,8 @@ def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]
     yield Contender("static", None, StaticWalk(stages, STATIC_THRESHOLD, evidence))
     if fitted.verifies and outcomes.verified:
         yield Contender("lossless", None, fitted.lossless())
+    for share in SHARES:
+        yield keeping(outcomes, fitted, share)
     costs = tuple(float(outcomes.costs(stage).mean()) for stage in stages)
     for lam in lams:
         yield optimal(outcomes, fitted, lam)
