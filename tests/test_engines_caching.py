@@ -152,7 +152,7 @@ def test_what_is_served_costs_nothing(store: ResponseStore) -> None:
 def test_a_timed_cell_is_never_served(store: ResponseStore) -> None:
     """Whoever times a stage synchronises it, and that is refused."""
     engine = CachingEngine(scripted(), store, STAGE, "r1")
-    with pytest.raises(ConfigError, match="'S' answers from a store; time the engine behind it"):
+    with pytest.raises(ConfigError, match="'S' answers from a store and cannot be timed"):
         time_stages({"S": engine}, ASKED)
 
 
