@@ -3,9 +3,9 @@
 The named settings over all datasets: the adaptive policy at the lambda that kept a share of the largest
 stage's quality on the fitting rows, out of fold; "lossless", the largest stage's own answers drafted by
 smaller stages; and the oracle, with foresight the cheapest stage that is right, which is no upper bound where
-drafts are reused. Quality and cost are told on all items of this run, none of which chose anything; the speed-up is
-that of the live passes. Beside them stands what the ladder was planned for (`asd.tiny.bound`), with this
-run's accuracies and acceptance.
+drafts are reused. Quality and cost are told on all items of this run, none of which chose anything; the
+speed-up is that of the live passes. Beside them stands what the ladder was planned for (`asd.tiny.bound`),
+with this run's accuracies and acceptance.
 """
 
 from __future__ import annotations
