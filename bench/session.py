@@ -90,7 +90,12 @@ class Session:
         self.policy.check(self.matrix.ladder)
         traces = self._recorded() if self.matrix.engine == REPLAY else self._collected()
         return {
-            name: Outcomes(name, self.matrix.ladder, tuple(t for t in traces if t.query.dataset == name))
+            name: Outcomes(
+                name,
+                self.matrix.ladder,
+                tuple(trace for trace in traces if trace.query.dataset == name),
+                self.policy.ladder.unit,
+            )
             for name in self.matrix.datasets
         }
 

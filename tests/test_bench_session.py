@@ -133,7 +133,7 @@ def test_every_stage_answers_every_item_once(session: Session):
 
 
 def test_single_stages_are_what_they_scored(session: Session):
-    """The replay of a fixed stage is that stage's column of the outcomes; the largest costs 1 a run."""
+    """The replay of a fixed stage is that stage's column of the outcomes, in the artifact's cost unit."""
     for dataset in DATASETS:
         traces = session.outcomes[dataset].traces
         for stage in SKILL:
@@ -142,7 +142,8 @@ def test_single_stages_are_what_they_scored(session: Session):
             assert replay.shares == {name: float(name == stage) for name in SKILL}
             tokens = [trace.outcomes[stage].draft.usage.n_decoded for trace in traces]
             assert replay.n_decoded.tolist() == tokens
-        assert session.replay(dataset, "always-L").cost.mean() == pytest.approx(1.0)
+        priced = session.outcomes[dataset].costs("L") / session.policy.ladder.unit
+        assert session.replay(dataset, "always-L").cost == pytest.approx(priced)
         assert session.replay(dataset, "always-S").cost.mean() < 0.2
 
 

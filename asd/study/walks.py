@@ -1,16 +1,15 @@
 """Every policy of a run, walked over the recorded outcomes of that same run: quality, cost, tokens, stages.
 
 The engines are played back, so what a policy returns here is what the models wrote; provenance `replayed`.
-Cost is in units of the mean run of the largest stage alone on the dataset, and so is lambda. Beside the
-adaptive policy stand "unverified", the same where drafts are thrown away, and "lossless", the largest stage's
-own answers drafted by smaller ones.
+Cost is in units of the mean run of the largest stage alone over the rows the policy was fitted on, and so is
+lambda: a unit that does not move with the questions of a run. Beside the adaptive policy stand "unverified",
+the same where drafts are thrown away, and "lossless", the largest stage's own answers drafted by smaller ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +44,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What every stage of a ladder answered to the items of one dataset."""
+    """What every stage of a ladder answered to the items of one dataset; `unit` is one cost unit, priced."""
 
     dataset: str
     ladder: Ladder
     traces: tuple[Trace, ...]
+    unit: float
 
     @property
     def largest(self) -> str:
@@ -69,11 +69,6 @@ class Outcomes:
     def verifications(self, pair: str) -> list[Verification]:
         """What one stage said of another's draft, item by item; empty where it has read none."""
         return [t.verifications[pair] for t in self.traces if pair in t.verifications]
-
-    @cached_property
-    def unit(self) -> float:
-        """Mean priced cost of the largest stage alone: one cost unit."""
-        return float(self.costs(self.largest).mean())
 
     def walk(self, contender: Contender) -> Replay:
         """Let a policy decide on every item, the stages played back."""
@@ -145,28 +140,26 @@ def walk_of(completion: Completion) -> Walk:
 def optimal(outcomes: Outcomes, fitted: PolicyArtifact, lam: float) -> Contender:
     """The adaptive policy at one lambda, verifying drafts if the stages can."""
     verify = outcomes.verified
-    policy = fitted.policy(lam, ladder=outcomes.ladder, unit=outcomes.unit, verify=verify)
+    policy = fitted.policy(lam, ladder=outcomes.ladder, verify=verify)
     return Contender("optimal", lam, policy)
 
 
 def keeping(outcomes: Outcomes, fitted: PolicyArtifact, share: float) -> Contender:
     """The adaptive policy at the lambda chosen on the fitting rows to keep a share of the largest's quality.
 
-    Cost unit and lambda are those of the fitting rows, so it is one setting for all datasets. It is the
-    largest stage alone if no lambda kept the share there.
+    It is the largest stage alone if no lambda kept the share there.
     """
     lam = fitted.cheapest_lam(share)
     if lam is None:
         return Contender(f"optimal@{share:g}", None, FixedStage(outcomes.largest))
-    policy = fitted.policy(lam, ladder=outcomes.ladder, verify=outcomes.verified)
-    return Contender(f"optimal@{share:g}", None, policy)
+    return Contender(f"optimal@{share:g}", None, optimal(outcomes, fitted, lam).policy)
 
 
 def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]) -> Iterator[Contender]:
     """The adaptive policy at every lambda, and everything it is compared with."""
     stages = tuple(stage.name for stage in outcomes.ladder.stages)
     prices = {stage.name: stage.prices for stage in outcomes.ladder.stages}
-    evidence, graph = fitted.evidence(), fitted.graph(unit=outcomes.unit, verify=outcomes.verified)
+    evidence, graph = fitted.evidence(), fitted.graph(verify=outcomes.verified)
     for stage in stages:
         yield Contender(f"always-{stage}", None, FixedStage(stage))
     yield Contender("random", None, RandomMix(dict.fromkeys(stages, 1.0), seed=0))
@@ -179,7 +172,7 @@ def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]
     for lam in lams:
         yield optimal(outcomes, fitted, lam)
         if fitted.verifies and outcomes.verified:
-            policy = fitted.policy(lam, unit=outcomes.unit, verify=False)
+            policy = fitted.policy(lam, verify=False)
             yield Contender("unverified", lam, policy)
         yield Contender("myopic", lam, Myopic(evidence, graph, lam))
         yield Contender("closed-form", lam, ClosedForm(stages, costs, lam, evidence))
