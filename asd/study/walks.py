@@ -3,7 +3,8 @@
 The engines are played back, so what a policy returns here is what the models wrote; provenance `replayed`.
 Cost is in units of the mean run of the largest stage alone over the rows the policy was fitted on, and so is
 lambda: a unit that does not move with the questions of a run. Beside the adaptive policy stand "unverified",
-the same where drafts are thrown away, and "lossless", the largest stage's own answers drafted by smaller ones.
+the same where drafts are thrown away, and "lossless", the largest stage's own answers, drafted by
+smaller ones.
 """
 
 from __future__ import annotations
