@@ -19,7 +19,7 @@ from asd.ladder import PRESETS, Ladder
 from asd.measurement.environment import accelerators, hardware_key
 from asd.measurement.records import HardwareKey
 from asd.workloads import Workload
-from asd.workloads.catalogue import find_workloads, workload_names
+from asd.workloads.catalogue import default_names, find_workloads
 from bench.recorded import REPLAY, recorded_workloads
 
 __all__ = ["LAMS", "N_ITEMS", "N_PASSES", "N_TIMED", "Matrix", "build_matrix", "parse_lams"]
@@ -32,9 +32,6 @@ N_ITEMS = 200
 
 N_TIMED, N_PASSES = 20, 3
 """Items of each dataset that are timed live, and how often: 60 samples a policy, enough for a P95."""
-
-UNSOLVABLE = ("tiny-unsolvable",)
-"""No stage can answer these; they would only blur the averages and are measured when named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +137,12 @@ def build_matrix(  # noqa: PLR0913 - one argument an option
     for option, number, least in (("--limit", limit, 2), ("--batch", batch, 1)):
         if number is not None and number < least:
             raise ConfigError(f"{option} {number}: give at least {least}")
-    solvable = [name for name in workload_names() if name not in UNSOLVABLE]
     names = None if datasets is None else datasets.split(",")
     workloads: Sequence[Workload]
     if engine == REPLAY:
         workloads = recorded_workloads(traces, names)
     else:
-        workloads = find_workloads(names or solvable, data, unsafe_code=unsafe_code, pinned=pinned)
+        workloads = find_workloads(names or default_names(), data, unsafe_code=unsafe_code, pinned=pinned)
     matrix = Matrix(
         ladder=Ladder.load(ladder),
         engine=engine,

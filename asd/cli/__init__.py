@@ -33,7 +33,7 @@ from asd.resilience import Health
 from asd.tracelog import TraceLog
 from asd.types import Completion, Query
 from asd.workloads import Split, Workload
-from asd.workloads.catalogue import find_workloads, workload_names
+from asd.workloads.catalogue import default_names, find_workloads
 
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
@@ -104,7 +104,7 @@ _engine = click.option(
     help="What runs the stages.",
 )
 _datasets = click.option(
-    "--datasets", help="Names or FILE.py, separated by commas. [default: all embedded ones]"
+    "--datasets", help="Names or FILE.py, separated by commas. [default: the embedded ones]"
 )
 _data = click.option("--data", help="Folder of the public task sets, or hub. [default: $ASD_DATA]")
 _unsafe_code = click.option("--unsafe-code", is_flag=True, help="Run models' code without a sandbox.")
@@ -243,7 +243,7 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
 
 
 def _workloads(datasets: str | None, data: str | None, unsafe_code: bool) -> list[Workload]:
-    names = workload_names() if datasets is None else datasets.split(",")
+    names = default_names() if datasets is None else datasets.split(",")
     return find_workloads(names, data, unsafe_code=unsafe_code)
 
 
