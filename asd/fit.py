@@ -39,7 +39,7 @@ from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import Move, moves
 from asd.types import Trace, Usage, pair_name
 
-__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "replay"]
+__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_costs", "replay"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -85,7 +85,7 @@ def fit(
     table = Table(
         fitted.rows,
         {
-            move: _costs(move, rows, fitted.best.get(move.source.name, ()), prices[move.stage]) / unit
+            move: move_costs(move, rows, fitted.best.get(move.source.name, ()), prices[move.stage]) / unit
             for move in moves(stages, pairs)
         },
     )
@@ -164,7 +164,7 @@ def _estimate_edge(table: Table, move: Move) -> Edge:
     )
 
 
-def _costs(move: Move, rows: Sequence[Trace], best: Sequence[str], prices: Prices) -> Array:
+def move_costs(move: Move, rows: Sequence[Trace], best: Sequence[str], prices: Prices) -> Array:
     """What a move costs on every row, raw price unit; `best` is the answer in hand where it leaves from."""
 
     def usage(row: int) -> Usage:
