@@ -1,7 +1,8 @@
-"""`asd study ...`: experiments over recorded outcomes that show what the parts are worth."""
+"""`asd study --out DIR`: every table on one page; `asd study validity`: is a promise kept?"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,11 +11,16 @@ import msgspec
 import numpy as np
 from tabulate import tabulate
 
+from asd import artifact
+from asd.artifact import PolicyArtifact
 from asd.calibrate import Promise
+from asd.engines.opening import open_engines
+from asd.engines.revisions import revisions
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.measurement.files import write_atomically
 from asd.traces import read_traces
+from asd.workloads.catalogue import find_workloads, workload_names
 
 if TYPE_CHECKING:
     from asd.study.validity import Population, Validity
@@ -35,9 +41,82 @@ _RECORDED = {
 parameters."""
 
 
-@click.group()
-def study() -> None:
-    """Experiments over recorded outcomes."""
+_UNSOLVABLE = "tiny-unsolvable"
+"""No stage can answer it; it would only blur the averages."""
+
+LIMIT = 200
+
+
+@click.group(
+    invoke_without_command=True, epilog="Example: asd study --out study/   then open study/report.html"
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the study; continued if it exists.")
+@click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
+@click.option("--datasets", help="Names or FILE.py, separated by commas. [default: all embedded ones]")
+@click.option("--data", help="Folder of the public task sets, or hub. [default: $ASD_DATA]")
+@click.option(
+    "--policy",
+    type=click.Path(path_type=Path),
+    help="Made by `asd fit`. [default: tiny's own; of other ladders one is fitted here]",
+)
+@click.option(
+    "--limit", type=click.IntRange(min=2), default=LIMIT, show_default=True, help="Questions of a dataset."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
+@click.option("--engine", default="transformers", show_default=True, help="What runs the stages.")
+@click.pass_context
+def study(  # noqa: PLR0913, PLR0917  (one argument an option)
+    ctx: click.Context,
+    out: Path | None,
+    ladder: str,
+    datasets: str | None,
+    data: str | None,
+    policy: Path | None,
+    limit: int,
+    seed: int,
+    device: str | None,
+    engine: str,
+) -> None:
+    """Measure every method, sweep and statistic on a ladder, and write tables, figures and one page.
+
+    A study that was stopped goes on when the same command is given again.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    if out is None:
+        raise ConfigError("give --out DIR, where the study goes")
+    # one thread is fastest for small models; torch reads the variable when it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from asd.report.page import render_page  # noqa: PLC0415  (the report's libraries take seconds)
+    from asd.study.material import gather  # noqa: PLC0415
+    from asd.study.run import conduct  # noqa: PLC0415
+
+    steps = Ladder.load(ladder)
+    if all(Path(stage.model).is_absolute() for stage in steps.stages):
+        # a progress bar is for downloads; weights that are here are loaded quietly
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    names = datasets.split(",") if datasets else [n for n in workload_names() if n != _UNSOLVABLE]
+    material = gather(
+        steps,
+        find_workloads(names, data),
+        open_engines(steps, device, engine),
+        revisions(steps, engine),
+        out / "traces",
+        policy=_policy(policy, steps),
+        limit=limit,
+        seed=seed,
+    )
+    found = conduct(material, out)
+    write_atomically(out / "report.html", render_page(found, ()))
+    click.echo(f"{out / 'report.html'}: {len(found.tables)} tables on {material.n} questions")
+
+
+def _policy(path: Path | None, ladder: Ladder) -> PolicyArtifact | None:
+    """The one given, else the one that ships with the embedded ladder."""
+    if path is None and ladder.name == "tiny":
+        path = Path(artifact.__file__).with_name("tiny") / "policy.json"
+    return None if path is None else artifact.load(path)
 
 
 @study.command()
@@ -100,7 +179,8 @@ def _sizes(rows: str) -> list[int]:
 def _populations(
     traces: tuple[Path, ...], ladder: str, data: Path | None, n_fit: int, rng: np.random.Generator
 ) -> list[Population]:
-    from asd.study.outcomes import read_outcomes  # noqa: PLC0415
+    from asd.study.outcomes import from_recording  # noqa: PLC0415
+    from asd.study.recording import read_recording  # noqa: PLC0415
     from asd.study.validity import from_outcomes, from_traces  # noqa: PLC0415
 
     found = []
@@ -108,10 +188,11 @@ def _populations(
         steps = Ladder.load(ladder)
         collected = [trace for path in traces for trace in read_traces(path)]
         found.append(from_traces(steps.name, collected, steps, n_fit, rng))
-    for name, costs in _RECORDED.items() if data is not None else ():
-        path = data / "traces" / f"{name}.jsonl.gz"
-        outcomes = read_outcomes([path], tuple(costs), tuple(costs.values()))
-        found.append(from_outcomes(name, outcomes, n_fit, rng))
+    if data is not None:
+        for name, costs in _RECORDED.items():
+            path = data / "traces" / f"{name}.jsonl.gz"
+            recording = read_recording([path], tuple(costs), tuple(costs.values()))
+            found.append(from_outcomes(name, from_recording(recording), n_fit, rng))
     if not found:
         raise ConfigError("give traces of `asd collect`, or --data with recorded outcomes")
     return found

@@ -1,0 +1,118 @@
+"""What a clock says: every method and every lambda timed in turns, batch 1, on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asd.measurement.statistics import samples_needed
+from asd.study.items import seconds_table
+from asd.study.live import Timed, run_live
+from asd.study.material import Material
+from asd.study.record import Table, Value
+from asd.study.walks import calls
+
+__all__ = ["latency_tables"]
+
+Array = NDArray[np.float64]
+
+N_TIMED, N_PASSES = 15, 2
+"""Questions of each data set that are timed, and how often; four data sets give 120 samples a method."""
+
+_COLUMNS = (
+    "mean_ms", "median_ms", "p95_ms", "queries_per_s", "device_s", "speed_up", "speed_up_low",
+    "speed_up_high", "agreement",
+)  # fmt: skip
+
+
+def latency_tables(material: Material) -> tuple[Table, Table, Table]:
+    """Latency of every method, latency over lambda, and the seconds they come from."""
+    methods, sweep = _timed(material)
+    rng = np.random.default_rng(material.seed)
+    seconds = seconds_table(material, methods)
+
+    def table(name: str, title: str, first: str, rows: Sequence[tuple[Value, ...]]) -> Table:
+        return Table(
+            name=name,
+            title=title,
+            provenance="measured",
+            measured_on=f"{material.measured_on}, batch 1, {N_PASSES} interleaved passes",
+            n=seconds.n,
+            columns=(first, *_COLUMNS),
+            rows=tuple(rows),
+            note="P95 only from 59 samples on. device_s: seconds inside calls times the stage's devices, a "
+            "query. speed_up: total seconds of the largest stage alone over the method's, with a 95 % "
+            "bootstrap interval over questions. agreement: live answers and actions equal to the replayed.",
+        )
+
+    return (
+        table(
+            "latency",
+            "Methods: seconds",
+            "method",
+            [(name, *_row(material, parts, rng)) for name, parts in methods.items()],
+        ),
+        table(
+            "lambda_latency",
+            "Seconds over lambda",
+            "lambda",
+            [(lam, *_row(material, parts, rng)) for lam, parts in sweep.items()],
+        ),
+        seconds,
+    )
+
+
+def _timed(material: Material) -> tuple[Mapping[str, list[Timed]], Mapping[float, list[Timed]]]:
+    """By method and by lambda, one a data set; equal walks are run once."""
+    methods: dict[str, list[Timed]] = {name: [] for name in material.walks}
+    sweep: dict[float, list[Timed]] = {lam: [] for lam in material.sweep}
+    for i, outcomes in enumerate(material.test):
+        largest = material.walks[f"always-{outcomes.largest}"][i]
+        others = [
+            *(replays[i] for replays in material.walks.values()),
+            *(r[i] for r in material.sweep.values()),
+        ]
+        live = run_live(
+            material.ladder,
+            material.engines,
+            [largest, *others],
+            range(min(N_TIMED, len(outcomes.traces))),
+            batch=1,
+            n_passes=N_PASSES,
+            clock=material.clock,
+        )
+        for name, replays in material.walks.items():
+            methods[name].append(live.timed[name, replays[i].contender.lam])
+        for lam, replays in material.sweep.items():
+            sweep[lam].append(live.timed[replays[i].contender.name, lam])
+    return methods, sweep
+
+
+def _row(material: Material, parts: Sequence[Timed], rng: np.random.Generator) -> tuple[Value, ...]:
+    seconds, largest = (
+        np.concatenate([getattr(part, which) for part in parts], axis=1) for which in ("seconds", "largest")
+    )
+    p95 = float(np.quantile(seconds, 0.95)) * 1e3 if seconds.size >= samples_needed(0.95) else None
+    mean, weights = float(seconds.mean()), [len(part.completions) for part in parts]
+    agreement = float(np.average([part.agreement for part in parts], weights=weights))
+    return (
+        *(mean * 1e3, float(np.median(seconds)) * 1e3, p95, 1.0 / mean, _device_seconds(material, parts)),
+        *(*_speed_up(seconds, largest, rng), agreement),
+    )
+
+
+def _device_seconds(material: Material, parts: Sequence[Timed]) -> float:
+    devices = {stage.name: stage.tensor_parallel for stage in material.ladder.stages}
+    completions = [completion for part in parts for completion in part.completions]
+    paid = [call for completion in completions for call in calls(completion)]
+    return sum(call.seconds * devices[call.stage] for call in paid) / len(completions)
+
+
+def _speed_up(seconds: Array, largest: Array, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Of total seconds, with an interval over questions."""
+    own, reference = seconds.mean(axis=0), largest.mean(axis=0)
+    drawn = rng.integers(len(own), size=(1999, len(own)))
+    low, high = np.quantile(reference[drawn].sum(axis=1) / own[drawn].sum(axis=1), [0.025, 0.975])
+    return float(reference.sum() / own.sum()), float(low), float(high)

@@ -1,0 +1,139 @@
+"""What a study is made from: every stage's answers to held-out questions, the walks of all methods on them.
+
+Two splits are collected: "calibrate" chooses the settings, "test" is reported; neither fitted the policy.
+Where a ladder comes without a policy, "fit" is collected too. Traces stay in the study's folder and are taken
+up again. The border: nothing is judged here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from asd.artifact import PolicyArtifact
+from asd.collect import collect, header_for
+from asd.engines import Engine
+from asd.fit import fit
+from asd.ladder import Ladder
+from asd.measurement.timing import Clock
+from asd.study.methods import LAMS, Method, families, methods, swept
+from asd.study.walks import Outcomes, Replay
+from asd.tracelog import TraceLog
+from asd.types import Trace
+from asd.workloads import Split, Workload
+
+__all__ = ["Material", "Walks", "gather"]
+
+Walks = Mapping[str, tuple[Replay, ...]]
+"""By method, one replay a dataset."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Ladder, policy and outcomes of one study.
+
+    Attributes:
+        ladder: Whose stages answered.
+        fitted: The policy under study.
+        engines: One a stage, for the live passes.
+        calibration: Outcomes that choose settings, one a dataset.
+        test: Outcomes that are reported, one a dataset.
+        seed: Of every draw.
+        clock: Reads seconds.
+    """
+
+    ladder: Ladder
+    fitted: PolicyArtifact
+    engines: Mapping[str, Engine]
+    calibration: tuple[Outcomes, ...]
+    test: tuple[Outcomes, ...]
+    seed: int
+    clock: Clock = time.perf_counter
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Names, in ladder order."""
+        return tuple(stage.name for stage in self.ladder.stages)
+
+    @property
+    def n(self) -> int:
+        """Questions reported."""
+        return sum(len(outcomes.traces) for outcomes in self.test)
+
+    @property
+    def measured_on(self) -> str:
+        """Ladder and questions, in words."""
+        names = ", ".join(outcomes.dataset for outcomes in self.test)
+        return f"ladder {self.ladder.name} on held-out questions of {names}"
+
+    @cached_property
+    def methods(self) -> list[Method]:
+        """Everything compared, at settings chosen on the calibration rows."""
+        return methods(self.fitted, self.calibration)
+
+    @cached_property
+    def walks(self) -> Walks:
+        """Every method over every reported question."""
+        return {
+            method.name: tuple(method.walk(outcomes) for outcomes in self.test) for method in self.methods
+        }
+
+    @cached_property
+    def sweep(self) -> Mapping[float, tuple[Replay, ...]]:
+        """The policy under study at every lambda, one replay a dataset."""
+        family = families(self.fitted)[swept(self.fitted)]
+        return {lam: tuple(family(lam).walk(outcomes) for outcomes in self.test) for lam in LAMS}
+
+
+def gather(  # noqa: PLR0913  (one argument a choice of the user's)
+    ladder: Ladder,
+    workloads: Sequence[Workload],
+    engines: Mapping[str, Engine],
+    revisions: Mapping[str, str],
+    folder: Path,
+    *,
+    policy: PolicyArtifact | None,
+    limit: int,
+    seed: int,
+    clock: Clock = time.perf_counter,
+) -> Material:
+    """Let every stage answer, or take up what it answered before.
+
+    Args:
+        ladder: Whose stages answer.
+        workloads: What is asked.
+        engines: One a stage, by name.
+        revisions: Of every stage's model.
+        folder: Keeps the traces.
+        policy: Fitted on the split "fit"; None: it is collected and fitted here.
+        limit: Most questions of a dataset that are reported; half as many choose settings.
+        seed: Of every draw.
+        clock: Reads seconds.
+
+    Raises:
+        ConfigError: The folder holds traces of another ladder or other data sets.
+        PolicyMismatchError: The policy was fitted on another ladder.
+    """
+
+    def collected(split: Split, n: int) -> list[Trace]:
+        with TraceLog(folder / f"{split}.jsonl", header_for(ladder, revisions, workloads, split)) as log:
+            return collect(workloads, engines, log, limit=n)
+
+    def outcomes(split: Split, n: int) -> tuple[Outcomes, ...]:
+        traces = collected(split, n)
+        return tuple(
+            Outcomes(
+                w.name, ladder, tuple(t for t in traces if t.query.dataset == w.name), fitted.ladder.unit
+            )
+            for w in workloads
+        )
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if policy is not None:
+        policy.check(ladder)
+    fitted = policy or fit(collected("fit", limit), ladder, fitted_at="in this study", seed=seed)
+    calibration = outcomes("calibrate", max(1, limit // 2))
+    return Material(ladder, fitted, engines, calibration, outcomes("test", limit), seed, clock)

@@ -1,0 +1,130 @@
+"""The whole study: every table, step by step, each kept so that a run that was stopped goes on.
+
+    DIR/traces/     what the stages answered
+    DIR/steps/      the tables of every finished step
+    DIR/results.json, DIR/tables/    what `asd.study.record` writes
+
+A folder holds one study: ladder, policy, data sets, size, seed. Another one in the same folder is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from tqdm import tqdm
+
+from asd.errors import ConfigError
+from asd.measurement.environment import code_revision, read_environment
+from asd.measurement.files import read_record, write_atomically, write_record
+from asd.measurement.records import Record
+from asd.study.comparisons import difference_tables, methods_table
+from asd.study.items import items_table
+from asd.study.latency import latency_tables
+from asd.study.material import Material
+from asd.study.record import Study, Table, write_study
+
+__all__ = ["PER_QUESTION", "conduct"]
+
+PER_QUESTION = ("items", "seconds")
+"""Tables of one row a question: written as CSV, too long for a page."""
+
+Step = Callable[[Material, "Kept"], Sequence[Table]]
+
+
+class _Identity(Record, frozen=True, kw_only=True):
+    """What must agree before finished steps are taken up."""
+
+    ladder: str
+    policy: str
+    datasets: tuple[str, ...]
+    questions: str
+    seed: int
+
+
+class _Tables(Record, frozen=True, kw_only=True):
+    """What a finished step left."""
+
+    tables: tuple[Table, ...]
+
+
+class Kept:
+    """The tables of finished steps, on disk."""
+
+    def __init__(self, folder: Path, identity: _Identity) -> None:
+        self._folder = folder
+        self._found: dict[str, Table] = {}
+        path = folder / "study.json"
+        if not path.exists():
+            write_record(path, identity)
+        elif read_record(path, _Identity) != identity:
+            raise ConfigError(
+                f"{folder} holds steps of another study (ladder, policy, questions or seed differ); give "
+                "another folder, or empty this one"
+            )
+
+    def __getitem__(self, name: str) -> Table:
+        return self._found[name]
+
+    def take(self, step: str, make: Callable[[], Sequence[Table]]) -> None:
+        """Read the step's tables, or make and write them."""
+        path = self._folder / f"{step}.json"
+        if not path.exists():
+            write_record(path, _Tables(tables=tuple(make())), expand=4)
+        self._found |= {table.name: table for table in read_record(path, _Tables).tables}
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All of them, in the order of the steps."""
+        return tuple(self._found.values())
+
+
+STEPS: dict[str, Step] = {
+    "items": lambda m, _: [items_table(m)],
+    "methods": lambda m, kept: [methods_table(m, kept["items"])],
+    "latency": lambda m, _: latency_tables(m),
+    "differences": lambda m, kept: difference_tables(m, kept["items"], kept["seconds"]),
+}
+"""In the order they are made; later ones read the tables of earlier ones."""
+
+
+def conduct(material: Material, out: Path) -> Study:
+    """Make every table and write the study.
+
+    Raises:
+        ConfigError: `out` holds the steps of another study.
+        StorageError: A file could not be written.
+    """
+    kept = Kept(out / "steps", _identity(material))
+    with tqdm(STEPS.items(), desc="study", unit="step", disable=None) as bar:
+        for name, step in bar:
+            bar.set_postfix_str(name)
+            kept.take(name, lambda step=step: step(material, kept))  # type: ignore[misc]
+    study = Study(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=code_revision(Path(__file__).parent).commit,
+        environment=read_environment(),
+        seed=material.seed,
+        ladder=material.ladder.name,
+        tables=tuple(table for table in kept.tables if table.name not in PER_QUESTION),
+    )
+    write_study(study, out)
+    for name in PER_QUESTION:
+        write_atomically(out / "tables" / f"{name}.csv", kept[name].csv())
+    return study
+
+
+def _identity(material: Material) -> _Identity:
+    questions = [t.query for o in (*material.calibration, *material.test) for t in o.traces]
+    asked = "\n".join(f"{q.dataset}\0{q.id}\0{q.prompt}" for q in questions)
+    policy = msgspec.json.encode(material.fitted)
+    return _Identity(
+        ladder=material.ladder.fingerprint,
+        policy=hashlib.sha256(policy).hexdigest()[:16],
+        datasets=tuple(outcomes.dataset for outcomes in material.test),
+        questions=hashlib.sha256(asked.encode()).hexdigest()[:16],
+        seed=material.seed,
+    )
