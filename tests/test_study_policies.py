@@ -14,6 +14,7 @@ from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.study.binned import BinnedInduction
 from asd.study.curves import Curve, cross_validate, sweep
+from asd.study.folds import deal, evenly
 from asd.study.lists import Lists
 from asd.study.logistic import fit_many
 from asd.study.policies import Method, Recorded, as_traces, play, prices_of
@@ -209,3 +210,13 @@ def test_many_logistic_fits_equal_scikit_learn() -> None:
         model = LogisticRegression(C=0.5, tol=1e-8, max_iter=1000).fit(x[rows, :3], y[rows, t])
         assert weights[:3, t] == pytest.approx(model.coef_[0], abs=2e-3)
         assert weights[3, t] == pytest.approx(model.intercept_[0], abs=2e-3)
+
+
+def test_rows_are_dealt_and_taken_evenly() -> None:
+    """Folds are as large as each other and not in order; too many rows are thinned from end to end."""
+    folds = deal(103, 5)
+    assert sorted(np.bincount(folds).tolist()) == [20, 20, 21, 21, 21]
+    assert folds.tolist() != sorted(folds.tolist())
+    assert deal(103, 5, seed=1).tolist() != folds.tolist()
+    assert evenly(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert evenly(9, 3).tolist() == [0, 4, 8]

@@ -1,11 +1,11 @@
-"""Which rows fit and which are held out, dealt by position like cards: every fold gets as many, by chance."""
+"""Which rows are used for what: dealt into folds like cards, or taken evenly where there are too many."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["deal"]
+__all__ = ["deal", "evenly"]
 
 
 def deal(n: int, n_folds: int, seed: int = 0) -> npt.NDArray[np.intp]:
@@ -13,3 +13,8 @@ def deal(n: int, n_folds: int, seed: int = 0) -> npt.NDArray[np.intp]:
     folds = np.arange(n) % n_folds
     np.random.default_rng(seed).shuffle(folds)
     return folds
+
+
+def evenly(n: int, most: int) -> npt.NDArray[np.intp]:
+    """All positions, or `most` of them evenly spaced, ascending."""
+    return np.arange(n) if n <= most else np.linspace(0, n - 1, most).astype(np.intp)

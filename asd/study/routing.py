@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from asd.study.folds import evenly
 from asd.study.policies import STOPS, Bought, Choice
 from asd.study.recording import Recording
 from asd.study.signals import Signals
@@ -105,7 +106,7 @@ class PromptRouter:
         from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - takes a second
 
         signals = Signals.fit(train)
-        used = train.take(np.unique(np.linspace(0, len(train) - 1, _MOST_ROWS).astype(np.intp)))
+        used = train.take(evenly(len(train), _MOST_ROWS))
         mean = used.scores.mean(axis=0)
         if not any(prompt.strip() for prompt in used.prompts):
             return _FittedRouter(self, signals, None, None, used.scores - mean, mean)

@@ -34,7 +34,7 @@ __all__ = ["Asked", "Best", "FittedBest", "reference_stage"]
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-CONFIDENCE = 0.8
+CONFIDENCE = 0.6
 """How sure a setting must be to deliver what is asked."""
 
 

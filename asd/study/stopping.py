@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asd.study.folds import deal
+from asd.study.folds import deal, evenly
 from asd.study.logistic import fit_many, sigmoid
 from asd.study.policies import STOPS, Bought, Choice
 from asd.study.recording import Recording
@@ -40,6 +40,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
 _N_FOLDS = 5
+_MOST_ROWS = 4000
+"""More rows than this, evenly spaced, are not fitted on: a dozen weights do not need them."""
 _TRIED = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """Where it is tried whether a stage can go."""
 
@@ -66,6 +68,7 @@ class Stopping:
 
     def fit(self, train: Recording) -> FittedStopping:
         """Fit gains and prices; continuation values are fitted for every lam asked for."""
+        train = train.take(evenly(len(train), _MOST_ROWS))
         signals = Signals.fit(train)
         numbers = signals.signals(train)
         n_stages = len(train.stages)
