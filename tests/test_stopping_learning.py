@@ -11,8 +11,8 @@ from asd.errors import ConfigError, DataError
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.learning import Beliefs, ExploreThenCommit, Greedy, Layout, Plan, PosteriorSampling, best
 from asd.stopping.recursion import evaluate, solve
+from asd.study.problems import subset_problem
 from asd.study.regret import Course, ModelWorld, TraceWorld, best_table, learn, slope
-from bench.problems import subset_problem
 
 LAM = 6.0
 

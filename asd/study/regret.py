@@ -163,6 +163,7 @@ class TraceWorld:
         if len(bins) == 0 or bins.shape != quality.shape or bins.shape[1] != layout.n_nodes:
             raise DataError(f"need (items, {layout.n_nodes}), got {bins.shape} and {quality.shape}")
         self.layout, self._bins, self._quality, self._seed = layout, bins, quality, seed
+        self._best: dict[float, float] = {}
 
     def play(self, plan: Plan, n_rounds: int, rng: np.random.Generator) -> Play:
         """Draw queries; where they lead is recorded."""
@@ -181,9 +182,11 @@ class TraceWorld:
         return np.asarray((lam * self._quality[item, walk.node] - walk.cost).mean(axis=1))
 
     def comparator(self, lam: float) -> float:
-        """The best table found."""
-        actions = best_table(self, lam, n_starts=20, rng=np.random.default_rng(self._seed))
-        return float(self.value(Plan(actions[None]), lam)[0])
+        """The best table found; searched for once a lam."""
+        if lam not in self._best:
+            actions = best_table(self, lam, n_starts=20, rng=np.random.default_rng(self._seed))
+            self._best[lam] = float(self.value(Plan(actions[None]), lam)[0])
+        return self._best[lam]
 
 
 def best_table(world: World, lam: float, n_starts: int, rng: np.random.Generator) -> IntArray:
