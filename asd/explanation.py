@@ -53,7 +53,7 @@ def _evidence(bought: Draft | Verification | None) -> list[str]:
             read,
             mean,
         ]
-    return [bought.stage, _shortened(bought.text), str(len(bought.tokens)), mean]
+    return [bought.stage, _shortened(bought.text), str(bought.n_tokens), mean]
 
 
 def _p_good(decision: Decision) -> str:

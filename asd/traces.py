@@ -213,12 +213,14 @@ class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+        if len(self.tokens) != len(self.token_logprobs):
+            raise ValueError("a verification needs a log-probability for every token")
         if not 0 <= self.n_accepted <= len(self.tokens):
             raise ValueError(f"{self.n_accepted} of {len(self.tokens)} tokens cannot be accepted")
 
 
 def _check_numbers(record: _Output | _Verification) -> None:
-    if len(record.tokens) != len(record.token_logprobs):
+    if record.tokens and record.token_logprobs and len(record.tokens) != len(record.token_logprobs):
         raise ValueError(f"{len(record.tokens)} tokens but {len(record.token_logprobs)} token_logprobs")
     # JSON has no NaN or infinity: they would be written as null and not be read again.
     if not all(map(math.isfinite, (*record.token_logprobs, record.seconds))):

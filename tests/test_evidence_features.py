@@ -146,9 +146,9 @@ def test_an_empty_answer_says_the_least() -> None:
 
 
 def test_missing_log_probabilities_are_refused() -> None:
-    """An engine without log-probabilities cannot be judged, and is told so."""
-    bare = replace(draft([-0.1, -0.2]), logprobs=())
-    with pytest.raises(DataError, match="'S' has 2 tokens and 0 log-probabilities"):
+    """Log-probabilities of some tokens only cannot be judged, and that is said."""
+    bare = replace(draft([-0.1, -0.2]), logprobs=(-0.1,))
+    with pytest.raises(DataError, match="'S' has 2 tokens and 1 log-probabilities"):
         answer_features(bare)
 
 

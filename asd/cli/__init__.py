@@ -309,5 +309,9 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
     click.echo(f"{out}: fitted on {len(collected)} queries; replayed on rows that the fit had not seen:")
     for row in fitted.fit.replayed:
         click.echo(f"lam {row.lam:6g}  quality {row.quality:.3f}  cost {row.cost:.3f}")
+    for stage in fitted.model.silent:
+        click.echo(
+            f"stage {stage} gives no log-probabilities: its answers go by agreement, length and prompt"
+        )
     if fitted.guarantee is not None:
         click.echo(fitted.guarantee)

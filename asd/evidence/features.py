@@ -23,6 +23,7 @@ __all__ = [
     "PROMPT_FEATURES",
     "VERIFICATION_FEATURES",
     "answer_features",
+    "is_silent",
     "log_odds",
     "prompt_features",
     "state_feature_names",
@@ -123,14 +124,18 @@ def log_odds(logprob: float) -> float:
 def answer_features(draft: Draft) -> tuple[float, ...]:
     """What one answer says about itself, in the order of `ANSWER_FEATURES`; an empty answer says the least.
 
+    An answer without log-probabilities (`is_silent`) says how long it is and whether it ended: the rest is 0.
+
     Raises:
-        DataError: The draft has no log-probability for a token, or one that is not a number.
+        DataError: Log-probabilities are given for some tokens only, or one is not a number.
     """
-    logprobs, n = draft.logprobs, len(draft.tokens)
+    logprobs, n = draft.logprobs, draft.n_tokens
+    if is_silent(draft):
+        return (*(0.0 for _ in ANSWER_FEATURES[:-2]), math.log1p(n), float(draft.finished))
     if len(logprobs) != n:
         raise DataError(
             f"draft of stage {draft.stage!r} has {n} tokens and {len(logprobs)} log-probabilities; "
-            "the evidence needs one per token: use an engine that returns them"
+            "the evidence needs one per token or none at all"
         )
     if n == 0:
         return (_LEAST_LOGPROB, -_CERTAIN, _LEAST_LOGPROB, *(-_CERTAIN for _ in QUANTILES), 0.0, 0.0)
@@ -144,6 +149,11 @@ def answer_features(draft: Draft) -> tuple[float, ...]:
         math.log1p(n),
         float(draft.finished),
     )
+
+
+def is_silent(draft: Draft) -> bool:
+    """An answer that has tokens and log-probabilities for none of them: its stage gives none."""
+    return not draft.logprobs and draft.n_tokens > 0
 
 
 def _total(logprobs: Sequence[float], what: str) -> float:

@@ -16,9 +16,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from asd.errors import DataError
 from asd.evidence import calibration
 from asd.evidence.crossfit import assign_folds, out_of_fold
-from asd.evidence.features import answer_features, prompt_features, state_features, verification_features
+from asd.evidence.features import (
+    answer_features,
+    is_silent,
+    prompt_features,
+    state_features,
+    verification_features,
+)
 from asd.evidence.judge import EvidenceModel, Head, NodeModel, best_answer
 from asd.evidence.length import LengthScale, fit_length_scale, usage_alone
 from asd.evidence.logistic import fit_logistic
@@ -98,7 +105,7 @@ def fit_evidence(
         pairs: Verifications that every row has, as in "S>M".
 
     Raises:
-        DataError: Too few rows for five folds, or a draft lacks log-probabilities.
+        DataError: Too few rows for five folds, or only some drafts of a stage have log-probabilities.
     """
     folds = assign_folds([f"{trace.query.dataset}/{trace.query.id}" for trace in traces], N_FOLDS, seed)
     scores = {stage: np.array([trace.outcomes[stage].score for trace in traces], float) for stage in stages}
@@ -125,6 +132,7 @@ def fit_evidence(
             for state in states(stages, pairs)
             if state.verifier is not None
         },
+        tuple(stage for stage in stages if _is_silent_stage(stage, traces)),
     )
     reliability = {name: _reliability(node.heads, scores) for name, node in nodes.items()}
     return FittedRows(
@@ -134,6 +142,18 @@ def fit_evidence(
         {name: node.best for name, node in nodes.items()},
         {ROOT: _reliability(prompt, scores), **reliability},
     )
+
+
+def _is_silent_stage(stage: str, traces: Sequence[Trace]) -> bool:
+    """Whether a stage gives no log-probabilities; empty answers do not tell."""
+    drafts = [trace.outcomes[stage].draft for trace in traces if trace.outcomes[stage].draft.n_tokens]
+    n_silent = sum(map(is_silent, drafts))
+    if 0 < n_silent < len(drafts):
+        raise DataError(
+            f"{n_silent} of {len(drafts)} drafts of stage {stage!r} have no log-probabilities; collect all "
+            "of them with, or all without"
+        )
+    return n_silent > 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from asd.errors import ConfigError
+from asd.errors import ConfigError, DataError
 from asd.evidence import Judgement
 from asd.evidence.calibration import Calibration
 from asd.evidence.features import (
     PROMPT_FEATURES,
     VERIFICATION_FEATURES,
     answer_features,
+    is_silent,
     prompt_features,
     state_feature_names,
     state_features,
@@ -80,6 +81,7 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         pairs: Which stage was seen reading whose draft, as in "S>M".
         verified: By node name ("S>M"), every set of stages whose best answer a larger one has read; of the
             heads that of the answer that was read is used.
+        silent: Stages whose answers came without log-probabilities.
     """
 
     stages: tuple[str, ...]
@@ -88,6 +90,7 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nodes: dict[str, NodeModel]
     pairs: tuple[str, ...] = ()
     verified: dict[str, NodeModel] = {}
+    silent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sets = {State(node).name: node for node in stage_sets(self.stages)}
@@ -145,7 +148,8 @@ class FittedEvidence:
 
         Raises:
             ConfigError: A draft or the verification is of a kind that the evidence was not fitted on.
-            DataError: A draft lacks log-probabilities.
+            DataError: A draft comes without log-probabilities where the evidence was fitted on them, or with
+                them where it was not.
         """
         logits = self._prompt_logits(query.prompt)
         if not drafts:
@@ -156,7 +160,7 @@ class FittedEvidence:
                 f"drafts of stages {list(drafts)}, but the evidence was fitted on {list(self.model.stages)}"
             )
         name, node = self._nodes[in_hand]
-        answers = {stage: answer_features(drafts[stage]) for stage in in_hand}
+        answers = {stage: self._heard(drafts[stage]) for stage in in_hand}
         if verification is None:
             p_good = {
                 stage: head.p(state_features(stage, drafts, answers, logits))
@@ -170,6 +174,17 @@ class FittedEvidence:
         best = best_answer(p_good)
         scale = node.scale(usage_alone(drafts, in_hand))
         return Judgement(name, bisect_right(node.edges, p_good[best]), best, p_good, scale)
+
+    def _heard(self, draft: Draft) -> tuple[float, ...]:
+        """What an answer says about itself, if it says as much as those that the evidence was fitted on."""
+        silent = draft.stage in self.model.silent
+        was, now = ("without", "with") if silent else ("with", "without")
+        if draft.n_tokens and is_silent(draft) != silent:
+            raise DataError(
+                f"the evidence was fitted on answers of stage {draft.stage!r} {was} log-probabilities, this "
+                f"one comes {now} them: ask the stage's server as it was asked then, or collect and fit again"
+            )
+        return answer_features(draft)
 
     def _verified(self, answered: str, verification: Verification) -> tuple[str, NodeModel]:
         name = pair_name(answered, verification.stage)

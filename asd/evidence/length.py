@@ -50,7 +50,7 @@ def usage_alone(drafts: Mapping[str, Draft], in_hand: Sequence[str]) -> Usage:
     The prompt's length is that of the first stage in hand, which always reads it; a later one may have gone
     on from a draft.
     """
-    n_written = len(drafts[in_hand[-1]].tokens)
+    n_written = drafts[in_hand[-1]].n_tokens
     return Usage(drafts[in_hand[0]].usage.n_prompt, n_written, n_written)
 
 
