@@ -8,7 +8,7 @@ import torch
 from asd.engines.decoding import Batch, prefill
 from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
-from tests.models import CONTEXT, save_random_model, stage
+from tests.models import save_random_model, stage
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 @torch.inference_mode()
 def read(loaded: Loaded, *lengths: int) -> Batch:
-    return prefill(loaded.model, [[5] * length for length in lengths], "left", CONTEXT)
+    return prefill(loaded, [[5] * length for length in lengths], "left")
 
 
 @torch.inference_mode()

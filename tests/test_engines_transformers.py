@@ -264,11 +264,11 @@ def test_looking_rarely_changes_nothing(
     asked = queries(16, seed=1)
     expected = [draft.tokens for draft in engine.generate(asked)]
     assert engine._loaded is not None
-    model, stops = engine._loaded.model, engine._loaded.stop_ids
+    stops = engine._loaded.stop_ids
     prompts = [engine._loaded.tokenizer(query.prompt)["input_ids"] for query in asked]
     limits = [query.max_new_tokens for query in asked]
     with torch.inference_mode():
-        batch = prefill(model, prompts, side, CONTEXT)
+        batch = prefill(engine._loaded, prompts, side)
         stretches = decode(batch, limits, stops, greedy, look_every)
     assert [answer.tokens for answer in harvest(stretches, limits, stops)] == expected
     assert sum(len(stretch.tokens) for stretch in stretches) < max(map(len, expected)) + look_every

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from asd.engines.choosing import Choose
 from asd.engines.harvesting import Ends, Stretch
+from asd.engines.loading import Loaded
 from asd.errors import EngineError
 
 __all__ = ["Batch", "PaddingSide", "decode", "feed", "join", "open_batch", "prefill", "read"]
@@ -90,8 +90,7 @@ class Batch:
     """Rows in flight, each with its cache filled and, after `prefill` or `feed`, its next-token logits known.
 
     Attributes:
-        model: A causal language model of `transformers`.
-        context: The model's number of positions (None: unbounded); callers check that all fits.
+        loaded: The model; callers check that all fits its context.
         cache: Keys and values of every token fed, `n_slots` long.
         n_slots: Cache slots written, padding included.
         logits: Logits of the next token, [n, vocab] float32.
@@ -99,8 +98,7 @@ class Batch:
         padding: Which slots are real (None: all of them).
     """
 
-    model: Any
-    context: int | None
+    loaded: Loaded
     cache: DynamicCache
     n_slots: int
     logits: Tensor
@@ -111,11 +109,6 @@ class Batch:
     def n_bytes(self) -> int:
         """Memory of the keys and values."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
-
-    @property
-    def sees_all(self) -> bool:
-        """Every layer attends to all tokens: slots may be unreal wherever they lie, and be taken back."""
-        return all(type(layer) is DynamicLayer for layer in self.cache.layers)
 
     def keep(self, index: Tensor) -> None:
         """Drop every row but those in `index`."""
@@ -137,12 +130,12 @@ class Batch:
     def padded(self) -> Padding:
         """The padding, made where there is none yet."""
         if self.padding is None:
-            n, device = len(self.rows), self.model.device
+            n, device = len(self.rows), self.rows.device
             self.padding = Padding(
                 real=torch.ones((n, self.n_slots), dtype=torch.bool, device=device),
                 position=torch.full((n, 1), self.n_slots, device=device),
-                last_position=(self.context or 2**31) - 1,
-                ready_made=self.sees_all and _has_rotary_positions(self.model.config),
+                last_position=(self.loaded.context or 2**31) - 1,
+                ready_made=self.loaded.sees_all and _has_rotary_positions(self.loaded.model.config),
             )
         return self.padding
 
@@ -153,7 +146,7 @@ class Batch:
             self._crop(least)
             return
         padding = self.padded()
-        padding.take_back(self.n_slots, torch.tensor(drop, device=self.model.device).unsqueeze(1))
+        padding.take_back(self.n_slots, torch.tensor(drop, device=self.rows.device).unsqueeze(1))
         last_in_use = int(padding.real.any(0).nonzero()[-1])
         self._crop(self.n_slots - 1 - last_in_use)
 
@@ -165,10 +158,13 @@ class Batch:
             self.padding.real = self.padding.real[:, : self.n_slots]
 
 
-def open_batch(model: Any, n_rows: int, context: int | None) -> Batch:
+def open_batch(loaded: Loaded, n_rows: int) -> Batch:
     """Rows that have read nothing yet."""
+    model = loaded.model
+    # without the configuration all layers see all tokens; reading it takes a twentieth of a token's time
+    cache = DynamicCache() if loaded.sees_all else DynamicCache(config=model.config)
     rows, logits = torch.arange(n_rows, device=model.device), torch.empty((n_rows, 0), device=model.device)
-    return Batch(model, context, DynamicCache(config=model.config), 0, logits, rows)
+    return Batch(loaded, cache, 0, logits, rows)
 
 
 def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], side: PaddingSide) -> Tensor:
@@ -187,10 +183,10 @@ def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], s
         EngineError: Right padding in a model with sliding windows or linear attention, which would take
             the padding within the text for text.
     """
-    device, width = batch.model.device, max(map(len, pieces))
+    device, width = batch.rows.device, max(map(len, pieces))
     gaps = [width - len(piece) for piece in pieces]
     ids = torch.tensor([_pad(piece, gap, 0, side) for piece, gap in zip(pieces, gaps, strict=True)])
-    if any(gaps) and not batch.sees_all and (side == "right" or batch.n_slots):
+    if any(gaps) and not batch.loaded.sees_all and (side == "right" or batch.n_slots):
         raise EngineError("this model has layers that do not see all tokens; pad its prompts on the left")
     masks = {}
     if any(gaps) or batch.padding is not None:
@@ -199,7 +195,7 @@ def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], s
     ends = [width if side == "left" else width - gap for gap in gaps]
     wanted = [range(end - n, end) for end, n in zip(ends, n_last, strict=True)]
     columns = sorted(set().union(*wanted))
-    logits: Tensor = batch.model(
+    logits: Tensor = batch.loaded.model(
         input_ids=ids.to(device),
         past_key_values=batch.cache,
         use_cache=True,
@@ -215,9 +211,9 @@ def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], s
     return logits[torch.tensor(rows, device=device), torch.tensor(at, device=device)].float()
 
 
-def prefill(model: Any, prompts: Sequence[Sequence[int]], side: PaddingSide, context: int | None) -> Batch:
+def prefill(loaded: Loaded, prompts: Sequence[Sequence[int]], side: PaddingSide) -> Batch:
     """Read all prompts in one forward pass; `EngineError` as in `read`."""
-    batch = open_batch(model, len(prompts), context)
+    batch = open_batch(loaded, len(prompts))
     batch.logits = read(batch, prompts, [1] * len(prompts), side)
     return batch
 
@@ -274,7 +270,9 @@ def feed(batch: Batch, tokens: Tensor) -> None:
     """Append one token to every row: one forward pass, after which `batch.logits` are the next token's."""
     batch.n_slots += 1
     masks = {} if batch.padding is None else batch.padding.step(batch.n_slots)
-    output = batch.model(input_ids=tokens.unsqueeze(1), past_key_values=batch.cache, use_cache=True, **masks)
+    output = batch.loaded.model(
+        input_ids=tokens.unsqueeze(1), past_key_values=batch.cache, use_cache=True, **masks
+    )
     batch.logits = output.logits[:, -1].float()
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from asd.engines.revisions import local_directory, revision
 from asd.errors import EngineError
@@ -29,6 +30,7 @@ class Loaded:
         tokenizer: Its tokenizer.
         stop_ids: Tokens that end an answer; empty if the checkpoint names none.
         context: Number of positions the model has (None: unbounded).
+        sees_all: Every layer attends to all tokens (no sliding window, no linear attention).
         revision: Hub commit, or "sha256:..." over the files of a local directory.
     """
 
@@ -36,6 +38,7 @@ class Loaded:
     tokenizer: Any
     stop_ids: tuple[int, ...]
     context: int | None
+    sees_all: bool
     revision: str
 
 
@@ -60,6 +63,7 @@ def load(stage: Stage, device: torch.device) -> Loaded:
         tokenizer,
         _stop_ids(model, tokenizer),
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers),
         found,
     )
 
@@ -69,7 +73,7 @@ def _load_tokenizer(stage: Stage, commit: str | None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(stage.model, revision=commit, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(stage, "tokenizer", error) from error
-    if len(tokenizer) == 0:
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
         raise _unreadable(stage, "tokenizer", "it has no vocabulary")
     if stage.chat_template and tokenizer.chat_template is None:
         raise EngineError(

@@ -9,7 +9,8 @@ The border: a yardstick; nothing else in the package calls `generate()`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -43,14 +44,14 @@ def time_rivals(
         EngineError: As `SpeculativeEngine.load`.
     """
     engine.load()
-    arms = {
+    arms: dict[str, Callable[[Query], str]] = {
         OWN: lambda query: engine.verifier.generate([query])[0].text,
         SPECULATIVE: lambda query: engine.generate([query])[0].text,
         PLAIN: lambda query: _generate(engine.verifier, query),
         ASSISTED: lambda query: _generate(engine.verifier, query, engine.drafter),
     }
     for arm in arms.values():
-        warm_up(lambda arm=arm: arm(queries[0]), synchronise=engine.synchronise, clock=clock)
+        warm_up(partial(arm, queries[0]), synchronise=engine.synchronise, clock=clock)
     return interleave(arms, queries, n_passes, synchronise=engine.synchronise, clock=clock)
 
 

@@ -121,8 +121,8 @@ class Rounds:
         self._rng = generator_of(sampling)
         self._side = side
         self._stops = frozenset(big.stop_ids)
-        self._small = open_batch(small.model, len(rows), small.context)
-        self._big = open_batch(big.model, len(rows), big.context)
+        self._small = open_batch(small, len(rows))
+        self._big = open_batch(big, len(rows))
         self._n_vocab = big.model.config.get_text_config().vocab_size
 
     def run(self) -> None:

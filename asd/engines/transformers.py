@@ -127,7 +127,7 @@ class TransformersEngine:
         prompts = [self._encode(loaded, query) for query in queries]
         limits = [query.max_new_tokens for query in queries]
         choose = chooser(sampling, len(prompts), max(limits), self.device)
-        batch = prefill(loaded.model, prompts, self.padding_side, loaded.context)
+        batch = prefill(loaded, prompts, self.padding_side)
         answers = self._write(loaded, batch, limits, choose)
         usages = [
             Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
@@ -155,7 +155,7 @@ class TransformersEngine:
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
         carried = [self._carry(loaded, *three) for three in zip(queries, drafts, prompts, strict=True)]
-        batch = open_batch(loaded.model, len(queries), loaded.context)
+        batch = open_batch(loaded, len(queries))
         judged = read_drafts(batch, prompts, carried, acceptance, self.padding_side)
         batch.logits = judged.after
         self.synchronise()
@@ -178,7 +178,7 @@ class TransformersEngine:
             None if verification.accepted and draft.closed else _key(query, verification)
             for query, verification, draft in zip(queries, verifications, carried, strict=True)
         ]
-        if batch.sees_all:  # else what was read cannot be taken back
+        if loaded.sees_all:  # else what was read cannot be taken back
             self._keeper.put(batch, judged.drop, keys)
         return verifications
 
@@ -254,7 +254,7 @@ class TransformersEngine:
                 [*self._encode(loaded, query), *verification.tokens[: verification.n_accepted]]
                 for query, verification in (pairs[place] for place in gone)
             ]
-            batches.append(prefill(loaded.model, texts, self.padding_side, loaded.context))
+            batches.append(prefill(loaded, texts, self.padding_side))
             for place, text in zip(gone, texts, strict=True):
                 n_read[place] = len(text)
         return _Resumed(join(batches, [*places, *gone]), n_read)
