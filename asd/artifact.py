@@ -21,7 +21,7 @@ import numpy as np
 from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence.judge import EvidenceModel, FittedEvidence
 from asd.evidence.metrics import Reliability
-from asd.guarantee import EVERYTHING, Guarantee
+from asd.guarantee import EVERYTHING, Grant, Guarantee
 from asd.ladder import ROOT, Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
@@ -294,6 +294,21 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             raise ConfigError(f"the policy was fitted without verifications by {largest!r}: collect them")
         return Lossless(min(usable, key=lambda chain: _expected_cost(self.graph(), Lossless(chain))))
 
+    def grant(self, dataset: str = EVERYTHING) -> Grant:
+        """What is promised for a dataset, or for all together.
+
+        Raises:
+            ConfigError: No guarantee was asked for, or none for this dataset.
+        """
+        grants = {} if self.guarantee is None else self.guarantee.grants
+        found = grants.get(EVERYTHING) or grants.get(dataset)
+        if found is None:
+            raise ConfigError(
+                f"the policy holds no guarantee for dataset {dataset!r}, only for {sorted(grants)}; name a "
+                "lam, or make one with `asd fit --keep` or `--cap-cost`"
+            )
+        return found
+
     def guaranteed_policy(self, dataset: str = EVERYTHING, *, ladder: Ladder | None = None) -> Policy:
         """The policy that the guarantee is about: the lam that passed, or the single stage if none did.
 
@@ -305,18 +320,10 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             ConfigError: No guarantee was asked for, or none for this dataset.
             PolicyMismatchError: The policy was fitted on another ladder.
         """
-        grants = {} if self.guarantee is None else self.guarantee.grants
-        grant = grants.get(EVERYTHING) or grants.get(dataset)
-        if grant is None:
-            raise ConfigError(
-                f"the policy holds no guarantee for dataset {dataset!r}, only for {sorted(grants)}; name a "
-                "lam, or make one with `asd fit --keep` or `--cap-cost`"
-            )
-        if grant.lam is not None:
-            return self.policy(grant.lam, ladder=ladder)
+        found = self.grant(dataset)
         if ladder is not None:
             self.check(ladder)
-        return FixedStage(grant.stage)
+        return FixedStage(found.stage) if found.lam is None else self.policy(found.lam)
 
     def check(self, ladder: Ladder) -> None:
         """`PolicyMismatchError` if the policy was fitted on another ladder."""

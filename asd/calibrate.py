@@ -38,8 +38,8 @@ __all__ = ["LAMS", "Played", "Promise", "Sweep", "calibrate", "grant", "play", "
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_] | npt.NDArray[np.intp]
 
-LAMS: tuple[float, ...] = tuple(np.geomspace(0.05, 200.0, 37).tolist())
-"""The settings that can be chosen: 3.6 to a factor of ten."""
+LAMS: tuple[float, ...] = tuple(np.geomspace(0.05, 200.0, 25).tolist())
+"""The settings that can be chosen: about seven to a factor of ten."""
 
 
 @dataclass(frozen=True, slots=True)

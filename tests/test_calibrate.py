@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -17,7 +18,7 @@ from asd.policies import FixedStage
 from asd.types import Outcome, Trace
 from tests import worlds
 
-FITTING = worlds.sample(600, np.random.default_rng(0))[0]
+FITTING = worlds.sample(400, np.random.default_rng(0))[0]
 KEEP = Promise(delta=0.1, keep=0.8)
 
 
@@ -56,17 +57,17 @@ def test_a_played_policy_pays_and_scores_what_was_recorded() -> None:
 
 
 def test_the_promise_holds_on_new_queries(artifact: PolicyArtifact) -> None:
-    """A setting is found that saves, and on 4,000 new queries it keeps what was promised."""
-    fitted = promised(artifact, rows(500, 1), KEEP)
+    """A setting is found that saves, and on 2,000 new queries it keeps what was promised."""
+    fitted = promised(artifact, rows(400, 1), KEEP)
     given = fitted.guarantee.grants[EVERYTHING]
-    assert (given.stage, given.n) == ("L", 500)
+    assert (given.stage, given.n) == ("L", 400)
     assert given.lam in LAMS
     assert given.saving > 0.1
-    new = rows(4000, 2)
+    new = rows(2000, 2)
     played = play(fitted.guaranteed_policy(), new, worlds.ladder(), fitted.ladder.unit)
     alone = play(FixedStage("L"), new, worlds.ladder(), fitted.ladder.unit)
     assert played.quality.mean() >= 0.8 * alone.quality.mean()
-    assert 1 - played.cost.mean() / alone.cost.mean() == pytest.approx(given.saving, abs=0.05)
+    assert 1 - played.cost.mean() / alone.cost.mean() == pytest.approx(given.saving, abs=0.06)
 
 
 def test_few_rows_end_in_the_fallback_that_says_how_many_would_do(artifact: PolicyArtifact) -> None:
@@ -141,24 +142,24 @@ def noisy(p_right: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> S
 def test_every_dataset_gets_its_own_promise(artifact: PolicyArtifact) -> None:
     """Two datasets share delta; one with too few rows falls back without touching the other."""
     fitting = [*rows(300, 4, "a"), *rows(300, 5, "b")]
-    calibration = [*rows(500, 6, "a"), *rows(15, 7, "b")]
+    calibration = [*rows(300, 6, "a"), *rows(15, 7, "b")]
     fitted = promised(artifact, calibration, Promise(delta=0.1, keep=0.8, per_dataset=True), fitting=fitting)
     grants = fitted.guarantee.grants
-    assert (grants["a"].n, grants["b"].n) == (500, 15)
+    assert (grants["a"].n, grants["b"].n) == (300, 15)
     assert grants["a"].lam is not None
     assert grants["b"].lam is None
     assert fitted.guaranteed_policy("b") == FixedStage("L")
     with pytest.raises(ConfigError, match="no guarantee for dataset 'c'"):
         fitted.guaranteed_policy("c")
-    parts = sweep(
-        artifact, fitting, calibration, worlds.ladder(), Promise(delta=0.1, keep=0.8, per_dataset=True)
-    )
-    assert grants["b"] == grant(parts["b"], Promise(delta=0.1, keep=0.8), 0.05)
+    asked = Promise(delta=0.1, keep=0.8, per_dataset=True)
+    part = sweep(artifact, fitting, rows(15, 7, "b"), worlds.ladder(), asked)["b"]
+    assert msgspec.structs.replace(grants["b"], watched={}) == grant(part, KEEP, 0.05)
+    assert len(grants["b"].watched["cost"]) == 15
 
 
 def test_the_guarantee_is_stored_with_the_policy(artifact: PolicyArtifact, tmp_path) -> None:
     """Saved and loaded, it is the same, and so is the policy it names."""
-    fitted = promised(artifact, rows(400, 8), KEEP)
+    fitted = promised(artifact, rows(100, 8), KEEP)
     fitted.save(tmp_path / "policy.json")
     loaded = load_artifact(tmp_path / "policy.json")
     assert loaded.guarantee == fitted.guarantee

@@ -17,7 +17,7 @@ from asd.guarantee import EVERYTHING
 from asd.ladder import Ladder
 from asd.tracelog import TraceLog
 from asd.traces import Header, StageHeader
-from asd.types import Trace
+from asd.types import Query, Trace
 from asd.workloads import Split
 from tests.worlds import sample
 
@@ -36,15 +36,19 @@ prices = { per_call = 0, per_prompt_token = 0, per_decoded_token = 5 }
 """
 
 
-def write_traces(path: Path, split: Split, n: int, seed: int) -> Path:
+def write_traces(path: Path, split: Split, n: int, seed: int, longer: str = "") -> Path:
     stages = {
         s: StageHeader(model=f"made-up/{s}", revision="1", dtype="auto", chat_template=False) for s in "SL"
     }
     header = Header(ladder="pair", stages=stages, datasets=("made-up",), split=split)
     traces = sample(n, np.random.default_rng(seed))[0]
     with TraceLog(path, header) as log:
-        log.append([Trace(replace(t.query, id=f"{split}-{t.query.id}"), t.outcomes) for t in traces])
+        log.append([Trace(_renamed(t.query, split, longer), t.outcomes) for t in traces])
     return path
+
+
+def _renamed(query: Query, split: Split, longer: str) -> Query:
+    return replace(query, id=f"{split}-{query.id}", prompt=query.prompt + longer)
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +113,18 @@ def test_fit_refuses(folder: Path, monkeypatch, arguments: list[object], message
     done = fit(folder, *arguments)
     assert done.exit_code == 2
     assert message in done.output
+
+
+@pytest.mark.parametrize(
+    ("longer", "message"), [("", "no alarm in 200 queries"), (" or not" * 9, "alarm after")]
+)
+def test_study_shift_says_whether_live_rows_are_like_the_calibration_rows(
+    folder: Path, longer: str, message: str
+) -> None:
+    """The same world again, and one whose prompts are longer."""
+    assert fit(folder, "--calibrate", folder / "more.jsonl", "--keep", 0.7).exit_code == 0
+    live = write_traces(folder / f"live{len(longer)}.jsonl", "test", 200, 5, longer)
+    given = ("study", "shift", live, "--policy", folder / "policy.json", "--ladder", folder / "pair.toml")
+    done = CliRunner().invoke(main, [str(a) for a in given])
+    assert done.exit_code == 0, done.output
+    assert message in done.stdout

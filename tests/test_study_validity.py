@@ -15,7 +15,8 @@ from click.testing import CliRunner
 from asd.calibrate import Promise, Sweep, grant
 from asd.cli import main, study
 from asd.errors import ConfigError
-from asd.study.outcomes import Outcomes, read_outcomes
+from asd.study.outcomes import Outcomes, from_recording
+from asd.study.recording import read_recording
 from asd.study.validity import Population, check_validity, from_outcomes, from_traces
 from tests import worlds
 
@@ -173,7 +174,10 @@ def test_the_guarantee_holds_on_recorded_models(n: int) -> None:
     models = ("Phi-3-mini-4k-instruct", "Meta-Llama-3_1-8B-Instruct", "Meta-Llama-3_1-70B-Instruct")
     path = Path(os.environ["ASD_DATA"]) / "traces" / "mmlu_pro.jsonl.gz"
     world = from_outcomes(
-        "mmlu_pro", read_outcomes([path], models, (3.8, 8, 70)), 300, np.random.default_rng(0)
+        "mmlu_pro",
+        from_recording(read_recording([path], models, (3.8, 8, 70))),
+        300,
+        np.random.default_rng(0),
     )
     checked = check_validity(
         world, Promise(delta=0.1, keep=0.95), n, 500, np.random.default_rng(1), replaced=True

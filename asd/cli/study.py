@@ -1,4 +1,4 @@
-"""`asd study --out DIR`: every table on one page; `asd study validity`: is a promise kept?"""
+"""`asd study --out DIR`: every table on one page; `validity` and `shift`: the guarantee tested, watched."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from tabulate import tabulate
 
 from asd import artifact
 from asd.artifact import PolicyArtifact
-from asd.calibrate import Promise
+from asd.calibrate import Promise, play
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
+from asd.guarantee import EVERYTHING
 from asd.ladder import Ladder
 from asd.measurement.files import write_atomically
+from asd.monitor import ShiftMonitor
 from asd.traces import read_traces
 from asd.workloads.catalogue import find_workloads, workload_names
 
@@ -167,6 +169,30 @@ def validity(  # noqa: PLR0913, PLR0917  (one argument an option)
     click.echo(_table(checked))
     if out is not None:
         write_atomically(out, msgspec.json.format(msgspec.json.encode(checked), indent=2).decode() + "\n")
+
+
+@study.command()
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--policy", type=click.Path(path_type=Path), required=True, help="Made by `asd fit --keep`.")
+@click.option("--ladder", default="tiny", show_default=True, help="What TRACES were collected on.")
+@click.option("--dataset", default=EVERYTHING, help="Whose guarantee, where every dataset has its own.")
+@click.option("--alpha", type=float, default=0.01, show_default=True, help="Probability of a false alarm.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of ties.")
+def shift(traces: tuple[Path, ...], policy: Path, ladder: str, dataset: str, alpha: float, seed: int) -> None:
+    """Do TRACES look like the rows a guarantee was made from? Played in random order past the monitor."""
+    steps, fitted, rng = Ladder.load(ladder), artifact.load(policy), np.random.default_rng(seed)
+    chosen = fitted.guaranteed_policy(dataset, ladder=steps)
+    monitor = ShiftMonitor(fitted.grant(dataset).watched, alpha=alpha, rng=rng)
+    rows = [trace for path in traces for trace in read_traces(path)]
+    played = play(chosen, [rows[i] for i in rng.permutation(len(rows))], steps, fitted.ladder.unit)
+    readings = [monitor.watch(done) for done in played.completions]
+    rang = next((reading for reading in readings if reading.alarm), None)
+    click.echo(
+        f"no alarm in {len(readings)} queries; evidence {readings[-1].evidence:.3g} of {1 / alpha:g}"
+        if rang is None
+        else f"alarm after {rang.n} of {len(readings)} queries ({rang.signal}): they are not like the "
+        "calibration rows, and the guarantee does not cover them; calibrate again"
+    )
 
 
 def _sizes(rows: str) -> list[int]:

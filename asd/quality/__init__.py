@@ -4,6 +4,10 @@
     number    the number a reply ends in
     exact     equality after normalisation, with aliases
     code      the program in a reply; `sandbox` runs it against tests
+    overlap   words in common: BLEU, ROUGE
+    semantic  likeness of meaning: BERTScore, coherence with the prompt
+    style     length, repetition, form
+    aggregate the published weighted mean of the last three, for free text
 
 The border: what is compared here is text and numbers; which metric decides is the workload's business.
 """

@@ -203,10 +203,12 @@ def from_outcomes(name: str, outcomes: Outcomes, n_fit: int, rng: np.random.Gene
 
 
 def _p_good(outcomes: Outcomes, fitting: npt.NDArray[np.intp]) -> Array:
-    """Success probability of every stage's answer given it and those before, shape (n, K)."""
+    """Success probability of every stage's answer given it, those before and the prompt's length, (n, K)."""
+    n = len(outcomes.prompts)
+    length = np.log1p([[len(prompt)] for prompt in outcomes.prompts])
     columns = []
     for k in range(len(outcomes.stages)):
-        rows = outcomes.answers[:, : k + 1].reshape(len(outcomes.prompts), -1)
+        rows = np.hstack([length, outcomes.answers[:, : k + 1].reshape(n, -1)])
         head = fit_logistic(rows[fitting], outcomes.scores[fitting, k], strength=1.0)
         columns.append(1.0 / (1.0 + np.exp(-head.logits(rows))))
     return np.column_stack(columns)
