@@ -80,6 +80,7 @@ def test_what_is_delivered_is_near_what_is_asked(report: Report) -> None:
     for asked in report.asked:
         assert asked.shortfall == pytest.approx(asked.delivered - asked.asked)
         assert asked.delivered_interval.low <= asked.asked
+        assert asked.delivered > -0.05
 
 
 def test_a_dataset_with_train_rows_of_its_own_is_fitted_on_them(tmp_path: Path) -> None:
