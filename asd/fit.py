@@ -44,7 +44,9 @@ __all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_costs", "
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 
-LAMS = (0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 10, 15, 20, 30, 50)
+LAMS = (
+    0.1, 0.2, 0.5, 0.6, 0.7, 0.8, 1, 1.2, 1.5, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 7, 8, 10, 15, 20, 30, 50
+)  # fmt: skip
 """Where the replays look."""
 MIN_ROWS = 100
 """Fewer scored queries than this do not support a policy."""

@@ -28,7 +28,7 @@ from asd.cascade import Cascade
 from asd.engines.vllm import VllmEngine
 from asd.ladder import PRESETS, Ladder, Stage
 from asd.measurement.timing import Timings, interleave, warm_up
-from asd.types import Query
+from asd.types import Draft, Query, Verification
 from asd.workloads.catalogue import find_workloads
 
 __all__ = ["Answered", "compare"]
@@ -61,7 +61,7 @@ def compare(ladder: Ladder, queries: Sequence[Query], n_passes: int) -> Timings[
 def arms(ladder: Ladder) -> Mapping[str, Arm]:
     """Everything that is compared, by name."""
     small, large = (VllmEngine(stage) for stage in (ladder.stages[0], ladder.stages[-1]))
-    speculations = {
+    speculations: dict[str, dict[str, object]] = {
         "draft model": {"method": "draft_model", "model": ladder.stages[0].model},
         "n-gram": {"method": "ngram", "prompt_lookup_max": 3},
     }
@@ -103,7 +103,7 @@ def _cascade(ladder: Ladder, small: VllmEngine, large: VllmEngine) -> Cascade:
 def _through(cascade: Cascade, query: Query) -> Answered:
     [completion] = cascade.run([query])
     largest = list(cascade.engines)[-1]
-    calls = (*completion.drafts, *completion.verifications)
+    calls: list[Draft | Verification] = [*completion.drafts, *completion.verifications]
     return Answered(completion.text, sum(call.usage.n_passes for call in calls if call.stage == largest))
 
 

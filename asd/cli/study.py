@@ -22,7 +22,7 @@ from asd.ladder import Ladder
 from asd.measurement.files import write_atomically
 from asd.monitor import ShiftMonitor
 from asd.traces import read_traces
-from asd.workloads.catalogue import find_workloads, workload_names
+from asd.workloads.catalogue import default_names, find_workloads
 
 if TYPE_CHECKING:
     from asd.study.validity import Population, Validity
@@ -42,9 +42,6 @@ _RECORDED = {
 """Public files with many rows, the models made into a ladder, and what each is declared to cost: billions of
 parameters."""
 
-
-_UNSOLVABLE = "tiny-unsolvable"
-"""No stage can answer it; it would only blur the averages."""
 
 LIMIT = 200
 
@@ -98,7 +95,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
     if all(Path(stage.model).is_absolute() for stage in steps.stages):
         # a progress bar is for downloads; weights that are here are loaded quietly
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    names = datasets.split(",") if datasets else [n for n in workload_names() if n != _UNSOLVABLE]
+    names = default_names() if datasets is None else datasets.split(",")
     material = gather(
         steps,
         find_workloads(names, data),

@@ -23,7 +23,8 @@ import gc
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib import metadata, util
 from typing import Any
@@ -32,7 +33,7 @@ from asd.engines.revisions import local_directory, revision
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Stage
 
-__all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "stop"]
+__all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "stop", "unwarned"]
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}
@@ -105,14 +106,15 @@ def start(stage: Stage) -> Running:
     found = revision(stage)
     commit = found if local_directory(stage) is None else None
     vllm = _import_vllm()
+    from safetensors import SafetensorError  # noqa: PLC0415  (comes with vLLM)
+
     _disarm_llvmlite()
     settings = _settings(stage, commit, vllm.EngineArgs)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with unwarned():
             engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**settings))
         tokenizer = engine.get_tokenizer()
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
         raise _unloadable(stage, error) from error
     _check(stage, engine, tokenizer)
     return Running(
@@ -132,12 +134,19 @@ def stop(running: Running) -> None:
     gc.collect()
 
 
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Keep back what vLLM, running in this process, is warned about its own dependencies."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def _import_vllm() -> Any:
     preset = ENVIRONMENT | (CPU_ENVIRONMENT if is_cpu_build() else {})
     for name, value in preset.items():
         os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about vLLM's own dependencies
+    with unwarned():
         import vllm  # noqa: PLC0415  (takes 10 s, and reads the environment)
         import vllm.v1.engine.core as engine_core  # noqa: PLC0415
     if is_cpu_build():
@@ -189,6 +198,8 @@ def _check_options(
 
 def _check(stage: Stage, engine: Any, tokenizer: Any) -> None:
     """Refuse now what would fail at the first request."""
+    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
+        raise _unloadable(stage, "its tokenizer has no vocabulary")
     if stage.chat_template and tokenizer.chat_template is None:
         raise EngineError(
             f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
@@ -223,7 +234,7 @@ def _stop_ids(stage: Stage, commit: str | None, tokenizer: Any) -> tuple[int, ..
     return tuple(ids) if isinstance(ids, list) else (ids,)
 
 
-def _unloadable(stage: Stage, why: Exception) -> EngineError:
+def _unloadable(stage: Stage, why: object) -> EngineError:
     return EngineError(
         f"stage {stage.name!r}: vLLM cannot load {stage.model}: {why}; restore the files from where they "
         "were made or downloaded, correct the stage's model, or change its options.vllm (memory, context)"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from asd.engines.vllm_loading import Running
+from asd.engines.vllm_loading import Running, unwarned
 from asd.errors import EngineError, UnavailableError
 
 __all__ = ["Reply", "Request", "Score", "ask"]
@@ -75,12 +75,8 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
 
     replies = {str(i): Reply() for i in range(len(requests))}
     try:
-        for name, request in zip(replies, requests, strict=True):
-            prompt = {"prompt_token_ids": list(request.tokens)}
-            running.engine.add_request(name, prompt, _params(running, request))
-        while running.engine.has_unfinished_requests():
-            for output in running.engine.step():
-                replies[output.request_id].add(output)
+        with unwarned():
+            _run(running, requests, replies)
     except EngineDeadError as error:
         raise UnavailableError(f"stage {running.stage!r}: vLLM's process died: {error}") from error
     except BaseException as error:
@@ -89,6 +85,15 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
             raise EngineError(f"stage {running.stage!r}: vLLM cannot answer: {error}") from error
         raise
     return list(replies.values())
+
+
+def _run(running: Running, requests: Sequence[Request], replies: Mapping[str, Reply]) -> None:
+    for name, request in zip(replies, requests, strict=True):
+        prompt = {"prompt_token_ids": list(request.tokens)}
+        running.engine.add_request(name, prompt, _params(running, request))
+    while running.engine.has_unfinished_requests():
+        for output in running.engine.step():
+            replies[output.request_id].add(output)
 
 
 def _params(running: Running, request: Request) -> Any:

@@ -2,8 +2,8 @@
 
 A draft of k tokens before its end, read by a larger stage, settles the accepted ones and the verifier's own
 next: with every token accepted independently with probability a, that is (1 - a^(k+1)) / (1 - a) in the mean
-(arXiv 2211.17192). The formula is averaged over the drafts' own lengths at the measured a. Real acceptance is
-not independent: a wrong draft differs early, a right one nowhere, and the table shows how much that matters.
+(arXiv 2211.17192). The formula is averaged over the drafts' own lengths at the measured a. Acceptance need
+not be independent, and drafts need not be cut off evenly: the table shows how much that matters.
 """
 
 from __future__ import annotations

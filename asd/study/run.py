@@ -21,11 +21,16 @@ from asd.errors import ConfigError
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
 from asd.measurement.records import Record
+from asd.study.claims import claims_table
 from asd.study.comparisons import difference_tables, methods_table
+from asd.study.crossvalidation import folds_table
+from asd.study.groups import group_tables
 from asd.study.items import items_table
 from asd.study.latency import latency_tables
 from asd.study.material import Material
 from asd.study.record import Study, Table, write_study
+from asd.study.sensitivity import sensitivity_table
+from asd.study.sweep import lambda_tables
 
 __all__ = ["PER_QUESTION", "conduct"]
 
@@ -87,6 +92,11 @@ STEPS: dict[str, Step] = {
     "methods": lambda m, kept: [methods_table(m, kept["items"])],
     "latency": lambda m, _: latency_tables(m),
     "differences": lambda m, kept: difference_tables(m, kept["items"], kept["seconds"]),
+    "lambda": lambda m, _: lambda_tables(m),
+    "groups": lambda m, _: group_tables(m),
+    "folds": lambda m, _: [folds_table(m)],
+    "sensitivity": lambda m, _: [sensitivity_table(m)],
+    "claims": lambda m, kept: [claims_table(m, {table.name: table for table in kept.tables})],
 }
 """In the order they are made; later ones read the tables of earlier ones."""
 

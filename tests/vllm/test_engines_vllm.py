@@ -400,7 +400,7 @@ def test_options_reach_vllm(path: Path) -> None:
     short = VllmEngine(stage(path, options={"vllm": {"max_model_len": 64}}), "cpu")
     with pytest.raises(PromptTooLongError, match="64 tokens"):
         short.generate([Query("q", "d", "1" * 60, max_new_tokens=20)])
-    with pytest.raises(EngineError, match=r"stage 'S': vLLM cannot load .*max_model_len"):
+    with pytest.raises(EngineError, match=r"(?s)stage 'S': vLLM cannot load .*max_model_len"):
         VllmEngine(stage(path, options={"vllm": {"max_model_len": 10**6}}), "cpu").load()
 
 

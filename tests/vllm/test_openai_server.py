@@ -1,0 +1,232 @@
+"""The openai engine against a real vLLM server on loopback: equal, lossless, killed in the middle of a batch.
+
+The server serves the smallest stage of the embedded ladder in float32; it is started and stopped here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+import stamina
+
+from asd.cascade import Cascade
+from asd.engines.completions import OpenAIEngine
+from asd.engines.openai import open_stage
+from asd.engines.transformers import TransformersEngine
+from asd.engines.vllm_server import VllmServerEngine
+from asd.errors import PromptTooLongError
+from asd.ladder import Ladder, Stage
+from asd.resilience import Health
+from asd.testing import FakeClock
+from asd.types import Draft, Query
+from asd.workloads.catalogue import find_workloads
+from tests.test_resilience import Prefer
+
+SMALL, MIDDLE = Ladder.load("tiny").stages[:2]
+PRICES = {SMALL.name: SMALL.prices, MIDDLE.name: MIDDLE.prices}
+CONTEXT = 256
+BLOCK = 32
+PATIENCE_S = 300.0
+QUIET = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+ARGUMENTS = (
+    "--served-model-name small --host 127.0.0.1 --dtype float32 --seed 0 --enforce-eager "
+    "--kv-cache-memory-bytes 67108864 "
+    f"--max-model-len {CONTEXT} --max-num-seqs 8 --block-size {BLOCK} --generation-config vllm "
+    "--enable-prompt-tokens-details"
+).split()
+
+
+class VllmServer:
+    """One server process on a port of its own; it may be killed and started again."""
+
+    def __init__(self, model: str, log: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        self._model = model
+        self._log = log
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self._model]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), *ARGUMENTS],
+                env=os.environ | QUIET,
+                stdout=log,
+                stderr=log,
+            )
+        began = time.monotonic()
+        while not self._is_ready():
+            if self.process.poll() is not None or time.monotonic() - began > PATIENCE_S:
+                self.kill()
+                pytest.fail(f"the server did not start:\n{self._log.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+    def kill(self) -> None:
+        """No farewell: connections break, then nobody listens."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=30)
+
+    def _is_ready(self) -> bool:
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (URLError, OSError):
+            return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
+    running = VllmServer(SMALL.model, tmp_path_factory.mktemp("server") / "log")
+    running.start()
+    yield running
+    running.stop()
+
+
+def served(server: VllmServer, dialect: str = "vllm", **options: object) -> Stage:
+    settings = {"base_url": server.url, "model": "small", "dialect": dialect} | options
+    return replace(SMALL, engine="openai", options={"openai": settings})
+
+
+@pytest.fixture(scope="module")
+def engine(server: VllmServer) -> Iterator[VllmServerEngine]:
+    opened = open_stage(served(server))
+    assert isinstance(opened, VllmServerEngine)
+    yield opened
+    opened.unload()
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Query]:
+    names = ["tiny-arithmetic", "tiny-text", "tiny-lookup", "tiny-reasoning"]
+    return [query for workload in find_workloads(names) for query in workload.queries("test", 8)]
+
+
+@pytest.fixture(scope="module")
+def reference(asked: list[Query]) -> list[Draft]:
+    """What the transformers engine writes."""
+    return TransformersEngine(SMALL, "cpu").generate(asked)
+
+
+def test_the_server_says_what_it_serves(engine: VllmServerEngine) -> None:
+    """Loading finds the model; its revision is where the server took it from."""
+    engine.load()
+    assert engine.revision == f"served:{SMALL.model}"
+
+
+def test_answers_are_those_of_the_transformers_engine(
+    engine: VllmServerEngine, asked: list[Query], reference: list[Draft]
+) -> None:
+    """Text, ids, end and counts are equal, and log-probabilities within float32."""
+    for draft, expected in zip(engine.generate(asked), reference, strict=True):
+        assert (draft.text, draft.tokens, draft.finished) == (
+            expected.text,
+            expected.tokens,
+            expected.finished,
+        )
+        assert draft.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+        assert draft.usage == expected.usage
+
+
+def test_the_plain_dialect_answers_the_same(
+    server: VllmServer, asked: list[Query], reference: list[Draft]
+) -> None:
+    """Without vLLM's additions the texts and log-probabilities are the same, and ids are not told."""
+    opened = OpenAIEngine(served(server, "openai"))
+    drafts = opened.generate(asked)
+    opened.unload()
+    for draft, expected in zip(drafts, reference, strict=True):
+        assert (draft.text, draft.tokens, draft.finished) == (expected.text, (), expected.finished)
+        assert draft.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+
+
+@pytest.mark.parametrize("kept", [0, 2, 5, 99])
+def test_going_on_from_any_draft_is_lossless(
+    engine: VllmServerEngine, asked: list[Query], reference: list[Draft], kept: int
+) -> None:
+    """A draft that is right up to some character: its prefix is accepted, the rest is the stage's own."""
+    drafts = [
+        replace(d, stage="XS", text=d.text[:kept] + ("~" if len(d.text) > kept else "")) for d in reference
+    ]
+    seen = engine.verify(asked, drafts)
+    assert [v.accepted for v in seen] == [len(d.text) <= kept for d in reference]
+    assert all(v.usage.n_verified == len(v.tokens) and v.usage.n_decoded == 0 for v in seen)
+    for draft, alone in zip(engine.continue_(asked, seen), reference, strict=True):
+        assert (draft.text, draft.tokens, draft.finished) == (alone.text, alone.tokens, alone.finished)
+        assert draft.logprobs == pytest.approx(alone.logprobs, abs=1e-3)
+
+
+def test_a_continuation_counts_what_the_cache_did_not_hold(engine: VllmServerEngine) -> None:
+    """Whole blocks that verifying left in the server's cache are not read again, and not counted."""
+    query = Query("long", "d", "sort " + " ".join("abcdefghijklmnop" * 5), max_new_tokens=20)
+    [alone] = engine.generate([query])
+    [seen] = engine.verify([query], [replace(alone, stage="XS", text=alone.text[:4], finished=False)])
+    [whole] = engine.continue_([query], [seen])
+    assert whole.tokens == alone.tokens
+    n_read = alone.usage.n_prompt + seen.n_accepted
+    assert whole.usage.n_prompt == n_read - (n_read - 1) // BLOCK * BLOCK < alone.usage.n_prompt
+
+
+def test_a_prompt_that_does_not_fit(engine: VllmServerEngine) -> None:
+    """What vLLM says of it is understood."""
+    with pytest.raises(PromptTooLongError, match="shorten the prompt"):
+        engine.generate([Query("long", "d", "add 1+1 " * 200, max_new_tokens=20)])
+
+
+def test_killed_in_the_middle_of_a_batch_and_back_again(server: VllmServer, asked: list[Query]) -> None:
+    """What was answered is kept, the rest is answered by another stage once; a new server is asked again."""
+
+    class Killing(VllmServerEngine):
+        n_replies = 0
+
+        def _write(self, query: Query, choice: dict[str, object]) -> Draft:  # type: ignore[override]
+            draft = super()._write(query, choice)
+            self.n_replies += 1
+            if self.n_replies == 5:
+                server.kill()
+            return draft
+
+    clock = FakeClock()
+    small, middle = Killing(served(server, concurrency=4, attempts=2)), TransformersEngine(MIDDLE, "cpu")
+    health = Health(trip_after=1, cool_down_s=60.0, clock=clock)
+    cascade = Cascade({"S": small, "M": middle}, Prefer(("S", "M")), PRICES, health)
+    with stamina.set_testing(True, attempts=2):
+        completions = cascade.run(asked, batch_size=len(asked))
+    assert [c.query for c in completions] == asked
+    by_small = [c for c in completions if c.stage == "S"]
+    assert 5 <= len(by_small) == small.n_replies < len(asked)
+    for completion in completions:
+        failed = [(failure.stage, failure.kind) for failure in completion.failures]
+        assert failed == ([] if completion.stage == "S" else [("S", "UnavailableError")])
+    assert health.resting() == {"S"}
+    small.unload()
+
+    server.start()
+    clock.advance(60.0)
+    assert {completion.stage for completion in cascade.run(asked[:4])} == {"S"}
+    small.unload()
