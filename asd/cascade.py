@@ -273,10 +273,10 @@ def _adopted(draft: Draft, read: Verification) -> Draft:
 
 
 def _no_stage_left(completions: Sequence[Completion], lost: Sequence[Journey]) -> NoStageLeftError:
-    last = lost[0].failures[-1].message if lost[0].failures else "its stages rest after failures"
+    why = "; ".join(failure.message for failure in lost[0].failures) or "its stages rest after failures"
     return NoStageLeftError(
         f"{len(lost)} of {len(lost) + len(completions)} queries have no answer, the first of them "
-        f"{lost[0].query.id!r}: {last}",
+        f"{lost[0].query.id!r}: {why}",
         completions,
         [(journey.query, tuple(journey.failures)) for journey in lost],
     )
