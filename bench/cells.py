@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from asd.measurement.records import Cell, Direction, Kind, Metric
 from asd.measurement.statistics import samples_needed
+from asd.study.live import Live, Timed
+from asd.study.walks import Replay
 from asd.types import Provenance, Verification
 from bench.frontier import hull_quality
 from bench.headline import Headline
-from bench.live import Live, Timed
-from bench.replays import Replay
 
 __all__ = [
     "cost_cell",

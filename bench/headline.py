@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.errors import DataError
+from asd.study.walks import SHARES, Replay
 from asd.tiny.bound import Plan, speed_up
 from asd.types import pair_name
-from bench.replays import SHARES, Replay
 from bench.session import Session, Setting
 
 __all__ = ["Headline", "headlines", "planned_speed_ups"]

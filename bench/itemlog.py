@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from asd.measurement.files import write_atomically
-from bench.replays import Replay
+from asd.study.walks import Replay
 
 __all__ = ["write_items"]
 

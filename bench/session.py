@@ -26,14 +26,14 @@ from asd.engines.revisions import revisions
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
 from asd.measurement.timing import Clock
+from asd.study.live import Live, run_live
+from asd.study.walks import SHARES, Outcomes, Replay, contenders
 from asd.tracelog import TraceLog
 from asd.traces import key_of, read_header
 from asd.types import Trace
 from asd.workloads import Versioned
-from bench.live import Live, run_live
 from bench.matrix import N_PASSES, Matrix
 from bench.recorded import REPLAY
-from bench.replays import SHARES, Outcomes, Replay, contenders
 
 __all__ = ["Session"]
 

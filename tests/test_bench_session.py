@@ -19,6 +19,7 @@ from asd.errors import DataError
 from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
 from asd.measurement.records import Metric, Run
+from asd.study.live import run_live
 from asd.study.walks import Contender, Replay, keeping
 from asd.testing import FakeClock, ScriptedEngine
 from asd.tiny.bound import Plan, speed_up
@@ -37,7 +38,6 @@ from bench.cells import (
 )
 from bench.gate import Options, judge
 from bench.headline import headlines, planned_speed_ups
-from bench.live import run_live
 from bench.matrix import Matrix
 from bench.session import Session
 from bench.summary import render
