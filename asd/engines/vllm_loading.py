@@ -116,8 +116,7 @@ def start(stage: Stage) -> Running:
         tokenizer = engine.get_tokenizer()
     except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
         raise _unloadable(stage, error) from error
-    _check(stage, engine, tokenizer)
-    return Running(
+    running = Running(
         stage=stage.name,
         engine=engine,
         tokenizer=tokenizer,
@@ -126,6 +125,12 @@ def start(stage: Stage) -> Running:
         n_vocab=engine.model_config.get_vocab_size(),
         revision=found,
     )
+    try:
+        _check(stage, running)
+    except EngineError:
+        stop(running)
+        raise
+    return running
 
 
 def stop(running: Running) -> None:
@@ -196,11 +201,11 @@ def _check_options(
             raise ConfigError(f"stage {stage.name!r}: options.vllm: vLLM's engine has no argument {name!r}")
 
 
-def _check(stage: Stage, engine: Any, tokenizer: Any) -> None:
+def _check(stage: Stage, running: Running) -> None:
     """Refuse now what would fail at the first request."""
-    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
+    if len(running.tokenizer) <= len(running.tokenizer.get_added_vocab()):
         raise _unloadable(stage, "its tokenizer has no vocabulary")
-    if stage.chat_template and tokenizer.chat_template is None:
+    if stage.chat_template and running.tokenizer.chat_template is None:
         raise EngineError(
             f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
             "set chat_template = false for a base model"
@@ -208,7 +213,8 @@ def _check(stage: Stage, engine: Any, tokenizer: Any) -> None:
     if is_cpu_build():
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
 
-        head, known = engine.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
+        head = running.engine.model_config.get_head_size()
+        known = CPUAttentionBackend.get_supported_head_sizes()
         if head not in known:
             raise EngineError(
                 f"stage {stage.name!r}: vLLM on a CPU runs heads of {known} dimensions, those of "

@@ -22,10 +22,11 @@ from asd.engines import Acceptance, Sampling, Verifier
 from asd.engines.transformers import TransformersEngine
 from asd.engines.vllm import VllmEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError, UnavailableError
-from asd.ladder import Ladder
+from asd.ladder import Ladder, Stage
 from asd.types import NO_CALL, Draft, Query, Usage
 from asd.workloads.catalogue import find_workloads, workload_names
-from tests.models import CONTEXT, save_random_model, stage
+from tests.models import CONTEXT, save_random_model
+from tests.models import stage as stage_of
 
 TINY = {stage.name: stage for stage in Ladder.load("tiny").stages}
 EMBEDDED_DATASETS = [name for name in workload_names() if name.startswith("tiny-")]
@@ -33,6 +34,14 @@ N_ITEMS = 24
 NEAR_TIE = 1e-4
 BLOCK = 32
 """Tokens of a block of vLLM's cache on a CPU."""
+CACHE = 1 << 26
+"""Bytes of it: enough here, and soon filled with zeros."""
+
+
+def stage(path: Path, *, chat_template: bool = False, **options: object) -> Stage:
+    """The stage that runs the model saved at `path`, with vLLM's options."""
+    vllm = {"kv_cache_memory_bytes": CACHE} | options
+    return stage_of(path, chat_template=chat_template, options={"vllm": vllm})
 
 
 @pytest.fixture(scope="session")
@@ -303,7 +312,7 @@ def test_its_own_speculation_changes_passes_and_nothing_else(path: Path, engine:
         {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3},
         {"method": "draft_model", "model": str(path), "num_speculative_tokens": 3},
     ):
-        faster = VllmEngine(stage(path, options={"vllm": {"speculative_config": speculation}}), "cpu")
+        faster = VllmEngine(stage(path, speculative_config=speculation), "cpu")
         drafts = faster.generate(asked)
         assert [d.tokens for d in drafts] == [d.tokens for d in plain]
         assert all(d.usage.n_decoded == len(d.tokens) for d in drafts)
@@ -392,16 +401,16 @@ def test_chat_template_wraps_the_prompt(path: Path, tmp_path: Path) -> None:
 def test_wrong_options_are_refused(path: Path, options: dict[str, object], message: str) -> None:
     """What vLLM does not know, and what the stage itself decides, cannot be set."""
     with pytest.raises(ConfigError, match=message):
-        VllmEngine(stage(path, options={"vllm": options}), "cpu").load()
+        VllmEngine(stage(path, **options), "cpu").load()
 
 
 def test_options_reach_vllm(path: Path) -> None:
     """A shorter context shows in what is refused; values that vLLM refuses are an error that says why."""
-    short = VllmEngine(stage(path, options={"vllm": {"max_model_len": 64}}), "cpu")
+    short = VllmEngine(stage(path, max_model_len=64), "cpu")
     with pytest.raises(PromptTooLongError, match="64 tokens"):
         short.generate([Query("q", "d", "1" * 60, max_new_tokens=20)])
     with pytest.raises(EngineError, match=r"(?s)stage 'S': vLLM cannot load .*max_model_len"):
-        VllmEngine(stage(path, options={"vllm": {"max_model_len": 10**6}}), "cpu").load()
+        VllmEngine(stage(path, max_model_len=10**6), "cpu").load()
 
 
 @pytest.mark.parametrize(
