@@ -37,7 +37,7 @@ from asd.workloads.catalogue import default_names, find_workloads
 
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
-_GROUPS = ("agreement", "certify", "evidence", "frontier", "replay", "study", "tiny")
+_GROUPS = ("agreement", "assess", "certify", "evidence", "frontier", "replay", "study", "tiny")
 """Commands and groups of commands, each a module here with a command of the same name in it."""
 
 

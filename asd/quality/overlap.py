@@ -35,7 +35,8 @@ def bleu(answer: str, references: Sequence[str]) -> float:
         DataError: The answer or a reference is empty, or there is none.
     """
     check_texts(answer, references)
-    return float(_bleu().sentence_score(answer, list(references)).score) / 100.0
+    score = float(_bleu().sentence_score(answer, list(references)).score) / 100.0
+    return min(1.0, score)  # equal texts score 1 + 4e-16
 
 
 def rouge(answer: str, references: Sequence[str]) -> Rouge:

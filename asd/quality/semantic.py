@@ -9,11 +9,12 @@ Special tokens may be matched with and do not count; no idf weights, no rescalin
 one with the largest F1 counts. Coherence is the cosine of the mean token vectors of prompt and answer.
 
 The border: an encoder is a directory that the caller names; nothing is downloaded. Numbers of different
-encoders are not comparable, so the record holds the encoder's name.
+encoders are not comparable, so the record names the encoder.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Encoder:
     """A Hugging Face encoder with its tokenizer.
 
     Attributes:
-        name: Last part of its directory; goes into records.
+        name: Last part of its directory and a checksum of its weights; goes into records.
         tokenizer: Of transformers.
         model: Of transformers, in evaluation mode.
     """
@@ -84,8 +85,9 @@ class Encoder:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
             model = AutoModel.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{directory} holds no encoder ({error}); name the directory of one") from error
-        return cls(directory.name, tokenizer, model.eval().to(device))
+            why = str(error).partition("\n")[0]
+            raise ConfigError(f"{directory} holds no encoder ({why}); name the directory of one") from error
+        return cls(f"{directory.name}|{_checksum(directory)}", tokenizer, model.eval().to(device))
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TokenVectors]:
         """Every text, cut at the encoder's longest input, in the order given.
@@ -117,6 +119,15 @@ class Encoder:
             TokenVectors(vectors[here], ~marks[here])
             for vectors, here, marks in zip(hidden, real, special, strict=True)
         ]
+
+
+def _checksum(directory: Path) -> str:
+    """Of the weights: directories are called alike."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted((*directory.glob("*.safetensors"), *directory.glob("*.bin"))):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()
 
 
 def bert_score(answer: TokenVectors, references: Sequence[TokenVectors]) -> BertScore:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from asd.errors import ConfigError, DataError
 from asd.study.answers import agreement, words_of
 
-__all__ = ["Counts", "Recording", "models_in", "read_recording"]
+__all__ = ["Counts", "Recording", "models_in", "prompt_of", "read_queries", "read_recording"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -144,7 +144,7 @@ def read_recording(
             query occurs twice, or no query has a score and a cost of every stage.
     """
     _check_request(stages, costs)
-    records = _unique(paths)
+    records = read_queries(paths)
     outputs = [[record["outputs"].get(stage) or {} for stage in stages] for record in records]
     scores, recorded = _column(outputs, "score"), _column(outputs, "cost")
     _check_present(paths, records, stages)
@@ -177,7 +177,7 @@ def _table(
     return Recording(
         stages=tuple(stages),
         keys=tuple(_key(record) for record in records),
-        prompts=tuple(_prompt(record) for record in records),
+        prompts=tuple(prompt_of(record) for record in records),
         scores=_column(outputs, "score"),
         costs=costs,
         confidence=_with_lowest(_column(outputs, "confidence")),
@@ -231,13 +231,18 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _unique(paths: Sequence[Path]) -> list[dict[str, Any]]:
+def read_queries(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """The lines of all files, checked; every one has an `id`, a `dataset` and `outputs`.
+
+    Raises:
+        DataError: A file is missing, broken or empty, a number is out of range, or a query occurs twice.
+    """
     records: dict[tuple[str, str, str], dict[str, Any]] = {}
     for path in paths:
         before = len(records)
         for record in _records(path):
             record.setdefault("dataset", path.name.split(".")[0])
-            key = (*_key(record), _prompt(record))
+            key = (*_key(record), prompt_of(record))
             if key in records:
                 raise DataError(f"{path}: query {record['id']!r} occurs twice with the same prompt; keep one")
             records[key] = record
@@ -250,7 +255,8 @@ def _key(record: dict[str, Any]) -> tuple[str, str]:
     return str(record["dataset"]), str(record["id"])
 
 
-def _prompt(record: dict[str, Any]) -> str:
+def prompt_of(record: dict[str, Any]) -> str:
+    """What was asked; "" where it was not recorded."""
     return str(record.get("prompt") or record.get("question") or "")
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from asd.types import Query
 
-__all__ = ["Split", "Versioned", "Workload"]
+__all__ = ["FreeText", "Split", "Versioned", "Workload"]
 
 Split = Literal["fit", "calibrate", "test"]
 """Disjoint by construction: what fits predictor and policy, what calibrates a guarantee, what is reported."""
@@ -33,3 +33,15 @@ class Versioned(Protocol):
     @property
     def version(self) -> str:
         """Checksums or commits; equal versions have equal rows."""
+
+
+@runtime_checkable
+class FreeText(Protocol):
+    """A workload that says what its answers are, so that texts may be measured by likeness to a reference."""
+
+    @property
+    def kind(self) -> str:
+        """One of "text", "translation", "summary"; anything else is right or wrong, whatever the words."""
+
+    def reply(self, text: str) -> str:
+        """The part of what a model wrote that counts."""

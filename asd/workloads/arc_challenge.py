@@ -60,6 +60,7 @@ def _show(row: Question, *, answered: bool) -> str:
 
 ARC_CHALLENGE = TaskSet(
     name="arc_challenge",
+    kind="choice",
     tables=(TEST, DEV),
     rows=lambda source: [row for row in source.read(TEST) if row.split == "test"],
     examples=lambda source, _: [row for row in source.read(DEV) if row.split == "dev"],

@@ -54,12 +54,11 @@ TABLE = Table("bbh.jsonl.gz", Question, HubTable("lukaemon/bbh", TASKS, "test", 
 
 def _score(row: Question, text: str) -> float:
     """1.0 for the right option, or the same words; case, spaces and a full stop do not count."""
-    reply = text.partition("\nQ:")[0].strip()
     if _OPTION.fullmatch(row.target):
         options = [""] * len(_OPTION.findall(row.input))
-        return float(f"({choice_of(reply, options)})" == row.target)
-    stated = _STATED.findall(reply)
-    return float(_plain(stated[-1] if stated else reply) == _plain(row.target))
+        return float(f"({choice_of(text, options)})" == row.target)
+    stated = _STATED.findall(text)
+    return float(_plain(stated[-1] if stated else text) == _plain(row.target))
 
 
 def _show(row: Question, *, answered: bool) -> str:
@@ -76,6 +75,7 @@ def _plain(text: str) -> str:
 
 BBH = TaskSet(
     name="bbh",
+    kind="exact",
     tables=(TABLE,),
     rows=lambda source: [row for row in source.read(TABLE) if not _is_example(row)],
     examples=lambda source, row: [e for e in source.read(TABLE) if e.task == row.task and _is_example(e)],
@@ -84,6 +84,7 @@ BBH = TaskSet(
     question=lambda row: f"{row.task}\n{row.input}",
     instruction=lambda _: "",
     show=_show,
+    until="\nQ:",
     reference=lambda row: row.target,
     tags=lambda row: {"task": row.task},
     score=_score,

@@ -16,7 +16,7 @@ from typing import Any
 from asd.errors import ConfigError
 from asd.quality.sandbox import Sandbox
 from asd.tiny.tasks import GRADED
-from asd.workloads import Workload
+from asd.workloads import FreeText, Workload
 from asd.workloads.arc_challenge import ARC_CHALLENGE
 from asd.workloads.bbh import BBH
 from asd.workloads.gsm8k import GSM8K
@@ -30,7 +30,7 @@ from asd.workloads.tiny import tiny_workloads
 from asd.workloads.truthfulqa import TRUTHFULQA
 from asd.workloads.wmt22 import WMT22
 
-__all__ = ["HUB", "default_names", "find_workloads", "task_names", "workload_names"]
+__all__ = ["HUB", "default_names", "find_free_text", "find_workloads", "task_names", "workload_names"]
 
 HUB = "hub"
 """Given as the place of the data: fetch them."""
@@ -90,6 +90,22 @@ def find_workloads(
     for name in taken:
         if taken.count(name) > 1:
             raise ConfigError(f"dataset {name!r} is given twice")
+    return found
+
+
+def find_free_text(name: str) -> FreeText:
+    """What one workload says of its answers; its rows are not read, and no code is run.
+
+    Raises:
+        ConfigError: The name is unknown, or its workload says nothing of the kind.
+    """
+    base = name.partition(":")[0]
+    found: object = TASK_SETS[base](True) if base in TASK_SETS else _find(name, None, False, {})
+    if not isinstance(found, FreeText):
+        raise ConfigError(
+            f"dataset {name!r} does not say that its answers are free text; its workload needs `kind` and "
+            "`reply` (asd.workloads.FreeText)"
+        )
     return found
 
 

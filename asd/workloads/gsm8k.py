@@ -42,6 +42,7 @@ def _show(row: Problem, *, answered: bool) -> str:
 
 GSM8K = TaskSet(
     name="gsm8k",
+    kind="number",
     tables=(TEST, TRAIN),
     rows=lambda source: source.read(TEST),
     examples=lambda source, _: source.read(TRAIN),
@@ -50,8 +51,8 @@ GSM8K = TaskSet(
     question=lambda row: row.question,
     instruction=lambda _: 'Solve the problem step by step. End with "#### " and the number alone.',
     show=_show,
+    until="\nQuestion:",
     reference=lambda row: row.answer,
-    # what a model asks itself afterwards does not count
-    score=lambda row, text: float(same_number(text.partition("\nQuestion:")[0], row.answer)),
+    score=lambda row, text: float(same_number(text, row.answer)),
 )
 """The test split; worked solutions from the training split, calculator annotations removed."""

@@ -47,6 +47,7 @@ def humaneval(sandbox: Sandbox) -> TaskSet[Task]:
 
     return TaskSet(
         name="humaneval",
+        kind="code",
         tables=(TABLE,),
         rows=lambda source: source.read(TABLE),
         max_new_tokens=512,

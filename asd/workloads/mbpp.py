@@ -57,6 +57,7 @@ def mbpp(sandbox: Sandbox) -> TaskSet[Task]:
 
     return TaskSet(
         name="mbpp",
+        kind="code",
         tables=(TABLE,),
         rows=lambda source: [row for row in source.read(TABLE) if row.task_id in ASKED],
         examples=lambda source, _: [row for row in source.read(TABLE) if row.task_id in EXAMPLES],

@@ -42,6 +42,7 @@ def _show(row: Question, *, answered: bool) -> str:
 
 MMLU = TaskSet(
     name="mmlu",
+    kind="choice",
     tables=(TEST, DEV),
     rows=lambda source: source.read(TEST),
     examples=lambda source, row: [e for e in source.read(DEV) if e.subject == row.subject],

@@ -50,14 +50,16 @@ def _show(row: Question, *, answered: bool) -> str:
 
 SIMPLEQA = TaskSet(
     name="simpleqa",
+    kind="exact",
     tables=(TABLE,),
     rows=lambda source: source.read(TABLE),
     max_new_tokens=32,
     question=lambda row: row.problem,
     instruction=lambda _: "Answer with the name, date or number alone.",
     show=_show,
+    until="\nQuestion:",
     reference=lambda row: row.answer,
     tags=lambda row: {"topic": row.topic, "answer_type": row.answer_type},
-    score=lambda row, text: float(contains(text.partition("\nQuestion:")[0], [row.answer])),
+    score=lambda row, text: float(contains(text, [row.answer])),
 )
 """All questions, without examples."""

@@ -52,6 +52,8 @@ class TaskSet(Generic[RowT]):
 
     Attributes:
         name: Of the set.
+        kind: What an answer is: "choice", "number", "exact", "code", or a free text of the kinds that
+            `asd.quality.aggregate` knows: only there words in common with the reference say something.
         tables: What is read.
         rows: The questions.
         question: What a row asks, without examples: decides its part and its place.
@@ -59,6 +61,7 @@ class TaskSet(Generic[RowT]):
         show: A row as text.
         reference: The right answer, for a reader.
         score: Quality of a reply in [0, 1].
+        until: What begins the question that a model asks itself after its answer; "": it does not.
         max_new_tokens: Room for an answer.
         shots: Worked examples in a prompt.
         examples: Rows that may be worked examples for a question, best first; none of them is asked.
@@ -66,6 +69,7 @@ class TaskSet(Generic[RowT]):
     """
 
     name: str
+    kind: str
     tables: tuple[Table[RowT], ...]
     rows: Callable[[Source], Sequence[RowT]]
     question: Callable[[RowT], str]
@@ -74,6 +78,7 @@ class TaskSet(Generic[RowT]):
     reference: Callable[[RowT], str]
     score: Callable[[RowT, str], float]
     max_new_tokens: int
+    until: str = ""
     shots: int = 0
     examples: Callable[[Source, RowT], Sequence[RowT]] = lambda _source, _row: ()
     tags: Callable[[RowT], Mapping[str, str]] = lambda _row: {}
@@ -83,6 +88,10 @@ class TaskSet(Generic[RowT]):
         worked = [self.show(example, answered=True) for example in examples]
         blocks = [self.instruction(row), *worked, self.show(row, answered=False)]
         return "\n\n".join(block for block in blocks if block)
+
+    def reply(self, text: str) -> str:
+        """The part of what a model wrote that counts."""
+        return text.partition(self.until)[0].strip() if self.until else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +179,7 @@ class TaskWorkload(Generic[RowT]):
             row = self._by_id[query.id]
         except KeyError:
             raise DataError(f"dataset {self.name!r} has no question {query.id!r}") from None
-        return self.set.score(row, text)
+        return self.set.score(row, self.set.reply(text))
 
     @cached_property
     def _ordered(self) -> list[RowT]:

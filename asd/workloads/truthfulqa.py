@@ -54,6 +54,7 @@ TABLE = Table(
 
 TRUTHFULQA = TaskSet(
     name="truthfulqa",
+    kind="choice",
     tables=(TABLE,),
     rows=lambda source: source.read(TABLE),
     max_new_tokens=16,

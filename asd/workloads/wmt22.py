@@ -38,8 +38,7 @@ def _score(row: Sentence, text: str) -> float:
         from sacrebleu import sentence_chrf  # noqa: PLC0415  (only this set needs it)
     except ImportError as error:
         raise ConfigError("scoring translations needs sacrebleu: pip install 'asd[datasets]'") from error
-    reply = text.partition("\nGerman:")[0].strip()
-    return float(sentence_chrf(reply, [row.reference]).score) / 100
+    return float(sentence_chrf(text, [row.reference]).score) / 100
 
 
 def _show(row: Sentence, *, answered: bool) -> str:
@@ -48,12 +47,14 @@ def _show(row: Sentence, *, answered: bool) -> str:
 
 WMT22 = TaskSet(
     name="wmt22",
+    kind="translation",
     tables=(TABLE,),
     rows=lambda source: source.read(TABLE),
     max_new_tokens=256,
     question=lambda row: row.prompt,
     instruction=lambda _: "Translate this from German to English.",
     show=_show,
+    until="\nGerman:",
     reference=lambda row: row.reference,
     score=_score,
 )
