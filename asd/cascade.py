@@ -273,7 +273,8 @@ def _adopted(draft: Draft, read: Verification) -> Draft:
 
 
 def _no_stage_left(completions: Sequence[Completion], lost: Sequence[Journey]) -> NoStageLeftError:
-    why = "; ".join(failure.message for failure in lost[0].failures) or "its stages rest after failures"
+    messages = dict.fromkeys(failure.message for failure in lost[0].failures)
+    why = "; ".join(messages) or "its stages rest after failures"
     return NoStageLeftError(
         f"{len(lost)} of {len(lost) + len(completions)} queries have no answer, the first of them "
         f"{lost[0].query.id!r}: {why}",

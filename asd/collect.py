@@ -142,6 +142,12 @@ def _check(workloads: Sequence[Workload], engines: Mapping[str, Engine], header:
         raise ConfigError(f"engines {sorted(engines)} are not the log's stages, {sorted(header.stages)}")
 
 
+def _told(stages: Mapping[str, StageHeader]) -> str:
+    return ", ".join(
+        f"{name} ({stage.model} at {stage.revision[:14]}, {stage.dtype})" for name, stage in stages.items()
+    )
+
+
 def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[Trace]:
     """The traces of several files, which must all be of this split and the stages of this ladder.
 
@@ -162,7 +168,8 @@ def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[
         header = read_header(path)
         if header.stages != wanted:
             raise ConfigError(
-                f"{path} was collected with {header.stages}; ladder {ladder.name!r} is {wanted}"
+                f"{path} was collected with {_told(header.stages)}, not with {_told(wanted)} of ladder "
+                f"{ladder.name!r}; name the ladder it was collected on"
             )
         if header.split != split:
             raise ConfigError(f"{path} holds rows of split {header.split!r}; needed are rows of {split!r}")

@@ -27,7 +27,7 @@ class TraceLog:
 
     Args:
         path: Created if it does not exist; otherwise continued.
-        header: Must equal the header of a file that is continued.
+        header: Must equal the header of a file that is continued; one without outcomes begins anew.
 
     Attributes:
         n_bytes_dropped: Length of the cut last line that was removed on opening; 0 for an intact file.
@@ -104,15 +104,16 @@ class TraceLog:
     def _take_up(self) -> None:
         """Continue the run that left the file, if it is the same; drop the line it died over."""
         contents = parse(self.path)
-        if contents.header is not None and contents.header != self.header:
+        same = contents.header == self.header
+        if contents.header is not None and not same and (contents.traces or contents.cut):
             raise ConfigError(_difference(self.path, contents.header, self.header))
         if contents.header is None and not encode_header(self.header).startswith(contents.cut):
             raise DataError(f"{self.path} does not begin like a trace file; choose another path")
         with _storing(self.path):
-            self._file.truncate(self.path.stat().st_size - len(contents.cut))
+            self._file.truncate(self.path.stat().st_size - len(contents.cut) if same else 0)
         self._traces = contents.traces
         self.n_bytes_dropped = len(contents.cut)
-        if contents.header is None:
+        if not same:
             self._write(encode_header(self.header))
 
     def _write(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 
+import click
 import msgspec
 import numpy as np
 import pytest
@@ -138,7 +139,9 @@ def test_generate_explains(place: Place) -> None:
         (["--ladder", "tinny"], "no ladder named 'tinny'"),
         (["--ladder", "none.toml"], "cannot read the ladder file none.toml"),
         (["--policy", "none.json"], "none.json does not exist"),
+        (["--policy", "."], ". cannot be read: Is a directory"),
         (["--device", "abacus"], "unknown device 'abacus'"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not here"),
         (["--max-new-tokens", 1000], "exceed the context of stage 'S', 256 tokens"),
     ],
 )
@@ -329,12 +332,20 @@ def test_torch_obeys_the_threads() -> None:
     assert done.stdout == "2\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["generate", "--help"], ["collect", "--help"]])
-def test_help_suffices(arguments: list[str]) -> None:
-    """Help ends with examples that can be typed as they stand."""
-    done = run(*arguments)
+def commands(group: click.Group, *path: str) -> Iterator[tuple[str, ...]]:
+    yield path
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        yield from commands(command, *path, name) if isinstance(command, click.Group) else [(*path, name)]
+
+
+@pytest.mark.parametrize("path", list(commands(main)), ids=" ".join)
+def test_help_suffices(path: tuple[str, ...]) -> None:
+    """Help of every command ends with examples of it that can be typed; -h is --help."""
+    done = run(*path, "--help")
     assert done.exit_code == 0
-    assert "  Examples:\n    asd " in done.stdout
+    assert "\n    ".join(["  Examples:", " ".join(("asd", *path))]) in done.stdout
+    assert run(*path, "-h").stdout == done.stdout
 
 
 def test_every_command_is_listed() -> None:
@@ -352,6 +363,40 @@ def test_local_weights_are_loaded_quietly(place: Place) -> None:
     options: list[str | Path] = ["--ladder", place.ladder, "--policy", place.policy, "--max-new-tokens", "12"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == (generate(place).stdout, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["collect", "--out", "/dev/full"], "not a regular file"),
+        (["tiny", "train", "--out", "/dev/full"], "Not a directory: '/dev/full"),
+        (["study", "--out", "/dev/full", "--limit", 2], "/dev/full"),
+        (["collect", "--out", "t.jsonl", "--datasets", "own.py"], "own.py cannot be run: ValueError: bad"),
+        (["collect", "--out", "t.jsonl", "--datasets", "half.py"], "half.py cannot be run: SyntaxError"),
+    ],
+)
+def test_wrong_paths_and_files_are_refused(
+    arguments: list[object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Devices, folders under a file, and a workload that breaks: one line, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text("raise ValueError('bad')")
+    Path("half.py").write_text("def (")
+    done = run(*arguments)
+    assert done.exit_code == 2
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert message in error
+    assert not Path("t.jsonl").exists()
+
+
+def test_a_full_disk_under_standard_output_is_an_error(place: Place) -> None:
+    """Exit code 2 and one line, as for any other file."""
+    command = [sys.executable, "-m", "asd", "evidence", "features"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "Error: [Errno 28] No space left on device; choose another path, or free space\n"
 
 
 def test_version() -> None:

@@ -85,3 +85,13 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path):
     (tmp_path / "baselines").write_text("in the way")
     with pytest.raises(StorageError, match=r"key\.json"):
         write_record(tmp_path / "baselines" / "key.json", KEY)
+
+
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path):
+    """A folder is no record, and a pipe or device keeps its place."""
+    with pytest.raises(DataError, match=r"cannot be read: Is a directory"):
+        read_record(tmp_path, HardwareKey)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="not a regular file"):
+        write_record(tmp_path / "pipe", KEY)
+    assert (tmp_path / "pipe").is_fifo()

@@ -13,7 +13,7 @@ import pytest
 
 from asd.errors import ConfigError, DataError, StorageError
 from asd.tracelog import TraceLog
-from asd.traces import encode_header, encode_trace, read_traces
+from asd.traces import encode_header, encode_trace, read_header, read_traces
 from tests.test_traces import HEADER, stage_header, trace
 
 
@@ -100,6 +100,16 @@ def test_another_run_is_refused(tmp_path: Path, field: str, value: object) -> No
     with pytest.raises(ConfigError, match=f"collected with {field}"):
         TraceLog(path, msgspec.structs.replace(HEADER, **{field: value}))
     assert path.read_bytes() == before
+
+
+def test_a_file_without_outcomes_begins_anew(tmp_path: Path) -> None:
+    """What a run that failed at once has left does not stand in the way of another."""
+    path, other = tmp_path / "t.jsonl", msgspec.structs.replace(HEADER, split="test")
+    TraceLog(path, HEADER).__exit__()
+    with TraceLog(path, other) as log:
+        log.append([trace("q1")])
+    assert read_header(path) == other
+    assert len(list(read_traces(path))) == 1
 
 
 @pytest.mark.parametrize("content", [b"notes", b"notes\n", b'{"format": "asd-traces"}'])

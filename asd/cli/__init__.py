@@ -18,6 +18,7 @@ import msgspec
 
 from asd import __version__, artifact
 from asd.cascade import Cascade
+from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
@@ -53,6 +54,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except AsdError as error:
             raise _Failure(str(error)) from error
+        except BrokenPipeError:
+            raise  # whoever reads has enough; click ends quietly
+        except OSError as error:  # a folder where a file should be, a full disk under standard output
+            raise _Failure(f"{error}; choose another path, or free space") from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -66,15 +71,10 @@ class _Commands(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
-def _examples(*lines: str) -> str:
-    # \b keeps click from filling the lines up
-    return "\n  ".join(["\b\nExamples:", *lines])
-
-
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog=_examples(
+    epilog=examples(
         'asd generate "add 12+30"                   answer with the embedded ladder',
         'asd generate "add 12+30" --explain         and show every decision',
         "asd collect --out traces.jsonl          let every stage answer every question",
@@ -124,7 +124,7 @@ def _engines(ladder: Ladder, device: str | None, engine: str) -> dict[str, Engin
     return open_engines(ladder, device, engine)
 
 
-@main.command(epilog=_examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
+@main.command(epilog=examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
 @click.argument("prompt")
 @click.option(
     "--lam",
@@ -194,7 +194,7 @@ def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "asd collect --out traces.jsonl",
         "asd collect --datasets tiny-text,tiny-lookup --split test --limit 200 --out test.jsonl",
     )
@@ -247,7 +247,7 @@ def _workloads(datasets: str | None, data: str | None, unsafe_code: bool) -> lis
     return find_workloads(names, data, unsafe_code=unsafe_code)
 
 
-@main.command(epilog=_examples("asd price --ladder mine.toml --out mine-prices.json"))
+@main.command(epilog=examples("asd price --ladder mine.toml --out mine-prices.json"))
 @_ladder
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The ladder's price file.")
 @_datasets
@@ -285,7 +285,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "asd fit traces.jsonl --out policy.json",
         "asd fit traces.jsonl --calibrate more.jsonl --keep 0.95 --delta 0.1 --out policy.json",
         'asd generate "add 12+30" --policy policy.json',

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
+from asd.cli.examples import examples
 from asd.quality.sandbox import Sandbox
 from asd.study.agreement import agreements
 from asd.workloads.sources import Folder
@@ -16,7 +17,7 @@ __all__ = ["agreement"]
 HEADERS = ("answers", "against", "n", "agree", "only ours right", "only theirs right")
 
 
-@click.command()
+@click.command(epilog=examples("asd agreement --data DIR", "asd agreement --data DIR --code 1000"))
 @click.option(
     "--data",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

@@ -9,6 +9,7 @@ import click
 import msgspec
 from tabulate import tabulate
 
+from asd.cli.examples import examples
 from asd.cli.replay import split
 from asd.measurement.files import write_atomically
 from asd.quality.semantic import Encoder
@@ -17,13 +18,13 @@ from asd.workloads.catalogue import find_free_text
 
 __all__ = ["assess"]
 
-_EPILOG = """\b
-Examples:
-  asd assess traces.jsonl --dataset wmt22
-  asd assess traces.jsonl --dataset wmt22 --encoder DIR --items items.jsonl"""
 
-
-@click.command(epilog=_EPILOG)
+@click.command(
+    epilog=examples(
+        "asd assess traces.jsonl --dataset wmt22",
+        "asd assess traces.jsonl --dataset wmt22 --encoder DIR --items items.jsonl",
+    )
+)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--dataset", required=True, help="Set or FILE.py whose answers these are; says what they are.")
 @click.option("--models", help="Whose answers, separated by commas. [default: all]")

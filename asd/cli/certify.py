@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
+from asd.cli.examples import examples
 from asd.cli.replay import numbers, split
 from asd.measurement.files import write_record
 from asd.study.certificate import Certificate
@@ -14,7 +15,7 @@ from asd.study.certificate import certify as look
 from asd.study.recording import models_in, read_recording
 
 
-@click.command(epilog="Example: asd certify outcomes.jsonl.gz --stages small,medium,large")
+@click.command(epilog=examples("asd certify outcomes.jsonl.gz --stages small,medium,large"))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--stages", help="Models, separated by commas. [default: all on the first line]")
 @click.option("--costs", help="Declared cost of one call of each stage, by commas. [default: as recorded]")

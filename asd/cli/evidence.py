@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 from tabulate import tabulate
 
+from asd.cli.examples import examples
 from asd.errors import ConfigError
 
 if TYPE_CHECKING:
     from asd.study.outcomes import Outcomes
 
 
-@click.group()
+@click.group(
+    epilog=examples(
+        "asd evidence compare outcomes.jsonl.gz --stages small,large",
+        'asd evidence classify "Prove that 2 is prime."',
+    )
+)
 def evidence() -> None:
     """What prompts and answers tell: features, predictors, taxonomy."""
 
@@ -32,7 +38,7 @@ def _outcome_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@evidence.command()
+@evidence.command(epilog=examples('asd evidence features "What is 2 + 2?"'))
 @click.argument("prompt", required=False)
 def features(prompt: str | None) -> None:
     """The 31 published features as a table, with the values of PROMPT where they need no fit."""
@@ -47,7 +53,12 @@ def features(prompt: str | None) -> None:
     click.echo(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".3f"))
 
 
-@evidence.command()
+@evidence.command(
+    epilog=examples(
+        "asd evidence compare outcomes.jsonl.gz --stages small,large",
+        "asd evidence compare traces.jsonl --ladder tiny",
+    )
+)
 @_outcome_options
 def compare(
     files: tuple[Path, ...], stages: str | None, costs: str | None, ladder: str | None, seed: int
@@ -72,7 +83,7 @@ def compare(
     click.echo(_about(outcomes))
 
 
-@evidence.command()
+@evidence.command(epilog=examples("asd evidence fit traces.jsonl --ladder tiny --out predictor.json"))
 @_outcome_options
 @click.option("--predictor", default="best", show_default=True, help="logistic, mlp, ensemble or best.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the predictor goes.")
@@ -98,7 +109,7 @@ def fit(
     click.echo(f"{out}: {name}; {_about(outcomes)}")
 
 
-@evidence.command()
+@evidence.command(epilog=examples('asd evidence predict predictor.json "add 12+30"'))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("prompt")
 def predict(file: Path, prompt: str) -> None:
@@ -110,7 +121,7 @@ def predict(file: Path, prompt: str) -> None:
         click.echo(f"{stage}  {p:.3f}")
 
 
-@evidence.command()
+@evidence.command(epilog=examples('asd evidence classify "Prove that 2 is prime."'))
 @click.argument("prompt")
 @click.option("--stages", type=click.IntRange(min=1), default=3, show_default=True, help="Of the ladder.")
 def classify(prompt: str, stages: int) -> None:
@@ -126,7 +137,7 @@ def classify(prompt: str, stages: int) -> None:
     click.echo(f"\nrecommendation, smallest stage first: {scores}")
 
 
-@evidence.command()
+@evidence.command(epilog=examples("asd evidence taxonomy DIR --out taxonomy.json"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(

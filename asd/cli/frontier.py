@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
+from asd.cli.examples import examples
 from asd.cli.replay import numbers, split
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
@@ -14,7 +15,7 @@ from asd.study.comparison import Cell, Comparison, Row, compare
 from asd.study.recording import read_recording
 
 
-@click.command(epilog="Example: asd frontier a.jsonl.gz b.jsonl.gz --stages small,large --stages s,m,l")
+@click.command(epilog=examples("asd frontier a.jsonl.gz b.jsonl.gz --stages small,large --stages s,m,l"))
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--stages", multiple=True, required=True, help="A ladder, by commas; give the option once a ladder."
@@ -29,7 +30,7 @@ def frontier(files: tuple[Path, ...], stages: tuple[str, ...], costs: str | None
         raise ConfigError("--costs declares the costs of one ladder; give --stages once")
     declared = None if costs is None else numbers(costs, "--costs")
     cells = [_cell(path, split(ladder), declared) for path in files for ladder in stages]
-    comparison = compare(cells, progress=lambda line: click.echo(line, err=True))
+    comparison = compare(cells)
     if out is not None:
         write_record(out, comparison)
     _show(comparison)

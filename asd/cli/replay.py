@@ -10,6 +10,7 @@ from typing import TypeVar
 import click
 from tabulate import tabulate
 
+from asd.cli.examples import examples
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
 from asd.study.recording import Counts, read_recording
@@ -48,7 +49,7 @@ def _files(option: str, text: str) -> Callable[[Command], Command]:
 
 @click.command(
     cls=_Files,
-    epilog="Example: asd replay --train train.jsonl.gz --test test.jsonl.gz --stages a,b --json out.json",
+    epilog=examples("asd replay --train train.jsonl.gz --test test.jsonl.gz --stages a,b --json out.json"),
 )
 @_files("--train", "Outcome files to fit on, one or more.")
 @_files("--test", "Outcome files to play, one or more; nothing in them is fitted on.")

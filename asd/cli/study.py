@@ -14,6 +14,7 @@ from tabulate import tabulate
 from asd import artifact
 from asd.artifact import PolicyArtifact
 from asd.calibrate import Promise, play
+from asd.cli.examples import examples
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
@@ -47,7 +48,7 @@ LIMIT = 200
 
 
 @click.group(
-    invoke_without_command=True, epilog="Example: asd study --out study/   then open study/report.html"
+    invoke_without_command=True, epilog=examples("asd study --out study   then open study/report.html")
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the study; continued if it exists.")
 @click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
@@ -118,7 +119,9 @@ def _policy(path: Path | None, ladder: Ladder) -> PolicyArtifact | None:
     return None if path is None else artifact.load(path)
 
 
-@study.command()
+@study.command(
+    epilog=examples("asd study validity --data DIR --json validity.json", "asd study validity traces.jsonl")
+)
 @click.argument("traces", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--ladder", default="tiny", show_default=True, help="What TRACES were collected on.")
 @click.option(
@@ -168,7 +171,7 @@ def validity(  # noqa: PLR0913, PLR0917  (one argument an option)
         write_atomically(out, msgspec.json.format(msgspec.json.encode(checked), indent=2).decode() + "\n")
 
 
-@study.command()
+@study.command(epilog=examples("asd study shift live.jsonl --policy policy.json"))
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--policy", type=click.Path(path_type=Path), required=True, help="Made by `asd fit --keep`.")
 @click.option("--ladder", default="tiny", show_default=True, help="What TRACES were collected on.")

@@ -10,6 +10,7 @@ import click
 from tabulate import tabulate
 from tqdm import tqdm
 
+from asd.cli.examples import examples
 from asd.collect import collect, header_for
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
@@ -32,12 +33,12 @@ SHIPPED = (
 )
 
 
-@click.group()
+@click.group(epilog=examples("asd tiny bound", "asd tiny evaluate --limit 100"))
 def tiny() -> None:
     """The embedded ladder: plan it, train it, install its weights, evaluate it."""
 
 
-@tiny.command()
+@tiny.command(epilog=examples("asd tiny bound --accepted 0.9"))
 @click.option("--accepted", default=0.8, show_default=True, help="Share of a draft that is reused.")
 def bound(accepted: float) -> None:
     """What speed-up sizes and accuracies allow; worked out, not measured."""
@@ -47,7 +48,7 @@ def bound(accepted: float) -> None:
     click.echo("\nprovenance: a planning model (asd/tiny/bound.py); nothing was run")
 
 
-@tiny.command()
+@tiny.command(epilog=examples("asd tiny train", "asd tiny train --out runs/gpu --device cuda"))
 @click.option("--out", type=click.Path(path_type=Path), default=RUN, show_default=True)
 @click.option("--recipe", type=click.Path(path_type=Path), help="[default: the shipped one]")
 @click.option("--only", help="One phase of the recipe. [default: all that are not finished]")
@@ -68,7 +69,7 @@ def train(out: Path, recipe: Path | None, only: str | None, device: str, threads
         raise
 
 
-@tiny.command()
+@tiny.command(epilog=examples("asd tiny install --run runs/tiny"))
 @click.option("--run", type=click.Path(path_type=Path), default=RUN, show_default=True)
 def install(run: Path) -> None:
     """Copy the trained stages and their training log from a run into the package.
@@ -92,7 +93,7 @@ def install(run: Path) -> None:
     click.echo(f"{', '.join(stages)} installed in {HOME / 'weights'}: {size / 1e6:.1f} MB")
 
 
-@tiny.command()
+@tiny.command(epilog=examples("asd tiny evaluate --limit 100 --traces runs/test.jsonl"))
 @click.option("--limit", type=int, default=1000, show_default=True, help="Questions of a dataset.")
 @click.option("--batch", type=int, default=16, show_default=True)
 @click.option("--traces", type=click.Path(path_type=Path), default=TRACES, show_default=True)

@@ -311,6 +311,12 @@ def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"unknown device {name!r}; torch knows 'cpu', 'cuda', 'cuda:1', ...") from error
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
+        why = str(error).partition("\n")[0]
+        raise ConfigError(f"device {name!r} is not here: {why}; name another, such as cpu") from error
+    return device

@@ -26,12 +26,14 @@ def read_record(path: Path, kind: type[T]) -> T:
     """Read a record file.
 
     Raises:
-        DataError: The file is missing, cut off, from another schema or has unknown fields.
+        DataError: The file is missing, unreadable, cut off, from another schema or has unknown fields.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; record it first") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, DataError) as error:
         raise DataError(f"{path} cannot be read ({error}); restore it or record it again") from error
 
@@ -54,8 +56,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file in one step: it holds either the old text or all of the new one.
 
     Raises:
-        StorageError: Disk full, no permission; the old file is intact.
+        StorageError: Disk full, no permission, not a regular file; what was there is intact.
     """
+    if path.exists() and not path.is_file():  # renaming onto a device would take its place
+        raise StorageError(f"{path} is not a regular file; choose another path")
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -139,7 +139,10 @@ def _own(path: Path) -> Workload:
     """The workload in a user's file."""
     if not path.is_file():
         raise ConfigError(f"there is no file {path} to take a workload from")
-    workload: Any = runpy.run_path(str(path)).get("workload")
+    try:
+        workload: Any = runpy.run_path(str(path)).get("workload")
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
     if not all(hasattr(workload, part) for part in ("name", "queries", "score")):
         raise ConfigError(f"{path} defines no `workload` with a name, queries and score (asd.Workload)")
     found: Workload = workload
