@@ -6,6 +6,7 @@
     draft model, n  the largest stage, for which vLLM drafts n tokens at a time with the smallest one
     n-gram, n       the largest stage, for which vLLM drafts n tokens at a time from the prompt
     draft, verify   the smallest stage answers, the largest reads it in one pass and goes on: the same text
+    both            the same, and where the largest goes on, vLLM drafts 8 tokens at a time
     cascade         the fitted policy: stops early where it pays, so its quality is told
 
 Reported, never judged. Provenance `measured`; ratios of total seconds within a pass, their median.
@@ -68,13 +69,12 @@ def arms(ladder: Ladder) -> Mapping[str, Arm]:
         "draft model, 8": {**drafting, "num_speculative_tokens": 8},
         "n-gram, 4": {"method": "ngram", "prompt_lookup_max": 3, "num_speculative_tokens": 4},
     }
+    engines = {name: VllmEngine(_speculating(ladder.stages[-1], how)) for name, how in theirs.items()}
     return {
         PLAIN: partial(_alone, large),
-        **{
-            name: partial(_alone, VllmEngine(_speculating(ladder.stages[-1], settings)))
-            for name, settings in theirs.items()
-        },
+        **{name: partial(_alone, engine) for name, engine in engines.items()},
         OURS: partial(_verified, small, large),
+        "both": partial(_verified, small, engines["draft model, 8"]),
         f"cascade, lam {LAM:g}": partial(_through, _cascade(ladder, small, large)),
     }
 
