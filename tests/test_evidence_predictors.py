@@ -1,7 +1,9 @@
 """Predictors behind one protocol: fitted, calibrated per stage, saved without code."""
 
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,10 +34,26 @@ def rows_of(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return rows, (rng.uniform(size=n) < p).astype(float), np.arange(n)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """The five as one graph, and as their libraries know them."""
+
+    model: EnsembleModel
+    members: list[Any]
+
+
 @pytest.fixture(scope="module")
-def ensemble() -> EnsembleModel:
-    """The five, fitted once."""
-    return fit_ensemble(*rows_of(500), seed=0)
+def fitted() -> Fitted:
+    """Fitted once."""
+    kept, make = [], ensemble_fitting._members
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ensemble_fitting, "_members", lambda seed: kept.extend(make(seed)) or kept)
+        return Fitted(fit_ensemble(*rows_of(500), seed=0), kept)
+
+
+@pytest.fixture(scope="module")
+def ensemble(fitted: Fitted) -> EnsembleModel:
+    return fitted.model
 
 
 def test_the_weights_favour_who_did_better(ensemble: EnsembleModel) -> None:
@@ -58,16 +76,11 @@ def test_the_prediction_is_the_weighted_mean(ensemble: EnsembleModel) -> None:
     np.testing.assert_allclose(opened.logits(rows * 3.0), to_logits(prediction.p))
 
 
-def test_the_graph_predicts_what_the_libraries_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_graph_predicts_what_the_libraries_do(fitted: Fitted) -> None:
     """ONNX gives the numbers of scikit-learn and LightGBM on rows that were not fitted on."""
-    kept = []
-    make = ensemble_fitting._members
-    monkeypatch.setattr(ensemble_fitting, "_members", lambda seed: kept.extend(make(seed)) or kept)
-    rows, scores, groups = rows_of(300)
-    model = fit_ensemble(rows, scores, groups, seed=1)
     fresh = np.random.default_rng(5).normal(size=(64, 6)).astype(np.float32).astype(np.float64)
-    theirs = np.column_stack([np.clip(member.predict(fresh), 0.0, 1.0) for member in kept])
-    np.testing.assert_allclose(model.open().predict(fresh).members, theirs, atol=1e-5)
+    theirs = np.column_stack([np.clip(member.predict(fresh), 0.0, 1.0) for member in fitted.members])
+    np.testing.assert_allclose(fitted.model.open().predict(fresh).members, theirs, atol=1e-5)
 
 
 def test_a_broken_graph_is_refused(ensemble: EnsembleModel) -> None:

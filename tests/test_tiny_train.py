@@ -27,6 +27,12 @@ from asd.tiny.train import (
 MIX = {"fetch": 1.0, "sort": 1.0, "pairs": 1.0}
 
 
+@pytest.fixture(autouse=True)
+def _few_validation_questions(monkeypatch):
+    """Drawing hundreds takes longer than all these steps."""
+    monkeypatch.setattr("asd.tiny.train.VALIDATION_ITEMS", 6)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer(0)
