@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, Phase, is_hypothesis_test, settings
 
 from tests import test_properties
 
-RECURSION, KERNELS, POLICIES = "asd.stopping.recursion", "asd.stopping.kernels", "asd.policies"
+RECURSION, KERNELS = "asd.stopping.recursion", "asd.stopping.kernels"
+SOLVED, ORACLE = "asd.policies.solved", "asd.policies.oracle"
 
 VALUE = "return lams[:, None] * self.quality - self.cost"
 EDGE = "worths.append(_Worth(then.quality @ edge.kernel.T, edge.cost + then.cost @ edge.kernel.T))"
@@ -162,13 +163,13 @@ MUTATIONS: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         ("test_the_nearest_solved_lam_is_nearest_on_a_log_scale",),
     ),
     "length is ignored": (
-        POLICIES,
+        SOLVED,
         "lam_index = self.solution.nearest(self.lam / _checked_scale(state))",
         "lam_index = self.solution.nearest(self.lam)",
         ("test_a_long_query_is_decided_as_if_all_its_costs_were_scaled",),
     ),
     "foresight is used to lose": (
-        POLICIES,
+        ORACLE,
         "return max(worth, key=worth.__getitem__)",
         "return min(worth, key=worth.__getitem__)",
         ("test_the_oracle_is_worth_at_least_every_fixed_stage_per_query",),

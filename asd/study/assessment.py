@@ -75,7 +75,7 @@ def assess_recorded(
     ]
 
 
-def _answers(record: Mapping[str, Any], workload: FreeText, models: Sequence[str] | None) -> list[_Given]:
+def _answers(record: dict[str, Any], workload: FreeText, models: Sequence[str] | None) -> list[_Given]:
     dataset, query = str(record["dataset"]), str(record["id"])
     reference = record.get("reference")
     if not isinstance(reference, str) or not reference.strip():

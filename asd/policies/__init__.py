@@ -1,0 +1,51 @@
+"""Policies: in a state (what has been bought so far), stop or run which stage next.
+
+One protocol for the optimal policy and for everything it is compared with. `OptimalPolicy` looks up an exact
+solution; `Myopic` looks one step ahead on the same graph; `StaticWalk` and `ClosedForm` climb the ladder by
+thresholds; `FixedStage`, `Lossless` and `RandomMix` look at nothing; `Oracle` has foresight and exists for
+replay only.
+
+The border: a policy names the next action; it runs no stage, prices nothing and never reads a reference, a
+score or a tag. Value = lam * quality - cost, costs in cost units (one mean run of the largest stage alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from asd.policies.blind import FixedStage, Lossless, RandomMix
+from asd.policies.climbing import ClosedForm, StaticWalk
+from asd.policies.oracle import Oracle
+from asd.policies.solved import Myopic, OptimalPolicy
+from asd.types import Decision, Draft, Query, Verification
+
+__all__ = [
+    "ClosedForm",
+    "FixedStage",
+    "Lossless",
+    "Myopic",
+    "OptimalPolicy",
+    "Oracle",
+    "Policy",
+    "RandomMix",
+    "StaticWalk",
+]
+
+
+class Policy(Protocol):
+    """`decide` gets the drafts bought so far (insertion order = order of the calls; empty at first).
+
+    It also gets the verification in hand: what a larger stage said of one of these drafts, until another
+    stage answers. It must not stop on an empty mapping, and must name only stages that have not been run;
+    to let one verify ("S>M" is "let M read S's answer") it names `VERIFY` with the stage, and S as `answer`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Short, unique in a sweep, stable over runs: it becomes part of a baseline key."""
+
+    def decide(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Decision:
+        """Choose the next action for one query."""
