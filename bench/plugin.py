@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from asd.errors import AsdError, ConfigError
+from asd.measurement.environment import accelerators
 from asd.measurement.files import write_record
 from asd.measurement.records import Cell, HardwareKey, Run
 from asd.workloads.catalogue import HUB
@@ -86,6 +87,7 @@ def session(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
     traces = pytestconfig.getoption("traces") or tmp_path_factory.mktemp("outcomes") / "traces.jsonl"
     harness = _harness(pytestconfig)
     harness.session = Session(harness.matrix, traces)
+    _make_sure(harness.session)
     return harness.session
 
 
@@ -120,6 +122,7 @@ class Harness:
         option = config.getoption
         self.config = config
         self.folder = config.rootpath / "bench"
+        self._check_options()
         self.matrix = self._matrix({})
         if option("data") == HUB and not option("record_baseline"):
             self.matrix = self._matrix(pinned_by(self._baseline()))
@@ -129,7 +132,6 @@ class Harness:
         self.selected: list[str] = []
         self.n_deselected = 0
         self.text = ""
-        self._check_options()
 
     def _matrix(self, pinned: Mapping[str, str]) -> Matrix:
         option = self.config.getoption
@@ -160,6 +162,8 @@ class Harness:
             raise ConfigError("--reason is stored with a baseline: give --record-baseline as well")
         if option("require_gpu") and option("device") == "cpu":
             raise ConfigError("--require-gpu contradicts --device cpu")
+        if option("require_gpu") and not accelerators():
+            cannot_run("--require-gpu: this machine has no GPU (nvidia-smi lists none)")
 
     def owns(self, path: Path) -> bool:
         """The path lies in the folder of the suites."""
@@ -194,8 +198,6 @@ class Harness:
         self.selected = [item.nodeid for item in session.items if self.owns(item.path)]
         if not self.selected:
             return
-        if self.config.getoption("require_gpu") and self.matrix.device == "cpu":
-            pytest.exit("--require-gpu: this machine has no GPU", returncode=CANNOT_RUN)
         if self.config.getoption("record_baseline") and (self.partial or self.matrix.limited):
             raise pytest.UsageError(f"a baseline is recorded from a whole run ({self.partial or '--limit'})")
 
@@ -259,6 +261,21 @@ class Harness:
         if self.text:
             terminalreporter.section("asd")
             terminalreporter.write_line(self.text)
+
+
+def cannot_run(why: str) -> NoReturn:
+    """End the session: what was asked for cannot be measured on this machine."""
+    pytest.exit(f"cannot run: {why}", returncode=CANNOT_RUN)
+
+
+def _make_sure(session: Session) -> None:
+    """End now, with one message, where every suite would fail for the same reason."""
+    try:
+        session.policy.check(session.matrix.ladder)
+        if session.matrix.engine != REPLAY:
+            assert session.engines  # opened, not loaded: their libraries are there and the options are theirs
+    except AsdError as error:
+        cannot_run(str(error))
 
 
 def _harness(config: pytest.Config) -> Harness:

@@ -4,16 +4,20 @@ from pathlib import Path
 
 import pytest
 
+from asd.ladder import PRESETS
 from asd.measurement.files import read_record
 from asd.measurement.records import Run
 from bench import gate, summary
 from bench.store import Baseline
+from bench.verdicts import CANNOT_RUN
 
 # pytester unloads what a run of its own imported first, which scipy, imported late by these, does not survive
 assert gate
 assert summary
 
 pytest_plugins = ["pytester"]
+
+TINY = PRESETS.parent / "tiny"
 
 LADDER = """
 name = "mine"
@@ -182,6 +186,31 @@ def test_a_ladder_without_a_policy_is_a_usage_error(harness: pytest.Pytester):
     result = harness.runpytest_inprocess("-p", "bench.plugin", "--ladder=mine.toml")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*ladder mine comes without a policy*"])
+
+
+@pytest.mark.parametrize("more", [[], ["--plan"], ["--strict"]])
+def test_a_gpu_that_is_required_and_not_there(
+    harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, more: list[str]
+):
+    """The run ends before anything else is looked at: neither data nor policy are missed first."""
+    monkeypatch.setattr("bench.plugin.accelerators", tuple)
+    wanted = ("--ladder=qwen2.5-3", "--engine=vllm", "--datasets=mmlu,gsm8k", "--require-gpu", *more)
+    result = harness.runpytest_inprocess("-p", "bench.plugin", "bench", *wanted)
+    assert result.ret == CANNOT_RUN
+    result.stderr.fnmatch_lines(["*cannot run: --require-gpu: this machine has no GPU*"])
+
+
+@pytest.mark.parametrize(
+    ("policy", "why"),
+    [("none.json", "none.json does not exist"), (str(TINY / "policy.json"), "fitted on ladder 'tiny'")],
+)
+def test_a_run_that_no_suite_could_make(harness: pytest.Pytester, policy: str, why: str):
+    """A policy that is missing or another ladder's ends the run with one message, not every test with it."""
+    harness.makepyfile(**{"bench/test_two.py": "def test_a(session): pass\ndef test_b(session): pass"})
+    result = run(harness, "bench/test_two.py", f"--policy={policy}")
+    assert result.ret == CANNOT_RUN
+    result.stdout.fnmatch_lines([f"*Exit: cannot run: *{why}*"])
+    result.assert_outcomes()
 
 
 def test_a_cut_down_run_is_no_baseline(harness: pytest.Pytester):
