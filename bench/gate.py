@@ -61,6 +61,7 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
         *_target_findings(run, baseline, options),
         *compare(run, stored, options.limits, same_sweep=same_sweep),
         *judge_frontier(run, stored, options.limits),
+        *_moved_models(run, stored),
     ]
     if options.partial:
         findings.append(Finding("run", "", Verdict.PARTIAL, note=options.partial))
@@ -101,6 +102,25 @@ def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator
             yield Finding(*where, Verdict.MISSING, note=f"{_wanted(target)}, but nothing measures it")
 
 
+def _moved_models(run: Run, stored: Run) -> Iterator[Finding]:
+    """CANNOT_JUDGE: a repository on the hub has another commit than the one the baseline pins."""
+    for stage, was, now in _other_models(run, stored):
+        if _is_commit(was) and _is_commit(now):
+            note = f"stage {stage}: the hub has commit {now}, the baseline is of {was}; record it again"
+            yield Finding("run", "", Verdict.CANNOT_JUDGE, note=note)
+
+
+def _other_models(run: Run, stored: Run) -> Iterator[tuple[str, str, str]]:
+    """Stage, stored revision and new one, where they differ."""
+    old, new = stored.header.ladder.models, run.header.ladder.models
+    return ((stage, old[stage], new[stage]) for stage in new if old.get(stage, new[stage]) != new[stage])
+
+
+def _is_commit(revision: str) -> bool:
+    """Of the hub; a local model's hash and what a server says it serves begin with a word and a colon."""
+    return ":" not in revision
+
+
 def _metrics(run: Run) -> dict[tuple[str, str], tuple[Cell, Metric]]:
     return {(cell.id, metric.name): (cell, metric) for cell in run.cells for metric in cell.metrics}
 
@@ -116,6 +136,9 @@ def _differences(run: Run, stored: Run) -> Iterator[str]:
     new, old = run.header, stored.header
     if new.ladder.fingerprint != old.ladder.fingerprint:
         yield f"the ladder changed since the baseline ({old.ladder.fingerprint} -> {new.ladder.fingerprint})"
+    for stage, was, now in _other_models(run, stored):
+        if not (_is_commit(was) and _is_commit(now)):
+            yield f"stage {stage}: other weights than the baseline's ({was[:19]} -> {now[:19]})"
     if new.hardware != old.hardware:
         yield f"this is {new.hardware.slug}, the baseline is of {old.hardware.slug}"
     if old.git_dirty:

@@ -311,6 +311,31 @@ def test_targets_are_absolute(target: Target, hardware: object, expected: int):
     assert (report.verdict is Verdict.BELOW_TARGET) == (expected == 10)
 
 
+def with_models(run: Run, revision: str) -> Run:
+    """The same run of other weights of L."""
+    header = run.header
+    ladder = msgspec.structs.replace(header.ladder, models={**header.ladder.models, "L": revision})
+    return msgspec.structs.replace(run, header=msgspec.structs.replace(header, ladder=ladder))
+
+
+def test_a_baseline_pins_the_commits_of_its_models(stored: Run):
+    """A repository that moved on the hub cannot be judged; a stage that only one of them has is no matter."""
+    moved = verdict(with_models(stored, "aaaa"), with_models(stored, "bbbb"))
+    assert moved.exit_code == 0
+    [finding] = [f for f in moved.findings if f.verdict is Verdict.CANNOT_JUDGE]
+    assert "stage L: the hub has commit bbbb, the baseline is of aaaa" in finding.note
+    assert verdict(with_models(stored, "aaaa"), with_models(stored, "bbbb"), STRICT).exit_code == 12
+    assert verdict(with_models(stored, "aaaa"), with_models(stored, "aaaa"), STRICT).exit_code == 0
+
+
+def test_other_weights_of_a_local_model_are_told_and_judged(stored: Run):
+    """A model that is trained again is what the gate is there to judge."""
+    report = verdict(with_models(stored, "sha256:aaaa"), with_models(stored, "sha256:bbbb"), STRICT)
+    assert report.exit_code == 0
+    told = "stage L: other weights than the baseline's (sha256:aaaa -> sha256:bbbb)"
+    assert report.warnings == (told,)
+
+
 def test_differences_around_the_runs_are_told(stored: Run):
     """Versions are no part of the key, so they are warned about."""
     surroundings = msgspec.structs.replace(stored.header.environment, packages={"torch": "3.0"}, threads=8)
