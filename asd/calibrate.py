@@ -186,7 +186,7 @@ def _watched(
     """The grant with what its policy looks like on the calibration rows."""
     policy = FixedStage(given.stage) if given.lam is None else artifact.policy(given.lam)
     group = [trace for trace in rows if name in (EVERYTHING, trace.query.dataset)]
-    seen = [signals(done) for done in play(policy, group, ladder, artifact.ladder.unit).completions]
+    seen = [signals(done) for done in play(policy, group, ladder, artifact.ladder.unit()).completions]
     watched = {signal: tuple(row[signal] for row in seen) for signal in seen[0]}
     return msgspec.structs.replace(given, watched=watched)
 
@@ -203,7 +203,7 @@ def sweep(
     Raises:
         DataError: A row is not scored on every stage, or a dataset has no fitting rows to name its stage.
     """
-    unit = artifact.ladder.unit
+    unit = artifact.ladder.unit()
     settings = [play(artifact.policy(lam), rows, ladder, unit) for lam in LAMS]
     quality, cost = (np.array([getattr(s, name) for s in settings]) for name in ("quality", "cost"))
     singles = {stage.name: play(FixedStage(stage.name), rows, ladder, unit) for stage in ladder.stages}

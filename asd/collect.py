@@ -1,8 +1,9 @@
 """Workloads x ladder -> traces: every query on every stage, once, resumable.
 
 Stage by stage, so that one model at a time is in memory; within a stage dataset by dataset, batches of
-similar prompt length. A stage that can verify then reads every smaller stage's draft. What an earlier run
-recorded is not run again. Decoding is greedy: a resumed run writes what an uninterrupted one would have
+similar prompt length. A stage that can verify then reads every smaller stage's draft; one with a drafter also
+goes on from there, because what that takes follows from nothing else. What an earlier run recorded is not run
+again. Decoding is greedy: a resumed run writes what an uninterrupted one would have
 written.
 
 The border: collecting asks for answers and scores them; it neither decides nor fits.
@@ -15,13 +16,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asd.engines import Engine, Verifier
+from asd.engines import Drafted, Engine, Verifier
 from asd.engines.batching import call_in_batches, in_batches
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.tracelog import TraceLog
 from asd.traces import Header, Key, StageHeader, merge, read_header, read_traces
-from asd.types import Draft, Outcome, Query, Trace, Verification, pair_name
+from asd.types import Draft, Outcome, Query, Trace, pair_name
 from asd.workloads import Split, Workload
 
 __all__ = ["collect", "header_for", "read_collected"]
@@ -110,13 +111,20 @@ def _verify(engine: Verifier, drafter: str, queries: Sequence[Query], log: Trace
     pending = log.unverified(drafter, engine.stage_name, queries)
     pair = pair_name(drafter, engine.stage_name)
 
-    def read(batch: list[int]) -> list[Verification]:
-        drafts = [pending[i].outcomes[drafter].draft for i in batch]
-        return engine.verify([pending[i].query for i in batch], drafts)
+    def read(batch: list[int]) -> list[Trace]:
+        queries = [pending[i].query for i in batch]
+        found = engine.verify(queries, [pending[i].outcomes[drafter].draft for i in batch])
+        if not isinstance(engine, Drafted):
+            return [Trace(query, {}, {pair: v}) for query, v in zip(queries, found, strict=True)]
+        more = engine.continue_(queries, found)
+        return [
+            Trace(query, {}, {pair: v}, {pair: draft.usage})
+            for query, v, draft in zip(queries, found, more, strict=True)
+        ]
 
     asked = [trace.query for trace in pending]
     for found in call_in_batches(engine.stage_name, read, asked, batch_size):
-        log.append([Trace(asked[i], {}, {pair: verification}) for i, verification in found.items()])
+        log.append(list(found.values()))
 
 
 def _scored(workload: Workload, query: Query, draft: Draft) -> Trace:

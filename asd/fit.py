@@ -7,7 +7,8 @@ where the traces hold verifications, the same with a larger stage that has read 
 allowed and so is starting anywhere. Every stage has answered every query and read every smaller stage's
 draft, so every edge is estimated from every row; what going on from a draft costs follows from the accepted
 prefix and the verifier's own answer, because decoding is greedy. Two cross-fitted replays decide whether long
-queries are decided at lam / scale.
+queries are decided at lam / scale. Edges keep what a move takes, so that one artifact serves every batch size
+that the ladder has prices for; what comes of it is replayed at each.
 
 The border: only rows given by the caller are read (the split "fit", never calibration or test rows); models
 are never run; scikit-learn is imported when fitting, by the modules of `asd.evidence` that need it.
@@ -26,20 +27,21 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from asd.artifact import FitRecord, GraphRecord, LadderPrices, PolicyArtifact, Replayed
+from asd.artifact import FitRecord, PolicyArtifact, Replayed
 from asd.engines import continuation_usage
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
 from asd.evidence.judge import EvidenceModel
 from asd.evidence.length import LengthScale
-from asd.ladder import ROOT, Ladder, Prices
+from asd.ladder import ROOT, Ladder
+from asd.problem import GraphRecord, LadderPrices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import Move, moves
 from asd.types import Trace, Usage, pair_name
 
-__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_costs", "replay"]
+__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_usages", "replay"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -78,25 +80,26 @@ def fit(
     sweep = _checked_lams(lams)
     rows = _scored(traces, stages)
     pairs = _verified_pairs(rows, stages)
-    prices = {stage.name: stage.prices for stage in ladder.stages}
-    largest = np.array([prices[stages[-1]].cost(row.outcomes[stages[-1]].draft.usage) for row in rows])
-    unit = float(largest.mean())
-    if not unit > 0.0:
-        raise ConfigError(f"stage {stages[-1]!r} of ladder {ladder.name!r} costs {unit}; give it a price")
-    fitted = fit_evidence(rows, largest, stages, seed=seed, pairs=pairs)
-    table = Table(
-        fitted.rows,
-        {
-            move: move_costs(move, rows, fitted.best.get(move.source.name, ()), prices[move.stage]) / unit
-            for move in moves(stages, pairs)
-        },
-    )
-    scaled, plain = (_cross_replay(t, fitted.folds, sweep) for t in (table, table.unscaled()))
-    pays = _is_worth_more(scaled, plain)
+    alone = np.array([row.outcomes[stages[-1]].draft.usage.alone.counts for row in rows], dtype=np.float64)
+    prices = _priced(ladder, alone)
+    fitted = fit_evidence(rows, alone @ prices.prices_at(1)[stages[-1]].rates, stages, seed=seed, pairs=pairs)
+    usages = {
+        move: move_usages(move, rows, fitted.best.get(move.source.name, ())) for move in moves(stages, pairs)
+    }
+    tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
+    replays = {
+        batch: (
+            _cross_replay(table, fitted.folds, sweep),
+            _cross_replay(table.unscaled(), fitted.folds, sweep),
+        )
+        for batch, table in tables.items()
+    }
+    pays = _is_worth_more(*replays[1])
+    replayed = {batch: _replayed(*(both if pays else both[::-1])) for batch, both in replays.items()}
     return PolicyArtifact(
-        ladder=LadderPrices.of(ladder, unit),
+        ladder=prices,
         model=fitted.model if pays else _unscaled(fitted.model),
-        problem=GraphRecord.of(estimate_graph(table if pays else table.unscaled())),
+        problem=_problem(tables[1] if pays else tables[1].unscaled(), usages),
         fit=FitRecord(
             fitted_at=fitted_at,
             seed=seed,
@@ -106,9 +109,25 @@ def fit(
             scaled=pays,
             reliability=fitted.reliability,
             largest_quality=float(np.mean([row.outcomes[stages[-1]].score for row in rows])),
-            replayed=_replayed(*((scaled, plain) if pays else (plain, scaled))),
+            replayed=replayed.pop(1),
+            batched=replayed,
         ),
     )
+
+
+def _priced(ladder: Ladder, alone: Array) -> LadderPrices:
+    """Prices and cost unit, from the counts of the largest stage's runs, shape (n, 6)."""
+    prices = LadderPrices.of(ladder, tuple(alone.mean(axis=0).tolist()))
+    for batch in prices.batches:
+        if not (unit := prices.unit(batch)) > 0.0:
+            largest = ladder.stages[-1].name
+            raise ConfigError(f"stage {largest!r} of ladder {ladder.name!r} costs {unit}; give it a price")
+    return prices
+
+
+def _costs(usages: Mapping[Move, Array], prices: LadderPrices, batch: int) -> dict[Move, Array]:
+    rates = {stage: of_stage.rates for stage, of_stage in prices.prices_at(batch).items()}
+    return {move: usage @ rates[move.stage] / prices.unit(batch) for move, usage in usages.items()}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,18 +185,42 @@ def _estimate_edge(table: Table, move: Move) -> Edge:
     )
 
 
-def move_costs(move: Move, rows: Sequence[Trace], best: Sequence[str], prices: Prices) -> Array:
-    """What a move costs on every row, raw price unit; `best` is the answer in hand where it leaves from."""
+def _problem(table: Table, usages: Mapping[Move, Array]) -> GraphRecord:
+    """The estimate for the artifact: the same means by bin, of counts in place of costs.
+
+    Counts are shrunk as far as their cost is, so that at the table's prices they make up its estimate.
+    """
+    means = {}
+    for move, usage in usages.items():
+        here, cost = table.rows[move.source.name], table.costs[move]
+        counts = [
+            mean_by_bin(count / here.scale, here.bins, here.n_bins, like=cost / here.scale)
+            for count in usage.T
+        ]
+        means[move.source.name, move.action] = np.column_stack(counts)
+    return GraphRecord.of(estimate_graph(table), means)
+
+
+def move_usages(move: Move, rows: Sequence[Trace], best: Sequence[str]) -> Array:
+    """What a move takes on every row (`Usage.counts`), shape (n, 6).
+
+    Args:
+        move: The purchase.
+        rows: Recorded outcomes.
+        best: The answer in hand where the move leaves from, one a row.
+    """
 
     def usage(row: int) -> Usage:
         trace, own = rows[row], rows[row].outcomes[move.stage].draft
         if move.target.verifier is not None:
             return trace.verifications[pair_name(best[row], move.stage)].usage
         if move.continues:
-            return continuation_usage(own, trace.verifications[pair_name(best[row], move.stage)])
+            pair = pair_name(best[row], move.stage)
+            recorded = trace.continuations.get(pair)
+            return continuation_usage(own, trace.verifications[pair]) if recorded is None else recorded
         return own.usage
 
-    return np.array([prices.cost(usage(row)) for row in range(len(rows))])
+    return np.array([usage(row).counts for row in range(len(rows))], dtype=np.float64)
 
 
 class _Value(NamedTuple):

@@ -12,6 +12,7 @@ A ladder file names its stages, cheapest first, and holds their prices or names 
     name = "small"
     model = "./weights/small"     # a path if it starts with ".", "/" or "~", from here; else a hub repository
     prices = { per_call = 2.0, per_prompt_token = 0.1, per_decoded_token = 8.0 }
+    batched.16 = { per_call = 0.2, per_prompt_token = 0.05, per_decoded_token = 1.0 }    # of 16 a call
     options.vllm = { max_model_len = 8192 }    # if need be: settings for one engine
 
 Unknown keys are rejected. Nothing here touches a model; an engine opens a `Stage`.
@@ -31,9 +32,9 @@ from typing import TypeVar
 import msgspec
 
 from asd.errors import ConfigError, StorageError
-from asd.types import NO_CALL, STOP, VERIFY, Usage
+from asd.types import STOP, VERIFY, Usage
 
-__all__ = ["PRESETS", "Ladder", "Prices", "Stage", "write_prices"]
+__all__ = ["PRESETS", "Drafter", "Ladder", "Prices", "Stage", "write_prices"]
 
 PRESETS = Path(__file__).parent / "presets"
 """Where the ladders that ship with the package are."""
@@ -54,6 +55,7 @@ class Prices:
     """Price of a call, from its counts; an answer that took no call (`NO_CALL`) costs nothing.
 
         per_call + per_prompt_token * n_prompt + per_verified * n_verified + per_decoded_token * n_passes
+                 + per_drafted * n_drafted
 
     A forward pass is priced as the token it decodes: a stage that writes alone makes one pass a token, a
     verification is one pass, and its continuation gets the first token from that same pass.
@@ -70,22 +72,33 @@ class Prices:
     """Of a draft token read in a verification; None: as much as a prompt token."""
     per_load: float | None = None
     """Of loading the weights, which no call is charged for (`asd.engines.residency`); None: not known."""
+    per_drafted: float | None = None
+    """Of a token that the stage's own drafter writes and the stage reads, all that it takes. None: drafting
+    does not pay; the stage writes alone, and a call that was recorded with a drafter costs what it would have
+    cost without."""
 
     def cost(self, usage: Usage) -> float:
         """Priced cost of one call, in the ladder's price unit."""
-        if usage == NO_CALL:
-            return 0.0
+        return sum(rate * count for rate, count in zip(self.rates, usage.counts, strict=True))
+
+    @property
+    def rates(self) -> tuple[float, float, float, float, float, float]:
+        """What `Usage.counts` is multiplied with: what a pass costs is what one that is saved saves."""
         verified = self.per_prompt_token if self.per_verified is None else self.per_verified
-        return (
-            self.per_call
-            + self.per_prompt_token * usage.n_prompt
-            + verified * usage.n_verified
-            + self.per_decoded_token * usage.n_passes
-        )
+        drafting = (0.0, 0.0) if self.per_drafted is None else (self.per_drafted, -self.per_decoded_token)
+        return self.per_call, self.per_prompt_token, verified, self.per_decoded_token, *drafting
 
     def known(self) -> dict[str, float]:
         """The prices that were given, by name."""
         return {name: float(price) for name, price in asdict(self).items() if price is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Drafter:
+    """A smaller stage that drafts while a stage writes: which, and how many tokens at a time."""
+
+    stage: str
+    block: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +108,14 @@ class Stage:
     Attributes:
         name: Unique in the ladder; without "+" and ">", which join stage names.
         model: Repository on the Hugging Face hub, or the path of a directory.
-        prices: What a call costs.
+        prices: What a call of one query costs.
+        batched: By batch size above 1, what a query's share of such a call costs.
         dtype: "auto" (the checkpoint's; float32 on a CPU), "float32", "bfloat16" or "float16".
         tensor_parallel: Devices the model is spread over.
         memory_gib: Memory the weights take, over all devices; None: not known.
         chat_template: Wrap the prompt in the tokenizer's chat template.
         engine: What runs it, one of `asd.engines.opening.ENGINES`; None: whatever the run is told.
+        drafter: Drafts for it where that pays (`Prices.per_drafted`); None: nobody.
         options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
     """
 
@@ -113,6 +128,8 @@ class Stage:
     chat_template: bool = False
     engine: str | None = None
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
+    batched: Mapping[int, Prices] = field(default_factory=dict, hash=False)
+    drafter: Drafter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +161,7 @@ class Ladder:
         for stage in self.stages:
             _check_stage(stage, f"ladder {self.name!r}, stage {stage.name!r}")
         _check_order(self)
+        _check_drafters(self)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Ladder:
@@ -166,10 +184,34 @@ class Ladder:
         return _read(path)
 
     @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes that every stage has prices for, ascending; 1 is always among them."""
+        return (1, *sorted(set.intersection(*(set(stage.batched) for stage in self.stages))))
+
+    def prices_at(self, batch: int = 1) -> dict[str, Prices]:
+        """What a query costs in calls of `batch` queries, by stage.
+
+        Milliseconds hold for the batch size they were measured at, other prices (declared ones, those of a
+        list) for every one.
+
+        Raises:
+            ConfigError: Prices are in milliseconds, and nobody has measured them at this batch size.
+        """
+        if batch in self.batches:
+            return {stage.name: stage.batched.get(batch, stage.prices) for stage in self.stages}
+        if self.price_unit == "ms":
+            raise ConfigError(
+                f"ladder {self.name!r} has prices at batch {', '.join(map(str, self.batches))}, not {batch}; "
+                f"measure them: asd price --batch 1,{batch}"
+            )
+        return {stage.name: stage.prices for stage in self.stages}
+
+    @property
     def fingerprint(self) -> str:
         """Hash of what a fitted policy depends on: the stages in order, their models and their prices.
 
-        Where the ladder runs and where its weights lie do not enter: of a path its last part counts.
+        Prices at other batch sizes than 1 do not enter, for a policy can be solved with any; nor do the place
+        where the ladder runs and that of its weights: of a path its last part counts.
         """
         stages = [
             {
@@ -179,29 +221,38 @@ class Ladder:
                 "chat_template": stage.chat_template,
                 "prices": stage.prices.known(),
             }
+            | ({"drafter": asdict(stage.drafter)} if stage.drafter else {})
             for stage in self.stages
         ]
         content = json.dumps({"price_unit": self.price_unit, "stages": stages}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def write_prices(path: Path, prices: Mapping[str, Prices], price_unit: str, prices_measured: str) -> None:
+def write_prices(
+    path: Path, prices: Mapping[int, Mapping[str, Prices]], price_unit: str, prices_measured: str
+) -> None:
     """Write the price file that a ladder file names in `prices`.
 
     Args:
         path: The file, replaced as a whole.
-        prices: By stage name.
+        prices: By batch size, 1 among them, and stage name.
         price_unit: "ms", "usd", "declared".
         prices_measured: Where, when and how.
 
     Raises:
-        ConfigError: A price is negative or not finite, or all of a stage's are zero.
+        ConfigError: A price is negative or not finite, all of a stage's are zero, or batch 1 is missing.
         StorageError: The file cannot be written; the old one is intact.
     """
-    for name, of_stage in prices.items():
-        _check_prices(of_stage, f"stage {name!r}")
-    rows = {name: _PriceRow(**asdict(of_stage)) for name, of_stage in prices.items()}
-    table = _PriceFile(price_unit, prices_measured, rows)
+    if 1 not in prices:
+        raise ConfigError(f"prices at batch {', '.join(map(str, prices))} were given; batch 1 is needed too")
+    for batch, of_batch in prices.items():
+        for name, of_stage in of_batch.items():
+            _check_prices(of_stage, f"batch {batch}, stage {name!r}")
+    rows = {
+        batch: {name: _PriceRow(**asdict(of_stage)) for name, of_stage in of_batch.items()}
+        for batch, of_batch in prices.items()
+    }
+    table = _PriceFile(price_unit, prices_measured, rows.pop(1), rows)
     text = msgspec.json.format(msgspec.json.encode(table), indent=2)
     temporary = path.with_name(path.name + ".part")
     try:
@@ -217,18 +268,26 @@ class _PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     per_decoded_token: float
     per_verified: float | None = None
     per_load: float | None = None
+    per_drafted: float | None = None
+
+
+class _DrafterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    stage: str
+    block: int
 
 
 class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     model: str
     prices: _PriceRow | None = None
+    batched: dict[int, _PriceRow] = {}
     dtype: str = "auto"
     tensor_parallel: int = 1
     memory_gib: float | None = None
     chat_template: bool = False
     engine: str | None = None
     options: dict[str, dict[str, object]] = {}
+    drafter: _DrafterRow | None = None
 
 
 class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -239,42 +298,52 @@ class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices_measured: str | None = None
 
 
-class _PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     price_unit: str
     prices_measured: str
     stages: dict[str, _PriceRow]
+    batched: dict[int, dict[str, _PriceRow]] = {}
 
 
 def _read(path: Path) -> Ladder:
     file = _decode(path, msgspec.toml.decode, _LadderFile)
     table = _price_table(file, path)
-    if table.stages.keys() != {row.name for row in file.stages}:
-        raise ConfigError(
-            f"{path}: prices are given for {sorted(table.stages)}, the stages are "
-            f"{sorted(row.name for row in file.stages)}; give every stage its prices and no other"
-        )
+    for of_batch in (table.stages, *table.batched.values()):
+        if of_batch.keys() != {row.name for row in file.stages}:
+            raise ConfigError(
+                f"{path}: prices are given for {sorted(of_batch)}, the stages are "
+                f"{sorted(row.name for row in file.stages)}; give every stage its prices and no other"
+            )
     stages = tuple(
         Stage(
             name=row.name,
             model=_resolve(row.model, path.parent),
-            prices=Prices(**msgspec.structs.asdict(table.stages[row.name])),
+            prices=_prices(table.stages[row.name]),
             dtype=row.dtype,
             tensor_parallel=row.tensor_parallel,
             memory_gib=row.memory_gib,
             chat_template=row.chat_template,
             engine=row.engine,
             options=row.options,
+            batched={batch: _prices(of_batch[row.name]) for batch, of_batch in table.batched.items()},
+            drafter=None if row.drafter is None else Drafter(row.drafter.stage, row.drafter.block),
         )
         for row in file.stages
     )
     return Ladder(file.name, stages, table.price_unit, table.prices_measured)
 
 
+def _prices(row: _PriceRow) -> Prices:
+    return Prices(**msgspec.structs.asdict(row))
+
+
 def _price_table(file: _LadderFile, path: Path) -> _PriceFile:
     """The prices, from the ladder file itself or from the one it names."""
     own = {row.name: row.prices for row in file.stages if row.prices is not None}
+    sizes = sorted({batch for row in file.stages for batch in row.batched})
+    batched = {b: {row.name: row.batched[b] for row in file.stages if b in row.batched} for b in sizes}
     if file.prices is not None:
-        if own or file.price_unit is not None or file.prices_measured is not None:
+        if own or batched or file.price_unit is not None or file.prices_measured is not None:
             raise ConfigError(
                 f"{path} holds prices and names a price file, {file.prices!r}; keep one of them"
             )
@@ -283,7 +352,7 @@ def _price_table(file: _LadderFile, path: Path) -> _PriceFile:
         raise ConfigError(
             f"{path}: give price_unit and prices_measured, or the name of a price file in prices"
         )
-    return _PriceFile(file.price_unit, file.prices_measured, own)
+    return _PriceFile(file.price_unit, file.prices_measured, own, batched)
 
 
 def _decode(path: Path, decode: Callable[..., T], kind: type[T]) -> T:
@@ -317,6 +386,26 @@ def _check_stage(stage: Stage, where: str) -> None:
     if stage.memory_gib is not None and not (math.isfinite(stage.memory_gib) and stage.memory_gib > 0):
         raise ConfigError(f"{where}: memory_gib must be a positive number, not {stage.memory_gib}")
     _check_prices(stage.prices, where)
+    for batch, prices in stage.batched.items():
+        if batch < 2:
+            raise ConfigError(f"{where}: batched prices are for 2 queries a call or more, not {batch}")
+        _check_prices(prices, f"{where}, batch {batch}")
+
+
+def _check_drafters(ladder: Ladder) -> None:
+    for i, stage in enumerate(ladder.stages):
+        where, drafter = f"ladder {ladder.name!r}, stage {stage.name!r}", stage.drafter
+        if drafter is None and any(
+            p.per_drafted is not None for p in (stage.prices, *stage.batched.values())
+        ):
+            raise ConfigError(f"{where} has a price per_drafted and no drafter; name one or drop the price")
+        if drafter is None:
+            continue
+        smaller = [other.name for other in ladder.stages[:i]]
+        if drafter.stage not in smaller:
+            raise ConfigError(f"{where}: its drafter is {drafter.stage!r}, not a smaller stage, of {smaller}")
+        if drafter.block < 1:
+            raise ConfigError(f"{where}: a drafter writes blocks of at least 1 token, not {drafter.block}")
 
 
 def _check_prices(prices: Prices, where: str) -> None:

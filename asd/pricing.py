@@ -1,32 +1,39 @@
 """A price table from a clock: per call, prompt token, decoded token and draft token verified, by stage.
 
-Every stage answers the same queries one at a time and, where it can, reads the smallest stage's drafts of
+Every stage answers the same queries, so many a call, and, where it can, reads the smallest stage's drafts of
 them, all taking turns, after a warm-up; the seconds of a call are then explained by its counts
 (`asd.ladder.Prices`) with non-negative least squares (scipy.optimize.nnls), each call's fastest pass standing
-for it, because noise only ever adds. The result is frozen into a file beside the ladder, with where and when;
-from then on priced cost is arithmetic on counts and does not move with the machine.
+for it, because noise only ever adds. Counts of a call are summed over its queries, so prices at a batch size
+are a query's share: that a call lasts as long as its longest answer is shared out among all in it. The result
+is frozen into a file beside the ladder, with where and when; from then on priced cost is arithmetic on counts
+and does not move with the machine. A stage with a drafter answers with and without it: what drafting adds to
+the stage's own work is the price of a drafted token, and there is none where drafting is no faster.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-from asd.engines import Engine, Verifier
+from asd.engines import Drafted, Engine, Verifier, alone
+from asd.engines.batching import batches
 from asd.engines.timing import time_calls
 from asd.errors import ConfigError
 from asd.ladder import Prices
 from asd.measurement.timing import Clock
-from asd.types import Draft, Query, Usage, Verification, pair_name
+from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 
-__all__ = ["LEAST_QUERIES", "measure_prices"]
+__all__ = ["LEAST_CALLS", "measure_prices"]
 
-LEAST_QUERIES = 12
+DRAFTED = "drafted "
+"""Opens the name of a call that a stage answers with its drafter."""
+LEAST_CALLS = 12
 """Fewer cannot tell four prices apart."""
 
 Call = Callable[[list[Query]], Sequence[Draft | Verification]]
@@ -37,37 +44,67 @@ def measure_prices(
     queries: Sequence[Query],
     n_passes: int = 3,
     clock: Clock = time.perf_counter,
+    batch: int = 1,
 ) -> dict[str, Prices]:
-    """Prices in milliseconds at batch 1, by stage name; of verification for all but the smallest stage.
+    """Prices of a query in milliseconds, by stage name; of verification for all but the smallest stage.
 
     Args:
         engines: One engine a stage, smallest first.
         queries: Of different lengths, with answers of different lengths.
         n_passes: How often every stage answers every query.
         clock: Reads seconds.
+        batch: Queries a call.
 
     Raises:
         ConfigError: Too few queries, or all prompts and answers of one length.
     """
-    if len(queries) < LEAST_QUERIES:
-        raise ConfigError(f"{len(queries)} queries cannot tell prices apart; give at least {LEAST_QUERIES}")
-    calls: dict[str, Call] = {name: engine.generate for name, engine in engines.items()}
-    calls |= _verifying(engines, queries)
-    timings = time_calls(calls, engines, queries, n_passes, clock)
+    units = [[queries[i] for i in unit] for unit in batches(queries, batch) if len(unit) == batch]
+    if len(units) < LEAST_CALLS:
+        raise ConfigError(
+            f"{len(queries)} queries cannot tell prices at batch {batch} apart; give at least "
+            f"{LEAST_CALLS * batch}"
+        )
+    calls: dict[str, Call] = {name: alone(engine).generate for name, engine in engines.items()}
+    calls |= _verifying(engines, units)
+    calls |= {
+        DRAFTED + name: engine.generate for name, engine in engines.items() if isinstance(engine, Drafted)
+    }
+    timings = time_calls(calls, engines, units, n_passes, clock)
     drafter = next(iter(engines))
     prices = {}
     for name in engines:
         of_stage = [call for call in (name, pair_name(drafter, name)) if call in calls]
-        usages = [result.usage for call in of_stage for [result] in timings.results[call]]
+        usages = [[result.usage for result in unit] for call in of_stage for unit in timings.results[call]]
         seconds = np.concatenate([timings.seconds[call].min(axis=0) for call in of_stage])
         prices[name] = _explain(usages, seconds)
+        if (drafted := DRAFTED + name) in calls:
+            usages = [[result.usage for result in unit] for unit in timings.results[drafted]]
+            fast, slow = (float(timings.seconds[call].min(axis=0).sum()) for call in (drafted, name))
+            prices[name] = _with_drafter(prices[name], usages, fast, slow)
     return prices
 
 
-def _verifying(engines: Mapping[str, Engine], queries: Sequence[Query]) -> dict[str, Call]:
+def _with_drafter(plain: Prices, usages: Sequence[Sequence[Usage]], fast: float, slow: float) -> Prices:
+    """What is not explained by the stage's own work, by drafted token; no price where drafting is no faster.
+
+    Args:
+        plain: Prices of the stage without its drafter.
+        usages: Of the calls with it.
+        fast: Seconds that these took.
+        slow: Seconds of the same without a drafter.
+    """
+    total = sum((usage for call in usages for usage in call), start=NO_CALL)
+    if fast >= slow or not total.n_drafted:
+        return plain
+    without = replace(plain, per_drafted=0.0)
+    own = sum(without.cost(usage) for call in usages for usage in call)
+    return replace(plain, per_drafted=round(max(0.0, 1e3 * fast - own) / total.n_drafted, 5))
+
+
+def _verifying(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> dict[str, Call]:
     """Calls that read the smallest stage's drafts of these queries, one a larger stage that can verify."""
     (drafter, smallest), *larger = engines.items()
-    drafts = {(query.dataset, query.id): smallest.generate([query]) for query in queries}
+    drafts = {(unit[0].dataset, unit[0].id): smallest.generate(unit) for unit in units}
 
     def read(engine: Verifier, asked: list[Query]) -> list[Verification]:
         return engine.verify(asked, drafts[asked[0].dataset, asked[0].id])
@@ -79,10 +116,9 @@ def _verifying(engines: Mapping[str, Engine], queries: Sequence[Query]) -> dict[
     }
 
 
-def _explain(usages: Sequence[Usage], seconds: NDArray[np.float64]) -> Prices:
-    counts = np.array([(1, use.n_prompt, use.n_passes, use.n_verified) for use in usages], dtype=float)
-    if not counts[:, 3].any():
-        counts = counts[:, :3]
+def _explain(usages: Sequence[Sequence[Usage]], seconds: NDArray[np.float64]) -> Prices:
+    counts = np.array([np.sum([use.counts for use in call], axis=0) for call in usages], dtype=float)
+    counts = counts[:, [0, 1, 3, 2] if counts[:, 2].any() else [0, 1, 3]]  # in the order of `Prices`
     if np.linalg.matrix_rank(counts) < counts.shape[1]:
         raise ConfigError("prompts or answers are all of one length: their prices cannot be told apart")
     # relative errors count: the long answers must not decide alone

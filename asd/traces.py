@@ -162,7 +162,10 @@ def merge(traces: MutableMapping[Key, Trace], new: Trace) -> None:
     if repeated := known.verifications.keys() & new.verifications.keys():
         raise DataError(f"query {new.query.id!r} has two verifications {min(repeated)!r}; keep one")
     traces[key_of(new.query)] = Trace(
-        new.query, {**known.outcomes, **new.outcomes}, {**known.verifications, **new.verifications}
+        new.query,
+        {**known.outcomes, **new.outcomes},
+        {**known.verifications, **new.verifications},
+        {**known.continuations, **new.continuations},
     )
 
 
@@ -185,7 +188,7 @@ def encode_header(header: Header) -> bytes:
     return _encode(header)
 
 
-class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     score: float | None
     response: str
     tokens_in: int
@@ -195,6 +198,8 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     finished: bool
     tokens: tuple[int, ...]
     token_logprobs: tuple[float, ...]
+    n_drafted: int = 0
+    n_saved: int = 0
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -202,7 +207,15 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"score {self.score} is not within [0, 1]")
 
 
-class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Continuation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    tokens_in: int
+    tokens_out: int
+    n_passes: int
+    n_drafted: int
+    n_saved: int
+
+
+class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     n_accepted: int
     tokens_in: int
     tokens_out: int
@@ -210,6 +223,7 @@ class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float
     tokens: tuple[int, ...]
     token_logprobs: tuple[float, ...]
+    continued: _Continuation | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -243,7 +257,9 @@ def encode_trace(trace: Trace) -> bytes:
     query = trace.query
     try:
         outputs = {stage: _to_output(outcome) for stage, outcome in trace.outcomes.items()}
-        verifications = {pair: _to_row(found) for pair, found in trace.verifications.items()}
+        verifications = {
+            pair: _to_row(found, trace.continuations.get(pair)) for pair, found in trace.verifications.items()
+        }
     except ValueError as error:
         raise DataError(f"query {query.id!r} of {query.dataset!r} cannot be recorded: {error}") from error
     record = _Record(
@@ -271,10 +287,12 @@ def _to_output(outcome: Outcome) -> _Output:
         finished=draft.finished,
         tokens=draft.tokens,
         token_logprobs=draft.logprobs,
+        n_drafted=draft.usage.n_drafted,
+        n_saved=draft.usage.n_saved,
     )
 
 
-def _to_row(verification: Verification) -> _Verification:
+def _to_row(verification: Verification, continuation: Usage | None) -> _Verification:
     usage = verification.usage
     return _Verification(
         n_accepted=verification.n_accepted,
@@ -284,7 +302,16 @@ def _to_row(verification: Verification) -> _Verification:
         seconds=verification.seconds,
         tokens=verification.tokens,
         token_logprobs=verification.logprobs,
+        continued=None if continuation is None else _to_continuation(continuation),
     )
+
+
+def _to_continuation(usage: Usage) -> _Continuation:
+    return _Continuation(usage.n_prompt, usage.n_decoded, usage.n_passes, usage.n_drafted, usage.n_saved)
+
+
+def _from_continuation(row: _Continuation) -> Usage:
+    return Usage(row.tokens_in, row.tokens_out, row.n_passes, n_drafted=row.n_drafted, n_saved=row.n_saved)
 
 
 def _to_trace(record: _Record) -> Trace:
@@ -300,6 +327,11 @@ def _to_trace(record: _Record) -> Trace:
         query,
         {stage: _to_outcome(stage, output) for stage, output in record.outputs.items()},
         {pair: _to_verification(pair, row) for pair, row in record.verifications.items()},
+        {
+            pair: _from_continuation(row.continued)
+            for pair, row in record.verifications.items()
+            if row.continued is not None
+        },
     )
 
 
@@ -310,7 +342,13 @@ def _to_outcome(stage: str, output: _Output) -> Outcome:
         tokens=output.tokens,
         logprobs=output.token_logprobs,
         finished=output.finished,
-        usage=Usage(output.tokens_in, output.tokens_out, output.n_passes),
+        usage=Usage(
+            output.tokens_in,
+            output.tokens_out,
+            output.n_passes,
+            n_drafted=output.n_drafted,
+            n_saved=output.n_saved,
+        ),
         seconds=output.seconds,
     )
     return Outcome(draft, output.score)

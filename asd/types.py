@@ -53,12 +53,32 @@ class Usage:
         n_decoded: Tokens decoded, the stop token included.
         n_passes: Forward passes.
         n_verified: Draft tokens of another stage read in a verification pass.
+        n_drafted: Tokens that a smaller stage drafted within this call (block speculation).
+        n_saved: Forward passes that those of them saved that were accepted: alone, the stage would have made
+            `n_passes + n_saved`.
     """
 
     n_prompt: int
     n_decoded: int
     n_passes: int
     n_verified: int = 0
+    n_drafted: int = 0
+    n_saved: int = 0
+
+    @property
+    def counts(self) -> tuple[int, int, int, int, int, int]:
+        """What is priced (`asd.ladder.Prices.rates`).
+
+        Calls, prompt tokens, verified tokens, passes without a drafter, drafted tokens, passes saved.
+        """
+        passes = self.n_passes + self.n_saved
+        return int(self != NO_CALL), self.n_prompt, self.n_verified, passes, self.n_drafted, self.n_saved
+
+    @property
+    def alone(self) -> Usage:
+        """The same call without a drafter."""
+        passes = self.n_passes + self.n_saved
+        return Usage(self.n_prompt, self.n_decoded, passes, self.n_verified)
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -66,6 +86,8 @@ class Usage:
             self.n_decoded + other.n_decoded,
             self.n_passes + other.n_passes,
             self.n_verified + other.n_verified,
+            self.n_drafted + other.n_drafted,
+            self.n_saved + other.n_saved,
         )
 
 
@@ -150,11 +172,14 @@ class Trace:
         query: The question.
         outcomes: By stage name.
         verifications: Of recorded drafts by later stages, keyed "S>M" (`pair_name`); may be empty.
+        continuations: What going on from these drafts took, by the same keys, where a stage has a drafter;
+            elsewhere it follows from the two records (`asd.engines.continuation_usage`).
     """
 
     query: Query
     outcomes: Mapping[str, Outcome]
     verifications: Mapping[str, Verification] = field(default_factory=dict)
+    continuations: Mapping[str, Usage] = field(default_factory=dict)
 
 
 def pair_name(drafter: str, verifier: str) -> str:

@@ -17,13 +17,15 @@ from asd.measurement.records import Cell, Direction, Kind, Metric
 from asd.measurement.statistics import samples_needed
 from asd.study.live import Live, Timed
 from asd.study.walks import Replay
-from asd.types import Provenance, Verification
+from asd.types import Provenance, Usage, Verification
 from bench.frontier import hull_quality
+from bench.hardware import Footprint
 from bench.headline import Headline
 
 __all__ = [
     "cost_cell",
     "frontier_cell",
+    "hardware_cell",
     "headline_cell",
     "latency_cell",
     "overhead_cell",
@@ -133,20 +135,58 @@ def headline_cell(headline: Headline) -> Cell:
     )  # fmt: skip
 
 
+def hardware_cell(footprint: Footprint, device: str) -> Cell:
+    """What one contender takes of the hardware, all datasets together (`bench.hardware`)."""
+    tolerance = SECONDS["cpu" if device == "cpu" else "accelerator"]
+    metrics = [
+        _speedup(footprint.seconds, footprint.largest),
+        Metric(
+            name="device_s", unit="s a query", kind="time", direction="lower", provenance="measured",
+            value=footprint.device_s, tolerance=tolerance,
+        ),
+        Metric(
+            name="queries_per_s", unit="queries a second", kind="time", direction="higher",
+            provenance="measured", value=footprint.n_devices / footprint.device_s, tolerance=tolerance,
+        ),
+        Metric(
+            name="first_visible_s", unit="s", kind="time", direction="lower", provenance="measured",
+            value=float(np.median(footprint.first_visible_s)), tolerance=tolerance,
+        ),
+        _value("batch", "queries a call", "count", "same", 0.0, footprint.batch, "measured"),
+    ]  # fmt: skip
+    if footprint.memory_mib is not None:
+        metrics.append(
+            _value("memory_mib", "MiB of weights", "count", "lower", COUNT, footprint.memory_mib, "measured")
+        )
+    return Cell(suite="hardware", policy=footprint.name, metrics=tuple(metrics))
+
+
 def planned_cell(share: float, speed_up: float) -> Cell:
     """What the planning model of the ladder allows at a share of the largest stage's quality."""
     metric = _value("planned_speedup", "x", "count", "same", PLANNED, speed_up, "simulated")
     return Cell(suite="frontier", policy=f"planned@{share:g}", metrics=(metric,))
 
 
-def verification_cell(dataset: str, pair: str, verifications: Sequence[Verification]) -> Cell:
-    """What one stage said of another's drafts: tokens read and accepted, and how much of a draft stands.
+def verification_cell(
+    dataset: str, pair: str, verifications: Sequence[Verification], alone: Sequence[Usage]
+) -> Cell:
+    """What one stage said of another's drafts: tokens read and accepted, passes, how much of a draft stands.
 
     The histogram is over the accepted share of a draft: none of it, quarters, all of it.
+
+    Args:
+        dataset: Whose questions.
+        pair: Drafter and verifier, as in "S>L".
+        verifications: One an item.
+        alone: What the verifier takes to answer alone, one an item.
     """
     shares = np.array([v.n_accepted / len(v.tokens) if v.tokens else 1.0 for v in verifications])
     bins = np.where(shares == 0.0, 0, np.where(shares == 1.0, 5, 1 + np.floor(4 * shares))).astype(int)
     counts = np.bincount(bins, minlength=len(ACCEPTED)) / len(shares)
+    finish = _mean(
+        v.usage.n_passes + max(0, use.n_decoded - v.n_accepted - 1)
+        for v, use in zip(verifications, alone, strict=True)
+    )
     metrics = [
         _value(
             "verified_tokens", "tokens", "count", "lower", COUNT, _mean(len(v.tokens) for v in verifications)
@@ -155,6 +195,8 @@ def verification_cell(dataset: str, pair: str, verifications: Sequence[Verificat
             "accepted_tokens", "tokens", "count", "higher", COUNT, _mean(v.n_accepted for v in verifications)
         ),
         _value("passes", "passes", "count", "lower", COUNT, _mean(v.usage.n_passes for v in verifications)),
+        _value("passes_to_finish", "passes", "count", "lower", COUNT, finish),
+        _value("passes_alone", "passes", "count", "same", COUNT, _mean(use.n_passes for use in alone)),
     ]
     metrics += [
         _value(f"accepted_{label}", "share of drafts", "count", "same", SHARE, share)

@@ -18,6 +18,7 @@ from asd.errors import ConfigError
 from asd.ladder import PRESETS, Ladder
 from asd.measurement.environment import accelerators, hardware_key
 from asd.measurement.records import HardwareKey
+from asd.study.live import unit_size
 from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
 from bench.recorded import REPLAY, recorded_workloads
@@ -32,6 +33,9 @@ N_ITEMS = 200
 
 N_TIMED, N_PASSES = 20, 3
 """Items of each dataset that are timed live, and how often: 60 samples a policy, enough for a P95."""
+
+LEAST_UNITS = 2
+"""Units of work that are timed on each dataset, where calls hold several queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,9 @@ class Matrix:
     @property
     def n_timed(self) -> int:
         """Timed items of each dataset."""
-        return min(N_TIMED, self.n_items)
+        size = unit_size(self.batch)
+        n_units = max(LEAST_UNITS, math.ceil(N_TIMED / size))
+        return min(n_units * size, self.n_items)
 
     @property
     def cells(self) -> list[tuple[str, float]]:
@@ -154,6 +160,7 @@ def build_matrix(  # noqa: PLR0913 - one argument an option
         device=device or ("cuda:0" if accelerators() else "cpu"),
         policy=policy or PRESETS.parent / "tiny" / "policy.json",
     )
+    matrix.ladder.prices_at(batch)  # a wrong size ends here, not after the models have answered
     if policy is None and matrix.ladder.name != "tiny":
         raise ConfigError(f"ladder {matrix.ladder.name} comes without a policy: fit one, give --policy FILE")
     return matrix

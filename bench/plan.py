@@ -39,7 +39,7 @@ def describe_plan(matrix: Matrix, test_ids: Sequence[str]) -> str:
 
 
 def estimate_minutes(matrix: Matrix) -> float | None:
-    """At the ladder's prices for batch 1; None where they are not milliseconds.
+    """At the ladder's prices; None where they are not milliseconds.
 
     Collecting counts every stage on every item; the live passes count the largest stage, and every arm as
     half of it.

@@ -64,7 +64,7 @@ class Session:
         self.matrix = matrix
         self._data = data
         self._open_stages = open_stages or _open_stages
-        self._clock = clock
+        self.clock = clock
         self._replays: dict[str, list[Replay]] = {}
         self._live: dict[str, Live] = {}
 
@@ -94,7 +94,8 @@ class Session:
                 name,
                 self.matrix.ladder,
                 tuple(trace for trace in traces if trace.query.dataset == name),
-                self.policy.ladder.unit,
+                self.policy.ladder.unit(self.matrix.batch),
+                self.matrix.batch,
             )
             for name in self.matrix.datasets
         }
@@ -146,7 +147,7 @@ class Session:
                 items,
                 batch=self.matrix.batch,
                 n_passes=N_PASSES,
-                clock=self._clock,
+                clock=self.clock,
             )
         return self._live[dataset]
 

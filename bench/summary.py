@@ -15,6 +15,18 @@ __all__ = ["render", "render_markdown"]
 _SHOWN = (("quality", "quality", ".3f"), ("cost", "cost", ".3f"), ("latency", "speedup", ".2f"))
 
 
+_COLUMNS = (
+    ("hardware", "speedup", "speed-up", ".2f"),
+    ("frontier", "relative_quality", "of L's quality", ".3f"),
+    ("frontier", "cost", "cost", ".3f"),
+    ("hardware", "device_s", "device-s a query", ".4g"),
+    ("hardware", "queries_per_s", "queries/s", ".4g"),
+    ("hardware", "first_visible_s", "first visible s", ".4g"),
+    ("hardware", "memory_mib", "weights MiB", ".4g"),
+    ("hardware", "batch", "batch", ".0f"),
+)
+"""Suite, metric, title and form."""
+
 Row = tuple[str, str, float | None]
 """Dataset, policy, lambda."""
 
@@ -27,7 +39,8 @@ def render(run: Run, report: Report, *, verbose: bool = False) -> str:
         report: What the gate says about it.
         verbose: Show rivals that have a lambda as well, at every lambda.
     """
-    parts = [_table(run, report, verbose), *_failures(report), *_notes(run, report), _verdict_line(report)]
+    tables = [_table(run, report, verbose), _settings_table(run)]
+    parts = [*tables, *_failures(report), *_notes(run, report), _verdict_line(report)]
     return "\n".join(part for part in parts if part)
 
 
@@ -35,8 +48,9 @@ def render_markdown(run: Run, report: Report) -> str:
     """The same in Markdown, for the summary page of a CI job."""
     title = f"## {run.header.ladder.name} on {run.header.hardware.slug}"
     lines = [_verdict_line(report), *_failures(report), *_notes(run, report)]
-    table = _table(run, report, verbose=False, style="github")
-    return "\n".join([title, "", table, "", *(f"- {line}" for line in lines), ""])
+    tables = [_table(run, report, verbose=False, style="github"), _settings_table(run, style="github")]
+    parts = [part for table in tables if table for part in (table, "")]
+    return "\n".join([title, "", *parts, *(f"- {line}" for line in lines), ""])
 
 
 def _table(run: Run, report: Report, verbose: bool, style: str = "simple") -> str:
@@ -52,6 +66,23 @@ def _table(run: Run, report: Report, verbose: bool, style: str = "simple") -> st
         if table
         else ""
     )
+
+
+def _settings_table(run: Run, style: str = "simple") -> str:
+    """One row a named setting, over all datasets: what it keeps, saves and takes; the largest stage first."""
+    cells = {cell.id: cell for cell in run.cells}
+    names = [cell.policy for cell in run.cells if cell.suite == "hardware"]
+    rows = [
+        [name, *(_shown(cells.get(f"{suite}[{name}]"), metric, form) for suite, metric, _, form in _COLUMNS)]
+        for name in names
+    ]
+    headers = ["all datasets", *(title for _, _, title, _ in _COLUMNS)]
+    return "\n" + tabulate(rows, headers=headers, disable_numparse=True, tablefmt=style) if rows else ""
+
+
+def _shown(cell: Cell | None, name: str, form: str) -> str:
+    metric = cell.metric(name) if cell else None
+    return "" if metric is None else f"{metric.value:{form}}"
 
 
 def _rows(run: Run) -> list[Row]:

@@ -1,4 +1,4 @@
-"""What larger stages say of smaller ones' drafts: tokens read and accepted, by pair of stages.
+"""What larger stages say of smaller ones' drafts: tokens read and accepted, passes, by pair of stages.
 
 Counts, not seconds: they repeat on any machine that computes alike, and block there.
 """
@@ -16,8 +16,9 @@ Record = Callable[[Cell], None]
 
 def test_verification(session: Session, record: Record, dataset: str) -> None:
     outcomes = session.outcomes[dataset]
-    pairs = [pair_name(*pair) for pair in combinations([s.name for s in outcomes.ladder.stages], 2)]
-    read = {pair: found for pair in pairs if (found := outcomes.verifications(pair))}
-    for pair, verifications in read.items():
-        record(verification_cell(dataset, pair, verifications))
+    pairs = combinations([stage.name for stage in outcomes.ladder.stages], 2)
+    read = {pair: found for pair in pairs if (found := outcomes.verifications(pair_name(*pair)))}
+    for (drafter, verifier), verifications in read.items():
+        alone = [trace.outcomes[verifier].draft.usage for trace in outcomes.traces]
+        record(verification_cell(dataset, pair_name(drafter, verifier), verifications, alone))
     assert bool(read) == outcomes.verified

@@ -13,10 +13,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from asd.artifact import GraphRecord, load
+from asd.artifact import PolicyArtifact, load
 from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence import Evidence, Judgement
-from asd.policies import Policy
+from asd.ladder import Prices
+from asd.policies import FixedStage, Lossless, Policy
+from asd.problem import GraphRecord
 from asd.stopping.recursion import solve
 from asd.types import STOP, Decision, Trace
 from tests import worlds
@@ -48,7 +50,7 @@ def test_a_round_trip_decides_alike(stored: Path, lam: float) -> None:
 def test_the_file_is_json_and_small(stored: Path) -> None:
     """Two stages: well below a megabyte, readable with the standard library."""
     content = json.loads(stored.read_text())
-    assert (content["format"], content["schema_version"]) == ("asd-policy", 1)
+    assert (content["format"], content["schema_version"]) == ("asd-policy", 2)
     assert stored.stat().st_size < 100_000
 
 
@@ -67,7 +69,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def other_version(content: dict[str, Any]) -> None:
-    content["schema_version"] = 2
+    content["schema_version"] = 1
 
 
 def unknown_key(content: dict[str, Any]) -> None:
@@ -107,7 +109,7 @@ def other_stages(content: dict[str, Any]) -> None:
 
 
 def nan_text(content: dict[str, Any]) -> None:
-    content["ladder"]["unit"] = math.nan
+    content["ladder"]["largest_run"][0] = math.nan
 
 
 @pytest.mark.parametrize(
@@ -142,9 +144,9 @@ def test_nan_is_not_written(stored: Path) -> None:
     """The file that was there stays as it was."""
     before = stored.read_bytes()
     broken = msgspec.structs.replace(
-        worlds.fitted(), ladder=msgspec.structs.replace(worlds.fitted().ladder, unit=math.nan)
+        worlds.fitted(), ladder=msgspec.structs.replace(worlds.fitted().ladder, largest_run=(math.nan,) * 6)
     )
-    with pytest.raises(DataError, match="unit is nan"):
+    with pytest.raises(DataError, match=r"largest_run\[0\] is nan"):
         broken.save(stored)
     assert stored.read_bytes() == before
 
@@ -182,7 +184,7 @@ def test_lam_zero_buys_the_cheapest_answer() -> None:
 def test_another_unit_is_another_lam() -> None:
     """In a unit twice as large, lam means twice as much; values are in the caller's unit."""
     artifact = worlds.fitted()
-    twice, plain = artifact.policy(2.0, unit=2.0 * artifact.ladder.unit), artifact.policy(4.0)
+    twice, plain = artifact.policy(2.0, unit=2.0 * artifact.ladder.unit()), artifact.policy(4.0)
     assert twice.name == "optimal(lam=2)"
     for trace in TRACES:
         for a, b in zip(decisions(twice, trace), decisions(plain, trace), strict=True):
@@ -254,9 +256,11 @@ def test_scaling_changes_decisions() -> None:
 
 
 def test_a_graph_survives_its_record() -> None:
-    """Nodes, edges, start: equal arrays; a cost factor touches costs only."""
+    """Nodes, edges, start: equal arrays; costs are usage times prices, in units."""
     graph = worlds.true_graph(0.2, 1.0)
-    back = GraphRecord.of(graph).graph(cost_factor=3.0)
+    passes = {(e.source, e.action): np.outer(e.cost, [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]) for e in graph.edges}
+    prices = dict.fromkeys("SL", Prices(7.0, 7.0, 6.0))
+    back = GraphRecord.of(graph, passes).graph(prices, unit=2.0)
     assert (back.start == graph.start).all()
     for a, b in zip(back.nodes, graph.nodes, strict=True):
         assert (a.name, a.may_stop, a.p.tolist()) == (b.name, b.may_stop, b.p.tolist())
@@ -264,3 +268,66 @@ def test_a_graph_survives_its_record() -> None:
         assert (a.source, a.target, a.action) == (b.source, b.target, b.action)
         assert (a.kernel == b.kernel).all()
         assert a.cost == pytest.approx(3.0 * b.cost)
+
+
+def at_16(artifact: PolicyArtifact, **large: float) -> PolicyArtifact:
+    """The same, with prices for 16 queries a call: those at batch 1, but for some of the large stage's."""
+    prices = artifact.ladder.prices
+    dearer = {**prices, "L": msgspec.structs.replace(prices["L"], **large)}
+    return msgspec.structs.replace(
+        artifact, ladder=msgspec.structs.replace(artifact.ladder, batched={16: dearer})
+    )
+
+
+VERIFIED = worlds.verified(TRACES, np.random.default_rng(5))
+
+
+def verifies(policy: Policy) -> bool:
+    """Whether some query's first draft is given to the large stage to read."""
+    return any(policy.decide(t.query, worlds.drafts_of(t, "S")).action == ">L" for t in VERIFIED)
+
+
+def test_what_costs_the_same_at_every_size_is_decided_alike() -> None:
+    """Equal prices, equal problem; twice the price of everything is the same in units of the largest run."""
+    artifact = at_16(worlds.fitted_verified())
+    for a, b in zip(artifact.graph().edges, artifact.graph(batch=16).edges, strict=True):
+        assert a.cost == pytest.approx(b.cost)
+    prices = {s: msgspec.structs.replace(p, per_decoded_token=2 * p.per_decoded_token)
+              for s, p in artifact.ladder.prices.items()}  # fmt: skip
+    twice = msgspec.structs.replace(
+        artifact, ladder=msgspec.structs.replace(artifact.ladder, batched={16: prices})
+    )
+    assert twice.ladder.unit(16) == pytest.approx(2.0 * twice.ladder.unit())
+    for a, b in zip(twice.graph().edges, twice.graph(batch=16).edges, strict=True):
+        assert a.cost == pytest.approx(b.cost)
+
+
+def test_verification_goes_off_by_itself_where_it_loses() -> None:
+    """Cheap to read at batch 1, dear at 16: there no draft is read, and the policy is the one without."""
+    artifact = at_16(worlds.fitted_verified(), per_verified=40.0)
+    assert verifies(artifact.policy(5.0))
+    there, without = artifact.policy(5.0, batch=16), artifact.policy(5.0, batch=16, verify=False)
+    assert not verifies(there)
+    for trace in TRACES:
+        assert [d.action for d in decisions(there, trace)] == [d.action for d in decisions(without, trace)]
+
+
+def test_a_lossless_chain_that_costs_more_is_the_largest_stage_alone() -> None:
+    """Speculation is lossless and pays at batch 1; where it does not, the answers are the same without."""
+    artifact = at_16(worlds.fitted_verified(), per_verified=40.0)
+    assert artifact.lossless() == Lossless(("S", "L"))
+    assert artifact.lossless(batch=16) == FixedStage("L")
+
+
+def test_batch_sizes_without_prices_are_refused() -> None:
+    """Milliseconds at one size say nothing of another; a ladder that prices otherwise is another ladder."""
+    artifact = worlds.fitted()
+    measured = msgspec.structs.replace(
+        artifact, ladder=msgspec.structs.replace(artifact.ladder, price_unit="ms")
+    )
+    with pytest.raises(ConfigError, match="knows prices at batch 1, not 16"):
+        measured.policy(1.0, batch=16)
+    stages = tuple(replace(stage, batched={16: Prices(0.0, 0.0, 9.0)}) for stage in worlds.ladder().stages)
+    with pytest.raises(PolicyMismatchError, match="other prices of ladder 'made-up' at batch 16"):
+        at_16(artifact).policy(1.0, ladder=replace(worlds.ladder(), stages=stages))
+    at_16(artifact).policy(1.0, ladder=worlds.ladder())

@@ -5,6 +5,8 @@ take exactly its time, so speed-ups are known in advance.
 """
 
 import dataclasses
+import json
+import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from asd.engines.revisions import revisions
 from asd.errors import DataError
 from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
-from asd.measurement.records import Metric, Run
+from asd.measurement.records import Cell, Metric, Run
 from asd.study.live import run_live
 from asd.study.walks import Contender, Replay, keeping
 from asd.testing import FakeClock, ScriptedEngine
@@ -29,6 +31,7 @@ from asd.workloads.catalogue import find_workloads
 from bench.cells import (
     cost_cell,
     frontier_cell,
+    hardware_cell,
     headline_cell,
     latency_cell,
     overhead_cell,
@@ -37,6 +40,7 @@ from bench.cells import (
     verification_cell,
 )
 from bench.gate import Options, judge
+from bench.hardware import ALL_MEMORY, footprints, larger_call
 from bench.headline import headlines, planned_speed_ups
 from bench.matrix import Matrix
 from bench.session import Session
@@ -47,7 +51,9 @@ DATASETS = ("tiny-arithmetic", "tiny-text")
 SKILL = {"S": 0.6, "M": 0.8, "L": 0.96}
 SECONDS = {"S": 0.1, "M": 0.3, "L": 1.0}
 LAMS = (0.1, 1.0, 5.0, 50.0)
+LAYERS = {"S": 2, "M": 8, "L": 28}
 N_ITEMS = 40
+BATCH = 4
 
 
 def answer(stage: str, query: Query) -> tuple[str, list[float]]:
@@ -78,12 +84,22 @@ def all_queries() -> list[Query]:
     ]
 
 
+def write_model(folder: Path, n_layers: int) -> None:
+    """Files of a model: 256 KiB of weights a layer, and 1 KiB of cache a layer and token."""
+    folder.mkdir()
+    tensor = {"dtype": "BF16", "shape": [n_layers, 256, 256], "data_offsets": [0, 131072 * n_layers]}
+    header = json.dumps({"__metadata__": {"format": "pt"}, "weights": tensor}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    config = {"num_hidden_layers": n_layers, "num_attention_heads": 4, "hidden_size": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def ladder_in(folder: Path) -> Ladder:
     stages = []
     for name, seconds in SECONDS.items():
-        (folder / name).mkdir()
-        (folder / name / "model.safetensors").write_bytes(name.encode())
-        stages.append(Stage(name, str(folder / name), Prices(0.0, 0.0, seconds * 100)))
+        write_model(folder / name, LAYERS[name])
+        alone, shared = Prices(0.0, 0.0, seconds * 100), Prices(0.0, 0.0, seconds * 25)
+        stages.append(Stage(name, str(folder / name), alone, batched={BATCH: shared}))
     return Ladder("scripted", tuple(stages), "ms", "never: scripted")
 
 
@@ -142,7 +158,7 @@ def test_single_stages_are_what_they_scored(session: Session):
             assert replay.shares == {name: float(name == stage) for name in SKILL}
             tokens = [trace.outcomes[stage].draft.usage.n_decoded for trace in traces]
             assert replay.n_decoded.tolist() == tokens
-        priced = session.outcomes[dataset].costs("L") / session.policy.ladder.unit
+        priced = session.outcomes[dataset].costs("L") / session.policy.ladder.unit()
         assert session.replay(dataset, "always-L").cost == pytest.approx(priced)
         assert session.replay(dataset, "always-S").cost.mean() < 0.2
 
@@ -244,10 +260,11 @@ def test_answers_that_differ_live_are_counted(session: Session):
     engines = scripted(clock, queries)
     other = {q.prompt: ("else", [-0.1]) if q.id in ("test-1", "test-3") else answer("S", q) for q in queries}
     engines["S"] = ScriptedEngine("S", other, seconds_per_call=0.1, clock=clock)
-    found = run_live(session.matrix.ladder, engines, replays, [1, 3, 5, 7], batch=2, n_passes=1, clock=clock)
+    ladder, items = session.matrix.ladder, [1, 3, 5, 7]
+    found = run_live(ladder, engines, replays, items, batch=1, n_passes=1, clock=clock)
     assert found.timed["always-S", None].agreement == 0.5
     assert found.timed["always-L", None].agreement == 1.0
-    assert found.timed["always-S", None].seconds.shape == (1, 2)
+    assert found.timed["always-S", None].seconds.shape == (1, 4)
 
 
 def test_headline_is_the_setting_chosen_on_the_fitting_rows(session: Session):
@@ -278,6 +295,13 @@ def test_without_a_good_setting_the_headline_is_the_largest_stage(session: Sessi
     assert fallback.contender.name == "optimal@2"
 
 
+def acceptance(session: Session, dataset: str, pair: str) -> Cell:
+    """The cell of what a stage read of another's drafts."""
+    outcomes = session.outcomes[dataset]
+    alone = [trace.outcomes[pair[-1]].draft.usage for trace in outcomes.traces]
+    return verification_cell(dataset, pair, outcomes.verifications(pair), alone)
+
+
 def all_cells(session: Session) -> Run:
     """What the suites record."""
     cells = [overhead_cell("optimal", "decision_s", [1e-5, 2e-5])]
@@ -290,8 +314,8 @@ def all_cells(session: Session) -> Run:
         timed = session.live(dataset).timed
         cells += [latency_cell(r, timed["optimal", r.contender.lam], "cpu") for r in sweep]
         cells.append(sweep_cell(dataset, sweep, session.live(dataset)))
-        read = session.outcomes[dataset].verifications
-        cells += [verification_cell(dataset, pair, read(pair)) for pair in ("S>M", "S>L", "M>L")]
+        cells += [acceptance(session, dataset, pair) for pair in ("S>M", "S>L", "M>L")]
+    cells += [hardware_cell(footprint, "cpu") for footprint in footprints(session)]
     return Run(header=session.header(), datasets=session.datasets(), cells=tuple(cells))
 
 
@@ -302,6 +326,8 @@ def test_the_record_of_a_run_passes_against_itself(session: Session):
     assert report.exit_code == 0
     text = render(run, report)
     assert "headline optimal@0.95: speedup" in text
+    rows = [line.split()[0] for line in text.partition("all datasets")[2].splitlines()[2:8] if line]
+    assert rows == ["always-L", "optimal@0.95", "optimal@0.99", "lossless", "oracle", ALL_MEMORY]
     assert text.count("\ntiny-text ") == len(LAMS) + 8
     assert render(run, report, verbose=True).count("\ntiny-text ") == 5 * len(LAMS) + 8
 
@@ -332,12 +358,16 @@ def test_cells_hold_what_was_seen(session: Session):
 def test_acceptance_is_counted_by_pair(session: Session):
     """Tokens and the histogram of accepted shares against a count by hand."""
     read = session.outcomes["tiny-text"].verifications("S>L")
-    cell = verification_cell("tiny-text", "S>L", read)
+    cell = acceptance(session, "tiny-text", "S>L")
     assert cell.id == "verification[tiny-text-S>L]"
     values = {m.name: m.value for m in cell.metrics}
     assert values["accepted_tokens"] == np.mean([v.n_accepted for v in read])
     assert values["verified_tokens"] == np.mean([len(v.tokens) for v in read])
     assert values["passes"] == 1.0
+    own = [trace.outcomes["L"].draft.usage for trace in session.outcomes["tiny-text"].traces]
+    left = [use.n_passes - v.n_accepted for use, v in zip(own, read, strict=True)]
+    assert values["passes_to_finish"] == 1.0 + np.mean([max(0, n - 1) for n in left])
+    assert values["passes_alone"] == np.mean([use.n_passes for use in own])
     shares = [v.n_accepted / len(v.tokens) for v in read]
     assert values["accepted_all"] == np.mean([share == 1.0 for share in shares])
     assert values["accepted_none"] == np.mean([share == 0.0 for share in shares])
@@ -356,8 +386,6 @@ def test_a_ladder_without_a_planning_model_has_no_planned_speed_up(session: Sess
 def test_the_planned_speed_up_is_the_models(session: Session, monkeypatch: pytest.MonkeyPatch):
     """With the layers of the stages, the accuracies and the acceptance of this run."""
     ladder = session.matrix.ladder
-    for stage, layers in zip(ladder.stages, (2, 8, 28), strict=True):
-        (Path(stage.model) / "config.json").write_text(f'{{"num_hidden_layers": {layers}}}')
     named = dataclasses.replace(ladder, name="tiny")
     monkeypatch.setattr(session, "matrix", dataclasses.replace(session.matrix, ladder=named))
     accuracy = tuple(
@@ -397,3 +425,54 @@ def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_pat
         again = Session(matrix, data, lambda _: scripted(clock, all_queries()), clock=clock)
         assert len(again.outcomes) == 2
         assert calls(again) == expected
+
+
+def test_what_a_contender_takes_of_the_hardware(session: Session):
+    """Seconds a query from the live passes, weights of the stages it asks, the wait as its calls add up."""
+    found = {footprint.name: footprint for footprint in footprints(session)}
+    always, lossless, adaptive = (found[name] for name in ("always-L", "lossless", "optimal@0.95"))
+    assert always.device_s == pytest.approx(SECONDS["L"])
+    assert always.first_visible_s == pytest.approx(np.full(40, SECONDS["L"]))  # of a call for one token
+    assert always.memory_mib == pytest.approx(0.25 * LAYERS["L"])  # float32 on a CPU
+    assert adaptive.device_s == pytest.approx(adaptive.seconds.sum(axis=1).mean() / 40)
+    assert adaptive.first_visible_s.mean() == pytest.approx(
+        adaptive.device_s
+    )  # shows nothing before it stops
+    assert lossless.first_visible_s.mean() < lossless.device_s  # streams while the largest stage goes on
+    asked = {d.stage for n in DATASETS for c in session.replay(n, "lossless").completions for d in c.drafts}
+    assert lossless.memory_mib == pytest.approx(0.25 * sum(LAYERS[stage] for stage in asked))
+
+
+def test_the_largest_stage_gets_the_memory_of_the_others(session: Session):
+    """What the weights of S and M take holds the caches of so many more queries a call."""
+    traces = [t for d in DATASETS for t in session.outcomes[d].traces[:20]]
+    usages = [trace.outcomes["L"].draft.usage for trace in traces]
+    longest = max(usage.n_prompt + usage.n_decoded for usage in usages)
+    cache_kib = 2 * LAYERS["L"] * 128 * 4 * longest / 1024
+    extra = int(0.25 * 1024 * (LAYERS["S"] + LAYERS["M"]) / cache_kib)
+    assert larger_call(session) == 1 + extra
+    found = footprints(session)[-1]
+    assert (found.name, found.batch) == (ALL_MEMORY, 1 + extra)
+    n_calls = -(-20 // (1 + extra))
+    assert found.seconds == pytest.approx(np.full((1, 2), n_calls * SECONDS["L"]))
+    assert found.largest == pytest.approx(np.full((1, 2), 20 * SECONDS["L"]))
+
+
+def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, matrix: Matrix, tmp_path: Path):
+    """Costs are a query's share of its calls; queries wait together, so that calls are full."""
+    clock = FakeClock()
+    at_four = Session(
+        dataclasses.replace(matrix, batch=BATCH),
+        tmp_path / "test.jsonl",
+        lambda _: scripted(clock, all_queries()),
+        clock=clock,
+    )
+    alone = session.replay("tiny-text", "always-L")
+    replay = at_four.replay("tiny-text", "always-L")
+    assert replay.cost == pytest.approx(alone.cost)  # in units of the largest stage's run at that size
+    assert replay.outcomes.prices["L"].per_decoded_token == SECONDS["L"] * 25
+    assert at_four.matrix.n_timed == 32
+    timed = at_four.live("tiny-text").timed
+    assert timed["always-L", None].seconds == pytest.approx(np.full((3, 2), 4 * SECONDS["L"]))
+    assert timed["lossless", None].agreement == 1.0
+    assert {headline.name for headline in headlines(at_four)} == set(at_four.settings)

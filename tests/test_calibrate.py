@@ -64,8 +64,8 @@ def test_the_promise_holds_on_new_queries(artifact: PolicyArtifact) -> None:
     assert given.lam in LAMS
     assert given.saving > 0.1
     new = rows(2000, 2)
-    played = play(fitted.guaranteed_policy(), new, worlds.ladder(), fitted.ladder.unit)
-    alone = play(FixedStage("L"), new, worlds.ladder(), fitted.ladder.unit)
+    played = play(fitted.guaranteed_policy(), new, worlds.ladder(), fitted.ladder.unit())
+    alone = play(FixedStage("L"), new, worlds.ladder(), fitted.ladder.unit())
     assert played.quality.mean() >= 0.8 * alone.quality.mean()
     assert 1 - played.cost.mean() / alone.cost.mean() == pytest.approx(given.saving, abs=0.06)
 

@@ -411,3 +411,20 @@ def test_unknown_commands_and_options_are_refused() -> None:
     """A typing mistake ends with exit code 2."""
     assert run("genrate", "x").exit_code == 2
     assert run("generate", "x", "--lambda", "2").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "why"),
+    [
+        ("4,16", "batch 1 is needed too"),
+        ("1,1", "different sizes"),
+        ("1,0", "different sizes"),
+        ("x", "1,4,16"),
+    ],
+)
+def test_price_asks_for_batch_sizes_that_can_be_priced(sizes: str, why: str, tmp_path: Path) -> None:
+    """Wrong ones end the command before a model is loaded."""
+    result = run("price", "--batch", sizes, "--out", tmp_path / "p.json")
+    assert result.exit_code == 2
+    assert why in result.output
+    assert not (tmp_path / "p.json").exists()

@@ -6,19 +6,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from asd.collect import collect, header_for, read_collected
-from asd.engines import GREEDY, Sampling
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.errors import ConfigError, DataError, EngineError
 from asd.ladder import Ladder, Prices, Stage
 from asd.testing import ScriptedEngine
 from asd.tracelog import TraceLog
 from asd.traces import Header, read_traces
-from asd.types import Draft, Query
+from asd.types import Draft, Query, Usage, Verification
 from asd.workloads import Split, Workload
 
 LADDER = Ladder(
@@ -63,6 +63,25 @@ class Killed(ScriptedEngine):
         if len(self.calls) + 1 == self.fatal:
             signal.raise_signal(signal.SIGKILL)
         return super().generate(queries, sampling)
+
+
+class Assisted(ScriptedEngine):
+    """A stage with a drafter: going on takes one pass, whatever is left."""
+
+    @property
+    def alone(self) -> ScriptedEngine:
+        return self
+
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        usage = Usage(0, 1, n_passes=1, n_drafted=3, n_saved=2)
+        return [
+            replace(draft, usage=usage) for draft in super().continue_(queries, verifications, acceptance)
+        ]
 
 
 def header(workloads: Sequence[Workload] = WORKLOADS, split: Split = "fit") -> Header:
@@ -115,6 +134,17 @@ def test_later_stages_read_every_earlier_draft(tmp_path: Path) -> None:
         [verification] = engines["L"].verify([trace.query], [trace.outcomes["S"].draft])
         assert trace.verifications == {"S>L": verification}
         assert verification.accepted == (len(trace.query.prompt) % 2 == 0)
+
+
+def test_a_stage_with_a_drafter_goes_on_from_what_it_read(tmp_path: Path) -> None:
+    """What going on took is recorded beside the verification; for a stage alone it is not."""
+    engines = fleet() | {"L": fleet(Assisted)["L"]}
+    run(tmp_path / "drafted.jsonl", engines)
+    run(tmp_path / "alone.jsonl", fleet())
+    drafted, alone = (read_traces(tmp_path / f"{name}.jsonl") for name in ("drafted", "alone"))
+    assert all(trace.continuations == {"S>L": Usage(0, 1, 1, 0, 3, 2)} for trace in drafted)
+    assert not any(trace.continuations for trace in alone)
+    assert [trace.verifications for trace in drafted] == [trace.verifications for trace in alone]
 
 
 def test_outcomes_recorded_before_verification_are_verified_later(tmp_path: Path) -> None:

@@ -96,3 +96,17 @@ def test_a_recording_verifies_as_it_was_recorded() -> None:
         engine.verify([Q1], [draft("S", "s1")], lenient)
     with pytest.raises(ConfigError, match="lossless"):
         engine.continue_([Q1], [READ], lenient)
+
+
+DRAFTED = Usage(3, 1, n_passes=1, n_drafted=4, n_saved=1)
+GONE_ON = Usage(0, 1, n_passes=1, n_drafted=2, n_saved=1)
+
+
+@pytest.mark.parametrize("drafter", [True, False])
+def test_plays_a_stage_with_its_drafter_or_without(drafter: bool) -> None:
+    """What was recorded with a drafter is counted as recorded, or as the stage alone would count it."""
+    own = replace(draft("L", "l1"), usage=DRAFTED)
+    recorded = Trace(Q1, {"L": Outcome(own, 1.0)}, {"S>L": READ}, {"S>L": GONE_ON})
+    engine = ReplayEngine("L", [recorded], drafter=drafter)
+    assert engine.generate([Q1])[0].usage == (DRAFTED if drafter else Usage(3, 1, 2))
+    assert engine.continue_([Q1], [READ])[0].usage == (GONE_ON if drafter else Usage(0, 1, 0))

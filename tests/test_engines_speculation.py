@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asd.engines import Engine, Sampling
+from asd.engines import Acceptance, Drafted, Sampling, Verifier
 from asd.engines.decoding import PaddingSide
 from asd.engines.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals
 from asd.engines.speculation import SpeculativeEngine, plan_block
@@ -67,7 +67,8 @@ def questions(n: int, seed: int = 0) -> list[Query]:
 def test_speculation_is_lossless(paths: tuple[Path, Path], side: PaddingSide, size: int, block: int) -> None:
     """Greedy answers are those of the verifier alone, at any block length, batch size and padding."""
     drafter, verifier = pair(paths, side)
-    engine: Engine = SpeculativeEngine(drafter, verifier, block)
+    engine: Drafted = SpeculativeEngine(drafter, verifier, block)
+    assert engine.alone is verifier
     asked = questions(32)
     for start in range(0, 32, size):
         batch = asked[start : start + size]
@@ -77,6 +78,64 @@ def test_speculation_is_lossless(paths: tuple[Path, Path], side: PaddingSide, si
         ]
         for a, b in zip(fast, own, strict=True):
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-3)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_going_on_in_blocks_is_lossless(paths: tuple[Path, Path], size: int, kept: bool) -> None:
+    """After any accepted prefix, with the cache or without, the answer is the verifier's own."""
+    drafter, verifier = pair(paths)
+    engine = SpeculativeEngine(drafter, verifier, 4)
+    asked = questions(32)
+    n_saved = 0
+    for start in range(0, 32, size):
+        batch = asked[start : start + size]
+        own, drafts = verifier.generate(batch), drafter.generate(batch)
+        read = engine.verify(batch, drafts)
+        if not kept:
+            verifier._keeper.clear()
+        found = engine.continue_(batch, read)
+        assert [(d.tokens, d.text, d.finished, d.stage) for d in found] == [
+            (d.tokens, d.text, d.finished, "L") for d in own
+        ]
+        for a, b in zip(found, own, strict=True):
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-3)
+        n_saved += sum(d.usage.n_saved for d in found)
+    assert n_saved > 24
+
+
+def test_going_on_counts_as_without_the_drafter(paths: tuple[Path, Path]) -> None:
+    """Passes made and saved are the passes of going on alone; both models' own passes are what is counted."""
+    drafter, verifier = pair(paths)
+    engine = SpeculativeEngine(drafter, verifier, 3)
+    engine.load()
+    passes = {"S": 0, "L": 0}
+    for name, loaded in (("S", drafter.loaded), ("L", verifier.loaded)):
+        loaded.model.register_forward_pre_hook(lambda *_, name=name: passes.update({name: passes[name] + 1}))
+    for query in questions(24):
+        drafts = drafter.generate([query])
+        [alone] = verifier.continue_([query], verifier.verify([query], drafts))
+        read = engine.verify([query], drafts)
+        passes.update(S=0, L=0)
+        usage = engine.continue_([query], read)[0].usage
+        assert (usage.n_passes, usage.n_drafted) == (passes["L"], passes["S"])
+        assert usage.n_passes + usage.n_saved == alone.usage.n_passes
+        assert usage.n_prompt == alone.usage.n_prompt == 0
+
+
+def test_samples_go_on_without_the_drafter(paths: tuple[Path, Path]) -> None:
+    """A sampled continuation is the verifier's own, draw for draw."""
+    drafter, verifier = pair(paths)
+    asked = questions(6)
+    drafts = drafter.generate(asked)
+
+    def go_on(engine: Verifier) -> list[tuple[int, ...]]:
+        acceptance = Acceptance(Sampling(1.0, np.random.default_rng(2)))
+        return [
+            d.tokens for d in engine.continue_(asked, engine.verify(asked, drafts, acceptance), acceptance)
+        ]
+
+    assert go_on(SpeculativeEngine(drafter, verifier, 3)) == go_on(verifier)
 
 
 @pytest.mark.parametrize("block", [1, 5])
@@ -94,15 +153,11 @@ def test_passes_and_tokens_add_up(paths: tuple[Path, Path], block: int) -> None:
         [result] = engine.speculate([query])
         usage, n = result.draft.usage, len(result.draft.tokens)
         assert usage.n_passes == passes["L"] == len(result.accepted)
-        assert result.drafting.n_passes == result.drafting.n_decoded == passes["S"]
-        assert sum(result.accepted) + usage.n_decoded == n
-        assert usage.n_verified >= sum(result.accepted)
+        assert usage.n_drafted == passes["S"]
+        assert sum(result.accepted) + usage.n_decoded == n == usage.n_passes + usage.n_saved
+        assert usage.n_drafted >= sum(result.accepted)
         assert max(result.accepted) <= block
-        assert (
-            usage.n_prompt
-            == result.drafting.n_prompt
-            == len(verifier.loaded.tokenizer(query.prompt)["input_ids"])
-        )
+        assert usage.n_prompt == len(verifier.loaded.tokenizer(query.prompt)["input_ids"])
         n_saved += n - usage.n_passes
     assert n_saved > 24
 
@@ -126,8 +181,8 @@ def test_nothing_is_read_twice(paths: tuple[Path, Path]) -> None:
         [result] = engine.speculate([query])
         usage = result.draft.usage
         n_rounds = len(result.accepted)
-        assert n_read["L"] <= usage.n_prompt + usage.n_verified + n_rounds - 1
-        assert n_read["S"] <= usage.n_prompt + result.drafting.n_decoded + n_rounds
+        assert n_read["L"] <= usage.n_prompt + usage.n_drafted + n_rounds - 1
+        assert n_read["S"] <= usage.n_prompt + usage.n_drafted + n_rounds
 
 
 def test_samples_follow_the_verifier(paths: tuple[Path, Path]) -> None:

@@ -73,7 +73,7 @@ def realised(policy: Policy, traces: Sequence[Trace], artifact: PolicyArtifact, 
         while (decision := policy.decide(trace.query, drafts)).action != STOP:
             drafts[decision.action] = trace.outcomes[decision.action].draft
             cost += prices[decision.action].cost(drafts[decision.action].usage)
-        values.append(lam * trace.outcomes[decision.answer].score - cost / artifact.ladder.unit)
+        values.append(lam * trace.outcomes[decision.answer].score - cost / artifact.ladder.unit())
     return np.array(values)
 
 
@@ -89,7 +89,7 @@ def test_the_fitted_policy_is_worth_what_the_true_optimum_is(lam: float) -> None
     table = true_table(1500, 32)
     lengths = np.array([trace.outcomes["L"].draft.usage.n_decoded for trace in traces])
     table = replace(
-        table, costs={s: c * lengths * 5.0 / artifact.ladder.unit for s, c in table.costs.items()}
+        table, costs={s: c * lengths * 5.0 / artifact.ladder.unit() for s, c in table.costs.items()}
     )
     quality, cost = replay(solution, table, lam)
     assert len(truths) == len(quality)
@@ -185,7 +185,7 @@ def test_the_unit_is_the_mean_cost_of_the_largest_stage() -> None:
     """And the record counts what went in."""
     traces = few()
     artifact = small_fit(traces)
-    assert artifact.ladder.unit == pytest.approx(
+    assert artifact.ladder.unit() == pytest.approx(
         np.mean([5.0 * trace.outcomes["L"].draft.usage.n_decoded for trace in traces])
     )
     assert (artifact.fit.n_rows, artifact.fit.n_unscored, artifact.fit.fitted_at) == (
@@ -244,7 +244,7 @@ def test_reading_and_going_on_cost_what_the_counts_say() -> None:
     rng = np.random.default_rng(7)
     traces = worlds.verified(worlds.sample(800, rng)[0], rng)
     artifact = worlds.fitted_verified()
-    unit = artifact.ladder.unit
+    unit = artifact.ladder.unit()
     reads = [trace.verifications["S>L"] for trace in traces]
     left = [len(t.outcomes["L"].draft.tokens) - v.n_accepted for t, v in zip(traces, reads, strict=True)]
     graph = artifact.graph()
@@ -347,3 +347,16 @@ def test_a_largest_stage_that_costs_nothing_is_refused() -> None:
     ]
     with pytest.raises(ConfigError, match=r"stage 'L' of ladder 'free' costs 0\.0"):
         small_fit(free, Ladder("free", stages, "declared", "made up"))
+
+
+def test_every_batch_size_with_prices_is_replayed() -> None:
+    """Where S costs as much as L it is not asked first, so the same quality is bought otherwise."""
+    stages = tuple(replace(stage, batched={8: Prices(0.0, 0.0, 5.0)}) for stage in worlds.ladder().stages)
+    artifact = small_fit(few(), replace(worlds.ladder(), stages=stages))
+    plain = small_fit(few())
+    assert artifact.fit.replayed == plain.fit.replayed
+    [there] = artifact.fit.batched[8]
+    [here] = plain.fit.replayed
+    assert there.cost > here.cost
+    assert artifact.ladder.unit(8) == pytest.approx(artifact.ladder.unit())
+    assert artifact.cheapest_lam(0.5, batch=8) == 2.0

@@ -219,7 +219,7 @@ def priced_apart(path: Path) -> Path:
 def test_prices_written_are_the_prices_read(priced_apart: Path) -> None:
     """What `write_prices` writes is what the ladder naming the file gets."""
     prices = {"small": Prices(1.5, 0.01, 1.1), "big": Prices(3.0, 0.2, 11.5)}
-    write_prices(priced_apart.parent / "p.json", prices, "ms", "two cores")
+    write_prices(priced_apart.parent / "p.json", {1: prices}, "ms", "two cores")
     ladder = Ladder.load(priced_apart)
     assert {stage.name: stage.prices for stage in ladder.stages} == prices
     assert (ladder.price_unit, ladder.prices_measured) == ("ms", "two cores")
@@ -229,7 +229,7 @@ def test_price_files_must_fit_the_ladder(priced_apart: Path) -> None:
     """A missing price file, one for other stages and prices in both places are refused."""
     with pytest.raises(ConfigError, match=r"cannot read .*p\.json"):
         Ladder.load(priced_apart)
-    write_prices(priced_apart.parent / "p.json", {"small": Prices(1, 1, 1)}, "ms", "")
+    write_prices(priced_apart.parent / "p.json", {1: {"small": Prices(1, 1, 1)}}, "ms", "")
     with pytest.raises(ConfigError, match=r"given for \['small'\]"):
         Ladder.load(priced_apart)
     priced_apart.write_text('price_unit = "ms"\n' + priced_apart.read_text())
@@ -241,11 +241,57 @@ def test_price_files_must_fit_the_ladder(priced_apart: Path) -> None:
 def test_bad_prices_are_not_written(tmp_path: Path, bad: float) -> None:
     """No file with a negative or endless price comes to be."""
     with pytest.raises(ConfigError, match="'S': per_call"):
-        write_prices(tmp_path / "p.json", {"S": Prices(bad, 0, 1)}, "ms", "")
+        write_prices(tmp_path / "p.json", {1: {"S": Prices(bad, 0, 1)}}, "ms", "")
     assert not list(tmp_path.iterdir())
 
 
 def test_prices_that_cannot_be_written_raise(tmp_path: Path) -> None:
     """A directory that is not there is reported, by path."""
     with pytest.raises(StorageError, match=r"none/p\.json"):
-        write_prices(tmp_path / "none" / "p.json", {"S": Prices(0, 0, 1)}, "ms", "")
+        write_prices(tmp_path / "none" / "p.json", {1: {"S": Prices(0, 0, 1)}}, "ms", "")
+
+
+BATCHED = """\
+batched.16 = { per_call = 0.5, per_prompt_token = 0.05, per_decoded_token = 1.0 }
+"""
+
+
+def test_prices_are_those_of_the_batch_size(path: Path) -> None:
+    """A stage's table for 16 a call is used at 16; the fingerprint is that of the ladder without it."""
+    before = Ladder.load(path).fingerprint
+    path.write_text(FILE.replace("[[stages]]\n", "[[stages]]\n" + BATCHED))
+    ladder = Ladder.load(path)
+    assert ladder.batches == (1, 16)
+    assert ladder.prices_at() == {stage.name: stage.prices for stage in ladder.stages}
+    assert ladder.prices_at(16) == dict.fromkeys(("small", "big"), Prices(0.5, 0.05, 1.0))
+    assert ladder.fingerprint == before
+
+
+def test_milliseconds_at_an_unmeasured_batch_size_are_refused(path: Path) -> None:
+    """Nobody knows them; what is declared holds at every size."""
+    ladder = Ladder.load(path)
+    with pytest.raises(ConfigError, match="prices at batch 1, not 4; measure them: asd price --batch 1,4"):
+        ladder.prices_at(4)
+    assert replace(ladder, price_unit="declared").prices_at(4) == ladder.prices_at()
+
+
+def test_batched_prices_of_one_stage_alone_are_refused(path: Path) -> None:
+    """Every stage has a price at a batch size, or none; a batch holds two or more."""
+    path.write_text(FILE.replace("[[stages]]\n", "[[stages]]\n" + BATCHED, 1))
+    with pytest.raises(ConfigError, match=r"given for \['small'\]"):
+        Ladder.load(path)
+    with pytest.raises(ConfigError, match="2 queries a call or more, not 1"):
+        Ladder("x", (replace(SMALL, batched={1: Prices(1, 0, 0)}),), "ms", "")
+    with pytest.raises(ConfigError, match="batch 4: all prices are 0"):
+        Ladder("x", (replace(SMALL, batched={4: Prices(0, 0, 0)}),), "ms", "")
+
+
+def test_prices_by_batch_size_round_trip(priced_apart: Path) -> None:
+    """Every batch size that is written is what the ladder gets; without batch 1 nothing is written."""
+    tables = {b: {"small": Prices(1.5 / b, 0.01, 1.1), "big": Prices(3.0 / b, 0.2, 11.5)} for b in (1, 4, 16)}
+    write_prices(priced_apart.parent / "p.json", tables, "ms", "two cores")
+    ladder = Ladder.load(priced_apart)
+    assert {batch: ladder.prices_at(batch) for batch in ladder.batches} == tables
+    del tables[1]
+    with pytest.raises(ConfigError, match="batch 4, 16 were given; batch 1 is needed too"):
+        write_prices(priced_apart.parent / "p.json", tables, "ms", "two cores")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from asd.engines import GREEDY
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError
 from asd.ladder import Prices
@@ -73,3 +74,35 @@ def test_stages_are_timed_query_by_query():
         decoded = [prices.per_decoded_token * int(q.id) / 1e3 for q in QUERIES]
         want = [a + b for a, b in zip(expected, decoded, strict=True)]
         assert timings.seconds[name] == pytest.approx(np.array([want, want]))
+
+
+class SharedCall(PricedEngine):
+    """A stage whose call takes as long as its longest answer, and is begun once for all its queries."""
+
+    def generate(self, queries, sampling=GREEDY):  # noqa: ARG002
+        drafts = [self._draft(query) for query in queries]
+        passes = max(draft.usage.n_passes for draft in drafts)
+        self.clock.advance((self.prices.per_call + self.prices.per_decoded_token * passes) / 1e3)
+        return drafts
+
+
+def test_prices_in_a_batch_are_a_query_s_share():
+    """What a call of four takes is shared out among four, all told: priced cost adds up to the seconds."""
+    clock = FakeClock()
+    engine = SharedCall("L", Prices(8.0, 0.0, 1.0), clock)
+    queries = [Query(id=str(n), dataset="d", prompt="x" * (7 * n % 31 + 3)) for n in range(1, 97)]
+    alone = measure_prices({"L": engine}, queries, clock=clock)["L"]
+    shared = measure_prices({"L": engine}, queries, clock=clock, batch=4)["L"]
+    assert (alone.per_call, alone.per_decoded_token) == pytest.approx((8.0, 1.0), rel=1e-3)
+    costs = [sum(p.cost(d.usage) for d in engine.generate(queries)) for p in (alone, shared)]
+    assert costs[0] == pytest.approx(8.0 * 96 + sum(range(1, 97)), rel=1e-3)
+    assert costs[1] < 0.5 * costs[0]
+
+
+def test_a_batch_size_needs_as_many_more_queries():
+    """Twelve calls tell prices apart, which at 4 a call are 48 queries; what fills no call is left out."""
+    clock = FakeClock()
+    with pytest.raises(ConfigError, match="24 queries cannot tell prices at batch 4 apart; give at least 48"):
+        measure_prices(_engines(clock), QUERIES, clock=clock, batch=4)
+    measured = measure_prices(_engines(clock), QUERIES, clock=clock, batch=2)
+    assert measured["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-3)

@@ -159,3 +159,16 @@ def test_means_need_a_finite_value_per_row():
         mean_by_bin(np.array([1.0]), np.array([0, 1]), 2)
     with pytest.raises(DataError, match="finite value per row"):
         mean_by_bin(np.array([1.0, math.nan]), np.array([0, 1]), 2)
+
+
+def test_counts_shrunk_like_their_cost_add_up_to_it():
+    """Prices times the means of counts are the mean of prices times counts, shrinkage included."""
+    rng = np.random.default_rng(3)
+    bins = rng.integers(0, 5, 200)
+    counts = rng.poisson(3 + bins[:, None], (200, 3)).astype(float)
+    prices = np.array([2.0, 0.5, 7.0])
+    cost = counts @ prices
+    means = np.column_stack([mean_by_bin(count, bins, 5, like=cost) for count in counts.T])
+    assert means @ prices == pytest.approx(mean_by_bin(cost, bins, 5))
+    alone = np.column_stack([mean_by_bin(count, bins, 5) for count in counts.T])
+    assert alone @ prices != pytest.approx(mean_by_bin(cost, bins, 5))

@@ -136,6 +136,20 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, writt
     assert read_traces(path) == [written]
 
 
+def test_what_a_stage_did_with_its_drafter_is_kept(tmp_path: Path) -> None:
+    """Tokens drafted and passes saved, in answering and in going on, are read as they were written."""
+    own = replace(
+        trace(stage="L").outcomes["L"].draft, usage=Usage(9, 2, n_passes=3, n_drafted=12, n_saved=8)
+    )
+    read = Verification("L", "S", (5, 9), (-0.5, -3.0), 1, Usage(9, 0, 1, 2), 0.5)
+    went_on = Usage(0, 1, n_passes=2, n_drafted=7, n_saved=5)
+    query = trace().query
+    answered = Trace(query, {"L": Outcome(own, 1.0)})
+    written = write(tmp_path / "t.jsonl", answered, Trace(query, {}, {"S>L": read}, {"S>L": went_on}))
+    [found] = read_traces(written)
+    assert found == Trace(query, {"L": Outcome(own, 1.0)}, {"S>L": read}, {"S>L": went_on})
+
+
 def test_lines_of_a_query_are_merged_and_sorted(tmp_path: Path) -> None:
     """Outcomes of several stages of a query become one trace; traces are sorted by query id."""
     path = write(tmp_path / "t.jsonl", trace("q2"), trace("q1"), trace("q1", "L"))

@@ -89,7 +89,7 @@ def test_the_policy_works_with_the_rest() -> None:
     rows, lam = silenced(traces, "S"), 5.0
     prices = {stage.name: stage.prices for stage in worlds.ladder().stages}
     engines = {stage: ReplayEngine(stage, rows) for stage in "SL"}
-    unit = fitted().ladder.unit
+    unit = fitted().ladder.unit()
     score = {(t.query.id, s): t.outcomes[s].score or 0.0 for t in rows for s in "SL"}
     completions = Cascade(engines, fitted().policy(lam), prices).run([t.query for t in rows])
     realised = np.mean([lam * score[c.query.id, c.stage] - c.cost / unit for c in completions])

@@ -23,7 +23,7 @@ from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_as
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
 from asd.engines import Engine
-from asd.engines.opening import ENGINES, open_engines
+from asd.engines.opening import ENGINES, open_drafted, open_engines
 from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
@@ -247,12 +247,22 @@ def _workloads(datasets: str | None, data: str | None, unsafe_code: bool) -> lis
     return find_workloads(names, data, unsafe_code=unsafe_code)
 
 
-@main.command(epilog=examples("asd price --ladder mine.toml --out mine-prices.json"))
+def _batches(_ctx: click.Context, _param: click.Parameter, text: str) -> list[int]:
+    sizes = text.split(",")
+    if not all(size.isdigit() and int(size) > 0 for size in sizes) or len(set(sizes)) < len(sizes):
+        raise click.BadParameter(f"{text}: give different sizes separated by commas, as in 1,4,16")
+    if "1" not in sizes:
+        raise click.BadParameter(f"{text}: batch 1 is needed too, as in 1,{text}")
+    return [int(size) for size in sizes]
+
+
+@main.command(epilog=examples("asd price --ladder mine.toml --batch 1,4,16 --out mine-prices.json"))
 @_ladder
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The ladder's price file.")
 @_datasets
 @_data
 @_unsafe_code
+@click.option("--batch", default="1", show_default=True, callback=_batches, help="Queries a call.")
 @click.option("--limit", type=int, default=24, show_default=True, help="Timed queries of a dataset.")
 @_device
 @_engine
@@ -263,25 +273,30 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     datasets: str | None,
     data: str | None,
     unsafe_code: bool,
+    batch: list[int],
     limit: int,
     device: str | None,
     engine: str,
 ) -> None:
-    """Measure what a call of every stage costs in milliseconds at batch 1, and freeze it in a file.
+    """Measure what a call of every stage costs in milliseconds, and freeze it in a file.
 
+    In calls of several queries it is the share of one; larger batches are given as many times more queries.
     The ladder needs some prices to be loaded with; name the file in its `prices` afterwards.
     """
     from asd.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
 
     steps = Ladder.load(ladder)
     workloads = _workloads(datasets, data, unsafe_code)
-    queries = [query for workload in workloads for query in workload.queries("fit", limit)]
-    prices = measure_prices(open_engines(steps, device, engine), queries)
+    engines, prices = open_drafted(steps, device, engine), {}
+    for size in batch:
+        queries = [query for workload in workloads for query in workload.queries("fit", limit * size)]
+        prices[size] = measure_prices(engines, queries, batch=size)
+        for name, of_stage in prices[size].items():
+            click.echo(f"batch {size}  {name}  {of_stage}")
     machine = read_environment()
-    where = f"{', '.join(machine.devices) or machine.cpu}, {machine.threads} thread(s), batch 1"
-    write_prices(out, prices, "ms", f"{datetime.now(UTC).date()} on {where}; {len(queries)} queries")
-    for name, of_stage in prices.items():
-        click.echo(f"{name}  {of_stage}")
+    where = f"{', '.join(machine.devices) or machine.cpu}, {machine.threads} thread(s)"
+    asked = f"{limit * len(workloads)} queries a batch size, times the size"
+    write_prices(out, prices, "ms", f"{datetime.now(UTC).date()} on {where}; {asked}")
 
 
 @main.command(

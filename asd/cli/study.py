@@ -184,7 +184,7 @@ def shift(traces: tuple[Path, ...], policy: Path, ladder: str, dataset: str, alp
     chosen = fitted.guaranteed_policy(dataset, ladder=steps)
     monitor = ShiftMonitor(fitted.grant(dataset).watched, alpha=alpha, rng=rng)
     rows = [trace for path in traces for trace in read_traces(path)]
-    played = play(chosen, [rows[i] for i in rng.permutation(len(rows))], steps, fitted.ladder.unit)
+    played = play(chosen, [rows[i] for i in rng.permutation(len(rows))], steps, fitted.ladder.unit())
     readings = [monitor.watch(done) for done in played.completions]
     rang = next((reading for reading in readings if reading.alarm), None)
     click.echo(

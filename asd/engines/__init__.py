@@ -14,7 +14,17 @@ import numpy as np
 
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
-__all__ = ["GREEDY", "LOSSLESS", "Acceptance", "Engine", "Sampling", "Verifier", "continuation_usage"]
+__all__ = [
+    "GREEDY",
+    "LOSSLESS",
+    "Acceptance",
+    "Drafted",
+    "Engine",
+    "Sampling",
+    "Verifier",
+    "alone",
+    "continuation_usage",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,20 @@ class Verifier(Engine, Protocol):
         The draft holds the whole answer, the accepted prefix included; its `usage` counts this call only.
         `acceptance` is the one that `verify` was given.
         """
+
+
+@runtime_checkable
+class Drafted(Verifier, Protocol):
+    """A stage for which a smaller one drafts while it writes: the same answers, sooner."""
+
+    @property
+    def alone(self) -> Verifier:
+        """The same stage without its drafter."""
+
+
+def alone(engine: Engine) -> Engine:
+    """The engine without its drafter, if it has one."""
+    return engine.alone if isinstance(engine, Drafted) else engine
 
 
 def continuation_usage(own: Draft, verification: Verification) -> Usage:

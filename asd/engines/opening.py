@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 
 from asd.engines import Engine
 from asd.errors import ConfigError
 from asd.ladder import Ladder, Stage
 
-__all__ = ["ENGINES", "open_engines"]
+__all__ = ["ENGINES", "open_drafted", "open_engines"]
 
 ENGINES = {"transformers": "TransformersEngine", "vllm": "VllmEngine", "openai": "open_stage"}
 """By the name on the command line, which is also that of the module and of the extra: what opens a stage."""
@@ -19,20 +19,46 @@ WITH_OPTIONS = ("vllm", "openai")
 
 
 def open_engines(
-    ladder: Ladder, device: str | None = None, engine: str = "transformers"
+    ladder: Ladder, device: str | None = None, engine: str = "transformers", *, batch: int = 1
 ) -> dict[str, Engine]:
-    """One engine a stage, by stage name, in ladder order.
+    """One engine a stage, by stage name, in ladder order; stages draft where their prices say that it pays.
 
     Args:
         ladder: Whose stages to serve.
         device: Device in torch's words ("cpu", "cuda:1"); None takes a CUDA device if there is one.
         engine: What runs the stages that do not name one themselves, one of `ENGINES`.
+        batch: Queries a call, which decides the prices.
 
     Raises:
         ConfigError: No such engine or its library is not installed, the device is unknown, or a stage has
             options for an engine that takes none.
     """
-    return {stage.name: _open(stage, device, stage.engine or engine) for stage in ladder.stages}
+    pays = [name for name, prices in ladder.prices_at(batch).items() if prices.per_drafted is not None]
+    return _open_all(ladder, device, engine, pays)
+
+
+def open_drafted(
+    ladder: Ladder, device: str | None = None, engine: str = "transformers"
+) -> dict[str, Engine]:
+    """The same, every stage drafting that has a drafter, whether it pays or not; raises as `open_engines`."""
+    return _open_all(ladder, device, engine, [stage.name for stage in ladder.stages])
+
+
+def _open_all(
+    ladder: Ladder, device: str | None, engine: str, drafting: Collection[str]
+) -> dict[str, Engine]:
+    """One engine a stage; those of `drafting` with their drafters, where `transformers` runs both of them."""
+    runs = {stage.name: stage.engine or engine for stage in ladder.stages}
+    engines = {stage.name: _open(stage, device, runs[stage.name]) for stage in ladder.stages}
+    drafted = dict(engines)
+    for stage in ladder.stages:
+        drafter = stage.drafter
+        if drafter is None or stage.name not in drafting:
+            continue
+        if runs[stage.name] == runs[drafter.stage] == "transformers":
+            speculate = import_module("asd.engines.speculation").SpeculativeEngine
+            drafted[stage.name] = speculate(engines[drafter.stage], engines[stage.name], drafter.block)
+    return drafted
 
 
 def _open(stage: Stage, device: str | None, engine: str) -> Engine:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usage
 from asd.errors import ConfigError, DataError
-from asd.types import Draft, Query, Trace, Verification, pair_name
+from asd.types import Draft, Query, Trace, Usage, Verification, pair_name
 
 __all__ = ["ReplayEngine"]
 
@@ -22,20 +22,25 @@ class ReplayEngine:
     Args:
         stage_name: Which stage of the traces to play.
         traces: Where the recorded outcomes are; a trace without this stage has none.
+        drafter: Usage is that with the stage's drafter, if it has one; else what it would take alone.
 
     Raises:
         DataError: Two traces hold this stage's outcome for the same query.
     """
 
-    def __init__(self, stage_name: str, traces: Iterable[Trace]) -> None:
+    def __init__(self, stage_name: str, traces: Iterable[Trace], *, drafter: bool = True) -> None:
         self._stage_name = stage_name
+        self._drafter = drafter
         self._drafts: dict[tuple[str, str], Draft] = {}
         self._verifications: dict[tuple[str, str, str], Verification] = {}
+        self._continuations: dict[tuple[str, str, str], Usage] = {}
         for trace in traces:
             if stage_name in trace.outcomes:
                 self._record(trace.query, trace.outcomes[stage_name].draft)
             for pair, verification in trace.verifications.items():
                 self._verifications[trace.query.dataset, trace.query.id, pair] = verification
+            for pair, usage in trace.continuations.items() if drafter else ():
+                self._continuations[trace.query.dataset, trace.query.id, pair] = usage
 
     @property
     def stage_name(self) -> str:
@@ -86,7 +91,8 @@ class ReplayEngine:
         """The stage's own recorded draft, with the usage of going on from the accepted prefix.
 
         What is not in the prefix is decoded, its first token from the pass that verified: lossless greedy
-        decoding leaves no choice, so the recorded draft is what the stage would write.
+        decoding leaves no choice, so the recorded draft is what the stage would write. What a stage with a
+        drafter took for it was recorded.
 
         Raises:
             ConfigError: Anything but lossless greedy verification is asked for.
@@ -94,9 +100,16 @@ class ReplayEngine:
         """
         _check_acceptance(acceptance)
         return [
-            replace(draft, usage=continuation_usage(draft, verification))
-            for draft, verification in zip(map(self._find, queries), verifications, strict=True)
+            replace(draft, usage=self._usage_on(query, draft, verification))
+            for query, draft, verification in zip(
+                queries, map(self._find, queries), verifications, strict=True
+            )
         ]
+
+    def _usage_on(self, query: Query, draft: Draft, verification: Verification) -> Usage:
+        pair = pair_name(verification.drafter, verification.stage)
+        recorded = self._continuations.get((query.dataset, query.id, pair))
+        return continuation_usage(draft, verification) if recorded is None else recorded
 
     def _find_verification(self, query: Query, pair: str) -> Verification:
         try:
@@ -114,7 +127,7 @@ class ReplayEngine:
                 f"the traces hold two outcomes of stage {self._stage_name!r} for query {query.id!r} of "
                 f"dataset {query.dataset!r}; keep one"
             )
-        self._drafts[key] = draft
+        self._drafts[key] = draft if self._drafter else replace(draft, usage=draft.usage.alone)
 
     def _find(self, query: Query) -> Draft:
         try:

@@ -90,7 +90,7 @@ class Residency:
         Args:
             prices: With `per_load`, by stage name.
             queries_per_load: How many queries share a load: those of a batch that go to the stage.
-            unit: One cost unit in the unit of the prices (`PolicyArtifact.ladder.unit`), positive.
+            unit: One cost unit in the unit of the prices (`PolicyArtifact.ladder.unit()`), positive.
 
         Raises:
             ConfigError: `queries_per_load` is not positive, or a load that will be paid has no price.

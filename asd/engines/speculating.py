@@ -22,8 +22,7 @@ from torch.nn.functional import pad
 from asd.engines import Acceptance, Sampling
 from asd.engines.carrying import Carried
 from asd.engines.choosing import chooser, generator_of
-from asd.engines.decoding import PaddingSide, feed, open_batch, read
-from asd.engines.loading import Loaded
+from asd.engines.decoding import Batch, PaddingSide, feed, read
 from asd.engines.verifying import Judged, first_tokens, read_drafts
 from asd.types import Usage
 
@@ -40,8 +39,7 @@ class Row:
         unread_small: What the drafter has not read yet.
         unread_big: What the verifier has not read yet.
         limit: Most tokens of the answer.
-        drafting: What the drafter did.
-        verifying: What the verifier did.
+        usage: What has been done for it.
         tokens: The answer so far.
         logprobs: Of its tokens under the verifier, at temperature 1.
         accepted: Length of the accepted prefix of every block.
@@ -51,8 +49,7 @@ class Row:
     unread_small: list[int]
     unread_big: list[int]
     limit: int
-    drafting: Usage
-    verifying: Usage
+    usage: Usage
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
@@ -98,8 +95,8 @@ class Rounds:
     """Two models writing the same answers.
 
     Args:
-        small: The drafter.
-        big: The verifier.
+        small: What the drafter has read, row by row.
+        big: What the verifier has read.
         rows: What is to be written; filled by `run`.
         block: Most tokens drafted in a round, at least 1.
         sampling: How the verifier chooses tokens, and the drafter too.
@@ -108,8 +105,8 @@ class Rounds:
 
     def __init__(
         self,
-        small: Loaded,
-        big: Loaded,
+        small: Batch,
+        big: Batch,
         rows: Sequence[Row],
         block: int,
         sampling: Sampling,
@@ -120,13 +117,14 @@ class Rounds:
         self._sampling = sampling
         self._rng = generator_of(sampling)
         self._side = side
-        self._stops = frozenset(big.stop_ids)
-        self._small = open_batch(small, len(rows))
-        self._big = open_batch(big, len(rows))
-        self._n_vocab = big.model.config.get_text_config().vocab_size
+        self._stops = frozenset(big.loaded.stop_ids)
+        self._small = small
+        self._big = big
+        self._n_vocab = big.loaded.model.config.get_text_config().vocab_size
 
     def run(self) -> None:
         """Write all rows to their ends."""
+        self._leave()
         while self._rows:
             blocks = self._draft()
             judged = read_drafts(
@@ -146,8 +144,6 @@ class Rounds:
         if max(lengths) == 0:  # the verifier's own tokens end every row
             return _Blocks([Carried([], closed=False) for _ in self._rows], 0, [])
         steps, q = self._write_ahead(max(lengths))
-        for row in self._rows:
-            row.drafting += Usage(0, n_decoded=len(steps), n_passes=len(steps))
         written = torch.stack(steps, 1).tolist()
         drafts = [self._up_to_stop(tokens[:n]) for tokens, n in zip(written, lengths, strict=True)]
         return _Blocks(drafts, len(steps) - 1, q)
@@ -191,7 +187,9 @@ class Rounds:
             row.logprobs += judged.logprobs[i][:n] + (logprobs[i],) * adds
             row.finished = row.tokens[-1] in self._stops
             row.accepted.append(n)
-            row.verifying += Usage(0, n_decoded=int(adds), n_passes=1, n_verified=len(draft.tokens))
+            row.usage += Usage(
+                0, int(adds), n_passes=1, n_drafted=len(draft.tokens), n_saved=n + int(adds) - 1
+            )
             row.unread_small = [*draft.tokens[min(n, blocks.n_read) : n], token]
             row.unread_big = [token]
 
@@ -203,12 +201,17 @@ class Rounds:
 
     def _rewind(self, blocks: _Blocks, judged: Judged) -> None:
         """Take back what was not accepted; rows that have ended leave."""
+        going_on = self._leave()
+        if going_on:
+            self._small.rewind([max(blocks.n_read - judged.n_accepted[i], 0) for i in going_on])
+            self._big.rewind([judged.drop[i] for i in going_on])
+
+    def _leave(self) -> list[int]:
+        """Forget the rows that have ended; returns where the others stood."""
         going_on = [i for i, row in enumerate(self._rows) if not row.ended]
         if 0 < len(going_on) < len(self._rows):
             index = torch.tensor(going_on, device=self._big.rows.device)
             self._small.keep(index)
             self._big.keep(index)
         self._rows = [self._rows[i] for i in going_on]
-        if self._rows:
-            self._small.rewind([max(blocks.n_read - judged.n_accepted[i], 0) for i in going_on])
-            self._big.rewind([judged.drop[i] for i in going_on])
+        return going_on

@@ -20,30 +20,25 @@ from dataclasses import dataclass
 
 import torch
 
-from asd.engines import GREEDY, Sampling
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines.decoding import Batch, open_batch
+from asd.engines.harvesting import Answer
 from asd.engines.prompts import encode
 from asd.engines.speculating import Rounds, Row
-from asd.engines.transformers import TransformersEngine
+from asd.engines.transformers import Resumed, TransformersEngine
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Prices
 from asd.stopping.acceptance import acceptance_rate, best_block
-from asd.types import Draft, Query, Usage, Verification
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["Speculated", "SpeculativeEngine", "plan_block"]
 
 
 @dataclass(frozen=True, slots=True)
 class Speculated:
-    """An answer and what it took on either side.
-
-    Attributes:
-        draft: The verifier's answer; its usage counts the verifier: prompt, own tokens, tokens read, passes.
-        drafting: What the drafter did for it.
-        accepted: Length of the accepted prefix of every block.
-    """
+    """An answer and how it came about; `accepted` is the length of the accepted prefix of every block."""
 
     draft: Draft
-    drafting: Usage
     accepted: tuple[int, ...]
 
 
@@ -67,10 +62,13 @@ def plan_block(drafter: Prices, verifier: Prices, verifications: Sequence[Verifi
 
 
 class SpeculativeEngine:
-    """The verifier's stage, written faster; implements `asd.engines.Engine`.
+    """The verifier's stage, written faster; implements `asd.engines.Drafted`.
+
+    Usage counts what was done for the query itself, as the verifier's own engine does: the verifier's prompt
+    and passes, the tokens drafted (one pass of the drafter each) and the passes that they saved.
 
     Args:
-        drafter: The smaller stage.
+        drafter: The smaller stage; who opened it unloads it.
         verifier: The stage that is served.
         block: Most tokens drafted at a time; 0: plain decoding.
         clock: Seconds now, for `Draft.seconds`.
@@ -102,6 +100,11 @@ class SpeculativeEngine:
         """Name of the verifier's stage."""
         return self.verifier.stage_name
 
+    @property
+    def alone(self) -> TransformersEngine:
+        """The same stage without its drafter."""
+        return self.verifier
+
     def load(self) -> None:
         """Bring both stages into memory.
 
@@ -117,8 +120,7 @@ class SpeculativeEngine:
         self._checked = True
 
     def unload(self) -> None:
-        """Give the memory of both back."""
-        self.drafter.unload()
+        """Give the verifier's memory back; the drafter is a stage of its own."""
         self.verifier.unload()
 
     def synchronise(self) -> None:
@@ -130,6 +132,26 @@ class SpeculativeEngine:
         if self.block == 0:
             return self.verifier.generate(queries, sampling)
         return [speculated.draft for speculated in self.speculate(queries, sampling)]
+
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
+        """The verifier's own `verify`."""
+        return self.verifier.verify(queries, drafts, acceptance)
+
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        """Go on after each accepted prefix, block by block; errors as in the verifier's own `continue_`.
+
+        Samples go on without the drafter.
+        """
+        if self.block == 0 or acceptance.sampling.temperature != 0:
+            return self.verifier.continue_(queries, verifications, acceptance)
+        return self._go_on(queries, verifications)
 
     @torch.inference_mode()
     def speculate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Speculated]:
@@ -144,23 +166,61 @@ class SpeculativeEngine:
         self.synchronise()
         start = self._clock()
         rows = [self._row(query) for query in queries]
-        Rounds(
-            self.drafter.loaded, self.verifier.loaded, rows, self.block, sampling, self.verifier.padding_side
-        ).run()
-        tokenizer = self.verifier.loaded.tokenizer
-        texts = tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+        self._run(rows, open_batch(self.verifier.loaded, len(rows)), sampling)
+        drafts = self.verifier.drafts(list(map(_answer, rows)), [row.usage for row in rows], start)
+        return [Speculated(draft, tuple(row.accepted)) for draft, row in zip(drafts, rows, strict=True)]
+
+    @torch.inference_mode()
+    def _go_on(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+        if not queries:
+            return []
+        self.load()
         self.synchronise()
-        seconds = self._clock() - start
-        return [self._speculated(row, text, seconds) for row, text in zip(rows, texts, strict=True)]
+        start = self._clock()
+        resumed = self.verifier.resume(queries, verifications)
+        answers, usages = resumed.answers, [NO_CALL] * len(queries)
+        if resumed.open:
+            rows = self._rows_on(queries, resumed)
+            self._run(rows, resumed.batch, GREEDY)
+            for i, row in zip(resumed.open, rows, strict=True):
+                answers[i], usages[i] = _answer(row), row.usage
+        return self.verifier.drafts(answers, usages, start)
+
+    def _run(self, rows: Sequence[Row], big: Batch, sampling: Sampling) -> None:
+        small = open_batch(self.drafter.loaded, len(rows))
+        Rounds(small, big, rows, self.block, sampling, self.verifier.padding_side).run()
 
     def _row(self, query: Query) -> Row:
-        small, big = (
-            encode(query, engine.stage, engine.loaded.tokenizer, engine.loaded.context)
-            for engine in (self.drafter, self.verifier)
-        )
-        return Row(small, big, query.max_new_tokens, Usage(len(small), 0, 0), Usage(len(big), 0, 0))
+        """A row that has read nothing yet."""
+        small, big = self._prompt(self.drafter, query), self._prompt(self.verifier, query)
+        return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0))
 
-    def _speculated(self, row: Row, text: str, seconds: float) -> Speculated:
-        tokens, logprobs = tuple(row.tokens), tuple(row.logprobs)
-        draft = Draft(self.stage_name, text, tokens, logprobs, row.finished, row.verifying, seconds)
-        return Speculated(draft, row.drafting, tuple(row.accepted))
+    def _rows_on(self, queries: Sequence[Query], resumed: Resumed) -> list[Row]:
+        """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
+        logits, rows = resumed.batch.logits, []
+        tokens = logits.argmax(-1)
+        logprobs = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
+        for i, n_read, token, logprob in zip(
+            resumed.open, resumed.n_read, tokens.tolist(), logprobs, strict=True
+        ):
+            written = [*resumed.answers[i].tokens, token]
+            rows.append(
+                Row(
+                    unread_small=self._prompt(self.drafter, queries[i]) + written,
+                    unread_big=[token],
+                    limit=queries[i].max_new_tokens,
+                    usage=Usage(n_read, n_decoded=1, n_passes=int(n_read > 0)),
+                    tokens=written,
+                    logprobs=[*resumed.answers[i].logprobs, logprob],
+                    finished=token in self.verifier.loaded.stop_ids,
+                )
+            )
+        return rows
+
+    @staticmethod
+    def _prompt(engine: TransformersEngine, query: Query) -> list[int]:
+        return encode(query, engine.stage, engine.loaded.tokenizer, engine.loaded.context)
+
+
+def _answer(row: Row) -> Answer:
+    return Answer(tuple(row.tokens), tuple(row.logprobs), row.finished)

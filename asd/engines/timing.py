@@ -1,4 +1,4 @@
-"""Stages timed against each other: one query at a time, stages taking turns, after a warm-up each."""
+"""Stages timed against each other: the same calls, stages taking turns, after a warm-up each."""
 
 from __future__ import annotations
 
@@ -29,23 +29,22 @@ def time_stages(
         EngineError: A stage cannot answer.
     """
     calls = {name: engine.generate for name, engine in engines.items()}
-    return time_calls(calls, engines, queries, n_passes, clock)
+    return time_calls(calls, engines, [[query] for query in queries], n_passes, clock)
 
 
 def time_calls(
     calls: Mapping[str, Callable[[list[Query]], R]],
     engines: Mapping[str, Engine],
-    queries: Sequence[Query],
+    units: Sequence[list[Query]],
     n_passes: int,
     clock: Clock,
 ) -> Timings[R]:
-    """The same for any calls of these engines, seconds by the calls' names."""
+    """The same for any calls of these engines, each of a unit's queries; seconds by the calls' names."""
 
     def synchronise() -> None:
         for engine in engines.values():
             engine.synchronise()
 
-    units = [[query] for query in queries]
     for call in calls.values():
         warm_up(partial(call, units[0]), synchronise=synchronise, clock=clock)
     return interleave(calls, units, n_passes, synchronise=synchronise, clock=clock)

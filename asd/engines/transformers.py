@@ -31,7 +31,7 @@ from asd.ladder import Stage
 from asd.stopping.acceptance import point_mass
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
-__all__ = ["TransformersEngine"]
+__all__ = ["Resumed", "TransformersEngine"]
 
 
 class TransformersEngine:
@@ -133,7 +133,7 @@ class TransformersEngine:
             Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        return self._drafts(loaded, answers, usages, start)
+        return self.drafts(answers, usages, start)
 
     @torch.inference_mode()
     def verify(
@@ -204,26 +204,53 @@ class TransformersEngine:
         loaded = self.loaded
         self.synchronise()
         start = self._clock()
-        for verification in verifications:
-            if verification.stage != self.stage.name:
-                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
-        answers = [_accepted(v, loaded.stop_ids) for v in verifications]
-        usages = [NO_CALL] * len(answers)
-        rooms = [query.max_new_tokens - len(a.tokens) for query, a in zip(queries, answers, strict=True)]
-        unfinished = [i for i, a in enumerate(answers) if rooms[i] > 0 and not a.finished]
-        if unfinished:
-            resumed = self._resume(loaded, [(queries[i], verifications[i]) for i in unfinished])
-            rejected = [verifications[i].tokens[len(answers[i].tokens) :] for i in unfinished]
-            limits = [rooms[i] for i in unfinished]
+        resumed = self.resume(queries, verifications)
+        answers, usages = resumed.answers, [NO_CALL] * len(queries)
+        if resumed.open:
+            limits = [queries[i].max_new_tokens - len(answers[i].tokens) for i in resumed.open]
+            rejected = [verifications[i].tokens[len(answers[i].tokens) :] for i in resumed.open]
             choose = self._choose_on(resumed.batch, rejected, limits, acceptance)
             written = self._write(loaded, resumed.batch, limits, choose)
-            for i, more, n_read in zip(unfinished, written, resumed.n_read, strict=True):
+            for i, more, n_read in zip(resumed.open, written, resumed.n_read, strict=True):
                 n = len(more.tokens)
                 answers[i] = Answer(
                     answers[i].tokens + more.tokens, answers[i].logprobs + more.logprobs, more.finished
                 )
                 usages[i] = Usage(n_prompt=n_read, n_decoded=n, n_passes=n if n_read else n - 1)
-        return self._drafts(loaded, answers, usages, start)
+        return self.drafts(answers, usages, start)
+
+    def resume(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> Resumed:
+        """Stand after every accepted prefix, by the caches that `verify` left or by reading anew.
+
+        Raises:
+            ConfigError, PromptTooLongError, EngineError: As `continue_`.
+        """
+        for verification in verifications:
+            if verification.stage != self.stage.name:
+                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+        loaded = self.loaded
+        answers = [_accepted(v, loaded.stop_ids) for v in verifications]
+        still_open = [
+            i
+            for i, (query, answer) in enumerate(zip(queries, answers, strict=True))
+            if len(answer.tokens) < query.max_new_tokens and not answer.finished
+        ]
+        n_read = [0] * len(still_open)
+        if not still_open:
+            return Resumed(answers, still_open, n_read, open_batch(loaded, 0))
+        kept = self._keeper.take([_key(queries[i], verifications[i]) for i in still_open])
+        places = [place for rows in kept for place in rows.places]
+        gone = sorted(set(range(len(still_open))) - set(places))
+        batches = [rows.batch for rows in kept]
+        if gone:
+            texts = [
+                [*self._encode(loaded, queries[i]), *answers[i].tokens]
+                for i in (still_open[place] for place in gone)
+            ]
+            batches.append(prefill(loaded, texts, self.padding_side))
+            for place, text in zip(gone, texts, strict=True):
+                n_read[place] = len(text)
+        return Resumed(answers, still_open, n_read, join(batches, [*places, *gone]))
 
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:
         return encode(query, self.stage, loaded.tokenizer, loaded.context)
@@ -242,23 +269,6 @@ class TransformersEngine:
         stretches = decode(batch, limits, loaded.stop_ids, choose, self._look_every)
         return harvest(stretches, limits, loaded.stop_ids)
 
-    def _resume(self, loaded: Loaded, pairs: Sequence[tuple[Query, Verification]]) -> _Resumed:
-        """One batch that stands after every accepted prefix, from kept caches or from reading anew."""
-        kept = self._keeper.take([_key(*pair) for pair in pairs])
-        places = [place for rows in kept for place in rows.places]
-        gone = sorted(set(range(len(pairs))) - set(places))
-        batches = [rows.batch for rows in kept]
-        n_read = [0] * len(pairs)
-        if gone:
-            texts = [
-                [*self._encode(loaded, query), *verification.tokens[: verification.n_accepted]]
-                for query, verification in (pairs[place] for place in gone)
-            ]
-            batches.append(prefill(loaded, texts, self.padding_side))
-            for place, text in zip(gone, texts, strict=True):
-                n_read[place] = len(text)
-        return _Resumed(join(batches, [*places, *gone]), n_read)
-
     def _choose_on(
         self,
         batch: Batch,
@@ -276,10 +286,9 @@ class TransformersEngine:
         first = first_tokens(batch.logits, q, acceptance.sampling.temperature, rng)
         return beginning_with(first, choose)
 
-    def _drafts(
-        self, loaded: Loaded, answers: Sequence[Answer], usages: Sequence[Usage], start: float
-    ) -> list[Draft]:
-        texts = loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
+    def drafts(self, answers: Sequence[Answer], usages: Sequence[Usage], start: float) -> list[Draft]:
+        """Answers as drafts of this stage; `start` is what the clock said when their call began."""
+        texts = self.loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
         self.synchronise()
         seconds = self._clock() - start
         return [
@@ -289,11 +298,20 @@ class TransformersEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Resumed:
-    """Rows that go on; `n_read`: tokens that had to be read anew for each."""
+class Resumed:
+    """Where verified drafts are gone on from.
 
-    batch: Batch
+    Attributes:
+        answers: The accepted prefix of every draft.
+        open: Indices of those that go on.
+        n_read: Tokens that had to be read anew for each of them; 0: its cache was still there.
+        batch: They stand here after their prefixes, logits included; empty where none goes on.
+    """
+
+    answers: list[Answer]
+    open: list[int]
     n_read: list[int]
+    batch: Batch
 
 
 def _key(query: Query, verification: Verification) -> Hashable:

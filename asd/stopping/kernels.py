@@ -121,13 +121,16 @@ def estimate_kernel(
     return np.asarray((near + marginal) / (near.sum(axis=1, keepdims=True) + 1))
 
 
-def mean_by_bin(values: FloatArray, bins: IntArray, n_bins: int) -> FloatArray:
+def mean_by_bin(
+    values: FloatArray, bins: IntArray, n_bins: int, *, like: FloatArray | None = None
+) -> FloatArray:
     """Mean of the values of every bin, shrunk to the overall mean as far as the noise asks, shape (n_bins,).
 
     Args:
         values: One number per row, shape (N,).
         bins: Bin of every row, shape (N,).
         n_bins: Number of bins; one without rows gets the overall mean.
+        like: Numbers whose noise decides how much is shrunk, shape (N,); default: the values themselves.
 
     Raises:
         DataError: there are no rows, a value is not finite, lengths differ, or a bin leaves its range.
@@ -138,7 +141,7 @@ def mean_by_bin(values: FloatArray, bins: IntArray, n_bins: int) -> FloatArray:
     counts: FloatArray = np.bincount(bins, minlength=n_bins).astype(np.float64)
     sums: FloatArray = np.bincount(bins, weights=values, minlength=n_bins).astype(np.float64)
     overall = values.mean()
-    weight = _own_weight(values, bins, counts, sums)
+    weight = _own_weight(values if like is None else like, bins, counts)
     own = np.divide(sums, counts, out=np.full(n_bins, overall), where=counts > 0)
     shrunk = overall + weight * (own - overall)
     # rounding must not carry a probability past 1
@@ -173,8 +176,9 @@ def _left_out_log_likelihood(counts: FloatArray, width: float) -> float:
     return float(counts[rows, columns] @ np.log(left_out))
 
 
-def _own_weight(values: FloatArray, bins: IntArray, counts: FloatArray, sums: FloatArray) -> FloatArray:
+def _own_weight(values: FloatArray, bins: IntArray, counts: FloatArray) -> FloatArray:
     """Share of each bin's own mean in its estimate, n_b / (n_b + within / between), shape (n_bins,)."""
+    sums = np.bincount(bins, weights=values, minlength=len(counts))
     seen, pooled = counts > 0, np.zeros(len(counts))
     n, n_seen = len(values), seen.sum()
     if n_seen in (1, n):  # one bin, or one row in each: nothing tells noise from difference

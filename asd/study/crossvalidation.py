@@ -61,7 +61,7 @@ def _row(material: Material, fold: int) -> tuple[Value, ...]:
     largest = FixedStage(material.stages[-1])
     policy = largest if lam is None else fitted.policy(lam)
     held_out = [
-        Outcomes(outcomes.dataset, material.ladder, tuple(rest), fitted.ladder.unit)
+        Outcomes(outcomes.dataset, material.ladder, tuple(rest), fitted.ladder.unit())
         for outcomes, (_, rest) in zip(material.test, split, strict=True)
     ]
     own, reference = (

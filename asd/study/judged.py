@@ -15,7 +15,7 @@ from asd.artifact import PolicyArtifact
 from asd.errors import DataError
 from asd.evidence import Evidence, Judgement
 from asd.evidence.fitting import Rows
-from asd.fit import Table, move_costs
+from asd.fit import Table, move_usages
 from asd.ladder import Ladder
 from asd.stopping.kernels import Binning
 from asd.stopping.states import State, moves, states
@@ -51,8 +51,8 @@ def judged(
     if not traces:
         raise DataError("no traces to judge; run `asd collect` first")
     pairs = fitted.model.pairs if verify else ()
-    unit = fitted.ladder.unit if unit is None else unit
-    evidence, prices = fitted.evidence(), {stage.name: stage.prices for stage in ladder.stages}
+    unit = fitted.ladder.unit() if unit is None else unit
+    evidence, prices = fitted.evidence(), ladder.prices_at()
     rows: dict[str, Rows] = {}
     best: dict[str, list[str]] = {}
     for state in states(fitted.model.stages, pairs):
@@ -61,7 +61,7 @@ def judged(
         best[state.name] = [judgement.answer or "" for judgement in seen]
         rows[state.name] = _rows(seen, traces, _n_bins(fitted, state.name))
     costs = {
-        move: move_costs(move, traces, best[move.source.name], prices[move.stage]) / unit
+        move: move_usages(move, traces, best[move.source.name]) @ prices[move.stage].rates / unit
         for move in moves(fitted.model.stages, pairs)
     }
     return Table(rows, costs)

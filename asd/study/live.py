@@ -3,7 +3,8 @@
 Two lambdas whose policies take the same way on all timed items are one arm. Along run the largest stage's own
 answers drafted by smaller ones ("lossless"), and the oracle of the largest lambda: with foresight, the
 cheapest stage that is right. Every arm goes through the same loop, so that what is compared is the policies.
-Provenance `measured`.
+At batch 1 queries come one at a time; where a call holds several, `QUEUED` calls' worth of them wait at once,
+because a stage that every fourth query reaches would never see a full call otherwise. Provenance `measured`.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.cascade import Cascade
-from asd.engines import Engine, Verifier
+from asd.engines import Drafted, Engine, Verifier, alone
 from asd.ladder import Ladder
 from asd.measurement.timing import Clock, interleave, warm_up
 from asd.study.walks import Contender, Replay, walk_of
 from asd.types import Completion, Query
 
-__all__ = ["Live", "Timed", "run_live"]
+__all__ = ["Live", "Timed", "run_live", "unit_size"]
 
 Array = NDArray[np.float64]
+
+QUEUED = 4
+"""Full calls' worth of queries that wait at once, where calls hold several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,27 +76,29 @@ def run_live(
         engines: One a stage.
         replays: Of the contenders to time, all on one dataset; the first is the largest stage alone.
         items: Positions of the items to time.
-        batch: Queries per unit of work.
+        batch: Most queries a call; a unit of work holds `unit_size` of them.
         n_passes: Walks over all units.
         clock: Reads seconds.
     """
-    arms = {str(walks): replay for replay in reversed(replays) if (walks := _walks(replay, items))}
+    arms = {_arm_name(replay, items): replay for replay in reversed(replays)}
     queries = [replays[0].completions[i].query for i in items]
-    units = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+    size = unit_size(batch)
+    units = [queries[start : start + size] for start in range(0, len(queries), size)]
     run = {name: _arm(ladder, engines, replay, batch) for name, replay in arms.items()}
 
     def synchronise() -> None:
         for engine in engines.values():
             engine.synchronise()
 
-    for unit in (units[0], max(units, key=lambda unit: max(len(query.prompt) for query in unit))):
-        for call in _warming(engines, unit):
+    calls = [queries[start : start + batch] for start in range(0, len(queries), batch)]
+    for asked in (calls[0], max(calls, key=lambda asked: max(len(query.prompt) for query in asked))):
+        for call in _warming(engines, asked):
             warm_up(call, synchronise=synchronise, clock=clock)
     timings = interleave(run, units, n_passes, synchronise=synchronise, clock=clock)
-    largest = timings.seconds[str(_walks(replays[0], items))]
+    largest = timings.seconds[_arm_name(replays[0], items)]
     timed = {}
     for replay in replays:
-        name = str(_walks(replay, items))
+        name = _arm_name(replay, items)
         answers = [completion for unit in timings.results[name] for completion in unit]
         timed[replay.contender.name, replay.contender.lam] = Timed(
             replay.contender,
@@ -104,24 +110,33 @@ def run_live(
     return Live(timed, len(arms))
 
 
+def unit_size(batch: int) -> int:
+    """Queries in one unit of work, at most `batch` of them a call."""
+    return batch if batch == 1 else QUEUED * batch
+
+
 def _warming(engines: Mapping[str, Engine], unit: list[Query]) -> Iterator[Callable[[], object]]:
     """Every kind of call that a policy may make."""
     smallest = next(iter(engines.values()))
     for engine in engines.values():
         yield partial(engine.generate, unit)
+        if isinstance(engine, Drafted):
+            yield partial(engine.alone.generate, unit)
         if engine is not smallest and isinstance(engine, Verifier):
             yield partial(engine.verify, unit, smallest.generate(unit))
 
 
-def _walks(replay: Replay, items: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    return tuple(replay.walks[i] for i in items)
+def _arm_name(replay: Replay, items: Sequence[int]) -> str:
+    """The same for contenders that do the same."""
+    return str((replay.contender.drafter, [replay.walks[i] for i in items]))
 
 
 def _arm(
     ladder: Ladder, engines: Mapping[str, Engine], replay: Replay, batch: int
 ) -> Callable[[list[Query]], list[Completion]]:
-    prices = {stage.name: stage.prices for stage in ladder.stages}
-    cascade = Cascade(engines, replay.contender.policy, prices)
+    if not replay.contender.drafter:
+        engines = {name: alone(engine) for name, engine in engines.items()}
+    cascade = Cascade(engines, replay.contender.policy, ladder.prices_at(batch))
     return partial(cascade.run, batch_size=batch)
 
 

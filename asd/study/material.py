@@ -126,7 +126,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         traces = collected(split, n)
         return tuple(
             Outcomes(
-                w.name, ladder, tuple(t for t in traces if t.query.dataset == w.name), fitted.ladder.unit
+                w.name, ladder, tuple(t for t in traces if t.query.dataset == w.name), fitted.ladder.unit()
             )
             for w in workloads
         )

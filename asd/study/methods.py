@@ -103,7 +103,7 @@ def methods(fitted: PolicyArtifact, calibration: Sequence[Outcomes]) -> list[Met
         fitted: The policy under study.
         calibration: Every dataset's outcomes on rows that choose the settings.
     """
-    stages = tuple(fitted.ladder.prices)
+    stages = fitted.model.stages
     singles = [_fixed(f"always-{stage}", FixedStage(stage)) for stage in stages]
     static = _fixed("static", StaticWalk(stages, STATIC_THRESHOLD, fitted.evidence()))
     wanted = KEPT * pooled([singles[-1].walk(o) for o in calibration], lambda replay: replay.quality)

@@ -56,7 +56,7 @@ def sample_tables(
     training, held_out = (
         [t for outcomes in part for t in outcomes.traces] for part in (material.calibration, material.test)
     )
-    unit, rng = material.fitted.ladder.unit, np.random.default_rng(material.seed)
+    unit, rng = material.fitted.ladder.unit(), np.random.default_rng(material.seed)
     known, fresh = (judged(material.fitted, material.ladder, rows) for rows in (training, held_out))
 
     def of_tables(index: Index) -> float:

@@ -2,9 +2,11 @@
 
 The engines are played back, so what a policy returns here is what the models wrote; provenance `replayed`.
 Cost is in units of the mean run of the largest stage alone over the rows the policy was fitted on, and so is
-lambda: a unit that does not move with the questions of a run. Beside the adaptive policy stand "unverified",
+lambda: a unit that does not move with the questions of a run. Prices, unit and policy are those of the batch
+size, so that nothing is bought that does not pay there. Beside the adaptive policy stand "unverified",
 the same where drafts are thrown away, and "lossless", the largest stage's own answers, drafted by
-smaller ones.
+smaller ones; "drafted" is the largest stage with its own drafter, which policies have too. The single stages
+that all is compared with write alone.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from asd.artifact import PolicyArtifact
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
-from asd.ladder import Ladder
+from asd.ladder import Ladder, Prices
 from asd.policies import ClosedForm, FixedStage, Myopic, Oracle, Policy, RandomMix, StaticWalk
 from asd.types import STOP, Completion, Draft, Trace, Verification
 
@@ -36,21 +38,43 @@ STATIC_THRESHOLD = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A policy in the comparison: its short name, its lambda if it has one, and the policy itself."""
+    """A policy in the comparison.
+
+    Attributes:
+        name: Short.
+        lam: Its lambda, if it has one.
+        policy: The policy itself.
+        drafter: Its stages draft while they write, where they have drafters.
+    """
 
     name: str
     lam: float | None
     policy: Policy
+    drafter: bool = True
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What every stage of a ladder answered to the items of one dataset; `unit` is one cost unit, priced."""
+    """What every stage of a ladder answered to the items of one dataset.
+
+    Attributes:
+        dataset: Its name.
+        ladder: Supplies the prices.
+        traces: One an item.
+        unit: One cost unit, priced.
+        batch: Queries a call that prices and policies are for.
+    """
 
     dataset: str
     ladder: Ladder
     traces: tuple[Trace, ...]
     unit: float
+    batch: int = 1
+
+    @property
+    def prices(self) -> dict[str, Prices]:
+        """What a query costs in calls of that size, by stage."""
+        return self.ladder.prices_at(self.batch)
 
     @property
     def largest(self) -> str:
@@ -59,8 +83,7 @@ class Outcomes:
 
     def costs(self, stage: str) -> Array:
         """Priced cost of a stage alone on every item, raw price unit."""
-        prices = {s.name: s.prices for s in self.ladder.stages}[stage]
-        return np.array([prices.cost(trace.outcomes[stage].draft.usage) for trace in self.traces])
+        return np.array([self.prices[stage].cost(t.outcomes[stage].draft.usage.alone) for t in self.traces])
 
     @property
     def verified(self) -> bool:
@@ -73,10 +96,11 @@ class Outcomes:
 
     def walk(self, contender: Contender) -> Replay:
         """Let a policy decide on every item, the stages played back."""
-        engines = {s.name: ReplayEngine(s.name, self.traces) for s in self.ladder.stages}
-        prices = {s.name: s.prices for s in self.ladder.stages}
+        engines = {
+            s.name: ReplayEngine(s.name, self.traces, drafter=contender.drafter) for s in self.ladder.stages
+        }
         queries = [trace.query for trace in self.traces]
-        completions = Cascade(engines, contender.policy, prices).run(queries, batch_size=len(queries))
+        completions = Cascade(engines, contender.policy, self.prices).run(queries, batch_size=len(queries))
         scores = [t.outcomes[c.stage].score for t, c in zip(self.traces, completions, strict=True)]
         return Replay(self, contender, tuple(completions), np.array(scores, dtype=float))
 
@@ -141,7 +165,7 @@ def walk_of(completion: Completion) -> Walk:
 def optimal(outcomes: Outcomes, fitted: PolicyArtifact, lam: float) -> Contender:
     """The adaptive policy at one lambda, verifying drafts if the stages can."""
     verify = outcomes.verified
-    policy = fitted.policy(lam, ladder=outcomes.ladder, verify=verify)
+    policy = fitted.policy(lam, ladder=outcomes.ladder, verify=verify, batch=outcomes.batch)
     return Contender("optimal", lam, policy)
 
 
@@ -150,7 +174,7 @@ def keeping(outcomes: Outcomes, fitted: PolicyArtifact, share: float) -> Contend
 
     It is the largest stage alone if no lambda kept the share there.
     """
-    lam = fitted.cheapest_lam(share)
+    lam = fitted.cheapest_lam(share, outcomes.batch)
     if lam is None:
         return Contender(f"optimal@{share:g}", None, FixedStage(outcomes.largest))
     return Contender(f"optimal@{share:g}", None, optimal(outcomes, fitted, lam).policy)
@@ -159,23 +183,25 @@ def keeping(outcomes: Outcomes, fitted: PolicyArtifact, share: float) -> Contend
 def contenders(outcomes: Outcomes, fitted: PolicyArtifact, lams: Sequence[float]) -> Iterator[Contender]:
     """The adaptive policy at every lambda, and everything it is compared with."""
     stages = tuple(stage.name for stage in outcomes.ladder.stages)
-    prices = {stage.name: stage.prices for stage in outcomes.ladder.stages}
-    evidence, graph = fitted.evidence(), fitted.graph(verify=outcomes.verified)
+    batch, evidence = outcomes.batch, fitted.evidence()
+    graph = fitted.graph(verify=outcomes.verified, batch=batch)
     for stage in stages:
-        yield Contender(f"always-{stage}", None, FixedStage(stage))
+        yield Contender(f"always-{stage}", None, FixedStage(stage), drafter=False)
+    if outcomes.prices[outcomes.largest].per_drafted is not None:
+        yield Contender("drafted", None, FixedStage(outcomes.largest))
     yield Contender("random", None, RandomMix(dict.fromkeys(stages, 1.0), seed=0))
     yield Contender("static", None, StaticWalk(stages, STATIC_THRESHOLD, evidence))
     if fitted.verifies and outcomes.verified:
-        yield Contender("lossless", None, fitted.lossless())
+        yield Contender("lossless", None, fitted.lossless(batch))
     for share in SHARES:
         yield keeping(outcomes, fitted, share)
     costs = tuple(float(outcomes.costs(stage).mean()) for stage in stages)
     for lam in lams:
         yield optimal(outcomes, fitted, lam)
         if fitted.verifies and outcomes.verified:
-            policy = fitted.policy(lam, verify=False)
+            policy = fitted.policy(lam, verify=False, batch=batch)
             yield Contender("unverified", lam, policy)
         yield Contender("myopic", lam, Myopic(evidence, graph, lam))
         yield Contender("closed-form", lam, ClosedForm(stages, costs, lam, evidence))
-        oracle = Oracle.from_traces(outcomes.traces, prices, outcomes.unit, lam)
+        oracle = Oracle.from_traces(outcomes.traces, outcomes.prices, outcomes.unit, lam)
         yield Contender("oracle", lam, oracle)

@@ -1,0 +1,211 @@
+"""What the named settings take of the hardware, beside the largest stage alone on the very same hardware.
+
+    device-seconds   seconds of the live passes x devices held / queries: the stages share the devices, so all
+                     of them are held while one stage works
+    memory           weights of the stages that the contender asked at least once; without them it cannot run
+    first visible    wait for the first token that a reader may see, without queueing: a cascade shows nothing
+                     before it has stopped; a stage that always answers streams; lossless speculation streams
+                     from the first token on that the largest stage has verified
+    all memory       the largest stage alone on the memory of the whole ladder: where the smaller stages'
+                     weights were, lie the caches of so many more queries a call (the longest timed query
+                     counts for each). Both call sizes are timed in turns on all timed items, waiting at once
+
+No time of a contender is left out: what its smaller stages take, they take from the same devices. What larger
+calls cost is latency, which the column of the first visible token shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asd.engines import Engine
+from asd.engines.batching import in_batches
+from asd.engines.timing import time_calls
+from asd.measurement.timing import interleave, warm_up
+from asd.policies import FixedStage, Lossless, Oracle, Policy
+from asd.study.live import Timed
+from asd.study.walks import calls
+from asd.types import Completion, Query
+from bench.memory import cache_mib, weights_mib
+from bench.session import Session, Setting
+
+__all__ = ["ALL_MEMORY", "Footprint", "first_visible_s", "footprints", "larger_call"]
+
+Array = NDArray[np.float64]
+
+ALL_MEMORY = "all-memory"
+"""Name of the largest stage alone on the memory of the whole ladder."""
+
+N_FIRST, N_PASSES = 6, 3
+"""Calls of each dataset whose first token is timed, and how often."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """One contender over all datasets.
+
+    Attributes:
+        name: Of the setting.
+        seconds: Of the live passes, shape (passes, units).
+        largest: Of the largest stage alone in calls of the usual size, likewise.
+        n_queries: Answered in one pass.
+        n_devices: Held.
+        first_visible_s: One a query.
+        memory_mib: Of weights; None where it is not known.
+        batch: Most queries a call.
+    """
+
+    name: str
+    seconds: Array
+    largest: Array
+    n_queries: int
+    n_devices: int
+    first_visible_s: Array
+    memory_mib: float | None
+    batch: int
+
+    @property
+    def device_s(self) -> float:
+        """Device-seconds a query, median over the passes."""
+        return float(np.median(self.seconds.sum(axis=1))) * self.n_devices / self.n_queries
+
+
+def footprints(session: Session) -> list[Footprint]:
+    """The largest stage alone, every named setting, and the largest stage on all the memory."""
+    largest: Setting = (f"always-{session.matrix.ladder.stages[-1].name}", None)
+    first = _first_token_s(session)
+    found = [
+        _footprint(session, name, setting, first)
+        for name, setting in {largest[0]: largest, **session.settings}.items()
+    ]
+    batch = larger_call(session)
+    return found if batch is None else [*found, _on_all_memory(session, batch, largest[0])]
+
+
+def _footprint(session: Session, name: str, setting: Setting, first: Mapping[str, float]) -> Footprint:
+    datasets = session.matrix.datasets
+    timed = [session.live(dataset).timed[setting] for dataset in datasets]
+    asked = _asked(session, setting)
+    return Footprint(
+        name=name,
+        seconds=np.concatenate([one.seconds for one in timed], axis=1),
+        largest=np.concatenate([one.largest for one in timed], axis=1),
+        n_queries=sum(len(one.completions) for one in timed),
+        n_devices=_devices(session, asked),
+        first_visible_s=np.array([seconds for one in timed for seconds in _visible(one, first)]),
+        memory_mib=_memory(session, asked),
+        batch=session.matrix.batch,
+    )
+
+
+def _asked(session: Session, setting: Setting) -> set[str]:
+    """Stages that were asked at least once, and those that draft for them while they write."""
+    replays = [session.replay(dataset, *setting) for dataset in session.matrix.datasets]
+    asked = {call.stage for replay in replays for done in replay.completions for call in calls(done)}
+    if not replays[0].contender.drafter:
+        return asked
+    stages = session.matrix.ladder.stages
+    return asked | {s.drafter.stage for s in stages if s.name in asked and s.drafter is not None}
+
+
+def _devices(session: Session, asked: set[str]) -> int:
+    """Devices that stages are spread over; of a CPU the whole is one."""
+    stages = session.matrix.ladder.stages
+    return max(stage.tensor_parallel for stage in stages if stage.name in asked)
+
+
+def _memory(session: Session, asked: set[str]) -> float | None:
+    matrix = session.matrix
+    each = [weights_mib(s, matrix.device) for s in matrix.ladder.stages if s.name in asked]
+    known = [mib for mib in each if mib is not None]
+    return sum(known) if len(known) == len(each) else None
+
+
+def _visible(timed: Timed, first: Mapping[str, float]) -> list[float]:
+    return [first_visible_s(done, timed.contender.policy, first) for done in timed.completions]
+
+
+def first_visible_s(done: Completion, policy: Policy, first: Mapping[str, float]) -> float:
+    """Seconds inside calls until a token may be shown.
+
+    Args:
+        done: A timed answer.
+        policy: What decided.
+        first: Seconds to the first token of a stage that answers at once, by stage.
+    """
+    if isinstance(policy, FixedStage | Oracle):
+        return first[done.stage]
+    # the last call of a lossless chain goes on from tokens that are the largest stage's own already
+    drafts = done.drafts[:-1] if isinstance(policy, Lossless) else done.drafts
+    return sum(draft.seconds for draft in drafts) + sum(read.seconds for read in done.verifications)
+
+
+def _first_token_s(session: Session) -> dict[str, float]:
+    """Median seconds of a call that decodes one token, by stage."""
+    size, engines = session.matrix.batch, session.engines
+    units = [
+        [replace(query, max_new_tokens=1) for query in queries[start : start + size]]
+        for queries in map(partial(_timed_queries, session), session.matrix.datasets)
+        for start in range(0, min(len(queries), N_FIRST * size), size)
+    ]
+    answering = {name: engine.generate for name, engine in engines.items()}
+    timings = time_calls(answering, engines, units, N_PASSES, session.clock)
+    return {name: float(np.median(seconds.min(axis=0))) for name, seconds in timings.seconds.items()}
+
+
+def _timed_queries(session: Session, dataset: str) -> list[Query]:
+    traces = session.outcomes[dataset].traces
+    return [trace.query for trace in traces[: session.matrix.n_timed]]
+
+
+def larger_call(session: Session) -> int | None:
+    """Queries a call of the largest stage alone, on the memory of all; None where memory is not known."""
+    matrix, largest = session.matrix, session.matrix.ladder.stages[-1]
+    freed = _memory(session, {stage.name for stage in matrix.ladder.stages[:-1]})
+    usages = [
+        trace.outcomes[largest.name].draft.usage
+        for outcomes in session.outcomes.values()
+        for trace in outcomes.traces[: matrix.n_timed]
+    ]
+    longest = max(usage.n_prompt + usage.n_decoded for usage in usages)
+    room = cache_mib(largest, matrix.device, longest)
+    return None if freed is None or room is None else matrix.batch + math.floor(freed / room)
+
+
+def _on_all_memory(session: Session, batch: int, largest: str) -> Footprint:
+    """The largest stage, calls of the usual size and larger ones taking turns on each dataset's items."""
+    engine = session.engines[session.matrix.ladder.stages[-1].name]
+    units = [_timed_queries(session, dataset) for dataset in session.matrix.datasets]
+    run = {
+        name: partial(_answer_all, engine, size)
+        for name, size in ((largest, session.matrix.batch), (ALL_MEMORY, batch))
+    }
+    warm_up(partial(engine.generate, units[0][:batch]), synchronise=engine.synchronise, clock=session.clock)
+    timings = interleave(run, units, 1, synchronise=engine.synchronise, clock=session.clock)
+    return Footprint(
+        name=ALL_MEMORY,
+        seconds=timings.seconds[ALL_MEMORY],
+        largest=timings.seconds[largest],
+        n_queries=sum(map(len, units)),
+        n_devices=_devices(session, {engine.stage_name}),
+        first_visible_s=_first_of(engine, units, batch, session.clock),
+        memory_mib=_memory(session, {engine.stage_name}),
+        batch=batch,
+    )
+
+
+def _first_of(engine: Engine, units: Sequence[list[Query]], batch: int, clock: Callable[[], float]) -> Array:
+    """Seconds of larger calls that decode one token, one a dataset."""
+    short = [[replace(query, max_new_tokens=1) for query in unit[:batch]] for unit in units]
+    timings = time_calls({"first": engine.generate}, {"first": engine}, short, N_PASSES, clock)
+    return np.asarray(timings.seconds["first"].min(axis=0))
+
+
+def _answer_all(engine: Engine, batch: int, queries: Sequence[Query]) -> int:
+    return sum(len(drafts) for drafts in in_batches(engine, queries, batch))

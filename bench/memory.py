@@ -1,0 +1,86 @@
+"""Memory of a stage, read off its files: weights as they lie on the device, and the cache of one query.
+
+    weights = parameters x bytes of the dtype it runs in
+    cache   = 2 (key and value) x layers x key-value heads x head size x tokens x bytes
+
+Activations, and what a runtime keeps for itself, are not in it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import msgspec
+
+from asd.engines.revisions import local_directory
+from asd.errors import DataError
+from asd.ladder import Stage
+
+__all__ = ["MIB", "cache_mib", "weights_mib"]
+
+MIB = 1 << 20
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+
+
+class _Config(msgspec.Struct, frozen=True):
+    """The part of a model's config.json that says how large its cache is."""
+
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+
+
+def weights_mib(stage: Stage, device: str) -> float | None:
+    """MiB that a stage's weights take while it can answer; None where neither files nor ladder tell.
+
+    Args:
+        stage: Whose weights; its `memory_gib` counts where it is given.
+        device: In torch's words; on "cpu" a dtype of "auto" is float32.
+
+    Raises:
+        DataError: The weights are cut off, or of a dtype that no model has.
+    """
+    if stage.memory_gib is not None:
+        return stage.memory_gib * 1024
+    folder = local_directory(stage)
+    if folder is None:
+        return None
+    stored = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path)]
+    return sum(n * _bytes(stage, device, dtype) for n, dtype in stored) / MIB
+
+
+def cache_mib(stage: Stage, device: str, n_tokens: int) -> float | None:
+    """MiB that the cache of one query of so many tokens takes; None where there are no files here."""
+    folder = local_directory(stage)
+    if folder is None:
+        return None
+    config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Config)
+    heads = config.num_key_value_heads or config.num_attention_heads
+    size = config.head_dim or config.hidden_size // config.num_attention_heads
+    dtype = _tensors(min(folder.glob("*.safetensors")))[0][1]
+    per_token = 2 * config.num_hidden_layers * heads * size * _bytes(stage, device, dtype)
+    return per_token * n_tokens / MIB
+
+
+def _tensors(path: Path) -> list[tuple[int, str]]:
+    """Number of elements and dtype of every tensor of a safetensors file: its header, the rest unread."""
+    with path.open("rb") as file:
+        try:
+            header = json.loads(file.read(*struct.unpack("<Q", file.read(8))))
+        except (struct.error, ValueError) as error:
+            raise DataError(f"{path} is no safetensors file: {error}") from error
+    return [(math.prod(t["shape"]), t["dtype"]) for name, t in header.items() if name != "__metadata__"]
+
+
+def _bytes(stage: Stage, device: str, stored: str) -> int:
+    """Bytes of one number as the stage runs."""
+    runs_in = stage.dtype if stage.dtype != "auto" else "float32" if device == "cpu" else stored
+    if runs_in not in _BYTES:
+        raise DataError(f"stage {stage.name!r} has weights of dtype {runs_in!r}; known are {sorted(_BYTES)}")
+    return _BYTES[runs_in]
