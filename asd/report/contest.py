@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from asd.report.reading import basis, has, kinds, numbers
+from asd.report.reading import around, basis, has, kinds, milliseconds_around, numbers
 from asd.report.style import Figure, finished, line, panels
 from asd.study.record import Study, Table
 
@@ -29,15 +29,17 @@ def contest(study: Study) -> Figure:
             _marks(panel, _tests(study, "seconds" if column == "mean_ms" else column, reference), names)
         for panel in axes[1:]:
             panel.set_yticklabels([])
-        missing = "" if len(shown) == len(METRICS) else "Seconds are left out: nothing was timed. "
-        return finished("methods", _caption(reference, missing, study), canvas)
+        return finished("methods", _caption(reference, study), canvas)
 
 
-def _caption(reference: str, missing: str, study: Study) -> str:
+def _caption(reference: str, study: Study) -> str:
+    timed = "Latency is left out: nothing was timed."
+    if has(study, ["latency"]):
+        timed = f"Latency, with the 95 % bootstrap interval of its speed-up: {basis(study.table('latency'))}"
     return (
         f"Methods, quality and cost with 95 % BCa intervals. Stars: difference to {reference}, paired by "
-        "question, p after Holm over all comparisons of the study, *** below 0.001, ** below 0.01, * below "
-        f"0.05, ns otherwise. {missing}{basis(study.table('methods'))}"
+        "question, p after Holm over all comparisons of its table, *** below 0.001, ** below 0.01, * below "
+        f"0.05, ns otherwise. {timed} Quality and cost: {basis(study.table('methods'))}"
     )
 
 
@@ -49,10 +51,7 @@ def _dots(axes: Axes, table: Table, column: str, title: str, names: list[str]) -
     at = {name: i for i, name in enumerate(names)}
     rows = np.array([at[name] for name in map(str, table.column("method"))])
     values = numbers(table, column)
-    spread = None
-    if f"{column}_low" in table.columns:
-        ends = np.stack([numbers(table, f"{column}_low"), numbers(table, f"{column}_high")])
-        spread = np.abs(ends - values)
+    spread = milliseconds_around(table) if column == "mean_ms" else around(table, column)
     axes.errorbar(values, rows, xerr=spread, capsize=2, **(line(0) | {"linestyle": "none"}))
     axes.set_yticks(range(len(names)), names)
     axes.set(title=title, ylim=(len(names) - 0.5, -0.5))

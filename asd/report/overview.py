@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colorizer import ColorizingArtist
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
 
-from asd.report.reading import Array, basis, columns_like, has, kinds, numbers, rows_where
+from asd.report.reading import (
+    around,
+    basis,
+    columns_like,
+    has,
+    kinds,
+    milliseconds_around,
+    numbers,
+    rows_where,
+)
 from asd.report.style import Figure, finished, hatch, line, panels, ticks_at
 from asd.study.record import Study, Table
 
@@ -18,12 +30,12 @@ NO_LOAD = "Load is left out: this study holds no load experiment."
 def overview(study: Study) -> Figure:
     """Needs the tables lambda, lambda_datasets, levels and methods; latency is named where it is missing."""
     over = study.table("lambda")
-    with panels(3, 3, 10.0) as (canvas, axes):
+    with panels(3, 3, 10.8) as (canvas, axes):
         _latency(axes[0], study)
         _against_lambda(axes[1], over, "cost", "B  Cost", "runs of the largest stage")
         _against_lambda(axes[2], over, "quality", "C  Quality", "mean score")
-        canvas.colorbar(_surface(axes[3], over), ax=axes[3], label="value lost")
-        canvas.colorbar(_stage_use(axes[4], study.table("lambda_datasets")), ax=axes[4], label="share")
+        _scale(canvas, axes[3], _surface(axes[3], over), "value lost per (1 + worth)")
+        _scale(canvas, axes[4], _stage_use(axes[4], study.table("lambda_datasets")), "share answered")
         _levels(axes[5], study.table("levels"))
         _frontier(axes[6], over, study.table("methods"))
         _against_lambda(axes[7], over, "efficiency", "H  Cost-effectiveness", "quality per cost")
@@ -43,16 +55,20 @@ def _caption(study: Study) -> str:
     )
 
 
+def _scale(canvas: Canvas, axes: Axes, shades: ColorizingArtist, label: str) -> None:
+    """What the greys of a panel mean, below it."""
+    bar = canvas.colorbar(shades, ax=axes, label=label, location="bottom", aspect=30)
+    bar.ax.xaxis.set_major_locator(MaxNLocator(4))
+
+
 def _latency(axes: Axes, study: Study) -> None:
     axes.set_title("A  Latency")
     if not has(study, ["lambda_latency"]):
         _say(axes, "Nothing was timed.")
         return
     table = study.table("lambda_latency")
-    mean, speed_up = numbers(table, "mean_ms"), numbers(table, "speed_up")
-    ends = [mean * speed_up / numbers(table, f"speed_up_{end}") for end in ("high", "low")]
-    spread = np.abs(np.stack(ends) - mean)
-    axes.errorbar(numbers(table, "lambda"), mean, spread, capsize=2, **line(0))
+    lams, mean = numbers(table, "lambda"), numbers(table, "mean_ms")
+    axes.errorbar(lams, mean, milliseconds_around(table), capsize=2, **line(0))
     axes.set(xlabel="lambda", ylabel="mean ms a question", ylim=(0, None))
     ticks_at(axes, TICKS)
 
@@ -63,7 +79,7 @@ def _against_lambda(axes: Axes, table: Table, column: str, title: str, label: st
     ticks_at(axes, TICKS)
 
 
-def _surface(axes: Axes, table: Table):  # type: ignore[no-untyped-def]
+def _surface(axes: Axes, table: Table) -> ColorizingArtist:
     """Value lost by solving for lambda (x) where an answer is worth another number (y)."""
     lams, quality, cost = (numbers(table, name) for name in ("lambda", "quality", "cost"))
     value = lams[:, None] * quality - cost
@@ -79,7 +95,7 @@ def _surface(axes: Axes, table: Table):  # type: ignore[no-untyped-def]
     return shades
 
 
-def _stage_use(axes: Axes, table: Table):  # type: ignore[no-untyped-def]
+def _stage_use(axes: Axes, table: Table) -> ColorizingArtist:
     datasets, stages = kinds(table, "dataset"), columns_like(table, "share_")
     parts = {name: rows_where(table, "dataset", name) for name in datasets}
     shares = np.array([numbers(parts[name], f"share_{stage}") for name in datasets for stage in stages])
@@ -107,7 +123,7 @@ def _levels(axes: Axes, table: Table) -> None:
         axes.bar(kinds(table, "level"), share, bottom=below, label=stage, **hatch(k))
         below = below + share
     axes.set(title="F  Stage by complexity", xlabel="level", ylabel="share answered", ylim=(0, 1))
-    axes.legend(loc="lower center", ncols=3, frameon=True, framealpha=0.95)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4)
 
 
 def _frontier(axes: Axes, over: Table, methods: Table) -> None:
@@ -116,17 +132,8 @@ def _frontier(axes: Axes, over: Table, methods: Table) -> None:
         one = rows_where(methods, "method", row)
         cost, quality = numbers(one, "cost"), numbers(one, "quality")
         style = line(k) | {"linestyle": "none", "markersize": 6, "label": row}
-        if k > 8:
-            style["markerfacecolor"] = "none"
-        axes.errorbar(cost, quality, _around(one, "quality"), _around(one, "cost"), elinewidth=0.6, **style)
+        axes.errorbar(cost, quality, around(one, "quality"), around(one, "cost"), elinewidth=0.6, **style)
     axes.set(title="G  Pareto frontier", xlabel="cost, runs of the largest stage", ylabel="quality")
-
-
-def _around(table: Table, column: str) -> Array:
-    """How far the interval reaches below and above, shape (2, rows)."""
-    middle = numbers(table, column)
-    ends = numbers(table, f"{column}_low"), numbers(table, f"{column}_high")
-    return np.clip(np.abs(np.stack(ends) - middle), 0.0, None)
 
 
 def _key(axes: Axes, frontier: Axes) -> None:

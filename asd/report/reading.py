@@ -1,4 +1,4 @@
-"""Tables as figures need them: columns of numbers, rows of one kind. Nothing is computed here."""
+"""Tables as figures need them: columns of numbers and how far intervals reach, rows of one kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ import numpy.typing as npt
 
 from asd.study.record import Study, Table, Value
 
-__all__ = ["Array", "basis", "columns_like", "has", "kinds", "numbers", "rows_where"]
+__all__ = [
+    "Array", "around", "basis", "columns_like", "has", "kinds", "milliseconds_around", "numbers",
+    "rows_where",
+]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
@@ -22,6 +25,19 @@ def has(study: Study, names: Iterable[str]) -> bool:
 def numbers(table: Table, column: str) -> Array:
     """A column as floats; NaN, which is drawn as a gap, where it is not defined."""
     return np.array([np.nan if value is None else float(value) for value in table.column(column)])
+
+
+def around(table: Table, column: str) -> Array:
+    """How far the interval of a column reaches below and above, shape (2, rows)."""
+    ends = numbers(table, f"{column}_low"), numbers(table, f"{column}_high")
+    return np.abs(np.stack(ends) - numbers(table, column))
+
+
+def milliseconds_around(table: Table) -> Array:
+    """The same of "mean_ms": the interval of the speed-up, the largest stage's seconds taken as given."""
+    mean, speed_up = numbers(table, "mean_ms"), numbers(table, "speed_up")
+    ends = [mean * speed_up / numbers(table, f"speed_up_{end}") for end in ("high", "low")]
+    return np.abs(np.stack(ends) - mean)
 
 
 def kinds(table: Table, column: str) -> list[str]:

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-__all__ = ["WIDTH", "Figure", "finished", "hatch", "line", "log_axis", "panels", "ticks_at"]
+__all__ = ["WIDTH", "Figure", "finished", "hatch", "line", "log_axis", "panels", "ticks_at", "tiles"]
 
 WIDTH = 9.9
 """Inches: 950 pixels on a page."""
@@ -27,6 +27,7 @@ WIDTH = 9.9
 _PNG_DPI = 150
 
 _RC: Any = {  # matplotlib types the keys as one long Literal
+    "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -74,18 +75,31 @@ def panels(n_rows: int, n_columns: int, height: float) -> Iterator[tuple[Canvas,
         yield canvas, list(axes.flat)
 
 
+@contextmanager
+def tiles(n: int, height: float) -> Iterator[tuple[Canvas, list[Axes]]]:
+    """An empty figure of n like panels, three in a row, each `height` inches high."""
+    n_columns = min(n, 3)
+    n_rows = -(-n // n_columns)
+    with panels(n_rows, n_columns, n_rows * height) as (canvas, axes):
+        for spare in axes[n:]:
+            spare.remove()
+        yield canvas, axes[:n]
+
+
 def finished(name: str, caption: str, canvas: Canvas) -> Figure:
     """Both files of a figure, without a date; to be called within `panels`."""
     svg, png = io.StringIO(), io.BytesIO()
-    canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    canvas.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     canvas.savefig(png, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     return Figure(name, caption, svg.getvalue(), png.getvalue())
 
 
 def line(k: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the k-th line."""
+    """Colour, dashes and marker of the k-th line; markers are open from the ninth on."""
+    colour = _COLOURS[k % len(_COLOURS)]
     return {
-        "color": _COLOURS[k % len(_COLOURS)],
+        "markerfacecolor": colour if k < len(_COLOURS) else "white",
+        "color": colour,
         "linestyle": _DASHES[k % len(_DASHES)],
         "marker": _MARKERS[k % len(_MARKERS)],
     }
@@ -97,12 +111,12 @@ def hatch(k: int) -> dict[str, Any]:
     return {"facecolor": fill, "hatch": pattern, "edgecolor": "#222222", "linewidth": 0.6}
 
 
-def log_axis(axes: Axes, *which: str) -> None:
-    """Make axes ("x", "y") logarithmic, with plain numbers at them."""
+def log_axis(axes: Axes, *which: str, subs: Sequence[float] = (1.0,)) -> None:
+    """Make axes ("x", "y") logarithmic, with plain numbers at these multiples of powers of ten."""
     for name in which:
         axis = axes.xaxis if name == "x" else axes.yaxis
         (axes.set_xscale if name == "x" else axes.set_yscale)("log")
-        axis.set_major_locator(LogLocator(numticks=6))
+        axis.set_major_locator(LogLocator(subs=subs, numticks=6))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(_plain))
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 
-from asd.report.reading import basis, kinds, numbers, rows_where
-from asd.report.style import Figure, finished, hatch, line, log_axis, panels, ticks_at
+from asd.report.reading import Array, basis, kinds, numbers, rows_where
+from asd.report.style import Figure, finished, hatch, line, log_axis, panels, ticks_at, tiles
 from asd.study.record import Study, Table
 
 __all__ = ["acceptance", "regret", "reliability", "samples", "thresholds", "training"]
@@ -18,10 +20,11 @@ def regret(study: Study) -> Figure:
     """A panel a stream, on log axes, with sqrt(T log T) drawn through posterior sampling's first thousand."""
     tables = [study.table(name) for name in ("regret_course_simulated", "regret_course")]
     parts = [(t, s, rows_where(t, "stream", s)) for t in tables for s in kinds(t, "stream")]
-    with panels(1, len(parts), 4.6) as (canvas, axes):
+    with tiles(len(parts), 4.6) as (canvas, axes):
         for panel, (table, stream, rows) in zip(axes, parts, strict=True):
             _streams(panel, rows)
-            panel.set_title(f"{stream.partition(':')[0]} ({table.provenance})")
+            panel.set_title(f"{stream.partition(':')[0].capitalize()} ({table.provenance})")
+            panel.set_ylim(1.0, _highest(tables))
         axes[0].set_ylabel("regret, cost units")
         labels = dict(zip(*reversed(axes[-1].get_legend_handles_labels()), strict=True))
         canvas.legend(labels.values(), labels.keys(), loc="outside lower center", ncols=3)
@@ -36,6 +39,10 @@ def regret(study: Study) -> Figure:
         return finished("regret", caption, canvas)
 
 
+def _highest(tables: Sequence[Table]) -> float:
+    return 1.2 * max(float(np.nanmax(numbers(table, "regret_high"))) for table in tables)
+
+
 def _streams(axes: Axes, rows: Table) -> None:
     for k, learner in enumerate(kinds(rows, "learner")):
         own = rows_where(rows, "learner", learner)
@@ -47,11 +54,11 @@ def _streams(axes: Axes, rows: Table) -> None:
         if k == 0:
             _root(axes, rounds, mean)
     axes.set_xlabel("rounds T")
-    log_axis(axes, "x", "y")
-    axes.set_ylim(bottom=1.0)
+    log_axis(axes, "y")
+    ticks_at(axes, (10.0, 1e3, 1e5))
 
 
-def _root(axes: Axes, rounds: np.ndarray, mean: np.ndarray) -> None:
+def _root(axes: Axes, rounds: Array, mean: Array) -> None:
     start = int(np.searchsorted(rounds, 1000))
     late = rounds[start:]
     root = np.sqrt(late * np.log(late))
@@ -62,8 +69,9 @@ def _root(axes: Axes, rounds: np.ndarray, mean: np.ndarray) -> None:
 def thresholds(study: Study) -> Figure:
     """Where every node stops."""
     table = study.table("thresholds")
-    with panels(1, 1, 4.2) as (canvas, (axes,)):
-        for k, node in enumerate(kinds(table, "node")):
+    nodes = kinds(table, "node")
+    with panels(1, 1, max(4.2, 0.22 * len(nodes) + 0.6)) as (canvas, (axes,)):
+        for k, node in enumerate(nodes):
             own = rows_where(table, "node", node)
             axes.plot(numbers(own, "lambda"), numbers(own, "threshold"), label=node, **line(k))
         axes.set(xlabel="lambda", ylabel="stops from this success probability on", ylim=(-0.03, 1.03))
@@ -90,10 +98,10 @@ def samples(study: Study) -> Figure:
             if k == 0:
                 axes.plot(n, lost[0] * np.sqrt(n[0] / n), color="#999999", linewidth=4, alpha=0.6,
                           label="n^(-1/2)", zorder=1)  # fmt: skip
-        axes.set(xlabel="training queries n", ylabel="value lost")
-        log_axis(axes, "y")
+        axes.set(xlabel="training queries n", ylabel="value lost, cost units per (1 + lambda)")
+        log_axis(axes, "y", subs=(1.0, 2.0, 5.0))
         ticks_at(axes, sorted(set(numbers(table, "queries"))))
-        axes.legend()
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
             "Sub-optimality against training on all queries, mean over draws with a 95 % bootstrap interval; "
             f"a size that loses nothing cannot be drawn on a log axis. {basis(table)}"
@@ -105,14 +113,19 @@ def reliability(study: Study) -> Figure:
     """A panel a stage."""
     table = study.table("reliability")
     stages = kinds(table, "stage")
-    with panels(1, len(stages), 3.6) as (canvas, axes):
+    with tiles(len(stages), 3.6) as (canvas, axes):
         for panel, stage in zip(axes, stages, strict=True):
             own = rows_where(table, "stage", stage)
             seen = numbers(own, "observed")
             ends = np.stack([seen - numbers(own, "observed_low"), numbers(own, "observed_high") - seen])
             panel.plot([0, 1], [0, 1], color="#999999", linewidth=1)
             panel.errorbar(numbers(own, "predicted"), seen, np.clip(ends, 0, 1), capsize=2, **line(0))
-            panel.set(title=f"Stage {stage}", xlabel="predicted", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+            panel.set(
+                title=f"Stage {stage}",
+                xlabel="predicted success probability",
+                xlim=(-0.03, 1.03),
+                ylim=(-0.03, 1.03),
+            )
         axes[0].set_ylabel("share right")
         caption = f"Calibration by stage, bins of equal count, 95 % Wilson intervals. {basis(table)}"
         return finished("reliability", caption, canvas)
@@ -122,7 +135,7 @@ def acceptance(study: Study) -> Figure:
     """A panel a pair of stages."""
     table, rates = study.table("acceptance_shares"), study.table("acceptance")
     pairs = kinds(table, "drafter>verifier")
-    with panels(1, len(pairs), 3.4) as (canvas, axes):
+    with tiles(len(pairs), 3.4) as (canvas, axes):
         for panel, pair in zip(axes, pairs, strict=True):
             own, rate = (rows_where(t, "drafter>verifier", pair) for t in (table, rates))
             counts = numbers(own, "drafts")
@@ -150,7 +163,7 @@ def training(study: Study) -> Figure:
             for panel, column in zip(axes, ("loss", "validation"), strict=True):
                 panel.plot(tokens, numbers(own, column), label=phase, **line(k))
         axes[0].set(title="Loss", xlabel="million tokens in the phase", ylabel="nats a token")
-        log_axis(axes[0], "y")
+        log_axis(axes[0], "y", subs=(1.0, 2.0, 5.0))
         axes[1].set(
             title="Validation", xlabel="million tokens in the phase", ylabel="share right", ylim=(0, 1)
         )
