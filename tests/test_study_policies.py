@@ -12,15 +12,16 @@ from sklearn.linear_model import LogisticRegression
 
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
+from asd.errors import ConfigError
 from asd.study.binned import BinnedInduction
-from asd.study.curves import Curve, cross_validate, sweep
+from asd.study.curves import Curve, cross_validate, cross_validate_all, sweep
 from asd.study.folds import deal, evenly
 from asd.study.lists import Lists
 from asd.study.logistic import fit_many
 from asd.study.policies import Method, Recorded, as_traces, play, prices_of
 from asd.study.recording import Recording, read_recording
 from asd.study.routing import Foresight, PromptRouter, SingleStage
-from asd.study.selection import Always, Best, FittedBest, reference_stage
+from asd.study.selection import Always, Asked, Best, FittedBest, Setting, deliver, reference_stage
 from asd.study.signals import Signals
 from asd.study.stopping import Stopping
 from tests.recordings import STAGES, recording, records
@@ -31,8 +32,10 @@ METHODS: tuple[Method, ...] = (
     PromptRouter("neighbours"),
     BinnedInduction(),
     Lists(),
+    Lists(words=True, name="lists by words"),
     Stopping(),
-    Stopping(depth=3, isotonic=False, prune=True, name="deeper"),
+    Stopping(words=True, name="words"),
+    Stopping(depth=3, isotonic=False, prune=True, words=True, name="deeper"),
     Best((Lists(), Stopping())),
 )
 LAMS = (0.3, 2.0, 20.0)
@@ -77,6 +80,10 @@ def test_only_what_was_bought_is_seen(method: Method, train: Recording, test: Re
         scores=rng.random(test.scores.shape),
         costs=rng.random(test.costs.shape),
         confidence=np.where(hidden, -rng.random(hidden.shape) * 9, test.confidence),
+        texts=tuple(
+            tuple("anything" if unseen else text for unseen, text in zip(*row, strict=True))
+            for row in zip(hidden, test.texts, strict=True)
+        ),
         words=np.where(hidden, 1.0, test.words),
         agreement=np.where(both, rng.random(both.shape), test.agreement),
     )
@@ -150,9 +157,9 @@ def test_a_ladder_that_does_not_pay_is_the_best_stage_alone(tmp_path: Path) -> N
     fitted = Best((Lists(), Stopping())).fit(rows)
     assert rows.stages[fitted.reference] == "small"
     asked = fitted.ask(0.0)
-    assert asked.lam is None
+    assert asked.is_fallback
     assert asked.expected_loss == 0.0
-    curve = sweep(Always(fitted.reference), rows, [1.0])
+    curve = deliver(fitted, asked, rows)
     assert curve.called.sum(axis=(0, 1)).tolist() == [200, 0, 0]
 
 
@@ -161,25 +168,72 @@ def test_what_is_asked_is_picked_with_a_margin(tmp_path: Path) -> None:
     rows = recording(tmp_path / "rows.jsonl", records(400, 5))
     fitted = Best((Lists(),)).fit(rows)
     easy, sure = fitted.ask(0.05, confidence=0.5), fitted.ask(0.05, confidence=0.95)
-    assert easy.lam is not None
-    assert easy.expected_loss <= 0.05
+    assert not easy.is_fallback
+    assert easy.expected_loss == pytest.approx(0.05)
     assert sure.expected_loss < 0.05 - 0.005
-    assert _cost(fitted.curve, easy.lam) <= _cost(fitted.curve, sure.lam or np.inf)
+    cheap, dear = (deliver(fitted, asked, rows).cost.mean() for asked in (easy, sure))
+    assert cheap < dear
+
+
+def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float) -> FittedBest:
+    """Settings 1, 2, ... that lose so much against the reference, with this spread over rows."""
+    n = len(rows)
+    noise = np.tile([-1.0, 1.0], n // 2)
+    noise = sd * noise / noise.std(ddof=1)
+    quality = np.stack([rows.scores[:, reference_stage(rows)] - loss + noise for loss in losses])
+    shape = np.zeros(quality.shape, dtype=np.intp)
+    cost = np.broadcast_to(np.array(costs)[:, None], quality.shape)
+    curve = Curve(np.arange(1.0, len(losses) + 1), quality, cost, shape, np.zeros((*quality.shape, 3), bool))
+    return FittedBest("by hand", Always(0), curve, reference_stage(rows), rows)
 
 
 def test_the_margin_is_that_of_the_normal_quantile(train: Recording) -> None:
     """A setting that loses 2 points, sd 10 points over 100 rows, passes 3 points at 84 % and not at 85 %."""
-    more = np.tile([-0.12, 0.08], 50)
-    more = -0.02 + 0.1 * (more - more.mean()) / more.std(ddof=1)
-    rows = train.take(np.arange(100))
-    reference = reference_stage(rows)
-    quality, cost = rows.scores[:, reference] + more, np.zeros(100)
-    shape = np.zeros((1, 100), dtype=np.intp)
-    curve = Curve(np.array([2.0]), quality[None], cost[None], shape, np.zeros((1, 100, 3), dtype=bool))
-    fitted = FittedBest("by hand", Always(0), curve, reference, rows)
-    assert fitted.ask(0.03, confidence=0.84).lam == 2.0
-    assert fitted.ask(0.03, confidence=0.84).expected_loss == pytest.approx(0.02)
-    assert fitted.ask(0.03, confidence=0.85).lam is None
+    fitted = by_hand(train.take(np.arange(100)), [0.02], [0.0], sd=0.1)
+    asked = fitted.ask(0.03, confidence=0.84)
+    assert asked.settings == (Setting(1.0, 1.0),)
+    assert asked.expected_loss == pytest.approx(0.02)
+    assert fitted.ask(0.03, confidence=0.85).settings[0].share < 1.0
+
+
+def test_a_loss_between_two_settings_is_a_mix_of_them(train: Recording) -> None:
+    """Settings that lose 6 and 2 points, and a sagging one between: 3 points are a quarter and three."""
+    fitted = by_hand(train.take(np.arange(100)), [0.06, 0.05, 0.02], [0.1, 0.2, 0.25], sd=0.0)
+    asked = fitted.ask(0.03)
+    assert [setting.lam for setting in asked.settings] == [1.0, 3.0]
+    assert [setting.share for setting in asked.settings] == pytest.approx([0.25, 0.75])
+    assert asked.expected_loss == pytest.approx(0.03)
+    with_reference = fitted.ask(0.01)
+    assert [setting.lam for setting in with_reference.settings] == [3.0, None]
+    assert fitted.ask(0.5).settings == (Setting(1.0, 1.0),)
+    with pytest.raises(ConfigError, match=r"-0\.1"):
+        fitted.ask(-0.1)
+
+
+def test_a_mix_is_dealt_by_the_name_of_the_query(train: Recording) -> None:
+    """About its share of the rows get each setting, the same ones whatever stands beside them."""
+    fitted = Best((Lists(),)).fit(train)
+    mixed = Asked(0.0, (Setting(0.05, 0.3), Setting(None, 0.7)), 0.0)
+    cheap, dear = (deliver(fitted, Asked(0.0, (Setting(lam, 1.0),), 0.0), train) for lam in (0.05, None))
+    curve = deliver(fitted, mixed, train)
+    is_cheap = curve.cost[0] == cheap.cost[0]
+    assert (np.where(is_cheap, cheap.quality[0], dear.quality[0]) == curve.quality[0]).all()
+    assert is_cheap.mean() == pytest.approx(0.3, abs=0.1)
+    back = deliver(fitted, mixed, train.take(np.arange(len(train))[::-1]))
+    assert (back.cost[0][::-1] == curve.cost[0]).all()
+    assert (back.called[0][::-1] == curve.called[0]).all()
+
+
+def test_words_of_prompt_and_answer_are_evidence(tmp_path: Path) -> None:
+    """Where confidences say nothing and answers give themselves away, only reading them pays."""
+    rows = records(300, 6, sharpness=0.0)
+    for row in rows:
+        for output in row["outputs"].values():
+            output["response"] = "certainly paris" if output["score"] else "it depends on context"
+    outcomes = recording(tmp_path / "rows.jsonl", rows)
+    deaf, reading = (cross_validate(Stopping(words=words), outcomes, (5.0,)) for words in (False, True))
+    unit = float(outcomes.costs.mean(axis=0).max())
+    assert reading.values(unit).mean() > deaf.values(unit).mean() + 0.2
 
 
 def test_agreement_is_evidence_of_the_pair_bought(train: Recording) -> None:
@@ -191,11 +245,6 @@ def test_agreement_is_evidence_of_the_pair_bought(train: Recording) -> None:
     assert x[:, 0].tolist() == numbers[:, 0].tolist()
     assert x[:, 2] == pytest.approx(2 * (agree - agree.mean()))
     assert x[:, 3].tolist() == [1.0] * len(train)
-
-
-def _cost(curve: Curve, lam: float) -> float:
-    found = curve.cost.mean(axis=1)[curve.lams == lam]
-    return float(found[0]) if len(found) else np.inf
 
 
 def test_cross_validation_fits_on_other_rows(train: Recording) -> None:
@@ -216,6 +265,15 @@ def test_cross_validation_fits_on_other_rows(train: Recording) -> None:
     curve = cross_validate(Spy(), train, LAMS)
     assert curve.quality[0].tolist() == train.scores[:, 0].tolist()
     assert len(seen) == 5
+
+
+def test_methods_cross_validated_together_are_so_alone(train: Recording) -> None:
+    """Sharing what they learn alike changes nothing."""
+    methods = (Lists(), Stopping(words=True), Stopping(depth=1, words=True))
+    for method, together in zip(methods, cross_validate_all(methods, train, LAMS), strict=True):
+        alone = cross_validate(method, train, LAMS)
+        assert (together.answer == alone.answer).all()
+        np.testing.assert_array_equal(together.cost, alone.cost)
 
 
 def test_reference_is_the_best_and_of_equals_the_cheapest(train: Recording) -> None:

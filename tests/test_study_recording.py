@@ -61,6 +61,18 @@ def test_without_recorded_costs_calls_of_the_last_stage_are_counted(tmp_path: Pa
     assert read_recording([path], STAGES, [1, 2, 5]).costs[0].tolist() == [1, 2, 5]
 
 
+def test_replies_are_kept_whole(tmp_path: Path) -> None:
+    """The reply, else what was taken out of it, else nothing; rows and stages are taken along."""
+    rows = records(2)
+    rows[0]["outputs"]["small"] |= {"response": "so\n#### 7", "answer": "7"}
+    rows[0]["outputs"]["medium"] |= {"response": None, "answer": "8"}
+    del rows[0]["outputs"]["large"]["response"]
+    found = recording(tmp_path / "rows.jsonl", rows)
+    assert found.texts[0] == ("so\n#### 7", "8", "")
+    assert found.take(np.array([1, 0])).texts[1] == found.texts[0]
+    assert found.only([2, 0]).texts[0] == ("", "so\n#### 7")
+
+
 def test_answers_agree_by_their_words(tmp_path: Path) -> None:
     """Case, articles and punctuation do not count; what follows #### is the answer; none recorded is NaN."""
     rows = records(1)

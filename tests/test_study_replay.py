@@ -72,7 +72,7 @@ def test_nothing_of_the_test_rows_is_fitted(train: Recording, test: Recording, r
     """With other scores on the test rows the same calls are made at the same cost."""
     other = replay(train, replace(test, scores=1.0 - test.scores), LAMS)
     assert [p.called for p in other.points] == [p.called for p in report.points]
-    assert [a.lams for a in other.asked] == [a.lams for a in report.asked]
+    assert [a.settings for a in other.asked] == [a.settings for a in report.asked]
 
 
 def test_what_is_delivered_is_near_what_is_asked(report: Report) -> None:

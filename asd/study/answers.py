@@ -17,11 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["agreement", "words_of"]
+__all__ = ["agreement", "text_of", "words_of"]
 
 _MARK = "####"
 _WORD = re.compile(r"-?\d+(?:[.,]\d+)*|\w+")
 _ARTICLES = frozenset({"a", "an", "the"})
+
+
+def text_of(output: Mapping[str, Any]) -> str:
+    """The whole reply, else what was taken out of it; "" where neither was recorded."""
+    return str(output.get("response") or output.get("answer") or "")
 
 
 def words_of(output: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -12,22 +12,24 @@ rows stands beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from asd.measurement.records import Record
 from asd.study.binned import BinnedInduction
-from asd.study.curves import LOSSES, SWEEP, Curve, cost_shares, cross_validate, splits, sweep
+from asd.study.curves import LOSSES, SWEEP, Curve, cost_shares, cross_validate_all, in_order, splits, sweep
 from asd.study.policies import Method
 from asd.study.recording import Recording
 from asd.study.replay import Interval, ours
 from asd.study.routing import Foresight, PromptRouter, SingleStage
-from asd.study.selection import CONFIDENCE, Always, FittedBest, reference_stage
+from asd.study.selection import CONFIDENCE, FittedBest, deliver, reference_stage
+from asd.study.stopping import Stopping
 
 __all__ = ["Comparison", "Delivered", "Row", "compare", "rivals"]
 
@@ -105,21 +107,21 @@ def rivals(n_stages: int) -> tuple[Method, ...]:
         PromptRouter("neighbours"),
         PromptRouter("ridge"),
         BinnedInduction(),
+        Stopping(),
         *ours(n_stages).members,
         Foresight(),
     )
 
 
-def compare(cells: Sequence[Cell], progress: Callable[[str], None] = lambda _: None) -> Comparison:
-    """Fit and play every method on the same folds of every cell."""
+def compare(cells: Sequence[Cell]) -> Comparison:
+    """Fit and play every method on the same folds of every cell, behind a progress bar."""
     shares: dict[str, dict[str, Array]] = {}
     delivered: dict[str, list[Array]] = {}
-    for cell in cells:
-        for method in rivals(len(cell.rows.stages)):
-            progress(f"{cell.name}: {method.name}")
-            curve = cross_validate(method, cell.rows, SWEEP, _N_FOLDS, seed=0)
+    for cell in tqdm(cells, desc="frontier", unit="cell", disable=None):
+        methods = rivals(len(cell.rows.stages))
+        curves = cross_validate_all(methods, cell.rows, SWEEP, _N_FOLDS, seed=0)
+        for method, curve in zip(methods, curves, strict=True):
             shares.setdefault(method.name, {})[cell.name] = _draws(cell.rows, curve)
-        progress(f"{cell.name}: asd")
         curve, delivered[cell.name] = _ours(cell.rows)
         shares.setdefault("asd", {})[cell.name] = _draws(cell.rows, curve)
     complete = {name: found for name, found in shares.items() if len(found) == len(cells)}
@@ -159,16 +161,12 @@ def _ours(rows: Recording) -> tuple[Curve, list[Array]]:
         asked.append([_ask(fitted, other, loss) for loss in LOSSES])
         order.append(held_out)
     back = np.argsort(np.concatenate(order))
-    curve = Curve(
-        curves[0].lams,
-        *(np.concatenate(p, axis=1)[:, back] for p in zip(*(c[1:] for c in curves), strict=True)),
-    )
+    curve = in_order(curves, back)
     return curve, [np.concatenate(parts, axis=1)[:, back] for parts in zip(*asked, strict=True)]
 
 
 def _ask(fitted: FittedBest, rows: Recording, loss: float) -> Array:
-    picked = fitted.ask(loss)
-    curve = sweep(Always(fitted.reference) if picked.lam is None else fitted, rows, [picked.lam or 1.0])
+    curve = deliver(fitted, fitted.ask(loss), rows)
     return np.stack([rows.scores[:, fitted.reference] - curve.quality[0], curve.cost[0]])
 
 

@@ -13,7 +13,17 @@ from asd.study.frontier import Hull
 from asd.study.policies import Fitted, Method, play
 from asd.study.recording import Recording
 
-__all__ = ["LOSSES", "SWEEP", "Curve", "cost_shares", "cross_validate", "splits", "sweep"]
+__all__ = [
+    "LOSSES",
+    "SWEEP",
+    "Curve",
+    "cost_shares",
+    "cross_validate",
+    "cross_validate_all",
+    "in_order",
+    "splits",
+    "sweep",
+]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -69,11 +79,27 @@ def cross_validate(
     method: Method, rows: Recording, lams: Sequence[float], n_folds: int = 5, seed: int = 1
 ) -> Curve:
     """Play every row by the method fitted on the other folds."""
+    return cross_validate_all((method,), rows, lams, n_folds, seed)[0]
+
+
+def cross_validate_all(
+    methods: Sequence[Method], rows: Recording, lams: Sequence[float], n_folds: int = 5, seed: int = 1
+) -> list[Curve]:
+    """The same of several methods, on the same folds; what they learn alike is learned once a fold."""
     parts = list(splits(len(rows), n_folds, seed))
-    curves = [sweep(method.fit(rows.take(seen)), rows.take(held_out), lams) for seen, held_out in parts]
+    curves: list[list[Curve]] = [[] for _ in methods]
+    for seen, held_out in parts:
+        train, other = rows.take(seen), rows.take(held_out)
+        for found, method in zip(curves, methods, strict=True):
+            found.append(sweep(method.fit(train), other, lams))
     back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
-    joined = (np.concatenate(part, axis=1)[:, back] for part in zip(*(c[1:] for c in curves), strict=True))
-    return Curve(np.array(lams, dtype=np.float64), *joined)
+    return [in_order(found, back) for found in curves]
+
+
+def in_order(curves: Sequence[Curve], order: Index) -> Curve:
+    """Rows of several curves of the same settings one after another, then put in this order."""
+    joined = (np.concatenate(part, axis=1)[:, order] for part in zip(*(c[1:] for c in curves), strict=True))
+    return Curve(curves[0].lams, *joined)
 
 
 def cost_shares(rows: Recording, curve: Curve, weights: Array) -> Array:

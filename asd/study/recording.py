@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
-from asd.study.answers import agreement, words_of
+from asd.study.answers import agreement, text_of, words_of
 
 __all__ = ["Counts", "Recording", "models_in", "prompt_of", "read_queries", "read_recording"]
 
@@ -65,7 +65,9 @@ class Recording:
         prompts: What was asked ("" where not recorded).
         scores: Quality in [0, 1], shape (n, K).
         costs: Of one call, in the files' unit, shape (n, K).
+        latency: Recorded seconds of the call, NaN where none were recorded, shape (n, K).
         confidence: Raw, any monotone scale; minus infinity for null, NaN for a stage without any; (n, K).
+        texts: What every stage answered ("" where not recorded), n tuples of K.
         words: Length of every answer in words, NaN where none was recorded, shape (n, K).
         agreement: How far answers of two stages agree, in [0, 1], NaN where a text is missing; (n, K, K).
         counts: What was read and what was left out.
@@ -76,7 +78,9 @@ class Recording:
     prompts: tuple[str, ...]
     scores: Array
     costs: Array
+    latency: Array
     confidence: Array
+    texts: tuple[tuple[str, ...], ...]
     words: Array
     agreement: Array
     counts: Counts
@@ -97,7 +101,9 @@ class Recording:
             prompts=tuple(self.prompts[i] for i in rows.tolist()),
             scores=self.scores[rows],
             costs=self.costs[rows],
+            latency=self.latency[rows],
             confidence=self.confidence[rows],
+            texts=tuple(self.texts[i] for i in rows.tolist()),
             words=self.words[rows],
             agreement=self.agreement[rows],
         )
@@ -110,7 +116,9 @@ class Recording:
             stages=tuple(self.stages[k] for k in columns),
             scores=self.scores[:, columns],
             costs=self.costs[:, columns],
+            latency=self.latency[:, columns],
             confidence=self.confidence[:, columns],
+            texts=tuple(tuple(row[k] for k in columns) for row in self.texts),
             words=self.words[:, columns],
             agreement=self.agreement[:, columns][:, :, columns],
         )
@@ -180,7 +188,9 @@ def _table(
         prompts=tuple(prompt_of(record) for record in records),
         scores=_column(outputs, "score"),
         costs=costs,
+        latency=_column(outputs, "latency_ms") / 1e3,
         confidence=_with_lowest(_column(outputs, "confidence")),
+        texts=tuple(tuple(text_of(output) for output in row) for row in outputs),
         words=np.array([[math.nan if text is None else len(text) for text in row] for row in texts]),
         agreement=agreement(texts),
         counts=counts,
@@ -216,6 +226,7 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any] | None:
         for name, least, most in (
             ("score", 0, 1),
             ("cost", 0, math.inf),
+            ("latency_ms", 0, math.inf),
             ("confidence", -math.inf, math.inf),
         ):
             value = (output or {}).get(name)

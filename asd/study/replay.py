@@ -19,12 +19,21 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
 from asd.measurement.records import Record
-from asd.study.curves import LOSSES, Curve, sweep
+from asd.study.curves import LOSSES, Curve, in_order, sweep
 from asd.study.frontier import Hull, aiq, apgr, call_share_at
 from asd.study.lists import Lists
 from asd.study.recording import Counts, Recording
 from asd.study.routing import Foresight
-from asd.study.selection import CONFIDENCE, Always, Best, FittedBest, reference_stage
+from asd.study.selection import (
+    CONFIDENCE,
+    Always,
+    Asked,
+    Best,
+    FittedBest,
+    Setting,
+    deliver,
+    reference_stage,
+)
 from asd.study.stopping import Stopping
 
 __all__ = ["MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "Report", "ours", "replay"]
@@ -79,7 +88,8 @@ class AskedAndDelivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     Attributes:
         asked: Most quality to lose against the reference.
         confidence: With which the setting was picked.
-        lams: Setting by dataset fitted for ("all": all train rows); null: the fallback, the reference alone.
+        settings: By dataset fitted for ("all": all train rows), what is played for which share of its
+            queries; lam null: the reference alone.
         expected: Loss on out-of-fold train rows.
         delivered: Mean loss on test rows against the reference there.
         delivered_interval: Of it.
@@ -89,7 +99,7 @@ class AskedAndDelivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     asked: float
     confidence: float
-    lams: dict[str, float | None]
+    settings: dict[str, tuple[Setting, ...]]
     expected: float
     delivered: float
     delivered_interval: Interval
@@ -155,9 +165,16 @@ class Report(Record, frozen=True, kw_only=True):
 
 
 def ours(n_stages: int) -> Best:
-    """The methods that compete: short lists by counts, stopping by regression; deeper where sets are few."""
-    deep = Stopping(depth=3, isotonic=False, strength=0.5, prune=True, name="stopping, depth 3")
-    return Best((Stopping(), Lists(), deep) if n_stages <= _MOST_FOR_DEPTH else (Stopping(), Lists()))
+    """The methods that compete: stopping by regression, short lists by counts; deeper where sets are few."""
+    short = (
+        Stopping(words=True, name="stopping, words"),
+        Lists(),
+        Lists(words=True, name="lists of two, words"),
+    )
+    deep = Stopping(
+        depth=3, isotonic=False, strength=0.5, prune=True, words=True, name="stopping, words, depth 3"
+    )
+    return Best((*short, deep) if n_stages <= _MOST_FOR_DEPTH else short)
 
 
 def replay(
@@ -188,7 +205,7 @@ def replay(
         asked.append([_delivered(fitted, rows, loss) for loss in LOSSES])
     order = np.concatenate([held_out for _, _, held_out in groups])
     rows = test.take(order)
-    curve = _joined(curves)
+    curve = in_order(curves, np.arange(len(order)))
     oracle = sweep(Foresight().fit(train), rows, lams)
     return _report(train, rows, curve, oracle, unit, chosen, _ask(rows, groups, asked))
 
@@ -225,28 +242,18 @@ def _groups(train: Recording, test: Recording) -> list[Group]:
     return [*groups, ("all", np.arange(len(train)), rest)] if len(rest) else groups
 
 
-def _joined(curves: Sequence[Curve]) -> Curve:
-    return Curve(
-        curves[0].lams, *(np.concatenate(part, axis=1) for part in zip(*(c[1:] for c in curves), strict=True))
-    )
-
-
 class _Delivered(msgspec.Struct, frozen=True):
     """One asked loss on one group's rows."""
 
-    lam: float | None
-    expected: float
+    asked: Asked
     loss: Array
     cost: Array
 
 
 def _delivered(fitted: FittedBest, rows: Recording, loss: float) -> _Delivered:
-    picked = fitted.ask(loss)
-    policy = Always(fitted.reference) if picked.lam is None else fitted
-    curve = sweep(policy, rows, [picked.lam or 1.0])
-    return _Delivered(
-        picked.lam, picked.expected_loss, rows.scores[:, fitted.reference] - curve.quality[0], curve.cost[0]
-    )
+    asked = fitted.ask(loss)
+    curve = deliver(fitted, asked, rows)
+    return _Delivered(asked, rows.scores[:, fitted.reference] - curve.quality[0], curve.cost[0])
 
 
 def _ask(
@@ -262,8 +269,8 @@ def _ask(
             AskedAndDelivered(
                 asked=loss,
                 confidence=CONFIDENCE,
-                lams={name: part.lam for (name, _, _), part in zip(groups, parts, strict=True)},
-                expected=float(weights @ [part.expected for part in parts]),
+                settings={name: p.asked.settings for (name, _, _), p in zip(groups, parts, strict=True)},
+                expected=float(weights @ [part.asked.expected_loss for part in parts]),
                 delivered=delivered,
                 delivered_interval=_interval(lost),
                 shortfall=delivered - loss,

@@ -8,49 +8,65 @@ every term in proportion to what is at stake there (an answer, and a call of the
 for the whole sweep: a winner per lam follows the noise of a few hundred rows (tried: it costs more than it
 gains).
 
-A loss that is asked for ("at most 1 point below the best single stage") picks the cheapest setting of the
-winner's out-of-fold curve for which
+A loss that is asked for ("at most 1 point below the best single stage") is read off the hull of the points
 
-    mean(d) - z * sd(d) / sqrt(n) >= -loss,    d = quality - quality of the reference, row by row
+    (mean cost, mean(d) - z * sd(d) / sqrt(n)),    d = quality - quality of the reference, row by row
 
-with z the normal quantile of the confidence stated. The reference is the best single stage on the rows fitted
-on; it is also the fallback, with nothing saved, where no setting passes.
+of the winner's out-of-fold curve, z the normal quantile of the confidence stated, together with the reference
+itself, (its mean cost, 0): a setting, or the mix of two neighbouring ones that loses what was asked, no less.
+The reference is the best single stage on the rows fitted on; where nothing is cheaper it is the fallback.
 """
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from asd.study.curves import SWEEP, Curve, cross_validate
+from asd.errors import ConfigError
+from asd.study.curves import SWEEP, Curve, cross_validate_all, sweep
+from asd.study.frontier import Hull
 from asd.study.policies import STOPS, Bought, Choice, Fitted, Method, Sight
 from asd.study.recording import Recording
 
-__all__ = ["Asked", "Best", "FittedBest", "reference_stage"]
+__all__ = ["CONFIDENCE", "Always", "Asked", "Best", "FittedBest", "Setting", "deliver", "reference_stage"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-CONFIDENCE = 0.6
+CONFIDENCE = 0.75
 """How sure a setting must be to deliver what is asked."""
+
+
+class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Played for a share of the queries; lam None: the reference stage alone."""
+
+    lam: float | None
+    share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A setting picked for an asked loss.
+    """What was picked for an asked loss.
 
     Attributes:
         loss: Asked, in quality.
-        lam: The setting; None: the fallback, the reference stage for every query.
-        expected_loss: Mean loss of the setting on out-of-fold rows.
+        settings: One, or two whose shares sum to 1.
+        expected_loss: Mean loss on out-of-fold rows.
     """
 
     loss: float
-    lam: float | None
+    settings: tuple[Setting, ...]
     expected_loss: float
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether the reference answers everything."""
+        return all(setting.lam is None for setting in self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +83,7 @@ class Best:
 
     def fit(self, train: Recording) -> FittedBest:
         """Cross-validate every member, fit the winner."""
-        curves = [cross_validate(member, train, SWEEP, self.n_folds) for member in self.members]
+        curves = cross_validate_all(self.members, train, SWEEP, self.n_folds)
         unit = float(train.costs.mean(axis=0).max()) or 1.0
         worth = [float((curve.values(unit).mean(axis=1) / (1.0 + curve.lams)).sum()) for curve in curves]
         best = int(np.argmax(worth))
@@ -90,16 +106,57 @@ class FittedBest:
         return self.fitted.on(rows)
 
     def ask(self, loss: float, confidence: float = CONFIDENCE) -> Asked:
-        """The cheapest setting that loses no more than asked, as sure as stated; else the fallback."""
-        more = self.curve.quality - self.train.scores[:, self.reference]
-        n = more.shape[1]
-        noise = more.std(axis=1, ddof=1) / np.sqrt(n)
-        safe = more.mean(axis=1) - NormalDist().inv_cdf(confidence) * noise >= -loss
-        costs = np.where(safe, self.curve.cost.mean(axis=1), np.inf)
-        best = int(costs.argmin())
-        if not costs[best] < self.train.costs[:, self.reference].mean():
-            return Asked(loss, None, 0.0)
-        return Asked(loss, float(self.curve.lams[best]), float(-more[best].mean()))
+        """The cheapest mix that loses no more than asked, as sure as stated; else the fallback.
+
+        Raises:
+            ConfigError: `loss` is not a number from 0 on.
+        """
+        if not loss >= 0.0:
+            raise ConfigError(f"ask for a loss of 0 or more, got {loss}")
+        more = self.curve.quality - self.train.scores[:, [self.reference]].T
+        lost = np.append(-more.mean(axis=1), 0.0)
+        noise = np.append(more.std(axis=1, ddof=1) / np.sqrt(more.shape[1]), 0.0)
+        surely = -lost - NormalDist().inv_cdf(confidence) * noise
+        cost = np.append(self.curve.cost.mean(axis=1), self.train.costs[:, self.reference].mean())
+        lams = [*self.curve.lams.tolist(), None]
+        mix = _mix(cost, surely, -loss)
+        settings = tuple(Setting(lams[i], share) for i, share in mix)
+        return Asked(loss, settings, float(sum(share * lost[i] for i, share in mix)))
+
+
+def _mix(cost: Array, quality: Array, wanted: float) -> list[tuple[int, float]]:
+    """Positions and shares of the one or two points that give the quality wanted at the least cost."""
+    hull = Hull(zip(cost.tolist(), quality.tolist(), strict=True))
+    above = int(np.searchsorted(hull.qualities, wanted))
+    corners = [
+        int(np.flatnonzero((cost == hull.costs[i]) & (quality == hull.qualities[i]))[-1])
+        for i in range(max(above - 1, 0), above + 1)
+    ]
+    if len(corners) == 1:
+        return [(corners[0], 1.0)]
+    below, beyond = hull.qualities[above - 1], hull.qualities[above]
+    share = float((wanted - below) / (beyond - below))
+    mix = [(corners[0], 1.0 - share), (corners[1], share)]
+    return [(i, part) for i, part in mix if part > 0.0]
+
+
+def deliver(fitted: FittedBest, asked: Asked, rows: Recording) -> Curve:
+    """Play rows by what was picked; where that is a mix, a checksum of its name says which a query gets."""
+    played = [
+        sweep(Always(fitted.reference) if s.lam is None else fitted, rows, [s.lam or 1.0])
+        for s in asked.settings
+    ]
+    if len(played) == 1:
+        return played[0]
+    coin = np.array([zlib.crc32("\n".join(key).encode()) / 2**32 for key in rows.keys])
+    first = coin < asked.settings[0].share
+    return Curve(
+        played[0].lams,
+        *(
+            np.where(first.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)
+            for a, b in zip(*(curve[1:] for curve in played), strict=True)
+        ),
+    )
 
 
 def reference_stage(rows: Recording) -> int:

@@ -33,6 +33,7 @@ from asd.study.logistic import fit_many, sigmoid
 from asd.study.policies import STOPS, Bought, Choice
 from asd.study.recording import Recording
 from asd.study.signals import Signals
+from asd.study.texts import Texts
 
 __all__ = ["Stopping"]
 
@@ -56,6 +57,7 @@ class Stopping:
         ridge: Penalty of the continuation values.
         isotonic: Whether gains are averaged with isotonic ones where one answer is in hand.
         prune: Whether idle stages are removed; with two calls at most they do no harm, with more they do.
+        words: Whether the words of prompts and answers are evidence too (`texts`).
         name: In tables.
     """
 
@@ -64,19 +66,40 @@ class Stopping:
     ridge: float = 20.0
     isotonic: bool = True
     prune: bool = False
+    words: bool = False
     name: str = "stopping"
 
     def fit(self, train: Recording) -> FittedStopping:
         """Fit gains and prices; continuation values are fitted for every lam asked for."""
-        train = train.take(evenly(len(train), _MOST_ROWS))
+        if len(train) > _MOST_ROWS:
+            train = train.take(evenly(len(train), _MOST_ROWS))
         signals = Signals.fit(train)
         numbers = signals.signals(train)
+        texts = Texts.fit(train) if self.words else None
+        words = None if texts is None else texts.held_out
         n_stages = len(train.stages)
         sets = [s for size in range(self.depth + 1) for s in combinations(range(n_stages), size)]
         folds = deal(len(train), _N_FOLDS)
-        states = {s: _State.fit(self, train, signals, numbers, s, folds) for s in sets}
-        everything = FittedStopping(self, train, signals, states, folds, tuple(range(n_stages)))
+        seen = _Seen(train, signals, numbers, words)
+        states = {s: _State.fit(self, seen, s, folds) for s in sets}
+        everything = FittedStopping(self, train, signals, texts, states, folds, tuple(range(n_stages)))
         return replace(everything, kept=_kept(everything)) if self.prune else everything
+
+
+class _Seen(NamedTuple):
+    """Rows, a number a stage, and what their words say."""
+
+    rows: Recording
+    signals: Signals
+    numbers: Array
+    words: Array | None
+
+    def features(self, bought: Bought) -> Array:
+        """Evidence in a state, the last column constant, shape (n, d)."""
+        x = self.signals.features(self.rows, self.numbers, bought)
+        if self.words is None:
+            return x
+        return np.concatenate([self.words[:, [0, *(1 + k for k in bought)]], x], axis=1)
 
 
 class _Gains(NamedTuple):
@@ -105,13 +128,12 @@ class _State:
     out_of_fold: Array
 
     @classmethod
-    def fit(
-        cls, how: Stopping, train: Recording, signals: Signals, numbers: Array, bought: Bought, folds: Index
-    ) -> _State:
-        best = train.scores.mean(axis=0)
+    def fit(cls, how: Stopping, seen: _Seen, bought: Bought, folds: Index) -> _State:
+        scores, numbers = seen.rows.scores, seen.numbers
+        best = scores.mean(axis=0)
         reference = max(bought or range(len(best)), key=lambda k: float(best[k]))
-        x = signals.features(train, numbers, bought)
-        more = train.scores - train.scores[:, [reference]]
+        x = seen.features(bought)
+        more = scores - scores[:, [reference]]
         signal = numbers[:, reference] if how.isotonic and len(bought) == 1 else None
         fitted = _fit_gains(x, signal, more, folds, how.strength)
         out_of_fold = np.empty_like(more)
@@ -157,6 +179,7 @@ class FittedStopping:
     how: Stopping
     train: Recording
     signals: Signals
+    texts: Texts | None
     states: Mapping[Bought, _State]
     folds: Index
     kept: Bought
@@ -247,8 +270,10 @@ class _Sight:
         self._known: dict[Bought, tuple[Array, Array]] = {}
 
     @cached_property
-    def numbers(self) -> Array:
-        return self.fitted.signals.signals(self.rows)
+    def seen(self) -> _Seen:
+        fitted, rows = self.fitted, self.rows
+        words = None if fitted.texts is None else fitted.texts.on(rows)
+        return _Seen(rows, fitted.signals, fitted.signals.signals(rows), words)
 
     @cached_property
     def expected(self) -> Array:
@@ -272,6 +297,6 @@ class _Sight:
     def _evidence(self, bought: Bought) -> tuple[Array, Array]:
         if bought not in self._known:
             state = self.fitted.states[bought]
-            x = self.fitted.signals.features(self.rows, self.numbers, bought)
-            self._known[bought] = x, state.gains(x, self.numbers[:, state.reference])
+            x = self.seen.features(bought)
+            self._known[bought] = x, state.gains(x, self.seen.numbers[:, state.reference])
         return self._known[bought]
