@@ -85,7 +85,7 @@ class Matrix:
     def hardware(self) -> HardwareKey:
         """The key of this run; CPUs count threads, accelerators the devices a stage is spread over."""
         if self.engine == REPLAY:
-            return HardwareKey(device="recorded", count=1, dtype="any", batch=1, engine=REPLAY)
+            return HardwareKey(device="recorded", count=1, dtype="any", batch=self.batch, engine=REPLAY)
         is_cpu = self.device == "cpu"
         threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
         stages = self.ladder.stages

@@ -63,7 +63,8 @@ def baseline_path(directory: Path, key: HardwareKey, ladder: str) -> Path:
 def find_baseline(directory: Path, key: HardwareKey, ladder: str) -> Baseline | None:
     """The baseline to judge by: of this very key, else of one that computes alike, else the newest one.
 
-    Away from its own key a baseline still judges quality and priced cost. None if the ladder has no baseline.
+    Away from its own key a baseline still judges quality and priced cost, but not at another batch size: the
+    policy is solved for other prices there, so nothing that it does need be the same. None if there is none.
 
     Raises:
         DataError: A baseline file of this ladder cannot be read.
@@ -73,7 +74,7 @@ def find_baseline(directory: Path, key: HardwareKey, ladder: str) -> Baseline | 
         return read_record(exact, Baseline)
     others = [read_record(path, Baseline) for path in sorted(directory.glob(f"*/{ladder}.json"))]
     return max(
-        others,
+        (other for other in others if other.run.header.hardware.batch == key.batch),
         key=lambda other: (other.run.header.hardware.computes_like(key), other.run.header.created),
         default=None,
     )

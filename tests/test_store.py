@@ -40,8 +40,8 @@ def test_without_its_own_key_the_likest_baseline_is_taken(tmp_path: Path, run: R
     """One that computes alike before a newer one that does not; its own before both."""
     record_baseline(tmp_path, on(run, "2026-03-01", device="h100"), "newest")
     assert found(tmp_path).device == "h100"
-    record_baseline(tmp_path, on(run, "2026-01-01", batch=16), "alike")
-    assert found(tmp_path).batch == 16
+    record_baseline(tmp_path, on(run, "2026-01-01", count=16), "alike")
+    assert found(tmp_path).count == 16
     record_baseline(tmp_path, on(run, "2025-01-01"), "own")
     assert found(tmp_path) == KEY
 
@@ -51,6 +51,13 @@ def test_of_equals_the_newest_is_taken(tmp_path: Path, run: Run):
     record_baseline(tmp_path, on(run, "2026-03-01", device="a100"), "new")
     record_baseline(tmp_path, on(run, "2026-01-01", device="h100"), "old")
     assert found(tmp_path).device == "a100"
+
+
+def test_another_batch_size_has_no_baseline(tmp_path: Path, run: Run):
+    """Its policy is solved for other prices: to compare the two would call a price a regression."""
+    record_baseline(tmp_path, on(run, batch=16), "sixteen a call")
+    assert find_baseline(tmp_path, KEY, "tiny") is None
+    assert find_baseline(tmp_path, msgspec.structs.replace(KEY, batch=16), "tiny") is not None
 
 
 def test_another_ladder_has_no_baseline(tmp_path: Path, run: Run):
