@@ -83,7 +83,7 @@ def test_the_page_is_whole_and_readable(browser: Browser, report: Path, width: i
         ('<img src="nowhere.png">', "missing image"),
         ("<figure id=f></figure>", "empty figure f"),
         ('<svg><text y="20">ab</text><text y="22">cd</text></svg>', "texts overlap: ab and cd"),
-        ('<p style="width: 400px">', "the page scrolls sideways"),
+        ('<p style="width: 400px">wide', "the page scrolls sideways"),
         ('<p style="font-size: 9px">small', "letters are too small"),
         ("<p>text<script>nonsense()</script>", "nonsense is not defined"),
     ],
