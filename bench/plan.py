@@ -24,15 +24,13 @@ def describe_plan(matrix: Matrix, test_ids: Sequence[str]) -> str:
         [(s.name, s.model, s.dtype, _placement(matrix, s), _memory(s)) for s in matrix.ladder.stages],
         headers=("stage", "model", "dtype", "placement", "weights"),
     )
-    minutes = estimate_minutes(matrix)
-    time = "unknown: prices are not in ms" if minutes is None else f"about {minutes:.1f} minutes"
     return "\n".join(
         [
             f"ladder {matrix.ladder.name} on {matrix.hardware.slug}",
             f"{len(matrix.datasets)} datasets x {matrix.n_items} items, {len(matrix.lams)} lambdas",
             f"{matrix.n_timed} items of each dataset are timed {N_PASSES} times",
             stages,
-            f"time: {time}, at the ladder's prices and {TYPICAL_CALL.n_decoded} tokens an answer",
+            f"time: {_time(matrix)}",
             *test_ids,
         ]
     )
@@ -50,6 +48,14 @@ def estimate_minutes(matrix: Matrix) -> float | None:
     arms = 1 + 0.5 * (len(matrix.lams) + 1)
     per_dataset = matrix.n_items * sum(calls) + matrix.n_timed * N_PASSES * arms * calls[-1]
     return len(matrix.datasets) * per_dataset / 60_000
+
+
+def _time(matrix: Matrix) -> str:
+    minutes = estimate_minutes(matrix)
+    if minutes is None:
+        return "unknown, prices are not in ms"
+    n_tokens = TYPICAL_CALL.n_decoded
+    return f"about {minutes:.1f} minutes, at the ladder's prices and {n_tokens} tokens an answer"
 
 
 def _placement(matrix: Matrix, stage: Stage) -> str:

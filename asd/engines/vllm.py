@@ -7,7 +7,9 @@
 Greedy answers in float32 are those of the transformers engine. What verifying costs here: scoring reads
 prompt and draft whole, past the prefix cache; a continuation finds whole blocks there (16 tokens, 32 on a
 CPU) and computes the rest again. `Usage` counts what was computed: tokens that vLLM reports as cached are
-left out.
+left out. At batch 1 that still pays; in larger batches, where a few rows that go on take as many passes as
+all of them would, vLLM's own drafting inside the largest stage (`speculative_config`) is faster
+(`bench/vllm_speculation.py` measures both).
 
 Continuations alone read the prefix cache. A prompt that several queries begin with is computed for each of
 them, so usage, and with it priced cost, does not depend on the order of queries, and no timed call profits
