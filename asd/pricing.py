@@ -6,9 +6,10 @@ them, all taking turns, after a warm-up; the seconds of a call are then explaine
 for it, because noise only ever adds. Counts of a call are summed over its queries, so prices at a batch size
 are a query's share: that a call lasts as long as its longest answer is shared out among all in it. They hold
 for full calls of such queries: the few that a cascade hands on fill a call less, and the longest of them
-decides how long it lasts, so seconds at a large batch size are more than priced. The result is frozen into a file beside the ladder, with where and when; from then on priced cost is arithmetic on counts
-and does not move with the machine. A stage with a drafter answers with and without it: what drafting adds to
-the stage's own work is the price of a drafted token, and there is none where drafting is no faster.
+decides how long it lasts, so seconds at a large batch size are more than priced. The result is frozen into a
+file beside the ladder, with where and when; from then on priced cost is arithmetic on counts and does not
+move with the machine. A stage with a drafter answers with and without it: what drafting adds to the stage's
+own work is the price of a drafted token, and there is none where drafting is no faster.
 """
 
 from __future__ import annotations
