@@ -96,7 +96,23 @@ def test_bad_pairs_are_refused(method: list[float], reference: list[float], mess
         compare(np.array(method), np.array(reference), np.random.default_rng(0))
 
 
-def test_an_effect_of_zero_needs_no_number() -> None:
-    """There is no n for it, so it is an error and not infinity."""
-    with pytest.raises(DataError, match="size zero"):
-        needed(0.0)
+@pytest.mark.parametrize("d", [2.0, 5.0, 20.0])
+def test_large_effects_have_a_power_and_a_number(d: float) -> None:
+    """Where statsmodels' far tail is NaN and its solver does not converge."""
+    assert achieved_power(d, 160) == achieved_power(-d, 160) == pytest.approx(1.0)
+    n = needed(d)
+    assert achieved_power(d, n) >= 0.8
+    assert n == 3 or achieved_power(d, n - 1) < 0.8
+
+
+def test_too_few_questions_have_no_power() -> None:
+    """Two questions leave one degree of freedom, where the power is not to be had."""
+    with pytest.raises(DataError, match="use 3 or more"):
+        achieved_power(0.5, 2)
+
+
+@pytest.mark.parametrize("d", [0.0, 1e-9])
+def test_an_effect_of_nothing_needs_no_number(d: float) -> None:
+    """There is no n for it that anybody could ask, so it is an error and not infinity."""
+    with pytest.raises(DataError, match="no number of questions"):
+        needed(d)

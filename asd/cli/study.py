@@ -15,6 +15,7 @@ from asd import artifact
 from asd.artifact import PolicyArtifact
 from asd.calibrate import Promise, play
 from asd.cli.examples import examples
+from asd.cli.replay import numbers, split
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
@@ -26,6 +27,7 @@ from asd.traces import read_traces
 from asd.workloads.catalogue import default_names, find_workloads
 
 if TYPE_CHECKING:
+    from asd.study.recording import Recording
     from asd.study.validity import Population, Validity
 
 _RECORDED = {
@@ -62,6 +64,9 @@ LIMIT = 200
 @click.option(
     "--limit", type=click.IntRange(min=2), default=LIMIT, show_default=True, help="Questions of a dataset."
 )
+@click.option("--traces", help="Files of recorded real models, by commas: tables of their own (replayed).")
+@click.option("--stages", help="Models of TRACES, largest last, by commas. [default: all of the first line]")
+@click.option("--costs", help="Declared cost of one call of each of these, by commas. [default: as recorded]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
 @click.option("--engine", default="transformers", show_default=True, help="What runs the stages.")
@@ -74,6 +79,9 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
     data: str | None,
     policy: Path | None,
     limit: int,
+    traces: str | None,
+    stages: str | None,
+    costs: str | None,
     seed: int,
     device: str | None,
     engine: str,
@@ -88,11 +96,15 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         raise ConfigError("give --out DIR, where the study goes")
     # one thread is fastest for small models; torch reads the variable when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from asd.report.page import render_page  # noqa: PLC0415  (the report's libraries take seconds)
-    from asd.study.material import gather  # noqa: PLC0415
-    from asd.study.run import conduct  # noqa: PLC0415
+    try:  # the report's libraries take seconds to import
+        from asd.report.figures import draw, write_figures  # noqa: PLC0415
+        from asd.report.page import render_page  # noqa: PLC0415
+        from asd.study.material import gather  # noqa: PLC0415
+        from asd.study.run import conduct  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"a study needs {error.name}: pip install 'asd[report]'") from error
 
-    steps = Ladder.load(ladder)
+    recorded, steps = _recorded(traces, stages, costs), Ladder.load(ladder)
     if all(Path(stage.model).is_absolute() for stage in steps.stages):
         # a progress bar is for downloads; weights that are here are loaded quietly
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -106,10 +118,28 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         policy=_policy(policy, steps),
         limit=limit,
         seed=seed,
+        recorded=recorded,
     )
     found = conduct(material, out)
-    write_atomically(out / "report.html", render_page(found, ()))
+    figures = draw(found)
+    write_figures(figures, out / "figures")
+    write_atomically(out / "report.html", render_page(found, figures))
     click.echo(f"{out / 'report.html'}: {len(found.tables)} tables on {material.n} questions")
+
+
+def _recorded(traces: str | None, stages: str | None, costs: str | None) -> Recording | None:
+    """As `asd replay` reads them."""
+    if traces is None:
+        if stages is not None or costs is not None:
+            raise ConfigError("--stages and --costs say what to read of --traces; give that too")
+        return None
+    from asd.study.recording import models_in, read_recording  # noqa: PLC0415
+
+    paths = [Path(path) for path in split(traces)]
+    if not paths:
+        raise ConfigError("--traces names no file")
+    models = models_in(paths[0]) if stages is None else split(stages)
+    return read_recording(paths, models, None if costs is None else numbers(costs, "--costs"))
 
 
 def _policy(path: Path | None, ladder: Ladder) -> PolicyArtifact | None:

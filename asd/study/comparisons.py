@@ -1,12 +1,13 @@
 """Methods side by side, and whether they differ: quality and cost of each, every difference with its test.
 
-Differences are method minus reference, paired by question, per cent of the reference's mean. One family: the
-p-values of all comparisons of a study are adjusted together (`asd.study.significance`).
+Differences are method minus reference, paired by question, per cent of the reference's mean. A table is one
+family: its p-values are adjusted together (`asd.study.significance`), so that seconds, which differ from run
+to run, do not move what is said of quality and cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy import stats
 from asd.study.items import vectors
 from asd.study.material import Material
 from asd.study.record import Table, Value
-from asd.study.significance import Difference, achieved_power, adjust, compare, needed
+from asd.study.significance import SMALLEST_EFFECT, Difference, achieved_power, adjust, compare, needed
 
 __all__ = ["difference_tables", "interval", "methods_table", "references"]
 
@@ -93,7 +94,7 @@ class _Pair:
         shown = [None if scale is None else scale * v for v in (found.mean, found.low, found.high)]
         d = found.cohens_d
         power = None if d is None else achieved_power(d, found.n)
-        n_needed = None if not d else needed(d)
+        n_needed = None if d is None or abs(d) < SMALLEST_EFFECT else needed(d)
         tests = (found.t, found.p_t, found.p_wilcoxon, found.p_mcnemar, self.p, holm, bonferroni)
         head = (self.method, self.reference, self.metric, found.mean)
         return (*head, *shown, *tests, d, power, n_needed, found.n)
@@ -106,38 +107,32 @@ def references(stages: Sequence[str]) -> tuple[str, ...]:
 
 
 def difference_tables(material: Material, items: Table, seconds: Table) -> tuple[Table, Table]:
-    """Replayed differences in quality and cost, measured differences in seconds; one family of tests."""
+    """Replayed differences in quality and cost, measured differences in seconds."""
     rng = np.random.default_rng(material.seed)
-    parts = ((items, "quality"), (items, "cost"), (seconds, "seconds"))
     against = references(material.stages)
-    pairs = [pair for table, metric in parts for pair in _pairs(table, metric, against, rng)]
-    adjusted = adjust([pair.p for pair in pairs])
-    rows = [
-        (pair.metric, pair.row(holm, bonferroni))
-        for pair, holm, bonferroni in zip(pairs, adjusted.holm, adjusted.bonferroni, strict=True)
-    ]
-    note = (
-        f"Method minus reference, paired by question, in per cent of the reference's mean, with 95 % BCa "
-        f"intervals. p: McNemar's exact test where quality is 0 or 1, else the paired t-test; p_holm and "
-        f"p_bonferroni over all {len(pairs)} comparisons of the study. power: of a paired t-test at 5 % for "
-        "an effect of the size seen; n_needed: questions for a power of 80 %."
+    replayed = [pair for metric in ("quality", "cost") for pair in _pairs(items, metric, against, rng)]
+    measured = _pairs(seconds, "seconds", against, rng)
+    return (
+        _table("differences", "Differences in quality and cost", items, replayed),
+        _table("differences_seconds", "Differences in seconds", seconds, measured),
     )
 
-    def table(name: str, title: str, source: Table, wanted: Callable[[str], bool]) -> Table:
-        return Table(
-            name=name,
-            title=title,
-            provenance=source.provenance,
-            measured_on=material.measured_on,
-            n=source.n,
-            columns=COLUMNS,
-            rows=tuple(row for metric, row in rows if wanted(metric)),
-            note=note,
-        )
 
-    return (
-        table("differences", "Differences in quality and cost", items, lambda m: m != "seconds"),
-        table("differences_seconds", "Differences in seconds", seconds, lambda m: m == "seconds"),
+def _table(name: str, title: str, source: Table, pairs: Sequence[_Pair]) -> Table:
+    adjusted = adjust([pair.p for pair in pairs])
+    rows = zip(pairs, adjusted.holm, adjusted.bonferroni, strict=True)
+    return Table(
+        name=name,
+        title=title,
+        provenance=source.provenance,
+        measured_on=source.measured_on,
+        n=source.n,
+        columns=COLUMNS,
+        rows=tuple(pair.row(holm, bonferroni) for pair, holm, bonferroni in rows),
+        note="Method minus reference, paired by question, in per cent of the reference's mean, with 95 % BCa "
+        "intervals. p: McNemar's exact test where quality is 0 or 1, else the paired t-test; p_holm and "
+        f"p_bonferroni over all {len(pairs)} comparisons of this table. power: of a paired t-test at 5 % for "
+        "an effect of the size seen; n_needed: questions for a power of 80 %.",
     )
 
 

@@ -26,10 +26,10 @@ N_FOLDS = 5
 def folds_table(material: Material) -> Table:
     """Held-out quality and cost of every fold, and their mean and standard deviation."""
     rows = [_row(material, fold) for fold in range(N_FOLDS)]
-    numbers = np.array([row[2:] for row in rows], dtype=float)
+    numbers = np.array([row[3:] for row in rows], dtype=float)
     summary: list[tuple[Value, ...]] = [
-        ("mean", None, *numbers.mean(axis=0).tolist()),
-        ("sd", None, *numbers.std(axis=0, ddof=1).tolist()),
+        ("mean", None, None, *numbers.mean(axis=0).tolist()),
+        ("sd", None, None, *numbers.std(axis=0, ddof=1).tolist()),
     ]
     return Table(
         name="folds",

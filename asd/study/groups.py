@@ -1,6 +1,6 @@
 """The policy under study by what the data sets say of their questions: difficulty and subject.
 
-Levels are the tag "level" that a data set gives its questions, never a guess of ours; questions without one
+Levels and domains are tags that a data set gives its questions, never a guess of ours; questions without one
 are left out of that table. The policy reads neither.
 """
 
@@ -17,7 +17,13 @@ from asd.study.methods import swept
 from asd.study.record import Table, Value
 from asd.types import Query
 
-__all__ = ["group_tables"]
+__all__ = ["LEVEL", "group_tables"]
+
+LEVEL = "level"
+"""The tag that says how hard a question is."""
+
+DOMAINS = ("family", "subject", "category", "topic", "task")
+"""Tags that say what a question is about; a data set has one of them at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +37,18 @@ class _Answered:
 
 
 def group_tables(material: Material) -> list[Table]:
-    """By level where any question has one, and by data set."""
-    by_level = _table(
-        material, "levels", "By level of difficulty", "level", lambda query: query.tags.get("level")
+    """By level and by domain where any question has one, and by data set."""
+    by = (
+        ("levels", "By level of difficulty", "level", lambda query: query.tags.get(LEVEL)),
+        ("domains", "By domain", "domain", _domain),
+        ("datasets", "By data set", "dataset", lambda query: query.dataset),
     )
-    by_dataset = _table(material, "datasets", "By data set", "dataset", lambda query: query.dataset)
-    return [table for table in (by_level, by_dataset) if table is not None]
+    tables = (_table(material, *what) for what in by)
+    return [table for table in tables if table is not None]
+
+
+def _domain(query: Query) -> str | None:
+    return next((f"{query.dataset}: {query.tags[tag]}" for tag in DOMAINS if tag in query.tags), None)
 
 
 def _table(

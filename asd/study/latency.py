@@ -8,13 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.measurement.statistics import samples_needed
+from asd.study.groups import LEVEL
 from asd.study.items import seconds_table
 from asd.study.live import Timed, run_live
 from asd.study.material import Material
+from asd.study.methods import swept
 from asd.study.record import Table, Value
 from asd.study.walks import calls
 
-__all__ = ["latency_tables"]
+__all__ = ["latency_tables", "speed_up"]
 
 Array = NDArray[np.float64]
 
@@ -27,9 +29,15 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def latency_tables(material: Material) -> tuple[Table, Table, Table]:
-    """Latency of every method, latency over lambda, and the seconds they come from."""
-    methods, sweep = _timed(material)
+def latency_tables(material: Material, *, n_timed: int = N_TIMED, n_passes: int = N_PASSES) -> list[Table]:
+    """Latency of every method, over lambda, by level where questions have one, and the seconds behind it.
+
+    Args:
+        material: What is studied.
+        n_timed: Questions of each data set that are timed.
+        n_passes: How often each is.
+    """
+    methods, sweep = _timed(material, n_timed, n_passes)
     rng = np.random.default_rng(material.seed)
     seconds = seconds_table(material, methods)
 
@@ -38,7 +46,7 @@ def latency_tables(material: Material) -> tuple[Table, Table, Table]:
             name=name,
             title=title,
             provenance="measured",
-            measured_on=f"{material.measured_on}, batch 1, {N_PASSES} interleaved passes",
+            measured_on=f"{material.measured_on}, batch 1, {n_passes} interleaved passes",
             n=seconds.n,
             columns=(first, *_COLUMNS),
             rows=tuple(rows),
@@ -47,24 +55,49 @@ def latency_tables(material: Material) -> tuple[Table, Table, Table]:
             "bootstrap interval over questions. agreement: live answers and actions equal to the replayed.",
         )
 
-    return (
-        table(
-            "latency",
-            "Methods: seconds",
-            "method",
-            [(name, *_row(material, parts, rng)) for name, parts in methods.items()],
-        ),
-        table(
-            "lambda_latency",
-            "Seconds over lambda",
-            "lambda",
-            [(lam, *_row(material, parts, rng)) for lam, parts in sweep.items()],
-        ),
+    own = methods[swept(material.fitted)]
+    by_method = [(name, *_row(material, parts, rng)) for name, parts in methods.items()]
+    by_lambda = [(lam, *_row(material, parts, rng)) for lam, parts in sweep.items()]
+    return [
+        table("latency", "Methods: seconds", "method", by_method),
+        table("lambda_latency", "Seconds over lambda", "lambda", by_lambda),
+        *_levels_table(material, own, seconds.n),
         seconds,
+    ]
+
+
+def _levels_table(material: Material, own: Sequence[Timed], n: int) -> list[Table]:
+    """Seconds of the policy under study by level; none where no question has a level."""
+    tags = [done.query.tags.get(LEVEL) for part in own for done in part.completions]
+    ours, largest = (
+        np.concatenate([getattr(part, which).mean(axis=0) for part in own])
+        for which in ("seconds", "largest")
     )
+    rows = []
+    for level in sorted({tag for tag in tags if tag is not None}):
+        there = np.array([tag == level for tag in tags])
+        mean, reference = float(ours[there].mean()), float(largest[there].mean())
+        rows.append((level, int(there.sum()), mean * 1e3, reference * 1e3, reference / mean))
+    if not rows:
+        return []
+    return [
+        Table(
+            name="levels_latency",
+            title="Seconds by level of difficulty",
+            provenance="measured",
+            measured_on=f"{material.measured_on}, batch 1",
+            n=n,
+            columns=("level", "n", "mean_ms", "mean_ms_largest", "speed_up"),
+            rows=tuple(rows),
+            note=f"Policy {swept(material.fitted)} at its setting, and the largest stage alone in the same "
+            "passes; few questions a level, so without an interval.",
+        )
+    ]
 
 
-def _timed(material: Material) -> tuple[Mapping[str, list[Timed]], Mapping[float, list[Timed]]]:
+def _timed(
+    material: Material, n_timed: int, n_passes: int
+) -> tuple[Mapping[str, list[Timed]], Mapping[float, list[Timed]]]:
     """By method and by lambda, one a data set; equal walks are run once."""
     methods: dict[str, list[Timed]] = {name: [] for name in material.walks}
     sweep: dict[float, list[Timed]] = {lam: [] for lam in material.sweep}
@@ -78,9 +111,9 @@ def _timed(material: Material) -> tuple[Mapping[str, list[Timed]], Mapping[float
             material.ladder,
             material.engines,
             [largest, *others],
-            range(min(N_TIMED, len(outcomes.traces))),
+            range(min(n_timed, len(outcomes.traces))),
             batch=1,
-            n_passes=N_PASSES,
+            n_passes=n_passes,
             clock=material.clock,
         )
         for name, replays in material.walks.items():
@@ -99,7 +132,7 @@ def _row(material: Material, parts: Sequence[Timed], rng: np.random.Generator) -
     agreement = float(np.average([part.agreement for part in parts], weights=weights))
     return (
         *(mean * 1e3, float(np.median(seconds)) * 1e3, p95, 1.0 / mean, _device_seconds(material, parts)),
-        *(*_speed_up(seconds, largest, rng), agreement),
+        *(*speed_up(seconds.mean(axis=0), largest.mean(axis=0), rng), agreement),
     )
 
 
@@ -110,9 +143,8 @@ def _device_seconds(material: Material, parts: Sequence[Timed]) -> float:
     return sum(call.seconds * devices[call.stage] for call in paid) / len(completions)
 
 
-def _speed_up(seconds: Array, largest: Array, rng: np.random.Generator) -> tuple[float, float, float]:
-    """Of total seconds, with an interval over questions."""
-    own, reference = seconds.mean(axis=0), largest.mean(axis=0)
-    drawn = rng.integers(len(own), size=(1999, len(own)))
-    low, high = np.quantile(reference[drawn].sum(axis=1) / own[drawn].sum(axis=1), [0.025, 0.975])
-    return float(reference.sum() / own.sum()), float(low), float(high)
+def speed_up(seconds: Array, largest: Array, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Of total seconds, both of shape (questions,), with a 95 % interval over questions."""
+    drawn = rng.integers(len(seconds), size=(1999, len(seconds)))
+    low, high = np.quantile(largest[drawn].sum(axis=1) / seconds[drawn].sum(axis=1), [0.025, 0.975])
+    return float(largest.sum() / seconds.sum()), float(low), float(high)

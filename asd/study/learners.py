@@ -35,10 +35,13 @@ from asd.study.record import Table, Value
 from asd.study.regret import FROM_ROUND, Course, ModelWorld, Slope, TraceWorld, World, learn, slope
 from asd.types import Provenance
 
-__all__ = ["LAM", "Frozen", "regret_tables", "theory_slope"]
+__all__ = ["DRIFTING", "LAM", "Frozen", "regret_tables", "theory_slope"]
 
 LAM = 5.0
 """Where stopping early and going on are both right for many queries."""
+
+DRIFTING = "drifting"
+"""Opens the name of the stream whose questions change."""
 
 N_BINS = 4
 N_SEEDS = 20
@@ -115,7 +118,7 @@ def _streams(material: Material, layout: Layout, fresh: States) -> list[_Stream]
     if len(material.test) > 1:
         drift = [_recorded(layout, fresh, np.flatnonzero(datasets == k), rng) for k in (0, 1)]
         names = " then ".join(outcomes.dataset for outcomes in material.test[:2])
-        streams.append(_Stream(f"drifting: {names}", "replayed", drift))
+        streams.append(_Stream(f"{DRIFTING}: {names}", "replayed", drift))
     return streams
 
 

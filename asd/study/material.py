@@ -20,6 +20,7 @@ from asd.fit import fit
 from asd.ladder import Ladder
 from asd.measurement.timing import Clock
 from asd.study.methods import LAMS, Method, families, methods, swept
+from asd.study.recording import Recording
 from asd.study.walks import Outcomes, Replay
 from asd.tracelog import TraceLog
 from asd.types import Trace
@@ -43,6 +44,7 @@ class Material:
         test: Outcomes that are reported, one a dataset.
         seed: Of every draw.
         clock: Reads seconds.
+        recorded: Outcomes of other, real models to study beside this ladder.
     """
 
     ladder: Ladder
@@ -52,6 +54,7 @@ class Material:
     test: tuple[Outcomes, ...]
     seed: int
     clock: Clock = time.perf_counter
+    recorded: Recording | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -98,6 +101,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     policy: PolicyArtifact | None,
     limit: int,
     seed: int,
+    recorded: Recording | None = None,
     clock: Clock = time.perf_counter,
 ) -> Material:
     """Let every stage answer, or take up what it answered before.
@@ -111,6 +115,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         policy: Fitted on the split "fit"; None: it is collected and fitted here.
         limit: Most questions of a dataset that are reported; half as many choose settings.
         seed: Of every draw.
+        recorded: Outcomes of other, real models.
         clock: Reads seconds.
 
     Raises:
@@ -136,4 +141,5 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         policy.check(ladder)
     fitted = policy or fit(collected("fit", limit), ladder, fitted_at="in this study", seed=seed)
     calibration = outcomes("calibrate", max(1, limit // 2))
-    return Material(ladder, fitted, engines, calibration, outcomes("test", limit), seed, clock)
+    test = outcomes("test", limit)
+    return Material(ladder, fitted, engines, calibration, test, seed, clock, recorded)

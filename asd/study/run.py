@@ -10,29 +10,39 @@ A folder holds one study: ladder, policy, data sets, size, seed. Another one in 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from tqdm import tqdm
 
 from asd.errors import ConfigError
+from asd.fit import MIN_ROWS
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
 from asd.measurement.records import Record
 from asd.study.claims import claims_table
 from asd.study.comparisons import difference_tables, methods_table
-from asd.study.crossvalidation import folds_table
+from asd.study.crossvalidation import N_FOLDS, folds_table
+from asd.study.explained import predictors_table
 from asd.study.groups import group_tables
 from asd.study.items import items_table
 from asd.study.latency import latency_tables
 from asd.study.material import Material
 from asd.study.record import Study, Table, write_study
+from asd.study.recorded import described, recorded_tables
+from asd.study.recording import Recording
 from asd.study.sensitivity import sensitivity_table
 from asd.study.sweep import lambda_tables
+from asd.study.theory import THEORY
 
-__all__ = ["PER_QUESTION", "conduct"]
+__all__ = ["LEAST", "PER_QUESTION", "STEPS", "Kept", "Step", "conduct"]
+
+LEAST = math.ceil(MIN_ROWS * N_FOLDS / (N_FOLDS - 1))
+"""Questions from which every fold of the cross-validation can be fitted."""
 
 PER_QUESTION = ("items", "seconds")
 """Tables of one row a question: written as CSV, too long for a page."""
@@ -47,6 +57,7 @@ class _Identity(Record, frozen=True, kw_only=True):
     policy: str
     datasets: tuple[str, ...]
     questions: str
+    recorded: str
     seed: int
 
 
@@ -87,7 +98,12 @@ class Kept:
         return tuple(self._found.values())
 
 
-STEPS: dict[str, Step] = {
+def _alone(make: Callable[[Material], Sequence[Table]]) -> Step:
+    """A step that reads no other step's tables."""
+    return lambda material, _: make(material)
+
+
+STEPS: Mapping[str, Step] = {
     "items": lambda m, _: [items_table(m)],
     "methods": lambda m, kept: [methods_table(m, kept["items"])],
     "latency": lambda m, _: latency_tables(m),
@@ -96,23 +112,36 @@ STEPS: dict[str, Step] = {
     "groups": lambda m, _: group_tables(m),
     "folds": lambda m, _: [folds_table(m)],
     "sensitivity": lambda m, _: [sensitivity_table(m)],
+    **{name: _alone(make) for name, make in THEORY.items()},
+    "predictors": lambda m, _: [predictors_table(m)],
+    "recorded": lambda m, _: [] if m.recorded is None else recorded_tables(m.recorded, m.seed),
     "claims": lambda m, kept: [claims_table(m, {table.name: table for table in kept.tables})],
 }
 """In the order they are made; later ones read the tables of earlier ones."""
 
 
-def conduct(material: Material, out: Path) -> Study:
+def conduct(material: Material, out: Path, steps: Mapping[str, Step] = STEPS) -> Study:
     """Make every table and write the study.
 
+    Args:
+        material: What is studied.
+        out: Folder of the study.
+        steps: What makes the tables; those finished before are read.
+
     Raises:
-        ConfigError: `out` holds the steps of another study.
+        ConfigError: `out` holds the steps of another study, or there are too few questions.
         StorageError: A file could not be written.
     """
+    if material.n < LEAST:
+        raise ConfigError(
+            f"{material.n} questions are too few to refit a policy in every fold, it takes {LEAST}; give a "
+            "larger --limit or more data sets"
+        )
     kept = Kept(out / "steps", _identity(material))
-    with tqdm(STEPS.items(), desc="study", unit="step", disable=None) as bar:
+    with tqdm(steps.items(), desc="study", unit="step", disable=None) as bar:
         for name, step in bar:
             bar.set_postfix_str(name)
-            kept.take(name, lambda step=step: step(material, kept))  # type: ignore[misc]
+            kept.take(name, partial(step, material, kept))
     study = Study(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=code_revision(Path(__file__).parent).commit,
@@ -136,5 +165,14 @@ def _identity(material: Material) -> _Identity:
         policy=hashlib.sha256(policy).hexdigest()[:16],
         datasets=tuple(outcomes.dataset for outcomes in material.test),
         questions=hashlib.sha256(asked.encode()).hexdigest()[:16],
+        recorded="" if material.recorded is None else _digest(material.recorded),
         seed=material.seed,
     )
+
+
+def _digest(recorded: Recording) -> str:
+    """Of everything in it that tables are made from."""
+    content = hashlib.sha256("\0".join([described(recorded), *recorded.prompts]).encode())
+    for numbers in (recorded.scores, recorded.costs, recorded.latency, recorded.confidence):
+        content.update(numbers.tobytes())
+    return content.hexdigest()[:16]

@@ -8,6 +8,7 @@ whole family, the power achieved and the questions needed. The border: vectors i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,14 @@ from statsmodels.stats.power import TTestPower
 
 from asd.errors import DataError
 
-__all__ = ["Adjusted", "Difference", "achieved_power", "adjust", "compare", "needed"]
+__all__ = ["SMALLEST_EFFECT", "Adjusted", "Difference", "achieved_power", "adjust", "compare", "needed"]
 
 Array = npt.NDArray[np.float64]
 
 N_RESAMPLES = 999
+
+SMALLEST_EFFECT = 1e-4
+"""To find a smaller one takes more than 1e9 questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +122,28 @@ def adjust(p_values: Sequence[float]) -> Adjusted:
 
 
 def achieved_power(cohens_d: float, n: int, alpha: float = 0.05) -> float:
-    """Probability that a paired t-test on n questions finds a true effect of this size."""
-    return float(TTestPower().power(cohens_d, n, alpha))
+    """Probability that a paired t-test on n questions finds a true effect of this size.
+
+    Raises:
+        DataError: Fewer than three questions.
+    """
+    if n < 3:
+        raise DataError(f"the power of a test on {n} questions is not defined; use 3 or more")
+    # The test is symmetric; statsmodels' far tail is NaN for some positive effects, not for negative ones.
+    return float(TTestPower().power(-abs(cohens_d), n, alpha))
 
 
 def needed(cohens_d: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Questions a paired t-test needs to find an effect of this size with this probability.
+    """Questions a paired t-test needs to find an effect of this size with this probability, at least three.
+
+    Searched for among whole numbers: statsmodels' own solver does not converge for large effects.
 
     Raises:
-        DataError: The effect is zero: no number is enough.
+        DataError: The effect is smaller than `SMALLEST_EFFECT`: no number that could be asked is enough.
     """
-    if cohens_d == 0:
-        raise DataError("no number of questions shows an effect of size zero")
-    return int(np.ceil(TTestPower().solve_power(abs(cohens_d), power=power, alpha=alpha)))
+    if not abs(cohens_d) >= SMALLEST_EFFECT:
+        raise DataError(f"no number of questions shows an effect of size {cohens_d:g}")
+    enough = 3
+    while achieved_power(cohens_d, enough, alpha) < power:
+        enough *= 2
+    return bisect_left(range(enough + 1), power, lo=3, key=lambda n: achieved_power(cohens_d, n, alpha))

@@ -14,7 +14,7 @@ from asd.study.methods import pooled, swept
 from asd.study.record import Table, Value
 from asd.study.walks import Replay
 
-__all__ = ["lambda_tables", "means", "mix"]
+__all__ = ["flagged", "lambda_tables", "means", "mix"]
 
 
 def lambda_tables(material: Material) -> tuple[Table, Table]:
@@ -53,11 +53,15 @@ def _rows(material: Material) -> list[tuple[Value, ...]]:
     before = (0.0, 0.0)
     for lam, replays in material.sweep.items():
         now = means(replays)
-        fell = [name for name, x, y in zip(("quality", "cost"), now, before, strict=True) if x < y]
-        flag = f"{' and '.join(fell)} fell" if fell else ""
-        rows.append((lam, *now, now[0] / now[1], *mix(replays, material.stages), flag))
+        rows.append((lam, *now, now[0] / now[1], *mix(replays, material.stages), flagged(now, before)))
         before = now
     return rows
+
+
+def flagged(now: tuple[float, float], before: tuple[float, float]) -> str:
+    """Names what of quality and cost is lower than before; empty where nothing is."""
+    fell = [name for name, x, y in zip(("quality", "cost"), now, before, strict=True) if x < y]
+    return f"{' and '.join(fell)} fell" if fell else ""
 
 
 def means(replays: Sequence[Replay]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ reliability, training                    calibration by stage; losses of the lad
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -24,25 +24,22 @@ from asd.study.reliability import reliability_table, training_table
 from asd.study.samples import sample_tables
 from asd.study.solving import exactness_table, solving_table
 
-__all__ = ["theory_tables", "thresholds_table"]
+__all__ = ["THEORY", "thresholds_table"]
 
 EMBEDDED = "tiny"
 """The ladder whose training log ships with the package."""
 
 
-def theory_tables(material: Material) -> list[Table]:
-    """All of them; some two minutes on one core."""
-    trained = [training_table()] if material.ladder.name == EMBEDDED else []
-    return [
-        *regret_tables(material),
-        *sample_tables(material),
-        thresholds_table(material),
-        exactness_table(material.seed),
-        solving_table(material.seed, material.clock),
-        *acceptance_tables(material),
-        reliability_table(material),
-        *trained,
-    ]
+THEORY: Mapping[str, Callable[[Material], Sequence[Table]]] = {
+    "regret": regret_tables,
+    "samples": sample_tables,
+    "thresholds": lambda m: [thresholds_table(m)],
+    "solving": lambda m: [exactness_table(m.seed), solving_table(m.seed, m.clock)],
+    "acceptance": acceptance_tables,
+    "reliability": lambda m: [reliability_table(m)],
+    "training": lambda m: [training_table()] if m.ladder.name == EMBEDDED else [],
+}
+"""By step, how its tables are made; regret takes a minute or two, samples half a minute."""
 
 
 def thresholds_table(material: Material) -> Table:

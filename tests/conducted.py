@@ -1,0 +1,71 @@
+"""A small study to conduct on made-up traces, so that every table can be checked in seconds: two stages."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from asd.engines.replay import ReplayEngine
+from asd.evidence.predictors import FITS
+from asd.study.explained import predictors_table
+from asd.study.latency import latency_tables
+from asd.study.learners import regret_tables
+from asd.study.material import Material
+from asd.study.record import Study
+from asd.study.run import STEPS, Step
+from asd.study.samples import sample_tables
+from asd.study.walks import Outcomes
+from asd.types import Trace
+from tests import worlds
+
+DATASETS = ("fields", "hills")
+N = 70
+
+QUICK: Mapping[str, Step] = {
+    **STEPS,
+    "latency": lambda m, _: latency_tables(m, n_timed=31, n_passes=2),
+    "regret": lambda m, _: regret_tables(m, n_rounds=1500, n_seeds=3),
+    "samples": lambda m, _: sample_tables(m, n_draws=3, n_fit_draws=0),
+    "predictors": lambda m, _: [predictors_table(m, dict.fromkeys(("mlp", "ensemble"), FITS["logistic"]))],
+}
+"""The steps of a study, the long ones shortened; a logistic fit stands in for the published predictors."""
+
+
+class Conducted(NamedTuple):
+    """A finished study: its folder, and its record as read back from there."""
+
+    out: Path
+    study: Study
+
+
+def traces(name: str, n: int, seed: int) -> tuple[Trace, ...]:
+    """Scored and verified, with levels and families."""
+    rng = np.random.default_rng(seed)
+    found = worlds.verified(worlds.sample(n, rng, name)[0], rng)
+    return tuple(
+        replace(trace, query=replace(trace.query, tags={"level": str(1 + i % 3), "family": f"f{i % 2}"}))
+        for i, trace in enumerate(found)
+    )
+
+
+def material(seed: int = 0) -> Material:
+    """The same at every call; its clock ticks by itself, a little unevenly."""
+    ladder, fitted = worlds.ladder(), worlds.fitted_verified()
+    unit = fitted.ladder.unit()
+
+    def outcomes(first: int, n: int) -> tuple[Outcomes, ...]:
+        return tuple(Outcomes(d, ladder, traces(d, n, first + i), unit) for i, d in enumerate(DATASETS))
+
+    calibration, test = outcomes(10, N // 2), outcomes(20, N)
+    known = [trace for part in test for trace in part.traces]
+    engines = {stage.name: ReplayEngine(stage.name, known) for stage in ladder.stages}
+    ticks = itertools.count()
+    return Material(
+        ladder, fitted, engines, calibration, test, seed, clock=lambda: (k := next(ticks)) + 0.1 * math.sin(k)
+    )

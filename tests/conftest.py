@@ -1,0 +1,23 @@
+"""What several test modules share and is dear to make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conducted import Conducted
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Conducted:
+    """A small study, conducted once; tests read it and leave it as it is."""
+    from asd.measurement.files import read_record  # noqa: PLC0415  (only where a test needs a study)
+    from asd.study.record import Study  # noqa: PLC0415
+    from asd.study.run import conduct  # noqa: PLC0415
+    from tests.conducted import QUICK, Conducted, material  # noqa: PLC0415
+
+    out = tmp_path_factory.mktemp("study")
+    conduct(material(), out, QUICK)
+    return Conducted(out, read_record(out / "results.json", Study))

@@ -1,0 +1,85 @@
+"""`asd study --out DIR`: what it writes, and what it says where it cannot start."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from asd.cli import main
+from asd.study import material, run
+from asd.study.recording import Recording
+from tests.conducted import Conducted
+from tests.conducted import material as made_up
+from tests.recordings import STAGES, records, write
+
+
+@pytest.fixture
+def gathered(done: Conducted, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """The command without models: what it asked for is kept, the study is the one already made."""
+    asked: dict[str, object] = {}
+
+    def gather(*_: object, **options: object) -> material.Material:
+        asked.update(options)
+        return made_up()
+
+    monkeypatch.setattr(material, "gather", gather)
+    monkeypatch.setattr(run, "conduct", lambda *_: done.study)
+    return asked
+
+
+def test_the_page_and_the_figures_are_written(gathered: dict[str, object], tmp_path: Path) -> None:
+    """Every figure as SVG and PNG, one page that holds the claims, one line that says where."""
+    found = CliRunner().invoke(main, ["study", "--out", str(tmp_path), "--limit", "50", "--seed", "3"])
+    assert found.exit_code == 0, found.output
+    assert (gathered["limit"], gathered["seed"], gathered["recorded"]) == (50, 3, None)
+    svg, png = ({path.stem for path in (tmp_path / "figures").glob(f"*.{kind}")} for kind in ("svg", "png"))
+    assert (
+        svg == png >= {"overview", "methods", "regret", "thresholds", "samples", "reliability", "acceptance"}
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf8")
+    assert "6.33x faster than the largest" in page
+    assert page.count("<svg") >= len(svg)
+    assert "report.html" in found.output
+
+
+def test_recorded_models_are_read_as_replay_reads_them(gathered: dict[str, object], tmp_path: Path) -> None:
+    """All files as one recording: the models named, or those of the first line; declared costs count."""
+    files = [write(tmp_path / f"{k}.jsonl", records(5, k, dataset=f"d{k}")) for k in range(2)]
+    names = ",".join(map(str, files))
+    for more, stages in (([], STAGES), (["--stages", "small,large", "--costs", "1,7"], ("small", "large"))):
+        found = CliRunner().invoke(main, ["study", "--out", str(tmp_path), "--traces", names, *more])
+        assert found.exit_code == 0, found.output
+        recorded = gathered["recorded"]
+        assert isinstance(recorded, Recording)
+        assert (recorded.stages, recorded.datasets, len(recorded)) == (stages, ("d0", "d1"), 10)
+    assert recorded.costs[:, 1].tolist() == [7.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give --out DIR"),
+        (["--out", "x", "--stages", "a,b"], "give that too"),
+        (["--out", "x", "--traces", ","], "names no file"),
+        (["--out", "x", "--traces", "missing.jsonl"], "missing.jsonl"),
+        (["--out", "x", "--ladder", "nonesuch"], "nonesuch"),
+    ],
+)
+def test_what_cannot_be_studied_is_said(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2 and one line, before anything runs."""
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(main, ["study", *options])
+    assert (found.exit_code, message in found.output) == (2, True), found.output
+
+
+def test_missing_libraries_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The report's extra."""
+    monkeypatch.setitem(sys.modules, "asd.report.page", None)
+    found = CliRunner().invoke(main, ["study", "--out", str(tmp_path)])
+    assert found.exit_code == 2
+    assert "pip install 'asd[report]'" in found.output
