@@ -109,4 +109,4 @@ def test_plays_a_stage_with_its_drafter_or_without(drafter: bool) -> None:
     recorded = Trace(Q1, {"L": Outcome(own, 1.0)}, {"S>L": READ}, {"S>L": GONE_ON})
     engine = ReplayEngine("L", [recorded], drafter=drafter)
     assert engine.generate([Q1])[0].usage == (DRAFTED if drafter else Usage(3, 1, 2))
-    assert engine.continue_([Q1], [READ])[0].usage == (GONE_ON if drafter else Usage(0, 1, 0))
+    assert engine.continue_([Q1], [READ])[0].usage == (GONE_ON if drafter else Usage(0, 1, 2))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asd.errors import ConfigError, StorageError
-from asd.ladder import PRESETS, Ladder, Prices, Stage, write_prices
+from asd.ladder import PRESETS, Drafter, Ladder, Prices, Stage, write_prices
 from asd.types import NO_CALL, Usage
 
 FILE = """
@@ -295,3 +295,57 @@ def test_prices_by_batch_size_round_trip(priced_apart: Path) -> None:
     del tables[1]
     with pytest.raises(ConfigError, match="batch 4, 16 were given; batch 1 is needed too"):
         write_prices(priced_apart.parent / "p.json", tables, "ms", "two cores")
+
+
+def test_drafted_tokens_and_saved_passes_are_priced() -> None:
+    """With a price of drafted tokens a call costs what was done, without one what it would take alone."""
+    usage = Usage(10, 3, n_passes=4, n_verified=5, n_drafted=20, n_saved=12)
+    drafting = Prices(1.0, 0.1, 10.0, per_verified=0.5, per_drafted=2.0)
+    assert drafting.cost(usage) == pytest.approx(1 + 1 + 2.5 + 40 + 40)
+    assert replace(drafting, per_drafted=None).cost(usage) == pytest.approx(1 + 1 + 2.5 + 160)
+    assert drafting.cost(usage.alone) == replace(drafting, per_drafted=None).cost(usage)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "message"),
+    [
+        ({}, {"drafter": Drafter("M", 4)}, "its drafter is 'M', not a smaller stage"),
+        ({"drafter": Drafter("S", 4)}, {}, "its drafter is 'S', not a smaller stage"),
+        ({}, {"drafter": Drafter("S", 0)}, "blocks of at least 1 token, not 0"),
+        ({}, {"prices": Prices(2, 0, 0, per_drafted=1.0)}, "per_drafted and no drafter"),
+    ],
+)
+def test_impossible_drafters_are_refused(
+    small: dict[str, object], large: dict[str, object], message: str
+) -> None:
+    """A drafter is a smaller stage and writes something; a price of drafting needs a drafter."""
+    stages = (
+        replace(Stage("S", "s", Prices(1, 0, 0)), **small),
+        replace(Stage("L", "l", Prices(2, 0, 0)), **large),
+    )
+    with pytest.raises(ConfigError, match=message):
+        Ladder("two", stages, "declared", "made up")
+
+
+def test_a_ladder_file_names_drafters(tmp_path: Path) -> None:
+    """Which stage drafts and how many tokens at a time; another block is another ladder."""
+    text = """
+        name = "two"
+        price_unit = "ms"
+        prices_measured = "here"
+        [[stages]]
+        name = "S"
+        model = "org/s"
+        prices = { per_call = 1, per_prompt_token = 0, per_decoded_token = 1 }
+        [[stages]]
+        name = "L"
+        model = "org/l"
+        prices = { per_call = 1, per_prompt_token = 0, per_decoded_token = 9, per_drafted = 1.5 }
+        drafter = { stage = "S", block = 16 }
+    """
+    (tmp_path / "a.toml").write_text(text)
+    (tmp_path / "b.toml").write_text(text.replace("16", "8"))
+    a, b = (Ladder.load(tmp_path / name) for name in ("a.toml", "b.toml"))
+    assert a.stages[1].drafter == Drafter("S", 16)
+    assert a.stages[1].prices.per_drafted == 1.5
+    assert a.fingerprint != b.fingerprint

@@ -1,5 +1,7 @@
 """Prices from a clock: exact where the clock is, refused where they cannot be told apart."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from asd.errors import ConfigError
 from asd.ladder import Prices
 from asd.pricing import measure_prices
 from asd.testing import FakeClock
-from asd.types import Query
+from asd.types import Query, Usage
 from tests.priced import PricedEngine
 
 TRUE = {"S": Prices(0.5, 0.01, 1.0), "L": Prices(2.0, 0.2, 12.0, per_verified=0.7)}
@@ -106,3 +108,28 @@ def test_a_batch_size_needs_as_many_more_queries():
         measure_prices(_engines(clock), QUERIES, clock=clock, batch=4)
     measured = measure_prices(_engines(clock), QUERIES, clock=clock, batch=2)
     assert measured["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-3)
+
+
+class Assisted(PricedEngine):
+    """A stage that writes four tokens a pass, all of them drafted."""
+
+    def __init__(self, stage_name, prices, clock):
+        super().__init__(stage_name, prices, clock)
+        self.alone = PricedEngine(stage_name, prices, clock)
+
+    def _draft(self, query):
+        draft = super()._draft(query)
+        n = len(draft.tokens)
+        n_passes = -(-n // 4)
+        return replace(draft, usage=Usage(len(query.prompt), n_passes, n_passes, 0, n, n - n_passes))
+
+
+@pytest.mark.parametrize(("true", "measured"), [(1.5, 1.5), (20.0, None)])
+def test_a_drafted_token_has_a_price_where_drafting_is_faster(true, measured):
+    """What drafting adds is told by drafted token; where it is no faster there is no price."""
+    clock = FakeClock()
+    engines = _engines(clock) | {"L": Assisted("L", replace(TRUE["L"], per_drafted=true), clock)}
+    found = measure_prices(engines, QUERIES, clock=clock)
+    assert found["L"].per_drafted == pytest.approx(measured, abs=1e-3)
+    assert found["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-4)
+    assert found["S"].per_drafted is None

@@ -39,7 +39,7 @@ class ReplayEngine:
                 self._record(trace.query, trace.outcomes[stage_name].draft)
             for pair, verification in trace.verifications.items():
                 self._verifications[trace.query.dataset, trace.query.id, pair] = verification
-            for pair, usage in trace.continuations.items() if drafter else ():
+            for pair, usage in trace.continuations.items():
                 self._continuations[trace.query.dataset, trace.query.id, pair] = usage
 
     @property
@@ -109,7 +109,9 @@ class ReplayEngine:
     def _usage_on(self, query: Query, draft: Draft, verification: Verification) -> Usage:
         pair = pair_name(verification.drafter, verification.stage)
         recorded = self._continuations.get((query.dataset, query.id, pair))
-        return continuation_usage(draft, verification) if recorded is None else recorded
+        if recorded is None:
+            return continuation_usage(draft, verification)
+        return recorded if self._drafter else recorded.alone
 
     def _find_verification(self, query: Query, pair: str) -> Verification:
         try:

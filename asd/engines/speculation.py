@@ -197,7 +197,8 @@ class SpeculativeEngine:
 
     def _rows_on(self, queries: Sequence[Query], resumed: Resumed) -> list[Row]:
         """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
-        logits, rows = resumed.batch.logits, []
+        rows: list[Row] = []
+        logits = resumed.batch.logits
         tokens = logits.argmax(-1)
         logprobs = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
         for i, n_read, token, logprob in zip(
