@@ -43,15 +43,16 @@ _SCALES = 2.0 ** np.linspace(-3.0, 3.0, 129)
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A name, a setting if it has one, and the policy for a dataset's outcomes."""
+    """A name, a setting if it has one, the policy for a data set; `drafter` as in `Contender`."""
 
     name: str
     lam: float | None
     policy: Callable[[Outcomes], Policy]
+    drafter: bool = True
 
     def walk(self, outcomes: Outcomes) -> Replay:
         """Let it decide on every question of a dataset, the stages played back."""
-        return outcomes.walk(Contender(self.name, self.lam, self.policy(outcomes)))
+        return outcomes.walk(Contender(self.name, self.lam, self.policy(outcomes), self.drafter))
 
 
 Family = Callable[[float], Method]
@@ -104,7 +105,7 @@ def methods(fitted: PolicyArtifact, calibration: Sequence[Outcomes]) -> list[Met
         calibration: Every dataset's outcomes on rows that choose the settings.
     """
     stages = fitted.model.stages
-    singles = [_fixed(f"always-{stage}", FixedStage(stage)) for stage in stages]
+    singles = [_fixed(f"always-{stage}", FixedStage(stage), drafter=False) for stage in stages]
     static = _fixed("static", StaticWalk(stages, STATIC_THRESHOLD, fitted.evidence()))
     wanted = KEPT * pooled([singles[-1].walk(o) for o in calibration], lambda replay: replay.quality)
     chosen = {name: _choose(family, name, calibration, wanted) for name, family in families(fitted).items()}
@@ -120,8 +121,8 @@ def swept(fitted: PolicyArtifact) -> str:
     return "optimal-verified" if fitted.verifies else OPTIMAL
 
 
-def _fixed(name: str, policy: Policy) -> Method:
-    return Method(name, None, lambda _: policy)
+def _fixed(name: str, policy: Policy, *, drafter: bool = True) -> Method:
+    return Method(name, None, lambda _: policy, drafter)
 
 
 def _choose(family: Family, name: str, calibration: Sequence[Outcomes], wanted: float) -> Method:
