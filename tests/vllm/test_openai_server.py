@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -75,6 +76,7 @@ class VllmServer:
                 env=os.environ | QUIET,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,  # vLLM works in a child of the server, which must die with it
             )
         began = time.monotonic()
         while not self._is_ready():
@@ -85,7 +87,8 @@ class VllmServer:
 
     def kill(self) -> None:
         """No farewell: connections break, then nobody listens."""
-        self.process.kill()
+        with suppress(ProcessLookupError):  # it did not start
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def stop(self) -> None:
