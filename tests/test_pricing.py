@@ -106,6 +106,8 @@ def test_a_batch_size_needs_as_many_more_queries():
     clock = FakeClock()
     with pytest.raises(ConfigError, match="24 queries cannot tell prices at batch 4 apart; give at least 48"):
         measure_prices(_engines(clock), QUERIES, clock=clock, batch=4)
+    with pytest.raises(ConfigError, match="give at least 24"):
+        measure_prices(_engines(clock), QUERIES[:23], clock=clock, batch=2)
     measured = measure_prices(_engines(clock), QUERIES, clock=clock, batch=2)
     assert measured["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-3)
 
