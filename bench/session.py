@@ -130,6 +130,8 @@ class Session:
         named: dict[str, Setting] = {f"optimal@{share:g}": (f"optimal@{share:g}", None) for share in SHARES}
         if any(r.contender.name == "lossless" for r in self.replays(self.matrix.datasets[0])):
             named["lossless"] = ("lossless", None)
+        if any(r.contender.name == "drafted" for r in self.replays(self.matrix.datasets[0])):
+            named["drafted"] = ("drafted", None)
         return named | {"oracle": ("oracle", self.matrix.lams[-1])}
 
     def live(self, dataset: str) -> Live:
@@ -182,4 +184,4 @@ def _open_stages(matrix: Matrix) -> dict[str, Engine]:
     if "torch" not in sys.modules:
         # One thread is fastest for small models; torch reads the variable when it is imported.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    return open_engines(matrix.ladder, matrix.device, matrix.engine)
+    return open_engines(matrix.ladder, matrix.device, matrix.engine, batch=matrix.batch)

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from asd.engines.opening import open_engines
+from asd.engines import Drafted, alone
+from asd.engines.opening import open_drafted, open_engines
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Drafter, Ladder, Prices, Stage
 
 SMALL, LARGE = Stage("S", "/none/S", Prices(1, 0, 0)), Stage("L", "/none/L", Prices(2, 0, 0))
 
@@ -56,3 +57,19 @@ def test_without_the_libraries_the_remedy_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"pip install 'asd\[vllm\]'"):
         open_engines(ladder(SMALL), engine="vllm")
+
+
+def test_a_stage_drafts_where_its_prices_say_that_it_pays() -> None:
+    """Where drafted tokens have no price, and in an engine of another kind, it writes alone."""
+    pays = replace(LARGE, prices=Prices(2, 0, 0, per_drafted=0.1), drafter=Drafter("S", 5))
+    own = ladder(replace(SMALL, batched={4: SMALL.prices}), replace(pays, batched={4: LARGE.prices}))
+    engines = open_engines(own, "cpu")
+    assert isinstance(engines["L"], Drafted)
+    assert alone(engines["L"]).stage_name == engines["L"].stage_name == "L"
+    assert not isinstance(engines["S"], Drafted)
+    assert not isinstance(open_engines(own, "cpu", batch=4)["L"], Drafted)
+    assert isinstance(
+        open_drafted(ladder(SMALL, replace(LARGE, drafter=Drafter("S", 5))), "cpu")["L"], Drafted
+    )
+    served = ladder(SMALL, replace(pays, engine="openai", options={"openai": {"base_url": "http://none/v1"}}))
+    assert not isinstance(open_engines(served, "cpu")["L"], Drafted)
