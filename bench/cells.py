@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from asd.measurement.records import Cell, Direction, Kind, Metric
 from asd.measurement.statistics import samples_needed
+from asd.measurement.timing import Timings
 from asd.study.live import Live, Timed
 from asd.study.walks import Replay
 from asd.types import Provenance, Usage, Verification
@@ -31,6 +32,7 @@ __all__ = [
     "overhead_cell",
     "planned_cell",
     "quality_cell",
+    "rival_cell",
     "sweep_cell",
     "verification_cell",
 ]
@@ -203,6 +205,19 @@ def verification_cell(
         for label, share in zip(ACCEPTED, counts, strict=True)
     ]
     return Cell(suite="verification", policy=pair, dataset=dataset, metrics=tuple(metrics))
+
+
+def rival_cell(own: str, rival: str, timings: Timings[str]) -> Cell:
+    """How many times faster one way to the same answers is than another, and how often they are the same."""
+    pairs = zip(timings.results[own], timings.results[rival], strict=True)
+    same = _mean(ours == theirs for ours, theirs in pairs)
+    return Cell(
+        suite="rivals", policy=f"{own} over {rival}",
+        metrics=(
+            _speedup(timings.seconds[own], timings.seconds[rival]),
+            _value("agreement", "share of answers", "count", "higher", SHARE, same, "measured"),
+        ),
+    )  # fmt: skip
 
 
 def overhead_cell(policy: str, name: str, seconds: Sequence[float]) -> Cell:

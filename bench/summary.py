@@ -153,7 +153,7 @@ def _notes(run: Run, report: Report) -> Iterator[str]:
         metric = cell.metric("distinct_policies")
         if metric is not None and metric.value < 4:
             yield f"note: the sweep on {cell.dataset} has only {metric.value:g} distinct policies"
-        if cell.suite == "frontier" and cell.dataset is None:
+        if cell.suite in {"frontier", "rivals"} and cell.dataset is None:
             shown = ", ".join(f"{m.name} {m.value:.3g}" for m in cell.metrics)
             yield f"headline {cell.policy}: {shown}"
 
