@@ -74,8 +74,11 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
 def _completeness(run: Run, stored: Run, options: Options) -> Iterator[Finding]:
     """MISSING: expected and not measured. NEW: measured and unknown to the baseline."""
     measured, known = _metrics(run), _metrics(stored)
+    same_engine = run.header.hardware.engine == stored.header.hardware.engine
     for (cell_id, name), (cell, metric) in known.items():
         if (cell_id, name) in measured or not options.asks_for(cell):
+            continue
+        if cell.suite == "rivals" and not same_engine:  # another engine has other rivals, or none
             continue
         if options.limited and metric.needs:
             note = f"needs {metric.needs} samples, which --limit does not give"

@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from asd.engines import Engine
+from asd.engines import Engine, alone
 from asd.engines.batching import in_batches
 from asd.engines.timing import time_calls
 from asd.measurement.timing import interleave, warm_up
@@ -180,7 +180,7 @@ def larger_call(session: Session) -> int | None:
 
 def _on_all_memory(session: Session, batch: int, largest: str) -> Footprint:
     """The largest stage, calls of the usual size and larger ones taking turns on each dataset's items."""
-    engine = session.engines[session.matrix.ladder.stages[-1].name]
+    engine = alone(session.engines[session.matrix.ladder.stages[-1].name])
     units = [_timed_queries(session, dataset) for dataset in session.matrix.datasets]
     run = {
         name: partial(_answer_all, engine, size)

@@ -19,6 +19,6 @@ def test_verification(session: Session, record: Record, dataset: str) -> None:
     pairs = combinations([stage.name for stage in outcomes.ladder.stages], 2)
     read = {pair: found for pair in pairs if (found := outcomes.verifications(pair_name(*pair)))}
     for (drafter, verifier), verifications in read.items():
-        alone = [trace.outcomes[verifier].draft.usage for trace in outcomes.traces]
+        alone = [trace.outcomes[verifier].draft.usage.alone for trace in outcomes.traces]
         record(verification_cell(dataset, pair_name(drafter, verifier), verifications, alone))
     assert bool(read) == outcomes.verified

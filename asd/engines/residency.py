@@ -7,6 +7,8 @@ A cascade calls stage by stage within a round, so that one load serves every que
 long loads take is measured (`loads`). A policy can be made to see what they cost: `surcharge` is the price of
 a load shared by the queries it serves, for `OptimalPolicy.dearer`.
 
+Stages write without drafters here: two would have to be in memory for one to answer.
+
 The border: memory is what the ladder says the weights take; nothing is measured on the device.
 """
 
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier, alone
 from asd.errors import ConfigError
 from asd.ladder import Prices
 from asd.types import Draft, Query, Verification
@@ -67,12 +69,12 @@ class Residency:
         self._pinned = frozenset(pinned)
         self._check_fit()
         self._clock = clock
-        self._inner = dict(engines)
+        self._inner = {stage: alone(engine) for stage, engine in engines.items()}
         self._resident: dict[str, None] = {}  # longest unused first
         self.loads: list[Load] = []
         self.engines: dict[str, Engine] = {
             stage: _TurningVerifier(engine, self) if isinstance(engine, Verifier) else _Turning(engine, self)
-            for stage, engine in engines.items()
+            for stage, engine in self._inner.items()
         }
 
     @property

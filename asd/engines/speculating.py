@@ -188,7 +188,7 @@ class Rounds:
             row.finished = row.tokens[-1] in self._stops
             row.accepted.append(n)
             row.usage += Usage(
-                0, int(adds), n_passes=1, n_drafted=len(draft.tokens), n_saved=n + int(adds) - 1
+                0, n + int(adds), n_passes=1, n_drafted=len(draft.tokens), n_saved=n + int(adds) - 1
             )
             row.unread_small = [*draft.tokens[min(n, blocks.n_read) : n], token]
             row.unread_big = [token]

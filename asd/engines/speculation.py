@@ -26,7 +26,7 @@ from asd.engines.harvesting import Answer
 from asd.engines.prompts import encode
 from asd.engines.speculating import Rounds, Row
 from asd.engines.transformers import Resumed, TransformersEngine
-from asd.errors import ConfigError, EngineError
+from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.ladder import Prices
 from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
@@ -109,11 +109,12 @@ class SpeculativeEngine:
         """Bring both stages into memory.
 
         Raises:
-            EngineError: A stage cannot be loaded, or the two have different vocabularies.
+            EngineError: A stage cannot be loaded.
+            ConfigError: The two have different vocabularies.
         """
         small, big = self.drafter.loaded, self.verifier.loaded
         if not self._checked and small.tokenizer.get_vocab() != big.tokenizer.get_vocab():
-            raise EngineError(
+            raise ConfigError(
                 f"stages {self.drafter.stage_name!r} and {self.stage_name!r} have different vocabularies; "
                 "block speculation needs one, `verify` carries whole answers over as text"
             )
@@ -128,10 +129,17 @@ class SpeculativeEngine:
         self.verifier.synchronise()
 
     def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
-        """The verifier's answers; errors as in its own `generate`."""
-        if self.block == 0:
-            return self.verifier.generate(queries, sampling)
-        return [speculated.draft for speculated in self.speculate(queries, sampling)]
+        """The verifier's answers; errors as in its own `generate`.
+
+        Where the drafter cannot help, because it cannot be loaded or a prompt exceeds its context, the
+        verifier writes alone.
+        """
+        if self._can_draft():
+            try:
+                return [speculated.draft for speculated in self.speculate(queries, sampling)]
+            except PromptTooLongError:  # before anything was written; the verifier says if it is its own
+                pass
+        return self.verifier.generate(queries, sampling)
 
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
@@ -147,11 +155,24 @@ class SpeculativeEngine:
     ) -> list[Draft]:
         """Go on after each accepted prefix, block by block; errors as in the verifier's own `continue_`.
 
-        Samples go on without the drafter.
+        Samples go on without the drafter, and whatever it cannot help with.
         """
-        if self.block == 0 or acceptance.sampling.temperature != 0:
-            return self.verifier.continue_(queries, verifications, acceptance)
-        return self._go_on(queries, verifications)
+        if acceptance.sampling.temperature == 0 and self._can_draft():
+            try:
+                return self._go_on(queries, verifications)
+            except PromptTooLongError:
+                pass
+        return self.verifier.continue_(queries, verifications, acceptance)
+
+    def _can_draft(self) -> bool:
+        """Whether there is a drafter; a stage whose drafter is broken can still answer alone."""
+        if self.block == 0:
+            return False
+        try:
+            self.drafter.load()
+        except EngineError:
+            return False
+        return True
 
     @torch.inference_mode()
     def speculate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Speculated]:
