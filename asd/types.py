@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
-"""How a number came about; every record and table that shows one carries it (README, "What the numbers mean")."""
+"""How a number came about; every record and table that shows one carries it."""
 
 STOP = "stop"
 """The action that returns the best answer in hand. The others are the name of a stage ("L": it answers, going
