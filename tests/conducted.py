@@ -1,4 +1,7 @@
-"""A small study to conduct on made-up traces, so that every table can be checked in seconds: two stages."""
+"""A small study to conduct on made-up traces, so that every table can be checked in seconds: two stages.
+
+The larger one has the smaller as its drafter.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,9 @@ class Conducted(NamedTuple):
 
 
 def traces(name: str, n: int, seed: int) -> tuple[Trace, ...]:
-    """Scored and verified, with levels and families."""
+    """Scored, verified and drafted, with levels and families."""
     rng = np.random.default_rng(seed)
-    found = worlds.verified(worlds.sample(n, rng, name)[0], rng)
+    found = worlds.drafted(worlds.verified(worlds.sample(n, rng, name)[0], rng))
     return tuple(
         replace(trace, query=replace(trace.query, tags={"level": str(1 + i % 3), "family": f"f{i % 2}"}))
         for i, trace in enumerate(found)
@@ -56,7 +59,7 @@ def traces(name: str, n: int, seed: int) -> tuple[Trace, ...]:
 
 def material(seed: int = 0) -> Material:
     """The same at every call; its clock ticks by itself, a little unevenly."""
-    ladder, fitted = worlds.ladder(), worlds.fitted_verified()
+    ladder, fitted = worlds.drafting_ladder(), worlds.fitted_drafting()
     unit = fitted.ladder.unit()
 
     def outcomes(first: int, n: int) -> tuple[Outcomes, ...]:

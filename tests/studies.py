@@ -16,8 +16,8 @@ STAGES = ("S", "M", "L")
 LAMS = (0.1, 1.0, 10.0, 100.0)
 DATASETS = ("tiny-arithmetic", "tiny-lookup")
 METHODS = (
-    "always-S", "always-M", "always-L", "static", "random", "closed-form", "myopic", "prompt-only", "optimal",
-    "optimal-verified", "lossless", "oracle",
+    "always-S", "always-M", "always-L", "drafted", "static", "random", "closed-form", "myopic", "prompt-only",
+    "optimal", "optimal-verified", "lossless", "oracle",
 )  # fmt: skip
 SHARES = tuple(f"share_{stage}" for stage in STAGES)
 MIX = (0.5, 0.3, 0.2)
@@ -65,15 +65,15 @@ def drawn() -> tuple[Figure, ...]:
 
 def _methods() -> list[Table]:
     steps = list(enumerate(METHODS, start=1))
-    seconds = ("mean_ms", "speed_up", "speed_up_low", "speed_up_high")
+    seconds = ("mean_ms", *_with_interval("speed_up"), *_with_interval("speed_up_drafted"))
     tests = ("method", "reference", "metric", "percent", "low_percent", "high_percent", "p_holm")
     compared = [m for m in METHODS if m != "always-L"]
 
     def differences(metric: str) -> list[tuple[Value, ...]]:
         ps = (0.0001, 0.004, 0.03, 0.4)
-        return [
-            (m, "always-L", metric, -1.5 * k, -2.0 * k, -1.0 * k, ps[k % 4]) for k, m in enumerate(compared)
-        ]
+        rows = [(m, "always-L", -1.5 * k, -2.0 * k, -1.0 * k, ps[k % 4]) for k, m in enumerate(compared)]
+        rows.append(("optimal-verified", "drafted", -5.0, -6.0, -4.0, 0.02))
+        return [(method, against, metric, *numbers) for method, against, *numbers in rows]
 
     return [
         table(
@@ -89,7 +89,7 @@ def _methods() -> list[Table]:
         table(
             "latency",
             ("method", *seconds),
-            [(m, 10.0 * k, *_around(13 / k, 1 / k)) for k, m in steps],
+            [(m, 10.0 * k, *_around(13 / k, 1 / k), *_around(6.5 / k, 1 / k)) for k, m in steps],
             "measured",
         ),
         table(

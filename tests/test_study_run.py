@@ -16,8 +16,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from asd.errors import ConfigError
+from asd.policies import FixedStage, RandomMix
+from asd.study.comparisons import references
+from asd.study.methods import methods, pooled
 from asd.study.record import Table
 from asd.study.run import LEAST, PER_QUESTION, conduct
+from asd.study.walks import Contender
+from tests import worlds
 from tests.conducted import DATASETS, QUICK, Conducted, N, material
 
 Row = Mapping[str, str]
@@ -101,9 +106,59 @@ def test_costs_are_the_sums_of_calls(done: Conducted) -> None:
         assert float(row["cost"]) == pytest.approx(cost[row["method"]].mean())
     told = material()
     for stage in told.ladder.stages:
-        usages = [t.outcomes[stage.name].draft.usage for part in told.test for t in part.traces]
+        usages = [t.outcomes[stage.name].draft.usage.alone for part in told.test for t in part.traces]
         priced = sum(stage.prices.cost(usage) for usage in usages) / told.test[0].unit
         assert cost[f"always-{stage.name}"].sum() == pytest.approx(priced)
+
+
+def test_the_largest_stage_with_its_drafter_is_a_method_and_a_reference(done: Conducted) -> None:
+    """Its answers are the largest's own; its cost is that with drafts; every table that compares knows it."""
+    told, items = material(), rows(done, "items")
+    quality, cost = (per_question(items, metric) for metric in ("quality", "cost"))
+    assert (quality["drafted"] == quality["always-L"]).all()
+    largest = told.ladder.stages[-1]
+    usages = [t.outcomes["L"].draft.usage for part in told.test for t in part.traces]
+    priced = sum(largest.prices.cost(usage) for usage in usages) / told.test[0].unit
+    assert cost["drafted"].sum() == pytest.approx(priced)
+    assert priced < 0.9 * cost["always-L"].sum()
+    for name in ("differences", "differences_seconds"):
+        assert {row["reference"] for row in rows(done, name)} == {"always-L", "always-S", "drafted", "static"}
+    groups = named(done.study.table("levels"))
+    assert np.average([g["cost_drafted"] for g in groups], weights=[g["n"] for g in groups]) == pytest.approx(
+        cost["drafted"].mean()
+    )
+    about = [row["quantity"] for row in rows(done, "claims")]
+    assert sum("with its own drafter" in quantity for quantity in about) == 7
+    seconds = per_question(rows(done, "seconds"), "seconds")
+    for row in named(done.study.table("latency")):
+        ratio = seconds["drafted"].sum() / seconds[row["method"]].sum()
+        assert row["speed_up_drafted"] == pytest.approx(ratio)
+
+
+def test_a_ladder_without_a_drafter_has_no_such_method() -> None:
+    """Neither among the methods nor among the references."""
+    fitted = worlds.fitted_verified()
+    outcomes = replace(material().calibration[0], ladder=worlds.ladder())
+    assert "drafted" not in {method.name for method in methods(fitted, [outcomes])}
+    assert references(("S", "L"), drafted=False) == ("always-L", "always-S", "static")
+
+
+def test_random_costs_what_the_policy_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Expected over its draws, on the calibration rows, where its stages have drafters as the policy's do."""
+    monkeypatch.setattr("asd.study.methods.KEPT", 0.8)  # dearer settings cost as much as L with its drafter
+    told = material()
+    by = {method.name: method for method in told.methods}
+    mix = by["random"].policy(told.calibration[0])
+    assert isinstance(mix, RandomMix)
+    assert 0 < mix.weights["S"] < 1
+    cost = {
+        stage: pooled(
+            [o.walk(Contender(stage, None, FixedStage(stage))) for o in told.calibration], lambda r: r.cost
+        )
+        for stage in "SL"
+    }
+    wanted = pooled([by["optimal"].walk(o) for o in told.calibration], lambda r: r.cost)
+    assert sum(mix.weights[stage] * cost[stage] for stage in "SL") == pytest.approx(wanted)
 
 
 def test_a_mean_lies_between_its_parts(done: Conducted) -> None:

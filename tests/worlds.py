@@ -16,7 +16,7 @@ import numpy as np
 
 from asd.artifact import PolicyArtifact
 from asd.fit import fit
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Drafter, Ladder, Prices, Stage
 from asd.stopping.graph import Edge, Graph, Node
 from asd.types import Draft, Outcome, Query, Trace, Usage, Verification
 
@@ -26,6 +26,13 @@ P_L = np.array([0.1, 0.6, 0.97])
 S_GIVEN_KIND = np.array([[0.6, 0.3, 0.1], [0.05, 0.25, 0.7]])
 L_GIVEN_S = np.array([[0.5, 0.3, 0.2], [0.1, 0.3, 0.6], [0.02, 0.08, 0.9]])
 KINDS = ("walk from {a} to {b}", "add {a} and {b} please")
+
+
+def drafting_ladder() -> Ladder:
+    """The same stages, L with S as its drafter: a drafted token costs a tenth of one that L decodes."""
+    small, large = (made := ladder()).stages
+    prices = replace(large.prices, per_drafted=0.5)
+    return replace(made, stages=(small, replace(large, prices=prices, drafter=Drafter("S", 4))))
 
 
 def ladder(per_token: tuple[float, float] = (1.0, 5.0)) -> Ladder:
@@ -78,6 +85,17 @@ def verified(traces: list[Trace], rng: np.random.Generator) -> list[Trace]:
     return [replace(trace, verifications={"S>L": _read(trace, rng)}) for trace in traces]
 
 
+def drafted(traces: list[Trace]) -> list[Trace]:
+    """The same where S has drafted every token of L's answer, and every other one was accepted."""
+    return [replace(t, outcomes={**t.outcomes, "L": _drafted(t.outcomes["L"])}) for t in traces]
+
+
+def _drafted(outcome: Outcome) -> Outcome:
+    usage, n_saved = outcome.draft.usage, outcome.draft.usage.n_passes // 2
+    usage = replace(usage, n_passes=usage.n_passes - n_saved, n_drafted=usage.n_decoded, n_saved=n_saved)
+    return replace(outcome, draft=replace(outcome.draft, usage=usage))
+
+
 def _read(trace: Trace, rng: np.random.Generator) -> Verification:
     small, large = (trace.outcomes[stage].draft for stage in "SL")
     n = len(small.tokens)
@@ -125,6 +143,13 @@ def fitted_verified() -> PolicyArtifact:
     """The same, fitted on 800 queries that L has read S's answers to."""
     rng = np.random.default_rng(7)
     return fit(verified(sample(800, rng)[0], rng), ladder(), fitted_at="2026-01-01")
+
+
+@functools.cache
+def fitted_drafting() -> PolicyArtifact:
+    """The same, on the ladder whose L has a drafter."""
+    rng = np.random.default_rng(7)
+    return fit(drafted(verified(sample(800, rng)[0], rng)), drafting_ladder(), fitted_at="2026-01-01")
 
 
 def drafts_of(trace: Trace, stages: str = "SL") -> Mapping[str, Draft]:

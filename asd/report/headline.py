@@ -1,4 +1,4 @@
-"""What a reader wants to know first: quality, cost and seconds beside the largest stage alone."""
+"""What a reader wants to know first: quality, cost and seconds beside the largest stage."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from asd.report.cells import spread
 from asd.report.reading import has, kinds
+from asd.study.methods import DRAFTED
 from asd.study.record import Study, Table, Value
 
 __all__ = ["Finding", "headline", "under_study"]
@@ -27,20 +28,29 @@ def under_study(study: Study) -> str:
 
 
 def headline(study: Study) -> list[Finding]:
-    """Quality and cost from the table differences, the speed-up from latency; what was not made is absent."""
+    """Quality and cost from the table differences, the speed-up from latency; what was not made is absent.
+
+    Against the largest stage alone, and against it with its own drafter where it has one: the policy has
+    drafters too, and only the second figure is free of what they give.
+    """
     found = []
     if has(study, ["methods", "differences"]):
         table = study.table("differences")
-        reference = kinds(table, "reference")[0]
-        for metric in ("quality", "cost"):
+        largest, *others = kinds(table, "reference")
+        against = [("quality", largest), ("cost", largest), *(("cost", n) for n in others if n == DRAFTED)]
+        for metric, reference in against:
             row = _row(table, method=under_study(study), reference=reference, metric=metric)
-            ends = (row["percent"], row["low_percent"], row["high_percent"])
+            ends = [row["percent"], row["low_percent"], row["high_percent"]]
             found.append(Finding(f"{metric} against {reference}, per cent", spread(*ends), _basis(table)))
     if has(study, ["methods", "latency"]):
         table = study.table("latency")
         row = _row(table, method=under_study(study))
-        ends = (row["speed_up"], row["speed_up_low"], row["speed_up_high"])
-        found.append(Finding("times as fast as the largest stage alone", spread(*ends), _basis(table)))
+        for column, reference in (("speed_up", "alone"), ("speed_up_drafted", "with its own drafter")):
+            ends = [row.get(f"{column}{end}") for end in ("", "_low", "_high")]
+            if ends[0] is not None:
+                found.append(
+                    Finding(f"times as fast as the largest stage {reference}", spread(*ends), _basis(table))
+                )
     return found
 
 

@@ -16,6 +16,7 @@ from scipy import stats
 
 from asd.study.items import vectors
 from asd.study.material import Material
+from asd.study.methods import DRAFTED, drafted
 from asd.study.record import Table, Value
 from asd.study.significance import SMALLEST_EFFECT, Difference, achieved_power, adjust, compare, needed
 
@@ -61,8 +62,9 @@ def methods_table(material: Material, items: Table) -> Table:
         rows=tuple(rows),
         note="Cost in mean runs of the largest stage alone, all calls counted; intervals are 95 % BCa. A "
         "setting is the cheapest that keeps 95 % of the largest stage's quality on calibration questions, "
-        "else the best there. The oracle has foresight and pays single stages only: no bound where drafts "
-        "are reused.",
+        "else the best there. drafted: the largest stage with its own drafter, which policies have too; "
+        "always-: stages that write alone. The oracle has foresight and pays single stages only: no bound "
+        "where drafts are reused.",
     )
 
 
@@ -100,16 +102,16 @@ class _Pair:
         return (*head, *shown, *tests, d, power, n_needed, found.n)
 
 
-def references(stages: Sequence[str]) -> tuple[str, ...]:
-    """What every method is compared with: largest, middle and smallest stage alone, and the static walk."""
+def references(stages: Sequence[str], *, drafted: bool) -> tuple[str, ...]:
+    """What every method is compared with: single stages, the largest with its drafter, the static walk."""
     chosen = dict.fromkeys((stages[-1], stages[len(stages) // 2], stages[0]))
-    return (*(f"always-{stage}" for stage in chosen), "static")
+    return (*(f"always-{stage}" for stage in chosen), *([DRAFTED] if drafted else []), "static")
 
 
 def difference_tables(material: Material, items: Table, seconds: Table) -> tuple[Table, Table]:
     """Replayed differences in quality and cost, measured differences in seconds."""
     rng = np.random.default_rng(material.seed)
-    against = references(material.stages)
+    against = references(material.stages, drafted=drafted(material.fitted))
     replayed = [pair for metric in ("quality", "cost") for pair in _pairs(items, metric, against, rng)]
     measured = _pairs(seconds, "seconds", against, rng)
     return (

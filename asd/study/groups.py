@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asd.study.material import Material
-from asd.study.methods import swept
+from asd.study.methods import DRAFTED, swept
 from asd.study.record import Table, Value
 from asd.types import Query
 
@@ -28,12 +28,14 @@ DOMAINS = ("family", "subject", "category", "topic", "task")
 
 @dataclass(frozen=True, slots=True)
 class _Answered:
-    """One question under the policy, and whether the largest stage alone is right."""
+    """One question under the policy and under the largest stage, alone and with its drafter if it has one."""
 
     stage: str
     quality: float
     cost: float
     largest: float
+    cost_largest: float
+    cost_drafted: float | None
 
 
 def group_tables(material: Material) -> list[Table]:
@@ -65,29 +67,37 @@ def _table(
         n=max(map(len, groups.values())),
         columns=(
             *(column, "n", "preferred_stage", "quality", "quality_largest", "success", "cost"),
+            *("cost_largest", "cost_drafted"),
             *(f"share_{stage}" for stage in material.stages),
         ),
         rows=tuple((key, *_row(groups[key], material.stages)) for key in sorted(groups, key=_order)),
         note=f"Policy {swept(material.fitted)} at its setting. preferred_stage answers most of them; "
-        "success: share of questions answered wholly right; quality_largest: of the largest stage alone.",
+        "success: share of questions answered wholly right; quality_largest, "
+        "cost_largest: of the largest stage alone; cost_drafted: of it with its own drafter.",
     )
 
 
 def _groups(material: Material, label: Callable[[Query], str | None]) -> dict[str, list[_Answered]]:
     found: dict[str, list[_Answered]] = defaultdict(list)
     largest = material.walks[f"always-{material.stages[-1]}"]
-    for replay, reference in zip(material.walks[swept(material.fitted)], largest, strict=True):
-        per_item = zip(replay.completions, replay.quality, replay.cost, reference.quality, strict=True)
-        for completion, *numbers in per_item:
+    for i, (replay, alone) in enumerate(zip(material.walks[swept(material.fitted)], largest, strict=True)):
+        drafted = (
+            material.walks[DRAFTED][i].cost.tolist()
+            if DRAFTED in material.walks
+            else [None] * len(replay.completions)
+        )
+        numbers = (values.tolist() for values in (replay.quality, replay.cost, alone.quality, alone.cost))
+        for completion, *known in zip(replay.completions, *numbers, drafted, strict=True):
             key = label(completion.query)
             if key is not None:
-                found[key].append(_Answered(completion.stage, *map(float, numbers)))
+                found[key].append(_Answered(completion.stage, *known))
     return found
 
 
 def _row(group: Sequence[_Answered], stages: Sequence[str]) -> tuple[Value, ...]:
     counts = Counter(answered.stage for answered in group)
     quality = np.array([answered.quality for answered in group])
+    drafted = [answered.cost_drafted for answered in group if answered.cost_drafted is not None]
     return (
         len(group),
         max(stages, key=lambda stage: counts[stage]),
@@ -95,6 +105,8 @@ def _row(group: Sequence[_Answered], stages: Sequence[str]) -> tuple[Value, ...]
         float(np.mean([answered.largest for answered in group])),
         float((quality == 1.0).mean()),
         float(np.mean([answered.cost for answered in group])),
+        float(np.mean([answered.cost_largest for answered in group])),
+        float(np.mean(drafted)) if drafted else None,
         *(counts[stage] / len(group) for stage in stages),
     )
 

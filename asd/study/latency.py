@@ -12,7 +12,7 @@ from asd.study.groups import LEVEL
 from asd.study.items import seconds_table
 from asd.study.live import Timed, run_live
 from asd.study.material import Material
-from asd.study.methods import swept
+from asd.study.methods import DRAFTED, swept
 from asd.study.record import Table, Value
 from asd.study.walks import calls
 
@@ -25,7 +25,7 @@ N_TIMED, N_PASSES = 15, 2
 
 _COLUMNS = (
     "mean_ms", "median_ms", "p95_ms", "queries_per_s", "device_s", "speed_up", "speed_up_low",
-    "speed_up_high", "agreement",
+    "speed_up_high", "speed_up_drafted", "speed_up_drafted_low", "speed_up_drafted_high", "agreement",
 )  # fmt: skip
 
 
@@ -52,12 +52,13 @@ def latency_tables(material: Material, *, n_timed: int = N_TIMED, n_passes: int 
             rows=tuple(rows),
             note="P95 only from 59 samples on. device_s: seconds inside calls times the stage's devices, a "
             "query. speed_up: total seconds of the largest stage alone over the method's, with a 95 % "
-            "bootstrap interval over questions. agreement: live answers and actions equal to the replayed.",
+            "bootstrap interval over questions; speed_up_drafted: the same of the largest stage with its own "
+            "drafter, a dash where it has none. agreement: live answers and actions equal to the replayed.",
         )
 
-    own = methods[swept(material.fitted)]
-    by_method = [(name, *_row(material, parts, rng)) for name, parts in methods.items()]
-    by_lambda = [(lam, *_row(material, parts, rng)) for lam, parts in sweep.items()]
+    own, drafted = methods[swept(material.fitted)], methods.get(DRAFTED)
+    by_method = [(name, *_row(material, parts, drafted, rng)) for name, parts in methods.items()]
+    by_lambda = [(lam, *_row(material, parts, drafted, rng)) for lam, parts in sweep.items()]
     return [
         table("latency", "Methods: seconds", "method", by_method),
         table("lambda_latency", "Seconds over lambda", "lambda", by_lambda),
@@ -123,7 +124,9 @@ def _timed(
     return methods, sweep
 
 
-def _row(material: Material, parts: Sequence[Timed], rng: np.random.Generator) -> tuple[Value, ...]:
+def _row(
+    material: Material, parts: Sequence[Timed], drafted: Sequence[Timed] | None, rng: np.random.Generator
+) -> tuple[Value, ...]:
     seconds, largest = (
         np.concatenate([getattr(part, which) for part in parts], axis=1) for which in ("seconds", "largest")
     )
@@ -132,8 +135,16 @@ def _row(material: Material, parts: Sequence[Timed], rng: np.random.Generator) -
     agreement = float(np.average([part.agreement for part in parts], weights=weights))
     return (
         *(mean * 1e3, float(np.median(seconds)) * 1e3, p95, 1.0 / mean, _device_seconds(material, parts)),
-        *(*speed_up(seconds.mean(axis=0), largest.mean(axis=0), rng), agreement),
+        *speed_up(seconds.mean(axis=0), largest.mean(axis=0), rng),
+        *((None, None, None) if drafted is None else _against(drafted, seconds, rng)),
+        agreement,
     )
+
+
+def _against(reference: Sequence[Timed], seconds: Array, rng: np.random.Generator) -> tuple[float, ...]:
+    """Speed-up over another method, timed in the same passes."""
+    theirs = np.concatenate([part.seconds for part in reference], axis=1)
+    return speed_up(seconds.mean(axis=0), theirs.mean(axis=0), rng)
 
 
 def _device_seconds(material: Material, parts: Sequence[Timed]) -> float:

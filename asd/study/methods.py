@@ -2,8 +2,8 @@
 
 A *family* is a policy with a lambda; its setting is the cheapest of the sweep that keeps a share of the
 largest stage's quality on the calibration rows, and where none does, the one of the most quality there. All
-families are chosen by that one rule, so none is favoured. "random" draws stages so that its expected cost on
-the calibration rows is that of the optimal policy.
+families are chosen by that one rule, so none is favoured. Single stages write alone; "drafted" is the largest
+with its own drafter, which every policy has too: what is gained over it, no drafter gives.
 
 The border: policies and settings; walks are `asd.study.walks`', seconds `asd.study.live`'s.
 """
@@ -22,7 +22,19 @@ from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.study.walks import STATIC_THRESHOLD, Contender, Outcomes, Replay
 
-__all__ = ["KEPT", "LAMS", "OPTIMAL", "Method", "families", "methods", "pooled", "prompt_only", "swept"]
+__all__ = [
+    "DRAFTED",
+    "KEPT",
+    "LAMS",
+    "OPTIMAL",
+    "Method",
+    "drafted",
+    "families",
+    "methods",
+    "pooled",
+    "prompt_only",
+    "swept",
+]
 
 Array = NDArray[np.float64]
 
@@ -33,6 +45,9 @@ KEPT = 0.95
 """Share of the largest stage's quality that a setting must keep."""
 
 OPTIMAL = "optimal"
+
+DRAFTED = "drafted"
+"""The largest stage with its own drafter: its answers, sooner."""
 
 _CLOSED_FORM = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """The closed form's own grid: its quality falls as its lambda grows."""
@@ -100,20 +115,28 @@ def prompt_only(fitted: PolicyArtifact, lam: float) -> OptimalPolicy:
 def methods(fitted: PolicyArtifact, calibration: Sequence[Outcomes]) -> list[Method]:
     """Everything that is compared, the single stages first and the oracle last.
 
+    "random" draws stages so that its expected cost on the calibration rows is that of "optimal".
+
     Args:
         fitted: The policy under study.
         calibration: Every dataset's outcomes on rows that choose the settings.
     """
     stages = fitted.model.stages
+    largest = [_fixed(DRAFTED, FixedStage(stages[-1]))] if drafted(fitted) else []
     singles = [_fixed(f"always-{stage}", FixedStage(stage), drafter=False) for stage in stages]
     static = _fixed("static", StaticWalk(stages, STATIC_THRESHOLD, fitted.evidence()))
     wanted = KEPT * pooled([singles[-1].walk(o) for o in calibration], lambda replay: replay.quality)
     chosen = {name: _choose(family, name, calibration, wanted) for name, family in families(fitted).items()}
     cost = pooled([chosen[OPTIMAL].walk(o) for o in calibration], lambda replay: replay.cost)
-    random = _fixed("random", RandomMix(_mix(singles, calibration, cost, stages), seed=0))
+    random = _fixed("random", RandomMix(_mix(calibration, cost, stages), seed=0))
     lossless = [_fixed("lossless", fitted.lossless())] if fitted.verifies else []
     oracle = chosen.pop("oracle")
-    return [*singles, static, random, *chosen.values(), *lossless, oracle]
+    return [*singles, *largest, static, random, *chosen.values(), *lossless, oracle]
+
+
+def drafted(fitted: PolicyArtifact) -> bool:
+    """Whether the largest stage has a drafter of its own that pays."""
+    return fitted.ladder.prices_at(1)[fitted.model.stages[-1]].per_drafted is not None
 
 
 def swept(fitted: PolicyArtifact) -> str:
@@ -136,10 +159,12 @@ def _choose(family: Family, name: str, calibration: Sequence[Outcomes], wanted: 
     return candidates[best]
 
 
-def _mix(
-    singles: Sequence[Method], calibration: Sequence[Outcomes], cost: float, stages: Sequence[str]
-) -> Mapping[str, float]:
-    """Weights of the two stages whose costs lie around `cost`, so that the mix costs that much."""
+def _mix(calibration: Sequence[Outcomes], cost: float, stages: Sequence[str]) -> Mapping[str, float]:
+    """Weights of the two stages whose costs lie around `cost`, so that the mix costs that much.
+
+    Costs are those with drafters, for so the mix walks; beyond the dearest stage, that stage alone.
+    """
+    singles = [_fixed(stage, FixedStage(stage)) for stage in stages]
     costs = np.array([pooled([m.walk(o) for o in calibration], lambda r: r.cost) for m in singles])
     order = costs.argsort()
     weights = [np.interp(cost, costs[order], unit[order]) for unit in np.eye(len(costs))]
