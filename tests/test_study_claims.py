@@ -145,6 +145,21 @@ def test_recorded_models_have_rows_of_their_own() -> None:
     assert not [row for row in rows if row["on"] == "made up" and "faster" in str(row["claim"])]
 
 
+def test_a_slope_without_an_interval_decides_no_claim() -> None:
+    """Too few draws give a number in the table, and no verdict."""
+    known = {"trained": "tables", **around("slope", -0.7, 0.1), "slope_theory": -0.5}
+    rough = {
+        "trained": "whole fit",
+        "slope": -0.9,
+        "slope_low": None,
+        "slope_high": None,
+        "slope_theory": -0.5,
+    }
+    rows = claims({**tables(), "sample_slopes": table("sample_slopes", [known, rough])})
+    found = [row for row in rows if row["claim"] == "O(1/eps^2) queries suffice"]
+    assert [(row["here"], row["holds"]) for row in found] == [(-0.7, "yes")]
+
+
 def test_a_table_without_the_row_is_an_error() -> None:
     """A claim is never filled in from something else."""
     told = tables()

@@ -203,7 +203,7 @@ def _theory(tables: Mapping[str, Table]) -> Iterator[_Claim]:
                 about = f"log-log slope of regret over rounds, {row['stream']}"
                 yield "regret O(sqrt(T log T))", about, _number(row["slope_sqrt_T_log_T"]), "lower", found
     for row in _named(tables["sample_slopes"]) if "sample_slopes" in tables else ():
-        if row["slope"] is not None:
+        if row["slope_low"] is not None:  # a slope from too few draws for an interval decides nothing
             found = _interval(tables["sample_slopes"], row, "slope")
             about = f"log-log slope of what is lost over training queries, {row['trained']}"
             yield "O(1/eps^2) queries suffice", about, _number(row["slope_theory"]), "lower", found

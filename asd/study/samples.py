@@ -23,7 +23,7 @@ from asd.study.judged import judged
 from asd.study.material import Material
 from asd.study.record import Table, Value
 
-__all__ = ["LAMS", "sample_tables"]
+__all__ = ["ENOUGH", "LAMS", "sample_slope", "sample_tables"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -35,6 +35,9 @@ SMALLEST = 20
 N_TABLE_DRAWS = 50
 N_FIT_DRAWS = 2
 N_RESAMPLES = 1000
+
+ENOUGH = 10
+"""Draws from which an interval over them is told."""
 
 _SPREAD = np.unique(np.outer(LAMS, 2.0 ** np.linspace(-3.0, 3.0, 33)))
 """Long queries are decided at lambda / scale."""
@@ -97,8 +100,8 @@ def _points(material: Material, lost: Mapping[str, Losses], n: int, rng: np.rand
     rows: list[tuple[Value, ...]] = []
     for what, losses in lost.items():
         for size, values in losses.items():
-            low, high = np.quantile(_resampled(values, rng), [0.025, 0.975]).tolist()
-            rows.append((what, size, len(values), float(values.mean()), low, high))
+            ends = _ends(_resampled(values, rng)) if len(values) >= ENOUGH else (None, None)
+            rows.append((what, size, len(values), float(values.mean()), *ends))
     return Table(
         name="samples",
         title="Sub-optimality by number of training queries",
@@ -109,7 +112,8 @@ def _points(material: Material, lost: Mapping[str, Losses], n: int, rng: np.rand
         rows=tuple(rows),
         note="Lost: cost units per (1 + lambda), mean over draws and over lambda "
         + ", ".join(f"{lam:g}" for lam in LAMS)
-        + ", against training on all; 95 % interval over draws of the training queries.",
+        + ", against training on all; 95 % interval over draws of the training queries, "
+        f"a dash below {ENOUGH} of them.",
     )
 
 
@@ -121,25 +125,30 @@ def _slopes(material: Material, lost: Mapping[str, Losses], rng: np.random.Gener
         measured_on=material.measured_on,
         n=material.n,
         columns=("trained", "from", "to", "slope", "slope_low", "slope_high", "slope_theory"),
-        rows=tuple((what, *_slope(losses, rng), -0.5) for what, losses in lost.items()),
-        note="Slope of log sub-optimality over log queries, up to the first size that loses nothing; a dash "
-        "where fewer than two sizes are left.",
+        rows=tuple((what, *sample_slope(losses, rng), -0.5) for what, losses in lost.items()),
+        note="Slope of log sub-optimality over log queries, up to the first size at which some resample of "
+        "the draws loses nothing; a dash where fewer than two sizes are left. 95 % bootstrap interval over "
+        f"draws, a dash below {ENOUGH} of them.",
     )
 
 
-def _slope(losses: Losses, rng: np.random.Generator) -> tuple[Value, ...]:
+def sample_slope(losses: Losses, rng: np.random.Generator) -> tuple[Value, ...]:
     """First and last size of the fit, slope, 95 % bootstrap interval over the draws."""
-    sizes = list(losses)
-    means = [float(values.mean()) for values in losses.values()]
-    n_used = next((i for i, mean in enumerate(means) if mean <= 0.0), len(means))
-    used = sizes[:n_used]
-    if len(used) < 2:
+    resampled = np.stack([_resampled(values, rng) for values in losses.values()])
+    n_used = next((i for i, values in enumerate(resampled) if values.min() <= 0.0), len(resampled))
+    if n_used < 2:
         return None, None, None, None, None
-    x = np.log(used)
-    resampled = np.stack([_resampled(losses[size], rng) for size in used])
-    resampled = resampled[:, (resampled > 0.0).all(axis=0)]
-    low, high = np.quantile(np.polyfit(x, np.log(resampled), 1)[0], [0.025, 0.975]).tolist()
-    return used[0], used[-1], float(np.polyfit(x, np.log(means[:n_used]), 1)[0]), low, high
+    used = list(losses)[:n_used]
+    means = [float(losses[size].mean()) for size in used]
+    slopes = np.polyfit(np.log(used), np.log(resampled[:n_used]), 1)[0]
+    ends = _ends(slopes) if min(len(losses[size]) for size in used) >= ENOUGH else (None, None)
+    return used[0], used[-1], float(np.polyfit(np.log(used), np.log(means), 1)[0]), *ends
+
+
+def _ends(values: Array) -> tuple[float, float]:
+    """Of the 95 % interval."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _resampled(values: Array, rng: np.random.Generator) -> Array:
