@@ -70,5 +70,6 @@ def material(seed: int = 0) -> Material:
     engines = {stage.name: ReplayEngine(stage.name, known) for stage in ladder.stages}
     ticks = itertools.count()
     return Material(
-        ladder, fitted, engines, calibration, test, seed, clock=lambda: (k := next(ticks)) + 0.1 * math.sin(k)
-    )
+        ladder, fitted, engines, calibration, test, seed, "played back",
+        clock=lambda: (k := next(ticks)) + 0.1 * math.sin(k),
+    )  # fmt: skip

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec.structs import replace as replace_struct
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from asd.errors import ConfigError
+from asd.measurement.environment import read_environment
 from asd.policies import FixedStage, RandomMix
+from asd.study import run
 from asd.study.comparisons import references
 from asd.study.methods import methods, pooled
 from asd.study.record import Table
@@ -283,8 +286,20 @@ def test_a_study_that_was_stopped_goes_on(done: Conducted, tmp_path: Path) -> No
 
 def test_another_study_is_refused(done: Conducted) -> None:
     """Steps of another seed in the same folder are not mixed in."""
-    with pytest.raises(ConfigError, match="another study"):
+    with pytest.raises(ConfigError, match=r"another study \(seed differs\)"):
         conduct(material(seed=1), done.out, QUICK)
+
+
+def test_a_study_is_not_continued_elsewhere(done: Conducted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of another engine, device, machine or version of the code are not mixed in."""
+    with pytest.raises(ConfigError, match=r"\(runs_on differs\)"):
+        conduct(replace(material(), runs_on="transformers, device cuda"), done.out, QUICK)
+    there = replace_struct(read_environment(), devices=("a GPU",))
+    for name, changed, told in (("read_environment", lambda: there, "machine"), ("__version__", "0", "code")):
+        with monkeypatch.context() as patch:
+            patch.setattr(run, name, changed)
+            with pytest.raises(ConfigError, match=rf"\({told} differs\)"):
+                conduct(material(), done.out, QUICK)
 
 
 def test_a_study_too_small_to_cross_validate_is_refused(tmp_path: Path) -> None:

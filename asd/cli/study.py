@@ -118,6 +118,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         policy=_policy(policy, steps),
         limit=limit,
         seed=seed,
+        runs_on=f"{engine}, device {device or 'by default'}",
         recorded=recorded,
     )
     found = conduct(material, out)

@@ -43,6 +43,7 @@ class Material:
         calibration: Outcomes that choose settings, one a dataset.
         test: Outcomes that are reported, one a dataset.
         seed: Of every draw.
+        runs_on: Engine and device, in words; a study is not continued on another.
         clock: Reads seconds.
         recorded: Outcomes of other, real models to study beside this ladder.
     """
@@ -53,6 +54,7 @@ class Material:
     calibration: tuple[Outcomes, ...]
     test: tuple[Outcomes, ...]
     seed: int
+    runs_on: str
     clock: Clock = time.perf_counter
     recorded: Recording | None = None
 
@@ -101,6 +103,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     policy: PolicyArtifact | None,
     limit: int,
     seed: int,
+    runs_on: str,
     recorded: Recording | None = None,
     clock: Clock = time.perf_counter,
 ) -> Material:
@@ -115,6 +118,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         policy: Fitted on the split "fit"; None: it is collected and fitted here.
         limit: Most questions of a dataset that are reported; half as many choose settings.
         seed: Of every draw.
+        runs_on: Engine and device, in words.
         recorded: Outcomes of other, real models.
         clock: Reads seconds.
 
@@ -142,4 +146,4 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     fitted = policy or fit(collected("fit", limit), ladder, fitted_at="in this study", seed=seed)
     calibration = outcomes("calibrate", max(1, limit // 2))
     test = outcomes("test", limit)
-    return Material(ladder, fitted, engines, calibration, test, seed, clock, recorded)
+    return Material(ladder, fitted, engines, calibration, test, seed, runs_on, clock, recorded)

@@ -4,7 +4,8 @@
     DIR/steps/      the tables of every finished step
     DIR/results.json, DIR/tables/    what `asd.study.record` writes
 
-A folder holds one study: ladder, policy, data sets, size, seed. Another one in the same folder is refused.
+A folder holds one study: ladder, policy, data sets, size, seed; machine, engine, device and code. Another one
+in the same folder is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import msgspec
 from tqdm import tqdm
 
+from asd import __version__
 from asd.errors import ConfigError
 from asd.fit import MIN_ROWS
 from asd.measurement.environment import code_revision, read_environment
@@ -59,6 +61,9 @@ class _Identity(Record, frozen=True, kw_only=True):
     questions: str
     recorded: str
     seed: int
+    machine: str
+    runs_on: str
+    code: str
 
 
 class _Tables(Record, frozen=True, kw_only=True):
@@ -76,10 +81,10 @@ class Kept:
         path = folder / "study.json"
         if not path.exists():
             write_record(path, identity)
-        elif read_record(path, _Identity) != identity:
+        elif (known := read_record(path, _Identity)) != identity:
             raise ConfigError(
-                f"{folder} holds steps of another study (ladder, policy, questions or seed differ); give "
-                "another folder, or empty this one"
+                f"{folder} holds steps of another study ({_differing(known, identity)}); give another "
+                "folder, or empty this one"
             )
 
     def __getitem__(self, name: str) -> Table:
@@ -159,7 +164,7 @@ def conduct(material: Material, out: Path, steps: Mapping[str, Step] = STEPS) ->
 def _identity(material: Material) -> _Identity:
     questions = [t.query for o in (*material.calibration, *material.test) for t in o.traces]
     asked = "\n".join(f"{q.dataset}\0{q.id}\0{q.prompt}" for q in questions)
-    policy = msgspec.json.encode(material.fitted)
+    policy, machine = msgspec.json.encode(material.fitted), read_environment()
     return _Identity(
         ladder=material.ladder.fingerprint,
         policy=hashlib.sha256(policy).hexdigest()[:16],
@@ -167,7 +172,16 @@ def _identity(material: Material) -> _Identity:
         questions=hashlib.sha256(asked.encode()).hexdigest()[:16],
         recorded="" if material.recorded is None else _digest(material.recorded),
         seed=material.seed,
+        machine=", ".join((machine.cpu, *machine.devices)),
+        runs_on=material.runs_on,
+        code=f"{__version__}, {code_revision(Path(__file__).parent).commit}",
     )
+
+
+def _differing(known: _Identity, asked: _Identity) -> str:
+    """What differs, by name."""
+    pairs = zip(msgspec.structs.asdict(known).items(), msgspec.structs.astuple(asked), strict=True)
+    return ", ".join(f"{name} differs" for (name, was), now in pairs if was != now)
 
 
 def _digest(recorded: Recording) -> str:
