@@ -393,10 +393,16 @@ def test_wrong_paths_and_files_are_refused(
 def test_a_full_disk_under_standard_output_is_an_error(place: Place) -> None:
     """Exit code 2 and one line, as for any other file."""
     command = [sys.executable, "-m", "asd", "evidence", "features"]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2
-    assert done.stderr == "Error: [Errno 28] No space left on device; choose another path, or free space\n"
+    for buffered in ({"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, check=False,
+                env=os.environ | buffered,
+            )  # fmt: skip
+        assert done.returncode == 2
+        assert (
+            done.stderr == "Error: [Errno 28] No space left on device; choose another path, or free space\n"
+        )
 
 
 def test_version() -> None:

@@ -57,6 +57,7 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise  # whoever reads has enough; click ends quietly
         except OSError as error:  # a folder where a file should be, a full disk under standard output
+            _drop_what_cannot_be_printed()
             raise _Failure(f"{error}; choose another path, or free space") from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -69,6 +70,14 @@ class _Commands(click.Group):
         if cmd_name in _GROUPS:
             return cast(click.Command, getattr(import_module(f"asd.cli.{cmd_name}"), cmd_name))
         return super().get_command(ctx, cmd_name)
+
+
+def _drop_what_cannot_be_printed() -> None:
+    # else Python tries once more when it ends, and its exit code and message take the place of ours
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(
