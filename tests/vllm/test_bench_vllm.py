@@ -57,6 +57,9 @@ def ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_as_qwen2(stage.model, folder / stage.name)
         stages += f'\n[[stages]]\nname = "{stage.name}"\nmodel = "./{stage.name}"\nchat_template = true\n'
         stages += "options.vllm = { max_num_seqs = 16, kv_cache_memory_bytes = 67108864 }\n"
+        if stage.drafter is not None:  # priced, so it must be named; vLLM writes without it
+            drafter = stage.drafter
+            stages += f'drafter = {{ stage = "{drafter.stage}", block = {drafter.block} }}\n'
     prices = PRESETS / "tiny-prices.json"
     (folder / "mine.toml").write_text(f'name = "mine"\nprices = "{prices}"\n{stages}')
     return folder / "mine.toml"
