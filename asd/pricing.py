@@ -29,9 +29,10 @@ from asd.engines.timing import time_calls
 from asd.errors import ConfigError
 from asd.ladder import Prices
 from asd.measurement.timing import Clock
+from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 
-__all__ = ["LEAST_CALLS", "measure_prices"]
+__all__ = ["LEAST_CALLS", "measure_prices", "plan_block"]
 
 DRAFTED = "drafted "
 """Opens the name of a call that a stage answers with its drafter."""
@@ -126,3 +127,22 @@ def _explain(usages: Sequence[Sequence[Usage]], seconds: NDArray[np.float64]) ->
     # relative errors count: the long answers must not decide alone
     solution, _ = nnls(counts / seconds[:, None], np.ones(len(seconds)))
     return Prices(*(round(1e3 * float(price), 5) for price in solution))
+
+
+def plan_block(drafter: Prices, verifier: Prices, verifications: Sequence[Verification]) -> int:
+    """Block length with the most tokens per price; 0: plain decoding is cheaper.
+
+    Args:
+        drafter: Prices at the batch size in question.
+        verifier: Likewise.
+        verifications: Of the drafter's answers by the verifier: how much is accepted.
+
+    Raises:
+        ConfigError: The verifier's decoded tokens cost nothing, or no token was ever verified.
+    """
+    unit = verifier.per_decoded_token
+    if unit <= 0:
+        raise ConfigError("the verifier's decoded tokens cost nothing; measure its prices first")
+    verified = verifier.per_prompt_token if verifier.per_verified is None else verifier.per_verified
+    rate = acceptance_rate([(v.n_accepted, len(v.tokens)) for v in verifications])
+    return best_block(rate, drafter.per_decoded_token / unit, verified / unit)

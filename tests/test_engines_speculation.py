@@ -16,11 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from asd.engines import Acceptance, Drafted, Sampling, Verifier
 from asd.engines.decoding import PaddingSide
 from asd.engines.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals
-from asd.engines.speculation import SpeculativeEngine, plan_block
+from asd.engines.speculation import SpeculativeEngine
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
-from asd.ladder import Prices
-from asd.types import Query, Usage, Verification
+from asd.types import Query
 from tests.models import save_random_model, stage
 
 
@@ -243,22 +242,6 @@ def test_a_drafter_that_cannot_help_is_done_without(paths: tuple[Path, Path], tm
         read = engine.verify(asked, drafter.generate(asked))
         [on] = engine.continue_(asked, read)
         assert on.tokens == own.tokens
-
-
-def test_the_block_follows_prices_and_acceptance() -> None:
-    """A cheap drafter that is mostly right gets a long block, a dear or wrong one none."""
-    large = Prices(0.0, 0.25, 9.2)
-    right, wrong = _verification(9, 10), _verification(0, 10)
-    assert 6 <= plan_block(Prices(0.0, 0.01, 0.83), large, [right] * 9 + [wrong]) <= 12
-    assert plan_block(Prices(0.0, 0.01, 9.0), large, [right]) == 0
-    assert plan_block(Prices(0.0, 0.01, 0.83), large, [wrong]) == 0
-    assert plan_block(Prices(0.0, 0.01, 0.83), Prices(0.0, 0.25, 9.2, per_verified=9.0), [right]) == 0
-    with pytest.raises(ConfigError, match="cost nothing"):
-        plan_block(large, Prices(1.0, 0.0, 0.0), [right])
-
-
-def _verification(n_accepted: int, n: int) -> Verification:
-    return Verification("L", "S", (7,) * n, (-0.1,) * n, n_accepted, Usage(5, 0, 1, n), 0.1)
 
 
 def test_impossible_pairs_are_refused(paths: tuple[Path, Path], tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from asd.engines import GREEDY
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError
 from asd.ladder import Prices
-from asd.pricing import measure_prices
+from asd.pricing import measure_prices, plan_block
 from asd.testing import FakeClock
-from asd.types import Query, Usage
+from asd.types import Query, Usage, Verification
 from tests.priced import PricedEngine
 
 TRUE = {"S": Prices(0.5, 0.01, 1.0), "L": Prices(2.0, 0.2, 12.0, per_verified=0.7)}
@@ -123,7 +123,7 @@ class Assisted(PricedEngine):
         draft = super()._draft(query)
         n = len(draft.tokens)
         n_passes = -(-n // 4)
-        return replace(draft, usage=Usage(len(query.prompt), n_passes, n_passes, 0, n, n - n_passes))
+        return replace(draft, usage=Usage(len(query.prompt), n, n_passes, 0, n, n - n_passes))
 
 
 @pytest.mark.parametrize(("true", "measured"), [(1.5, 1.5), (20.0, None)])
@@ -135,3 +135,19 @@ def test_a_drafted_token_has_a_price_where_drafting_is_faster(true, measured):
     assert found["L"].per_drafted == pytest.approx(measured, abs=1e-3)
     assert found["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-4)
     assert found["S"].per_drafted is None
+
+
+def test_the_block_follows_prices_and_acceptance() -> None:
+    """A cheap drafter that is mostly right gets a long block, a dear or wrong one none."""
+    large = Prices(0.0, 0.25, 9.2)
+    right, wrong = _verification(9, 10), _verification(0, 10)
+    assert 6 <= plan_block(Prices(0.0, 0.01, 0.83), large, [right] * 9 + [wrong]) <= 12
+    assert plan_block(Prices(0.0, 0.01, 9.0), large, [right]) == 0
+    assert plan_block(Prices(0.0, 0.01, 0.83), large, [wrong]) == 0
+    assert plan_block(Prices(0.0, 0.01, 0.83), Prices(0.0, 0.25, 9.2, per_verified=9.0), [right]) == 0
+    with pytest.raises(ConfigError, match="cost nothing"):
+        plan_block(large, Prices(1.0, 0.0, 0.0), [right])
+
+
+def _verification(n_accepted: int, n: int) -> Verification:
+    return Verification("L", "S", (7,) * n, (-0.1,) * n, n_accepted, Usage(5, 0, 1, n), 0.1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,7 @@ from asd.measurement.environment import read_environment
 from asd.policies import Policy
 from asd.resilience import Health
 from asd.tracelog import TraceLog
-from asd.types import Completion, Query
+from asd.types import Completion, Query, Trace, pair_name
 from asd.workloads import Split, Workload
 from asd.workloads.catalogue import default_names, find_workloads
 
@@ -337,5 +338,23 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
         click.echo(
             f"stage {stage} gives no log-probabilities: its answers go by agreement, length and prompt"
         )
+    for line in _blocks(steps, collected):
+        click.echo(line)
     if fitted.guarantee is not None:
         click.echo(fitted.guarantee)
+
+
+def _blocks(ladder: Ladder, traces: Sequence[Trace]) -> Iterator[str]:
+    """Of every stage with a drafter: how many tokens it should draft, by prices and acceptance."""
+    from asd.pricing import plan_block  # noqa: PLC0415  (scipy takes a second)
+
+    prices = {stage.name: stage.prices for stage in ladder.stages}
+    for stage in ladder.stages:
+        if stage.drafter is None:
+            continue
+        drafter, pair = stage.drafter, pair_name(stage.drafter.stage, stage.name)
+        read = [trace.verifications[pair] for trace in traces if pair in trace.verifications]
+        if read:
+            best = plan_block(prices[drafter.stage], prices[stage.name], read)
+            told = f"{drafter.stage} drafts {drafter.block} tokens a block; by price {best} pay most"
+            yield f"stage {stage.name}: {told}"

@@ -7,7 +7,7 @@
 Lossless: greedy text is the verifier's own token for token; samples follow its distribution, by the rule of
 arXiv 2211.17192 (here the draft is an unconditional draw from a known q; a cascade's is not, see
 `asd.stopping.acceptance`). It changes time only, and pays where drafted tokens are cheap and mostly accepted:
-`plan_block` says how long a block should be, 0 where plain decoding is faster.
+`asd.pricing.plan_block` says how long a block should be, 0 where plain decoding is faster.
 
 The border: two `transformers` stages of one vocabulary in this process.
 """
@@ -27,11 +27,9 @@ from asd.engines.prompts import encode
 from asd.engines.speculating import Rounds, Row
 from asd.engines.transformers import Resumed, TransformersEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError
-from asd.ladder import Prices
-from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
-__all__ = ["Speculated", "SpeculativeEngine", "plan_block"]
+__all__ = ["Speculated", "SpeculativeEngine"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +38,6 @@ class Speculated:
 
     draft: Draft
     accepted: tuple[int, ...]
-
-
-def plan_block(drafter: Prices, verifier: Prices, verifications: Sequence[Verification]) -> int:
-    """Block length with the most tokens per price; 0: plain decoding is cheaper.
-
-    Args:
-        drafter: Prices at the batch size in question.
-        verifier: Likewise.
-        verifications: Of the drafter's answers by the verifier: how much is accepted.
-
-    Raises:
-        ConfigError: The verifier's decoded tokens cost nothing, or no token was ever verified.
-    """
-    unit = verifier.per_decoded_token
-    if unit <= 0:
-        raise ConfigError("the verifier's decoded tokens cost nothing; measure its prices first")
-    verified = verifier.per_prompt_token if verifier.per_verified is None else verifier.per_verified
-    rate = acceptance_rate([(v.n_accepted, len(v.tokens)) for v in verifications])
-    return best_block(rate, drafter.per_decoded_token / unit, verified / unit)
 
 
 class SpeculativeEngine:

@@ -106,13 +106,7 @@ class VllmServerEngine(OpenAIEngine):
         start = self._clock()
         prompt = self._prompt_ids(query)
         drafted = self._draft_ids(query, draft, prompt)
-        body = {
-            "model": self._model,
-            "prompt": prompt + drafted,
-            "max_tokens": 0,
-            "echo": True,
-            "logprobs": 1,
-        }
+        body = {"model": self._model, "prompt": prompt + drafted, **ECHO}
         reply = self._server.post("completions", body, EchoReply)
         echo = self._read(lambda: reply.tail(len(drafted), len(prompt) + len(drafted)))
         own, best = np.exp(echo.logprobs), np.exp(echo.best)

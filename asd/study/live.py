@@ -45,11 +45,6 @@ class Timed:
     agreement: float
     completions: tuple[Completion, ...]
 
-    @property
-    def speedups(self) -> Array:
-        """Total seconds of the largest stage over total seconds of the arm, one a pass."""
-        return np.asarray(self.largest.sum(axis=1) / self.seconds.sum(axis=1))
-
 
 @dataclass(frozen=True, slots=True)
 class Live:

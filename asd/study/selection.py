@@ -63,11 +63,6 @@ class Asked:
     settings: tuple[Setting, ...]
     expected_loss: float
 
-    @property
-    def is_fallback(self) -> bool:
-        """Whether the reference answers everything."""
-        return all(setting.lam is None for setting in self.settings)
-
 
 @dataclass(frozen=True, slots=True)
 class Best:
