@@ -21,6 +21,7 @@ from asd.errors import DataError
 from asd.fit import fit
 from asd.ladder import Ladder, Prices, Stage
 from asd.measurement.records import Cell, Metric, Run
+from asd.measurement.timing import Timings
 from asd.study.live import run_live
 from asd.study.walks import Contender, Replay, keeping
 from asd.testing import FakeClock, ScriptedEngine
@@ -36,6 +37,7 @@ from bench.cells import (
     latency_cell,
     overhead_cell,
     quality_cell,
+    rival_cell,
     sweep_cell,
     verification_cell,
 )
@@ -316,6 +318,16 @@ def all_cells(session: Session) -> Run:
         cells += [acceptance(session, dataset, pair) for pair in ("S>M", "S>L", "M>L")]
     cells += [hardware_cell(footprint, "cpu") for footprint in footprints(session)]
     return Run(header=session.header(), datasets=session.datasets(), cells=tuple(cells))
+
+
+def test_a_rival_cell_is_the_ratio_of_total_seconds():
+    """How many times faster our way is, pass by pass, and how many answers are the same."""
+    seconds = {"ours": np.array([[1.0, 1.0], [1.0, 3.0]]), "theirs": np.array([[2.0, 4.0], [1.0, 3.0]])}
+    cell = rival_cell("ours", "theirs", Timings(seconds, {"ours": ["a", "b"], "theirs": ["a", "c"]}))
+    assert cell.id == "rivals[ours over theirs]"
+    speedup, agreement = cell.metrics
+    assert speedup.passes == (3.0, 1.0)
+    assert agreement.value == 0.5
 
 
 def test_the_record_of_a_run_passes_against_itself(session: Session):

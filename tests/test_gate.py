@@ -141,6 +141,20 @@ def test_a_missing_id_is_missing(stored: Run, policy: str):
     assert [f.cell for f in report.findings if f.verdict is Verdict.MISSING] == [gone]
 
 
+@pytest.mark.parametrize(("engine", "exit_code"), [("transformers", 11), ("vllm", 0)])
+def test_rivals_are_missed_on_their_own_engine_alone(stored: Run, engine: str, exit_code: int):
+    """Another engine has other rivals, or none; nothing else may be missing there."""
+    rival = Cell(suite="rivals", policy="own over other", metrics=stored.cells[-1].metrics)
+    header = msgspec.structs.replace(
+        stored.header, hardware=msgspec.structs.replace(stored.header.hardware, engine=engine)
+    )
+    run = msgspec.structs.replace(stored, header=header)
+    timed = msgspec.structs.replace(stored, cells=(*stored.cells, rival))
+    assert verdict(timed, run).exit_code == exit_code
+    gone = without(run, "quality[tiny-text-optimal-lam=2]")
+    assert verdict(timed, gone).exit_code == 11
+
+
 def test_a_renamed_id_is_missing_and_new(stored: Run):
     """A rename cannot smuggle a regression past the comparison."""
 
