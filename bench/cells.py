@@ -2,8 +2,9 @@
 
 Tolerances, and why: a point of quality is what a reader would notice; priced cost repeats exactly on one
 machine and may differ by a flipped token on another; interleaved ratios of two runs on a shared CPU differ by
-several per cent, so 15 % is the smallest loss that is surely real there; bare seconds are comparable on an
-accelerator, while on a shared CPU they only tell when something takes several times as long.
+several per cent, so 15 % is the smallest loss that is surely real there, 30 % where few items are timed; bare
+seconds are comparable on an accelerator, while on a shared CPU they only tell when something takes several
+times as long.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-QUALITY, COST, COUNT, RATIO = 0.01, 0.02, 0.02, 0.15
+QUALITY, COST, COUNT, RATIO, RATIO_OF_FEW = 0.01, 0.02, 0.02, 0.15, 0.3
+FEW = 30
 SECONDS = {"cpu": 2.0, "accelerator": 0.2}
 DERIVED_QUALITY = 0.02
 SHARE = 0.05
@@ -140,8 +142,9 @@ def headline_cell(headline: Headline) -> Cell:
 def hardware_cell(footprint: Footprint, device: str) -> Cell:
     """What one contender takes of the hardware, all datasets together (`bench.hardware`)."""
     tolerance = SECONDS["cpu" if device == "cpu" else "accelerator"]
+    few = footprint.seconds.shape[1] < FEW
     metrics = [
-        _speedup(footprint.seconds, footprint.largest),
+        _speedup(footprint.seconds, footprint.largest, RATIO_OF_FEW if few else RATIO),
         Metric(
             name="device_s", unit="s a query", kind="time", direction="lower", provenance="measured",
             value=footprint.device_s, tolerance=tolerance,
@@ -214,7 +217,7 @@ def rival_cell(own: str, rival: str, timings: Timings[str]) -> Cell:
     return Cell(
         suite="rivals", policy=f"{own} over {rival}",
         metrics=(
-            _speedup(timings.seconds[own], timings.seconds[rival]),
+            _speedup(timings.seconds[own], timings.seconds[rival], RATIO_OF_FEW),
             _value("agreement", "share of answers", "count", "higher", SHARE, same, "measured"),
         ),
     )  # fmt: skip
@@ -244,11 +247,11 @@ def _cell(suite: str, replay: Replay, *metrics: Metric) -> Cell:
     )
 
 
-def _speedup(seconds: Array, largest: Array) -> Metric:
+def _speedup(seconds: Array, largest: Array, tolerance: float = RATIO) -> Metric:
     passes = largest.sum(axis=1) / seconds.sum(axis=1)
     return Metric(
         name="speedup", unit="x", kind="time", direction="higher", provenance="measured",
-        value=float(np.median(passes)), tolerance=RATIO, passes=tuple(passes.tolist()),
+        value=float(np.median(passes)), tolerance=tolerance, passes=tuple(passes.tolist()),
         seconds=tuple(seconds.min(axis=0).tolist()),
         yardstick=tuple(largest.min(axis=0).tolist()),
     )  # fmt: skip

@@ -8,7 +8,8 @@
                      from the first token on that the largest stage has verified
     all memory       the largest stage alone on the memory of the whole ladder: where the smaller stages'
                      weights were, lie the caches of so many more queries a call (the longest timed query
-                     counts for each). Both call sizes are timed in turns on all timed items, waiting at once
+                     counts for each). Both call sizes are timed in turns on all timed items, as many
+                     waiting at once as four of the larger calls hold
 
 No time of a contender is left out: what its smaller stages take, they take from the same devices. What larger
 calls cost is latency, which the column of the first visible token shows.
@@ -29,7 +30,7 @@ from asd.engines.batching import in_batches
 from asd.engines.timing import time_calls
 from asd.measurement.timing import interleave, warm_up
 from asd.policies import FixedStage, Lossless, Oracle, Policy
-from asd.study.live import Timed
+from asd.study.live import Timed, unit_size
 from asd.study.walks import calls
 from asd.types import Completion, Query
 from bench.memory import cache_mib, weights_mib
@@ -44,6 +45,9 @@ ALL_MEMORY = "all-memory"
 
 N_FIRST, N_PASSES = 6, 3
 """Calls of each dataset whose first token is timed, and how often."""
+
+N_PASSES_ON_ALL = 2
+"""Walks of the largest stage alone over all timed items, on all the memory and on the usual one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +183,20 @@ def larger_call(session: Session) -> int | None:
 
 
 def _on_all_memory(session: Session, batch: int, largest: str) -> Footprint:
-    """The largest stage, calls of the usual size and larger ones taking turns on each dataset's items."""
+    """The largest stage, calls of the usual size and larger ones taking turns on the same waiting queries."""
     engine = alone(session.engines[session.matrix.ladder.stages[-1].name])
-    units = [_timed_queries(session, dataset) for dataset in session.matrix.datasets]
+    size = unit_size(batch)
+    units = [
+        queries[start : start + size]
+        for queries in map(partial(_timed_queries, session), session.matrix.datasets)
+        for start in range(0, len(queries), size)
+    ]
     run = {
         name: partial(_answer_all, engine, size)
         for name, size in ((largest, session.matrix.batch), (ALL_MEMORY, batch))
     }
     warm_up(partial(engine.generate, units[0][:batch]), synchronise=engine.synchronise, clock=session.clock)
-    timings = interleave(run, units, 1, synchronise=engine.synchronise, clock=session.clock)
+    timings = interleave(run, units, N_PASSES_ON_ALL, synchronise=engine.synchronise, clock=session.clock)
     return Footprint(
         name=ALL_MEMORY,
         seconds=timings.seconds[ALL_MEMORY],

@@ -8,7 +8,7 @@ alone, so that the plugin can be loaded for the project's own tests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -256,8 +256,10 @@ class Harness:
             markdown.write_text(render_markdown(run, report), "utf8")
         return report.exit_code
 
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Print the plan, or the report."""
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> Iterator[None]:
+        """Print the plan, or the report, below all other tables: a log's end should show the verdict."""
+        yield
         if self.text:
             terminalreporter.section("asd")
             terminalreporter.write_line(self.text)

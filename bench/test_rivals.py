@@ -9,6 +9,7 @@ import pytest
 
 from asd.engines import Drafted
 from asd.measurement.records import Cell
+from asd.study.live import N_SPARE
 from bench.cells import rival_cell
 from bench.session import Session
 
@@ -28,7 +29,7 @@ def test_rivals(session: Session, record: Record) -> None:
         pytest.skip(f"stage {largest.stage_name} has no drafter here: nothing to compare with")
     assert isinstance(largest, SpeculativeEngine)
     queries = [t.query for outcomes in session.outcomes.values() for t in outcomes.traces[:N_ITEMS]]
-    timings = time_rivals(largest, queries, clock=session.clock)
+    timings = time_rivals(largest, queries, clock=session.clock, n_spare=N_SPARE)
     for own, rival in ((OWN, PLAIN), (SPECULATIVE, ASSISTED)):
         record(rival_cell(own, rival, timings))
     assert timings.results[OWN] == timings.results[SPECULATIVE]

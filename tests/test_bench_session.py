@@ -464,9 +464,10 @@ def test_the_largest_stage_gets_the_memory_of_the_others(session: Session):
     assert larger_call(session) == 1 + extra
     found = footprints(session)[-1]
     assert (found.name, found.batch) == (ALL_MEMORY, 1 + extra)
-    n_calls = -(-20 // (1 + extra))
-    assert found.seconds == pytest.approx(np.full((1, 2), n_calls * SECONDS["L"]))
-    assert found.largest == pytest.approx(np.full((1, 2), 20 * SECONDS["L"]))
+    waiting = [4 * (1 + extra), 20 - 4 * (1 + extra)] * len(DATASETS)
+    n_calls = [-(-n // (1 + extra)) for n in waiting]
+    assert found.seconds == pytest.approx(np.array([n_calls, n_calls]) * SECONDS["L"])
+    assert found.largest == pytest.approx(np.array([waiting, waiting]) * SECONDS["L"])
 
 
 def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, matrix: Matrix, tmp_path: Path):

@@ -56,6 +56,38 @@ def test_seconds_and_results_land_with_their_arm():
     assert timings.ratios("b", "a").tolist() == [4.0, 4.0]
 
 
+def test_a_disturbed_pass_is_walked_again_and_dropped_for_all_arms():
+    """While the calmest two do not agree there is a further pass; those two are kept, in every arm."""
+    clock, log = FakeClock(), []
+    calm = arms(clock, log, a=1, b=4)
+
+    def disturbed(unit: int) -> str:
+        clock.advance(2 if len(log) < 4 else 0)  # all of the first pass
+        return calm["b"](unit)
+
+    both = {"a": calm["a"], "b": disturbed}
+    timings = interleave(both, [1, 2], 2, n_spare=3, synchronise=nothing, clock=clock)
+    assert len(log) == 3 * 4
+    assert timings.seconds["a"].tolist() == [[1, 1], [1, 1]]
+    assert timings.seconds["b"].tolist() == [[4, 4], [4, 4]]
+
+
+def test_a_machine_that_never_calms_down_ends_all_the_same():
+    """After the spare passes the calmest are kept, whatever they are; a calm machine uses none of them."""
+    clock, log = FakeClock(), []
+
+    def slower(unit: int) -> str:
+        log.append(("a", unit))
+        clock.advance(2.0 ** -len(log))
+        return ""
+
+    timings = interleave({"a": slower}, [1], 2, n_spare=3, synchronise=nothing, clock=clock)
+    assert timings.seconds["a"].tolist() == [[2.0**-5], [2.0**-4]]
+    log.clear()
+    interleave(arms(clock, log, a=1), [1], 2, n_spare=3, synchronise=nothing, clock=clock)
+    assert len(log) == 2
+
+
 def test_devices_are_idle_at_both_readings():
     """Work still queued before the call is not billed to it; work queued by the call is."""
     clock, pending = FakeClock(), [5.0]

@@ -106,6 +106,14 @@ def test_an_unchanged_run_passes_and_shows_the_table(recorded: pytest.Pytester):
     )
 
 
+def test_the_verdict_stands_below_the_table_of_times(recorded: pytest.Pytester):
+    """The end of a log is what is kept of it; only pytest's own last line comes after the verdict."""
+    recorded.makepyfile(**{"bench/test_clock.py": CLOCKED})
+    lines = [line for line in run(recorded, "bench").stdout.lines if line.strip()]
+    assert any(line.startswith("Name (time in") for line in lines)
+    assert lines[-2].startswith("gate: PASS")
+
+
 @pytest.mark.parametrize(
     ("environment", "args", "code", "words"),
     [

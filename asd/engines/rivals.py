@@ -29,7 +29,11 @@ ASSISTED = "generate(assistant_model)"
 
 
 def time_rivals(
-    engine: SpeculativeEngine, queries: Sequence[Query], n_passes: int = 3, clock: Clock = time.perf_counter
+    engine: SpeculativeEngine,
+    queries: Sequence[Query],
+    n_passes: int = 3,
+    clock: Clock = time.perf_counter,
+    n_spare: int = 0,
 ) -> Timings[str]:
     """Seconds of every way on every query, shape (passes, queries), and the texts of the last pass.
 
@@ -38,6 +42,7 @@ def time_rivals(
         queries: Answered one at a time.
         n_passes: How often every way answers every query.
         clock: Reads seconds.
+        n_spare: Further passes at most, where the machine is not calm (`asd.measurement.timing.interleave`).
 
     Raises:
         ValueError: No query or no pass.
@@ -52,7 +57,7 @@ def time_rivals(
     }
     for arm in arms.values():
         warm_up(partial(arm, queries[0]), synchronise=engine.synchronise, clock=clock)
-    return interleave(arms, queries, n_passes, synchronise=engine.synchronise, clock=clock)
+    return interleave(arms, queries, n_passes, n_spare=n_spare, synchronise=engine.synchronise, clock=clock)
 
 
 def _generate(engine: TransformersEngine, query: Query, assistant: TransformersEngine | None = None) -> str:

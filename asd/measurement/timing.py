@@ -3,7 +3,8 @@
 A machine drifts: clocks, heat, neighbours. Timing one arm after the other turns drift into a difference
 between arms. Here every arm runs on a unit of work before any arm runs on the next unit, and the order of
 the arms rotates and turns round, so that none profits from its place or from always following another. A
-pass is one walk over all units; ratios are formed within a pass.
+pass is one walk over all units; ratios are formed within a pass. A pass that was disturbed is dropped whole,
+all arms of it, so that calm is never chosen for one arm alone.
 
 Nothing but the call is between the two readings of the clock: the devices are idle before the first and
 after the second, the garbage collector is off, nothing is printed.
@@ -55,6 +56,13 @@ class Timed(Generic[R]):
     seconds: float
 
 
+Pass = dict[str, list[Timed[R]]]
+"""By arm, its runs, one a unit."""
+
+AGREE = 1.05
+"""Passes agree when the slowest took at most so many times as long as the fastest."""
+
+
 def interleave(
     arms: Mapping[str, Callable[[U], R]],
     units: Sequence[U],
@@ -62,13 +70,15 @@ def interleave(
     *,
     synchronise: Callable[[], None],
     clock: Clock,
+    n_spare: int = 0,
 ) -> Timings[R]:
     """Run every arm on every unit, `n_passes` times, arms taking turns on each unit.
 
     Args:
         arms: By name, what is timed; called with one unit.
         units: Batches of work.
-        n_passes: Walks over all units.
+        n_passes: Walks over all units that are kept.
+        n_spare: Further walks at most, made while the calmest `n_passes` do not agree; those are then kept.
         synchronise: Returns when every device that an arm may use is idle.
         clock: Reads seconds.
 
@@ -77,16 +87,16 @@ def interleave(
     """
     if not arms or not units or n_passes < 1:
         raise ValueError(f"nothing to time: {len(arms)} arms, {len(units)} units, {n_passes} passes")
-    seconds = {name: np.empty((n_passes, len(units))) for name in arms}
-    results: dict[str, list[R]] = {name: [] for name in arms}
-    for i in range(n_passes):
-        for j, unit in enumerate(units):
-            for name in _order(list(arms), i + j):
-                run = timed(partial(arms[name], unit), synchronise, clock)
-                seconds[name][i, j] = run.seconds
-                if i == n_passes - 1:
-                    results[name].append(run.result)
-    return Timings(seconds, results)
+    passes: list[Pass[R]] = []
+    for i in range(n_passes + n_spare):
+        passes.append(_walk(arms, units, i, synchronise, clock))
+        calmest = sorted(passes, key=_seconds_of)[:n_passes]
+        if len(passes) >= n_passes and _seconds_of(calmest[-1]) <= AGREE * _seconds_of(calmest[0]):
+            break
+    return Timings(
+        {name: np.array([[run.seconds for run in one[name]] for one in calmest]) for name in arms},
+        {name: [run.result for run in passes[-1][name]] for name in arms},
+    )
 
 
 def timed(call: Callable[[], R], synchronise: Callable[[], None], clock: Clock) -> Timed[R]:
@@ -123,6 +133,25 @@ def warm_up(
         if n_calm == 2:
             return n_calls
     return at_most
+
+
+def _walk(
+    arms: Mapping[str, Callable[[U], R]],
+    units: Sequence[U],
+    turn: int,
+    synchronise: Callable[[], None],
+    clock: Clock,
+) -> Pass[R]:
+    """One pass: every arm's runs, one a unit."""
+    runs: Pass[R] = {name: [] for name in arms}
+    for j, unit in enumerate(units):
+        for name in _order(list(arms), turn + j):
+            runs[name].append(timed(partial(arms[name], unit), synchronise, clock))
+    return runs
+
+
+def _seconds_of(one: Pass[R]) -> float:
+    return sum(run.seconds for runs in one.values() for run in runs)
 
 
 def _order(names: list[str], turn: int) -> list[str]:

@@ -23,9 +23,12 @@ from asd.measurement.timing import Clock, interleave, warm_up
 from asd.study.walks import Contender, Replay, walk_of
 from asd.types import Completion, Query
 
-__all__ = ["Live", "Timed", "run_live", "unit_size"]
+__all__ = ["N_SPARE", "Live", "Timed", "run_live", "unit_size"]
 
 Array = NDArray[np.float64]
+
+N_SPARE = 2
+"""Further passes at most, while the calmest do not agree (`asd.measurement.timing.interleave`)."""
 
 QUEUED = 4
 """Full calls' worth of queries that wait at once, where calls hold several."""
@@ -72,7 +75,7 @@ def run_live(
         replays: Of the contenders to time, all on one dataset; the first is the largest stage alone.
         items: Positions of the items to time.
         batch: Most queries a call; a unit of work holds `unit_size` of them.
-        n_passes: Walks over all units.
+        n_passes: Walks over all units; up to `N_SPARE` more where the machine is not calm.
         clock: Reads seconds.
     """
     arms = {_arm_name(replay, items): replay for replay in reversed(replays)}
@@ -89,7 +92,7 @@ def run_live(
     for asked in (calls[0], max(calls, key=lambda asked: max(len(query.prompt) for query in asked))):
         for call in _warming(engines, asked):
             warm_up(call, synchronise=synchronise, clock=clock)
-    timings = interleave(run, units, n_passes, synchronise=synchronise, clock=clock)
+    timings = interleave(run, units, n_passes, n_spare=N_SPARE, synchronise=synchronise, clock=clock)
     largest = timings.seconds[_arm_name(replays[0], items)]
     timed = {}
     for replay in replays:
