@@ -53,3 +53,11 @@ class PricedEngine:
         n = int(query.id)
         usage = Usage(n_prompt=len(query.prompt), n_decoded=n, n_passes=n)
         return Draft(self.stage_name, "", tuple(range(n)), (-0.1,) * n, True, usage, 0.0)
+
+
+class PricedDrafted(PricedEngine):
+    """The same with a drafter: `prices` are those of the two together, `alone` has its own."""
+
+    def __init__(self, stage_name: str, prices: Prices, alone: Prices, clock: FakeClock) -> None:
+        super().__init__(stage_name, prices, clock)
+        self.alone = PricedEngine(stage_name, alone, clock)

@@ -470,6 +470,19 @@ def test_the_largest_stage_gets_the_memory_of_the_others(session: Session):
     assert found.largest == pytest.approx(np.array([waiting, waiting]) * SECONDS["L"])
 
 
+def test_all_the_memory_is_for_the_largest_stage_without_its_drafter(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    """The reference is the stage alone, whatever drafts for it while it serves."""
+
+    class WithDrafter(ScriptedEngine):
+        alone = session.engines["L"]
+
+    answers = {query.prompt: answer("L", query) for query in all_queries()}
+    monkeypatch.setitem(session.engines, "L", WithDrafter("L", answers, seconds_per_call=0.0))
+    assert (footprints(session)[-1].seconds >= SECONDS["L"]).all()
+
+
 def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, matrix: Matrix, tmp_path: Path):
     """Costs are a query's share of its calls; queries wait together, so that calls are full."""
     clock = FakeClock()

@@ -8,7 +8,7 @@ from asd.ladder import Prices
 from asd.testing import FakeClock
 from asd.tiny.evaluate import accuracy_by, confidence, ms_per_token
 from asd.types import Draft, Outcome, Query, Trace, Usage
-from tests.priced import PricedEngine
+from tests.priced import PricedDrafted, PricedEngine
 
 
 def _trace(dataset, family, score, p):
@@ -49,3 +49,11 @@ def test_milliseconds_per_token():
     queries = [Query(id=str(n), dataset="d", prompt="xx") for n in (1, 2, 5)]
     speed = ms_per_token({"S": PricedEngine("S", Prices(1.0, 0.0, 3.0), clock)}, queries, clock=clock)
     assert speed["S"] == pytest.approx((3 * 1.0 + 8 * 3.0) / 8)
+
+
+def test_milliseconds_per_token_are_of_the_stage_without_its_drafter():
+    """What its own tokens take, however fast the two are together."""
+    clock = FakeClock()
+    largest = PricedDrafted("L", Prices(0.0, 0.0, 2.0), Prices(0.0, 0.0, 9.0), clock)
+    speed = ms_per_token({"L": largest}, [Query(id="4", dataset="d", prompt="x")], clock=clock)
+    assert speed["L"] == pytest.approx(9.0)
