@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,10 @@ from asd.types import Draft, Query, Usage
 from asd.workloads.tiny import tiny_workloads
 from tests.models import CONTEXT, save_random_model, stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # generate() is given the prompts as they stand, so the template that ends a line is left out on both sides
 EMBEDDED = [replace(stage, chat_template=False) for stage in Ladder.load("tiny").stages]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterable[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,15 +22,9 @@ from asd.types import NO_CALL, Draft, Query, Usage, Verification
 from asd.workloads.catalogue import find_workloads, workload_names
 from tests.models import save_random_model, stage
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PAIRS = [("S", "M"), ("S", "L"), ("M", "L")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterable[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
