@@ -331,13 +331,17 @@ def _is_scored(trace: Trace, stages: Sequence[str]) -> bool:
 
 
 def _verified_pairs(rows: Sequence[Trace], stages: Sequence[str]) -> list[str]:
-    """The pairs of stages whose verification is recorded, on every row or not at all."""
+    """The pairs of stages whose verification is recorded, on every row or not at all; drafters likewise."""
     pairs = [pair_name(small, large) for small, large in combinations(stages, 2)]
-    n_rows = {pair: sum(pair in row.verifications for row in rows) for pair in pairs}
-    for pair, n in n_rows.items():
-        if 0 < n < len(rows):
+    for pair in pairs:
+        if 0 < (n := sum(pair in row.verifications for row in rows)) < len(rows):
             raise DataError(
                 f"verification {pair!r} is recorded for {n} of {len(rows)} queries; give the same "
                 "`asd collect` again to complete it"
             )
-    return [pair for pair in pairs if n_rows[pair]]
+        if 0 < (n := sum(pair in row.continuations for row in rows)) < len(rows):
+            raise DataError(
+                f"going on from {pair!r} was recorded with a drafter for {n} of {len(rows)} queries and "
+                "without one for the others; fit on files that were collected alike"
+            )
+    return [pair for pair in pairs if pair in rows[0].verifications]

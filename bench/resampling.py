@@ -159,7 +159,7 @@ def _scores(asked: Sequence[tuple[Workload, Query]], drafts: Sequence[Draft]) ->
 
 
 def _report(stage: str, judged: Judged, price: float) -> None:
-    before, after = (auroc(judged.right, p) for p in (judged.now, judged.then))
+    before, after = (auroc(p, judged.right) for p in (judged.now, judged.then))
     click.echo(f"\nstage {stage}: AUROC {before:.3f} without samples, {after:.3f} with them")
     click.echo(f"price of a question's samples: {price:.3f} runs of the largest stage")
     rows = []

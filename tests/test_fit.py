@@ -17,7 +17,7 @@ from asd.ladder import Ladder, Prices, Stage
 from asd.policies import Policy
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import moves
-from asd.types import STOP, Trace, Usage
+from asd.types import NO_CALL, STOP, Trace, Usage
 from tests import worlds
 
 
@@ -272,6 +272,15 @@ def test_verifications_on_some_rows_only_are_refused() -> None:
     some = [*worlds.verified(few()[:50], rng), *few()[50:]]
     with pytest.raises(DataError, match=r"verification 'S>L' is recorded for 50 of 120 queries"):
         small_fit(some)
+
+
+def test_rows_with_a_drafter_and_rows_without_are_not_mixed() -> None:
+    """What an answer took depends on it, so a fit on both would price neither."""
+    rng = np.random.default_rng(3)
+    rows = worlds.verified(few(), rng)
+    drafted = [replace(row, continuations={"S>L": NO_CALL}) for row in rows[:50]]
+    with pytest.raises(DataError, match=r"'S>L' was recorded with a drafter for 50 of 120 queries"):
+        small_fit([*drafted, *rows[50:]])
 
 
 def test_a_ladder_of_one_stage_is_fitted_too() -> None:
