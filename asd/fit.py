@@ -87,15 +87,11 @@ def fit(
         move: move_usages(move, rows, fitted.best.get(move.source.name, ())) for move in moves(stages, pairs)
     }
     tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
-    replays = {
-        batch: (
-            _cross_replay(table, fitted.folds, sweep),
-            _cross_replay(table.unscaled(), fitted.folds, sweep),
-        )
-        for batch, table in tables.items()
-    }
-    pays = _is_worth_more(*replays[1])
-    replayed = {batch: _replayed(*(both if pays else both[::-1])) for batch, both in replays.items()}
+    scaled = {b: _cross_replay(table, fitted.folds, sweep) for b, table in tables.items()}
+    plain = {b: _cross_replay(table.unscaled(), fitted.folds, sweep) for b, table in tables.items()}
+    pays = _is_worth_more(scaled[1], plain[1])
+    better, other = (scaled, plain) if pays else (plain, scaled)
+    replayed = {batch: _replayed(better[batch], other[batch]) for batch in tables}
     return PolicyArtifact(
         ladder=prices,
         model=fitted.model if pays else _unscaled(fitted.model),

@@ -252,9 +252,22 @@ def test_collect_refuses_to_continue_with_other_weights(place: Place, tmp_path: 
     assert out.read_bytes() == before
 
 
-def test_collect_reports_where_it_cannot_write(place: Place, tmp_path: Path) -> None:
-    """A folder that does not exist is an error before any model runs."""
-    assert_refused(collect(place, tmp_path / "none" / "t.jsonl"), "No such file or directory")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("collect", "--out"),
+        ("price", "--out"),
+        ("fit", "no-traces.jsonl", "--out"),
+        ("replay", "--train", "no-traces.jsonl", "--test", "no-traces.jsonl", "--json"),
+        ("frontier", "no-traces.jsonl", "--stages", "s,l", "--json"),
+        ("certify", "no-traces.jsonl", "--json"),
+        ("evidence", "fit", "no-traces.jsonl", "--out"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_begun(command: tuple[str, ...], tmp_path: Path) -> None:
+    """A folder that is missing, or one in the file's place, is an error before anything is read or run."""
+    assert_refused(run(*command, tmp_path / "none" / "t.json"), "is no folder; make it first")
+    assert_refused(run(*command, tmp_path), "is a directory")
 
 
 def test_fit_refuses(place: Place, tmp_path: Path) -> None:

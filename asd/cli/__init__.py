@@ -21,6 +21,7 @@ from asd import __version__, artifact
 from asd.cascade import Cascade
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
+from asd.cli.paths import NEW_FILE
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
 from asd.engines import Engine
@@ -209,9 +210,7 @@ def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
         "asd collect --datasets tiny-text,tiny-lookup --split test --limit 200 --out test.jsonl",
     )
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="JSON lines; continued if it exists."
-)
+@click.option("--out", type=NEW_FILE, required=True, help="JSON lines; continued if it exists.")
 @_ladder
 @_datasets
 @_data
@@ -268,7 +267,7 @@ def _batches(_ctx: click.Context, _param: click.Parameter, text: str) -> list[in
 
 @main.command(epilog=examples("asd price --ladder mine.toml --batch 1,4,16 --out mine-prices.json"))
 @_ladder
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="The ladder's price file.")
+@click.option("--out", type=NEW_FILE, required=True, help="The ladder's price file.")
 @_datasets
 @_data
 @_unsafe_code
@@ -318,7 +317,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @_ladder
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the policy goes.")
+@click.option("--out", type=NEW_FILE, required=True, help="Where the policy goes.")
 @guarantee_options
 def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Options]) -> None:
     """Learn when to stop from TRACES of split "fit"; with --keep or --cap-cost, promise what comes of it."""

@@ -8,6 +8,7 @@ import click
 from tabulate import tabulate
 
 from asd.cli.examples import examples
+from asd.cli.paths import NEW_FILE
 from asd.cli.replay import numbers, split
 from asd.measurement.files import write_record
 from asd.study.certificate import Certificate
@@ -19,7 +20,7 @@ from asd.study.recording import models_in, read_recording
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--stages", help="Models, separated by commas. [default: all on the first line]")
 @click.option("--costs", help="Declared cost of one call of each stage, by commas. [default: as recorded]")
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the certificate, versioned.")
+@click.option("--json", "out", type=NEW_FILE, help="Write the certificate, versioned.")
 def certify(files: tuple[Path, ...], stages: str | None, costs: str | None, out: Path | None) -> None:
     """What recorded outcomes say of a ladder before anything is fitted."""
     names = models_in(files[0]) if stages is None else split(stages)

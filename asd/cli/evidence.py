@@ -10,6 +10,7 @@ import click
 from tabulate import tabulate
 
 from asd.cli.examples import examples
+from asd.cli.paths import NEW_FILE
 from asd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def compare(
 @evidence.command(epilog=examples("asd evidence fit traces.jsonl --ladder tiny --out predictor.json"))
 @_outcome_options
 @click.option("--predictor", default="best", show_default=True, help="logistic, mlp, ensemble or best.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Where the predictor goes.")
+@click.option("--out", type=NEW_FILE, required=True, help="Where the predictor goes.")
 def fit(
     files: tuple[Path, ...],
     stages: str | None,
@@ -140,9 +141,7 @@ def classify(prompt: str, stages: int) -> None:
 @evidence.command(epilog=examples("asd evidence taxonomy DIR --out taxonomy.json"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Fit on everything and write the classifiers here."
-)
+@click.option("--out", type=NEW_FILE, help="Fit on everything and write the classifiers here.")
 def taxonomy(folder: Path, seed: int, out: Path | None) -> None:
     """How well domain, complexity, load and the rest are told on held-out subjects of the sets in FOLDER."""
     from asd.study.labels import read_labelled  # noqa: PLC0415

@@ -8,6 +8,7 @@ import click
 from tabulate import tabulate
 
 from asd.cli.examples import examples
+from asd.cli.paths import NEW_FILE
 from asd.cli.replay import numbers, split
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
@@ -23,7 +24,7 @@ from asd.study.recording import read_recording
 @click.option(
     "--costs", help="Declared cost of one call of each stage, for one ladder. [default: as recorded]"
 )
-@click.option("--json", "out", type=click.Path(path_type=Path), help="Write the comparison, versioned.")
+@click.option("--json", "out", type=NEW_FILE, help="Write the comparison, versioned.")
 def frontier(files: tuple[Path, ...], stages: tuple[str, ...], costs: str | None, out: Path | None) -> None:
     """What quality costs by every method, cross-validated, over files and ladders."""
     if costs is not None and len(stages) > 1:
