@@ -33,6 +33,7 @@ METHODS: tuple[Method, ...] = (
     BinnedInduction(),
     Lists(),
     Lists(words=True, name="lists by words"),
+    Lists(words=True, n_draws=15, name="lists by words and vote"),
     Stopping(),
     Stopping(words=True, name="words"),
     Stopping(depth=3, isotonic=False, prune=True, words=True, name="deeper"),
@@ -118,9 +119,47 @@ def test_lists_count_what_they_promise(train: Recording) -> None:
     fitted = Lists().fit(train)
     for lam in LAMS:
         played = play(fitted.on(train), train, lam)
-        best = fitted.table[(lam * fitted.table[:, 3] - fitted.table[:, 4]).argmax()]
-        assert played.quality.mean() == pytest.approx(best[3])
-        assert played.cost.mean() / fitted.signals.unit == pytest.approx(best[4])
+        best = (lam * fitted.table.quality - fitted.table.cost).argmax()
+        assert played.quality.mean() == pytest.approx(fitted.table.quality[best, 0])
+        assert played.cost.mean() / fitted.signals.unit == pytest.approx(fitted.table.cost[best, 0])
+
+
+def test_every_draw_counts_its_own_rows(train: Recording) -> None:
+    """A list's quality and cost in a draw are those of playing it on the rows drawn, repeats and all."""
+    fitted = Lists(n_draws=3).fit(train)
+    table, numbers = fitted.table, fitted.signals.signals(train)
+    drawn = np.random.default_rng(0).multinomial(150, np.full(150, 1 / 150), size=3)
+    for c in range(0, len(table.first), 7):
+        i, j = int(table.first[c]), int(table.second[c])
+        goes_on = numbers[:, i] < table.threshold[c]
+        quality = np.where(goes_on, train.scores[:, j], train.scores[:, i])
+        cost = (train.costs[:, i] + np.where(goes_on, train.costs[:, j], 0.0)) / fitted.signals.unit
+        assert table.quality[c] == pytest.approx(drawn @ quality / 150)
+        assert table.cost[c] == pytest.approx(drawn @ cost / 150)
+
+
+def test_lists_vote(train: Recording, test: Recording) -> None:
+    """Most draws' first model is called; of those draws, most decide whether to go on, and to which."""
+    fitted = Lists(n_draws=9).fit(train)
+    table, sight = fitted.table, fitted.on(test)
+    numbers = fitted.signals.signals(test)
+    mixed = 0
+    for lam in (*LAMS, 5.0):
+        values = lam * table.quality - table.cost
+        picks = [
+            (int(table.first[c]), int(table.second[c]), table.threshold[c]) for c in values.argmax(axis=0)
+        ]
+        firsts = [i for i, _, _ in picks]
+        first = max(sorted(set(firsts)), key=firsts.count)
+        assert (sight.choose(lam, (), np.arange(60)).action == first).all()
+        mine = [(j, t) for i, j, t in picks if i == first]
+        choice = sight.choose(lam, (first,), np.arange(60))
+        for row in range(60):
+            onward = [j for j, t in mine if numbers[row, first] < t]
+            mixed += 0 < len(onward) < len(mine)
+            going = 2 * len(onward) > len(mine)
+            assert choice.action[row] == (max(sorted(set(onward)), key=onward.count) if going else -1)
+    assert mixed
 
 
 @pytest.mark.parametrize("method", METHODS[4:], ids=lambda method: method.name)
@@ -161,6 +200,15 @@ def test_a_ladder_that_does_not_pay_is_the_best_stage_alone(tmp_path: Path) -> N
     assert asked.expected_loss == 0.0
     curve = deliver(fitted, asked, rows)
     assert curve.called.sum(axis=(0, 1)).tolist() == [200, 0, 0]
+
+
+def test_the_first_member_stays_unless_another_is_surely_better(tmp_path: Path) -> None:
+    """A method that is worth a little more by luck replaces nothing; one that is worth much more does."""
+    rows = recording(tmp_path / "rows.jsonl", records(400, 5))
+    assert Best((Always(2, "dearest"), Lists())).fit(rows).winner == "lists of two"
+    alike = Best((Lists(name="these"), Lists(n_steps=49, name="those")))
+    reverse = Best(alike.members[::-1])
+    assert (alike.fit(rows).winner, reverse.fit(rows).winner) == ("these", "those")
 
 
 def test_what_is_asked_is_picked_with_a_margin(tmp_path: Path) -> None:

@@ -6,6 +6,10 @@ rows fitted on is taken. No probability is estimated; with few rows that is hard
 
 With words, what is compared with t is the log-odds of a logistic regression on the confidence and on what the
 words of prompt and answer say (`texts`), out of fold on the rows the thresholds are counted on.
+
+With draws, each of so many bootstrap resamples of the rows takes its own list, and the lists vote (bagging,
+Breiman 1996): most begin with the same model; those that do say whether to go on, and to which. The best of a
+thousand lists on a few hundred rows owes its rank to noise, which the vote averages out.
 """
 
 from __future__ import annotations
@@ -32,6 +36,19 @@ Index = npt.NDArray[np.intp]
 _N_FOLDS = 5
 
 
+class _Table(NamedTuple):
+    """One entry a list: first and second model (the first, if there is none), threshold; what was counted.
+
+    `quality` and `cost` have shape (lists, draws).
+    """
+
+    first: Index
+    second: Index
+    threshold: Array
+    quality: Array
+    cost: Array
+
+
 @dataclass(frozen=True, slots=True)
 class Lists:
     """Every list of one or two models, thresholds at `n_steps` quantiles of the first one's signal.
@@ -39,11 +56,13 @@ class Lists:
     Attributes:
         n_steps: Thresholds tried of each list.
         words: Whether the words of prompts and answers count beside the confidence.
+        n_draws: Resamples that vote; 0: the rows as they are.
         name: In tables.
     """
 
     n_steps: int = 50
     words: bool = False
+    n_draws: int = 0
     name: str = "lists of two"
 
     def fit(self, train: Recording) -> _FittedLists:
@@ -53,30 +72,40 @@ class Lists:
         reader = None
         if self.words:
             reader, numbers = _Reader.fit(train, numbers)
-        tables = [_alone(train.scores[:, i], costs[:, i], i) for i in range(len(train.stages))]
-        tables += [
-            self._pair(numbers[:, i], train.scores, costs, i, j)
-            for i, j in permutations(range(len(train.stages)), 2)
-        ]
-        return _FittedLists(signals, reader, np.concatenate(tables))
+        weights = self._weights(len(train))
+        quality, cost = weights @ train.scores, weights @ costs
+        tables = [_alone(quality[:, i], cost[:, i], i) for i in range(len(train.stages))]
+        for i, j in permutations(range(len(train.stages)), 2):
+            order, going = self._cuts(numbers[:, i])
+            gained = _sums(weights, order, train.scores[:, j] - train.scores[:, i], going)
+            paid = _sums(weights, order, costs[:, j], going)
+            pair = np.full(len(going), i), np.full(len(going), j), numbers[order[going], i]
+            tables.append(_Table(*pair, quality[:, i] + gained, cost[:, i] + paid))
+        return _FittedLists(signals, reader, _Table(*map(np.concatenate, zip(*tables, strict=True))))
 
-    def _pair(self, signal: Array, scores: Array, costs: Array, i: int, j: int) -> Array:
+    def _weights(self, n: int) -> Array:
+        """Of every row in every draw, shape (draws, n); each draw's sum to 1."""
+        if not self.n_draws:
+            return np.full((1, n), 1.0 / n)
+        return np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=self.n_draws) / n
+
+    def _cuts(self, signal: Array) -> tuple[Index, Index]:
+        """The rows in the order of their signal, and how many of them go on at every threshold."""
         order = np.argsort(signal, kind="stable")
         # Equal signals go the same way: cut only where the signal rises, evenly among such places.
         rises = np.flatnonzero(np.diff(signal[order]) > 0.0) + 1
         evenly = np.unique(np.linspace(0, len(rises) - 1, self.n_steps).astype(np.intp))
-        going = rises[evenly] if len(rises) else rises
-        gained = np.cumsum((scores[:, j] - scores[:, i])[order])[going - 1] / len(order)
-        paid = np.cumsum(costs[order, j])[going - 1] / len(order)
-        n = len(going)
-        return np.stack(
-            [np.full(n, i), np.full(n, j), signal[order[going]],
-             scores[:, i].mean() + gained, costs[:, i].mean() + paid], axis=1,
-        )  # fmt: skip
+        return order, rises[evenly] if len(rises) else rises
 
 
-def _alone(scores: Array, costs: Array, i: int) -> Array:
-    return np.array([[i, i, -np.inf, scores.mean(), costs.mean()]])
+def _alone(quality: Array, cost: Array, i: int) -> _Table:
+    itself = np.array([i])
+    return _Table(itself, itself, np.array([-np.inf]), quality[None], cost[None])
+
+
+def _sums(weights: Array, order: Index, values: Array, going: Index) -> Array:
+    """Weighted sums of the first `going[c]` values in that order, shape (cuts, draws)."""
+    return np.cumsum((weights * values)[:, order], axis=1)[:, going - 1].T
 
 
 class _Reader(NamedTuple):
@@ -109,11 +138,11 @@ def _told(numbers: Array, words: Array, k: int) -> Array:
 
 
 class _FittedLists(NamedTuple):
-    """One row a candidate: first, second, threshold, quality, cost."""
+    """What was counted, and what is needed to look at other rows."""
 
     signals: Signals
     reader: _Reader | None
-    table: Array
+    table: _Table
 
     def on(self, rows: Recording) -> _Sight:
         numbers = self.signals.signals(rows)
@@ -121,15 +150,20 @@ class _FittedLists(NamedTuple):
 
 
 class _Sight(NamedTuple):
-    table: Array
+    table: _Table
     numbers: Array
 
     def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
-        first, second, threshold, *_ = self.table[(lam * self.table[:, 3] - self.table[:, 4]).argmax()]
-        i, j = int(first), int(second)
+        best = (lam * self.table.quality - self.table.cost).argmax(axis=0)
+        first = self.table.first[best]
+        i = int(np.bincount(first).argmax())
         if not bought:
             return Choice(np.full(len(index), i), np.full(len(index), i))
         if bought != (i,):
-            return Choice(np.full(len(index), STOPS), np.full(len(index), j))
-        goes_on = self.numbers[index, i] < threshold
-        return Choice(np.where(goes_on, j, STOPS), np.full(len(index), i))
+            second = next(k for k in bought if k != i)
+            return Choice(np.full(len(index), STOPS), np.full(len(index), second))
+        voting = best[first == i]
+        goes_on = self.numbers[index, i, None] < self.table.threshold[voting]
+        votes = goes_on @ np.eye(self.numbers.shape[1])[self.table.second[voting]]
+        by_most = 2 * goes_on.sum(axis=1) > len(voting)
+        return Choice(np.where(by_most, votes.argmax(axis=1), STOPS), np.full(len(index), i))

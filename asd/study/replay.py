@@ -165,11 +165,11 @@ class Report(Record, frozen=True, kw_only=True):
 
 
 def ours(n_stages: int) -> Best:
-    """The methods that compete: stopping by regression, short lists by counts; deeper where sets are few."""
+    """The methods that compete: short lists by a vote, stopping by regression; deeper where sets are few."""
     short = (
-        Stopping(words=True, name="stopping, words"),
+        Lists(words=True, n_draws=40, name="lists of two, words, vote"),
         Lists(),
-        Lists(words=True, name="lists of two, words"),
+        Stopping(words=True, name="stopping, words"),
     )
     deep = Stopping(
         depth=3, isotonic=False, strength=0.5, prune=True, words=True, name="stopping, words, depth 3"

@@ -6,7 +6,8 @@ Methods compete by inner cross-validation: for each, sum over a sweep of lam of 
 
 every term in proportion to what is at stake there (an answer, and a call of the dearest stage). One winner
 for the whole sweep: a winner per lam follows the noise of a few hundred rows (tried: it costs more than it
-gains).
+gains). For the same reason the first member stays unless another is surely worth more: by two standard errors
+of their difference row by row (tried: by none, a half, one, one and a half).
 
 A loss that is asked for ("at most 1 point below the best single stage") is read off the hull of the points
 
@@ -42,6 +43,10 @@ CONFIDENCE = 0.75
 """How sure a setting must be to deliver what is asked."""
 
 
+SURELY = 2.0
+"""Standard errors by which a member must be worth more than the first."""
+
+
 class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Played for a share of the queries; lam None: the reference stage alone."""
 
@@ -66,10 +71,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """The member that inner cross-validation values most, fitted on all rows.
+    """The first member, or the one that inner cross-validation surely values more, fitted on all rows.
 
     Attributes:
-        members: Methods in order of preference; the first of equals is taken.
+        members: Methods, the one to be doubted last first.
     """
 
     members: tuple[Method, ...]
@@ -80,10 +85,17 @@ class Best:
         """Cross-validate every member, fit the winner."""
         curves = cross_validate_all(self.members, train, SWEEP, self.n_folds)
         unit = float(train.costs.mean(axis=0).max()) or 1.0
-        worth = [float((curve.values(unit).mean(axis=1) / (1.0 + curve.lams)).sum()) for curve in curves]
-        best = int(np.argmax(worth))
+        worth = np.stack([(1.0 / (1.0 + curve.lams)) @ curve.values(unit) for curve in curves])
+        best = _surely_best(worth)
         member = self.members[best]
         return FittedBest(member.name, member.fit(train), curves[best], reference_stage(train), train)
+
+
+def _surely_best(worth: Array) -> int:
+    """The row of largest mean if it is surely larger than the first row's, else the first, shape (k, n)."""
+    best = int(worth.mean(axis=1).argmax())
+    more = worth[best] - worth[0]
+    return best if more.mean() > SURELY * more.std() / np.sqrt(len(more)) else 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
