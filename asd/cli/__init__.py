@@ -21,11 +21,11 @@ from asd import __version__, artifact
 from asd.cascade import Cascade
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
+from asd.cli.opening import open_quietly
 from asd.cli.paths import NEW_FILE
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
-from asd.engines import Engine
-from asd.engines.opening import ENGINES, open_drafted, open_engines
+from asd.engines.opening import ENGINES, open_drafted
 from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
@@ -128,13 +128,6 @@ _threads = click.option(
 )
 
 
-def _engines(ladder: Ladder, device: str | None, engine: str) -> dict[str, Engine]:
-    if all(Path(stage.model).is_absolute() for stage in ladder.stages):
-        # a progress bar is for downloads; weights that are here are loaded quietly
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return open_engines(ladder, device, engine)
-
-
 @main.command(epilog=examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
 @click.argument("prompt")
 @click.option(
@@ -170,7 +163,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
     cascade = Cascade(
-        _engines(steps, device, engine),
+        open_quietly(steps, device, engine),
         policy_for(fitted, lam, steps),
         {stage.name: stage.prices for stage in steps.stages},
         Health(),
@@ -239,7 +232,7 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
     """
     steps = Ladder.load(ladder)
     workloads = _workloads(datasets, data, unsafe_code)
-    engines = _engines(steps, device, engine)
+    engines = open_quietly(steps, device, engine)
     try:
         with TraceLog(out, header_for(steps, revisions(steps, engine), workloads, split)) as log:
             if log.n_bytes_dropped:

@@ -15,8 +15,8 @@ from asd import artifact
 from asd.artifact import PolicyArtifact
 from asd.calibrate import Promise, play
 from asd.cli.examples import examples
+from asd.cli.opening import open_quietly
 from asd.cli.replay import numbers, split
-from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
 from asd.guarantee import EVERYTHING
@@ -105,14 +105,11 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         raise ConfigError(f"a study needs {error.name}: pip install 'asd[report]'") from error
 
     recorded, steps = _recorded(traces, stages, costs), Ladder.load(ladder)
-    if all(Path(stage.model).is_absolute() for stage in steps.stages):
-        # a progress bar is for downloads; weights that are here are loaded quietly
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     names = default_names() if datasets is None else datasets.split(",")
     material = gather(
         steps,
         find_workloads(names, data),
-        open_engines(steps, device, engine),
+        open_quietly(steps, device, engine),
         revisions(steps, engine),
         out / "traces",
         policy=_policy(policy, steps),
