@@ -46,6 +46,7 @@ class Material:
         runs_on: Engine and device, in words; a study is not continued on another.
         clock: Reads seconds.
         recorded: Outcomes of other, real models to study beside this ladder.
+        workloads: Where the questions are from, to score further answers; none where they are not at hand.
     """
 
     ladder: Ladder
@@ -57,6 +58,7 @@ class Material:
     runs_on: str
     clock: Clock = time.perf_counter
     recorded: Recording | None = None
+    workloads: tuple[Workload, ...] = ()
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -146,4 +148,6 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     fitted = policy or fit(collected("fit", limit), ladder, fitted_at="in this study", seed=seed)
     calibration = outcomes("calibrate", max(1, limit // 2))
     test = outcomes("test", limit)
-    return Material(ladder, fitted, engines, calibration, test, seed, runs_on, clock, recorded)
+    return Material(
+        ladder, fitted, engines, calibration, test, seed, runs_on, clock, recorded, tuple(workloads)
+    )

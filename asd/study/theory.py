@@ -5,6 +5,7 @@ samples, sample_slopes                   training queries against n^(-1/2)      
 thresholds                               where every node stops, over lambda                here
 exactness, solving                       the recursion against brute force; its time        `solving`
 acceptance, acceptance_shares            tokens per pass against (1 - a^(k+1)) / (1 - a)    `drafting`
+lenient                                  quality and passes over the verifier's tolerance   `lenient`
 reliability, training                    calibration by stage; losses of the ladder         `reliability`
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from asd.stopping.recursion import Solution, solve
 from asd.study.drafting import acceptance_tables
 from asd.study.learners import regret_tables
+from asd.study.lenient import lenient_tables
 from asd.study.material import Material
 from asd.study.methods import LAMS
 from asd.study.record import Table, Value
@@ -36,6 +38,7 @@ THEORY: Mapping[str, Callable[[Material], Sequence[Table]]] = {
     "thresholds": lambda m: [thresholds_table(m)],
     "solving": lambda m: [exactness_table(m.seed), solving_table(m.seed, m.clock)],
     "acceptance": acceptance_tables,
+    "lenient": lenient_tables,
     "reliability": lambda m: [reliability_table(m)],
     "training": lambda m: [training_table()] if m.ladder.name == EMBEDDED else [],
 }
