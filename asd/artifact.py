@@ -228,7 +228,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             raise PolicyMismatchError(
                 f"the policy was fitted on ladder {self.ladder.name!r} (fingerprint "
                 f"{self.ladder.fingerprint}), not on {ladder.name!r} (fingerprint {ladder.fingerprint}): "
-                "collect traces on this ladder and fit again"
+                "fit again on traces of this ladder; where only prices changed, those at hand will do"
             )
         for batch in set(ladder.batches) & set(self.ladder.batches):
             if ladder.prices_at(batch) != self.ladder.prices_at(batch):
