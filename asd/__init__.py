@@ -20,8 +20,9 @@ from asd.engines import GREEDY, Engine, Sampling
 from asd.engines.opening import open_engines
 from asd.errors import AsdError
 from asd.fit import fit as fit_policy
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
 from asd.policies import Policy
+from asd.prices import Prices
 from asd.traces import read_traces
 from asd.types import STOP, Completion, Decision, Draft, Outcome, Query, Trace, Usage
 from asd.workloads import Workload

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from asd.engines import Engine, Verifier
 from asd.engines.batching import call_in_batches
 from asd.errors import ConfigError, NoStageLeftError
-from asd.ladder import Prices
 from asd.policies import Policy
+from asd.prices import Prices
 from asd.resilience import Detours, Health
 from asd.types import NO_CALL, STOP, VERIFY, Completion, Decision, Draft, Failure, Query, Verification
 

@@ -31,10 +31,11 @@ from typing import TypeVar
 
 import msgspec
 
-from asd.errors import ConfigError, StorageError
+from asd.errors import ConfigError
+from asd.prices import PriceFile, PriceRow, Prices, check_prices
 from asd.types import STOP, VERIFY, Usage
 
-__all__ = ["PRESETS", "Drafter", "Ladder", "Prices", "Stage", "write_prices"]
+__all__ = ["PRESETS", "Drafter", "Ladder", "Stage"]
 
 PRESETS = Path(__file__).parent / "presets"
 """Where the ladders that ship with the package are."""
@@ -48,49 +49,6 @@ ROOT = "root"
 T = TypeVar("T")
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, slots=True)
-class Prices:
-    """Price of a call, from its counts; an answer that took no call (`NO_CALL`) costs nothing.
-
-        per_call + per_prompt_token * n_prompt + per_verified * n_verified + per_decoded_token * n_passes
-                 + per_drafted * n_drafted
-
-    A forward pass is priced as the token it decodes: a stage that writes alone makes one pass a token, a
-    verification is one pass, and its continuation gets the first token from that same pass.
-
-    The unit is the ladder's (`Ladder.price_unit`: "ms", "usd", "declared"). Frozen: measured once, by a
-    command, with where and when noted in the ladder file; a gate blocks on priced cost because it does not
-    move with the weather.
-    """
-
-    per_call: float
-    per_prompt_token: float
-    per_decoded_token: float
-    per_verified: float | None = None
-    """Of a draft token read in a verification; None: as much as a prompt token."""
-    per_load: float | None = None
-    """Of loading the weights, which no call is charged for (`asd.engines.residency`); None: not known."""
-    per_drafted: float | None = None
-    """Of a token that the stage's own drafter writes and the stage reads, all that it takes. None: drafting
-    does not pay; the stage writes alone, and a call that was recorded with a drafter costs what it would have
-    cost without."""
-
-    def cost(self, usage: Usage) -> float:
-        """Priced cost of one call, in the ladder's price unit."""
-        return sum(rate * count for rate, count in zip(self.rates, usage.counts, strict=True))
-
-    @property
-    def rates(self) -> tuple[float, float, float, float, float, float]:
-        """What `Usage.counts` is multiplied with: what a pass costs is what one that is saved saves."""
-        verified = self.per_prompt_token if self.per_verified is None else self.per_verified
-        drafting = (0.0, 0.0) if self.per_drafted is None else (self.per_drafted, -self.per_decoded_token)
-        return self.per_call, self.per_prompt_token, verified, self.per_decoded_token, *drafting
-
-    def known(self) -> dict[str, float]:
-        """The prices that were given, by name."""
-        return {name: float(price) for name, price in asdict(self).items() if price is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,49 +186,6 @@ class Ladder:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def write_prices(
-    path: Path, prices: Mapping[int, Mapping[str, Prices]], price_unit: str, prices_measured: str
-) -> None:
-    """Write the price file that a ladder file names in `prices`.
-
-    Args:
-        path: The file, replaced as a whole.
-        prices: By batch size, 1 among them, and stage name.
-        price_unit: "ms", "usd", "declared".
-        prices_measured: Where, when and how.
-
-    Raises:
-        ConfigError: A price is negative or not finite, all of a stage's are zero, or batch 1 is missing.
-        StorageError: The file cannot be written; the old one is intact.
-    """
-    if 1 not in prices:
-        raise ConfigError(f"prices at batch {', '.join(map(str, prices))} were given; batch 1 is needed too")
-    for batch, of_batch in prices.items():
-        for name, of_stage in of_batch.items():
-            _check_prices(of_stage, f"batch {batch}, stage {name!r}")
-    rows = {
-        batch: {name: _PriceRow(**asdict(of_stage)) for name, of_stage in of_batch.items()}
-        for batch, of_batch in prices.items()
-    }
-    table = _PriceFile(price_unit, prices_measured, rows.pop(1), rows)
-    text = msgspec.json.format(msgspec.json.encode(table), indent=2)
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_bytes(text + b"\n")
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"cannot write the prices to {path}: {error.strerror}") from error
-
-
-class _PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    per_call: float
-    per_prompt_token: float
-    per_decoded_token: float
-    per_verified: float | None = None
-    per_load: float | None = None
-    per_drafted: float | None = None
-
-
 class _DrafterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: str
     block: int
@@ -279,8 +194,8 @@ class _DrafterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     model: str
-    prices: _PriceRow | None = None
-    batched: dict[int, _PriceRow] = {}
+    prices: PriceRow | None = None
+    batched: dict[int, PriceRow] = {}
     dtype: str = "auto"
     tensor_parallel: int = 1
     memory_gib: float | None = None
@@ -298,13 +213,6 @@ class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prices_measured: str | None = None
 
 
-class _PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    price_unit: str
-    prices_measured: str
-    stages: dict[str, _PriceRow]
-    batched: dict[int, dict[str, _PriceRow]] = {}
-
-
 def _read(path: Path) -> Ladder:
     file = _decode(path, msgspec.toml.decode, _LadderFile)
     table = _price_table(file, path)
@@ -318,14 +226,14 @@ def _read(path: Path) -> Ladder:
         Stage(
             name=row.name,
             model=_resolve(row.model, path.parent),
-            prices=_prices(table.stages[row.name]),
+            prices=table.stages[row.name].opened(),
             dtype=row.dtype,
             tensor_parallel=row.tensor_parallel,
             memory_gib=row.memory_gib,
             chat_template=row.chat_template,
             engine=row.engine,
             options=row.options,
-            batched={batch: _prices(of_batch[row.name]) for batch, of_batch in table.batched.items()},
+            batched={batch: of_batch[row.name].opened() for batch, of_batch in table.batched.items()},
             drafter=None if row.drafter is None else Drafter(row.drafter.stage, row.drafter.block),
         )
         for row in file.stages
@@ -333,11 +241,7 @@ def _read(path: Path) -> Ladder:
     return Ladder(file.name, stages, table.price_unit, table.prices_measured)
 
 
-def _prices(row: _PriceRow) -> Prices:
-    return Prices(**msgspec.structs.asdict(row))
-
-
-def _price_table(file: _LadderFile, path: Path) -> _PriceFile:
+def _price_table(file: _LadderFile, path: Path) -> PriceFile:
     """The prices, from the ladder file itself or from the one it names."""
     own = {row.name: row.prices for row in file.stages if row.prices is not None}
     sizes = sorted({batch for row in file.stages for batch in row.batched})
@@ -347,12 +251,12 @@ def _price_table(file: _LadderFile, path: Path) -> _PriceFile:
             raise ConfigError(
                 f"{path} holds prices and names a price file, {file.prices!r}; keep one of them"
             )
-        return _decode(path.parent / file.prices, msgspec.json.decode, _PriceFile)
+        return _decode(path.parent / file.prices, msgspec.json.decode, PriceFile)
     if file.price_unit is None or file.prices_measured is None:
         raise ConfigError(
             f"{path}: give price_unit and prices_measured, or the name of a price file in prices"
         )
-    return _PriceFile(file.price_unit, file.prices_measured, own, batched)
+    return PriceFile(file.price_unit, file.prices_measured, own, batched)
 
 
 def _decode(path: Path, decode: Callable[..., T], kind: type[T]) -> T:
@@ -385,11 +289,11 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise ConfigError(f"{where}: tensor_parallel must be at least 1, not {stage.tensor_parallel}")
     if stage.memory_gib is not None and not (math.isfinite(stage.memory_gib) and stage.memory_gib > 0):
         raise ConfigError(f"{where}: memory_gib must be a positive number, not {stage.memory_gib}")
-    _check_prices(stage.prices, where)
+    check_prices(stage.prices, where)
     for batch, prices in stage.batched.items():
         if batch < 2:
             raise ConfigError(f"{where}: batched prices are for 2 queries a call or more, not {batch}")
-        _check_prices(prices, f"{where}, batch {batch}")
+        check_prices(prices, f"{where}, batch {batch}")
 
 
 def _check_drafters(ladder: Ladder) -> None:
@@ -406,15 +310,6 @@ def _check_drafters(ladder: Ladder) -> None:
             raise ConfigError(f"{where}: its drafter is {drafter.stage!r}, not a smaller stage, of {smaller}")
         if drafter.block < 1:
             raise ConfigError(f"{where}: a drafter writes blocks of at least 1 token, not {drafter.block}")
-
-
-def _check_prices(prices: Prices, where: str) -> None:
-    values = prices.known()
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")
-    if not any(values.values()):
-        raise ConfigError(f"{where}: all prices are 0; a stage that costs nothing cannot be traded off")
 
 
 def _check_order(ladder: Ladder) -> None:

@@ -27,8 +27,8 @@ from asd.engines import Drafted, Engine, Verifier, alone
 from asd.engines.batching import batches
 from asd.engines.timing import time_calls
 from asd.errors import ConfigError
-from asd.ladder import Prices
 from asd.measurement.timing import Clock
+from asd.prices import Prices
 from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 
 from asd.errors import ConfigError
-from asd.ladder import Ladder, Prices
+from asd.ladder import Ladder
 from asd.measurement.records import Record
+from asd.prices import Prices
 from asd.stopping.graph import Edge, FloatArray, Graph, Node
 from asd.types import VERIFY
 

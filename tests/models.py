@@ -20,7 +20,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from asd.ladder import Prices, Stage
+from asd.ladder import Stage
+from asd.prices import Prices
 
 CORPUS = [
     "add 4821+9377 is 14198 and reverse stone is enots",

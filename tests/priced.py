@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from asd.engines import GREEDY, Sampling
-from asd.ladder import Prices
+from asd.prices import Prices
 from asd.testing import FakeClock
 from asd.types import Draft, Query, Usage, Verification
 

@@ -16,8 +16,8 @@ import pytest
 from asd.artifact import PolicyArtifact, load
 from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence import Evidence, Judgement
-from asd.ladder import Prices
 from asd.policies import FixedStage, Lossless, Policy
+from asd.prices import Prices
 from asd.problem import GraphRecord
 from asd.stopping.recursion import solve
 from asd.types import STOP, Decision, Trace

@@ -19,9 +19,10 @@ from asd.engines import Engine
 from asd.engines.revisions import revisions
 from asd.errors import DataError
 from asd.fit import fit
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
 from asd.measurement.records import Cell, Metric, Run
 from asd.measurement.timing import Timings
+from asd.prices import Prices
 from asd.study.live import run_live
 from asd.study.walks import Contender, Replay, keeping
 from asd.testing import FakeClock, ScriptedEngine

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from asd.cascade import Cascade
 from asd.engines import GREEDY, Sampling
 from asd.errors import ConfigError, EngineError
-from asd.ladder import Prices
 from asd.policies import FixedStage
+from asd.prices import Prices
 from asd.testing import Script, ScriptedEngine
 from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Usage, Verification
 

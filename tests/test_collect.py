@@ -14,7 +14,8 @@ import pytest
 from asd.collect import collect, header_for, read_collected
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.errors import ConfigError, DataError, EngineError
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
+from asd.prices import Prices
 from asd.testing import ScriptedEngine
 from asd.tracelog import TraceLog
 from asd.traces import Header, read_traces

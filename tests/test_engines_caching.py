@@ -15,8 +15,9 @@ from asd.engines import GREEDY, Engine, Sampling, Verifier
 from asd.engines.caching import CachingEngine, ResponseStore, with_cache
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError, DataError, StorageError
-from asd.ladder import Prices, Stage
+from asd.ladder import Stage
 from asd.policies import FixedStage
+from asd.prices import Prices
 from asd.testing import FakeClock, ScriptedEngine
 from asd.types import Draft, Query
 

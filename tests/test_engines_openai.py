@@ -30,7 +30,8 @@ from asd.errors import (
     PromptTooLongError,
     UnavailableError,
 )
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
+from asd.prices import Prices
 from asd.types import NO_CALL, Draft, Query, Usage
 from tests.fakeserver import (
     END,

@@ -12,7 +12,8 @@ from asd.engines import Drafted, alone
 from asd.engines.opening import open_drafted, open_engines
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
-from asd.ladder import Drafter, Ladder, Prices, Stage
+from asd.ladder import Drafter, Ladder, Stage
+from asd.prices import Prices
 
 SMALL, LARGE = Stage("S", "/none/S", Prices(1, 0, 0)), Stage("L", "/none/L", Prices(2, 0, 0))
 

@@ -17,8 +17,9 @@ from asd.engines.residency import Residency
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError, EngineError
 from asd.evidence import Judgement
-from asd.ladder import Ladder, Prices
+from asd.ladder import Ladder
 from asd.policies import OptimalPolicy
+from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
 from asd.testing import FakeClock, ScriptedEngine

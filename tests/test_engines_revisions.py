@@ -12,7 +12,8 @@ import pytest
 import asd
 from asd.engines.revisions import revisions
 from asd.errors import EngineError
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
+from asd.prices import Prices
 
 ROOT = Path(asd.__file__).parent.parent
 

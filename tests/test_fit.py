@@ -13,8 +13,9 @@ from asd.artifact import PolicyArtifact
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import Rows
 from asd.fit import LAMS, MIN_ROWS, Table, estimate_graph, fit, replay
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
 from asd.policies import Policy
+from asd.prices import Prices
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import moves
 from asd.types import NO_CALL, STOP, Trace, Usage

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from asd.errors import ConfigError, StorageError
-from asd.ladder import PRESETS, Drafter, Ladder, Prices, Stage, write_prices
+from asd.ladder import PRESETS, Drafter, Ladder, Stage
+from asd.prices import Prices, write_prices
 from asd.types import NO_CALL, Usage
 
 FILE = """

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from asd.ladder import Ladder, Prices, Stage
+from asd.ladder import Ladder, Stage
+from asd.prices import Prices
 from bench.matrix import LAMS, N_ITEMS, N_TIMED, build_matrix, parse_lams
 from bench.plan import describe_plan, estimate_minutes
 

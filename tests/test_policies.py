@@ -12,7 +12,6 @@ import pytest
 
 from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence import Judgement
-from asd.ladder import Prices
 from asd.policies import (
     ClosedForm,
     FixedStage,
@@ -24,6 +23,7 @@ from asd.policies import (
     RandomMix,
     StaticWalk,
 )
+from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
 from asd.types import STOP, Draft, Outcome, Query, Trace, Usage, Verification

@@ -8,7 +8,7 @@ import pytest
 from asd.engines import GREEDY
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError
-from asd.ladder import Prices
+from asd.prices import Prices
 from asd.pricing import measure_prices, plan_block
 from asd.testing import FakeClock
 from asd.types import Query, Usage, Verification

@@ -14,8 +14,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from asd.evidence import Judgement
-from asd.ladder import Prices
 from asd.policies import FixedStage, Myopic, OptimalPolicy, Oracle, RandomMix
+from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import Binning, estimate_kernel, mean_by_bin
 from asd.stopping.recursion import evaluate, one_step, solve

@@ -27,8 +27,9 @@ from asd.errors import (
     UnavailableError,
 )
 from asd.evidence import Judgement
-from asd.ladder import Prices, Stage
+from asd.ladder import Stage
 from asd.policies import FixedStage, Myopic, OptimalPolicy, StaticWalk
+from asd.prices import Prices
 from asd.resilience import Breaker, Health
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from asd.ladder import Prices
+from asd.prices import Prices
 from asd.testing import FakeClock
 from asd.tiny.evaluate import accuracy_by, confidence, ms_per_token
 from asd.types import Draft, Outcome, Query, Trace, Usage

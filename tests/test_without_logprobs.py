@@ -18,7 +18,8 @@ from asd.errors import DataError
 from asd.evidence.features import ANSWER_FEATURES, answer_features
 from asd.explanation import explain
 from asd.fit import fit
-from asd.ladder import Prices, Stage
+from asd.ladder import Stage
+from asd.prices import Prices
 from asd.traces import encode_trace, read_traces
 from asd.types import Draft, Outcome, Query, Trace, Usage
 from tests import worlds

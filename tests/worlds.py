@@ -16,7 +16,8 @@ import numpy as np
 
 from asd.artifact import PolicyArtifact
 from asd.fit import fit
-from asd.ladder import Drafter, Ladder, Prices, Stage
+from asd.ladder import Drafter, Ladder, Stage
+from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.types import Draft, Outcome, Query, Trace, Usage, Verification
 

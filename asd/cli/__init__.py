@@ -29,9 +29,10 @@ from asd.engines.opening import ENGINES, open_drafted
 from asd.engines.revisions import revisions
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
-from asd.ladder import Ladder, write_prices
+from asd.ladder import Ladder
 from asd.measurement.environment import read_environment
 from asd.policies import Policy
+from asd.prices import write_prices
 from asd.resilience import Health
 from asd.tracelog import TraceLog
 from asd.types import Completion, Query, Trace, pair_name

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier, alone
 from asd.errors import ConfigError
-from asd.ladder import Prices
+from asd.prices import Prices
 from asd.types import Draft, Query, Verification
 
 __all__ = ["Load", "Residency"]

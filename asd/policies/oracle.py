@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from asd.errors import ConfigError, DataError
-from asd.ladder import Prices
 from asd.policies.checks import check_lam
+from asd.prices import Prices
 from asd.types import STOP, Decision, Draft, Query, Trace, Verification
 
 __all__ = ["Oracle"]

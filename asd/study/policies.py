@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import DataError
-from asd.ladder import Prices
+from asd.prices import Prices
 from asd.study.recording import Recording
 from asd.types import STOP, Decision, Draft, Outcome, Query, Trace, Usage, Verification
 

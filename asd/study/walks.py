@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from asd.artifact import PolicyArtifact
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
-from asd.ladder import Ladder, Prices
+from asd.ladder import Ladder
 from asd.policies import ClosedForm, FixedStage, Myopic, Oracle, Policy, RandomMix, StaticWalk
+from asd.prices import Prices
 from asd.types import STOP, Completion, Draft, Trace, Verification
 
 __all__ = ["SHARES", "Contender", "Outcomes", "Replay", "contenders", "optimal", "walk_of"]

@@ -1,0 +1,129 @@
+"""What running a stage costs: a price for everything that a call does, and the file that keeps them.
+
+The border: counts in, prices out; how prices are measured is `asd.pricing`'s.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from asd.errors import ConfigError, StorageError
+from asd.types import Usage
+
+__all__ = ["PriceFile", "PriceRow", "Prices", "check_prices", "write_prices"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Price of a call, from its counts; an answer that took no call (`NO_CALL`) costs nothing.
+
+        per_call + per_prompt_token * n_prompt + per_verified * n_verified + per_decoded_token * n_passes
+                 + per_drafted * n_drafted
+
+    A forward pass is priced as the token it decodes: a stage that writes alone makes one pass a token, a
+    verification is one pass, and its continuation gets the first token from that same pass.
+
+    The unit is the ladder's (`Ladder.price_unit`: "ms", "usd", "declared"). Frozen: measured once, by a
+    command, with where and when noted in the ladder file; a gate blocks on priced cost because it does not
+    move with the weather.
+    """
+
+    per_call: float
+    per_prompt_token: float
+    per_decoded_token: float
+    per_verified: float | None = None
+    """Of a draft token read in a verification; None: as much as a prompt token."""
+    per_load: float | None = None
+    """Of loading the weights, which no call is charged for (`asd.engines.residency`); None: not known."""
+    per_drafted: float | None = None
+    """Of a token that the stage's own drafter writes and the stage reads, all that it takes. None: drafting
+    does not pay; the stage writes alone, and a call that was recorded with a drafter costs what it would have
+    cost without."""
+
+    def cost(self, usage: Usage) -> float:
+        """Priced cost of one call, in the ladder's price unit."""
+        return sum(rate * count for rate, count in zip(self.rates, usage.counts, strict=True))
+
+    @property
+    def rates(self) -> tuple[float, float, float, float, float, float]:
+        """What `Usage.counts` is multiplied with: what a pass costs is what one that is saved saves."""
+        verified = self.per_prompt_token if self.per_verified is None else self.per_verified
+        drafting = (0.0, 0.0) if self.per_drafted is None else (self.per_drafted, -self.per_decoded_token)
+        return self.per_call, self.per_prompt_token, verified, self.per_decoded_token, *drafting
+
+    def known(self) -> dict[str, float]:
+        """The prices that were given, by name."""
+        return {name: float(price) for name, price in asdict(self).items() if price is not None}
+
+
+def check_prices(prices: Prices, where: str) -> None:
+    """`ConfigError` where one is negative or not finite, or all are zero."""
+    values = prices.known()
+    for name, value in values.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")
+    if not any(values.values()):
+        raise ConfigError(f"{where}: all prices are 0; a stage that costs nothing cannot be traded off")
+
+
+class PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Prices as they stand in a file."""
+
+    per_call: float
+    per_prompt_token: float
+    per_decoded_token: float
+    per_verified: float | None = None
+    per_load: float | None = None
+    per_drafted: float | None = None
+
+    def opened(self) -> Prices:
+        """The prices."""
+        return Prices(**msgspec.structs.asdict(self))
+
+
+class PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Prices of all stages by name, at batch 1 and at other batch sizes."""
+
+    price_unit: str
+    prices_measured: str
+    stages: dict[str, PriceRow]
+    batched: dict[int, dict[str, PriceRow]] = {}
+
+
+def write_prices(
+    path: Path, prices: Mapping[int, Mapping[str, Prices]], price_unit: str, prices_measured: str
+) -> None:
+    """Write the price file that a ladder file names in `prices`.
+
+    Args:
+        path: The file, replaced as a whole.
+        prices: By batch size, 1 among them, and stage name.
+        price_unit: "ms", "usd", "declared".
+        prices_measured: Where, when and how.
+
+    Raises:
+        ConfigError: A price is negative or not finite, all of a stage's are zero, or batch 1 is missing.
+        StorageError: The file cannot be written; the old one is intact.
+    """
+    if 1 not in prices:
+        raise ConfigError(f"prices at batch {', '.join(map(str, prices))} were given; batch 1 is needed too")
+    for batch, of_batch in prices.items():
+        for name, of_stage in of_batch.items():
+            check_prices(of_stage, f"batch {batch}, stage {name!r}")
+    rows = {
+        batch: {name: PriceRow(**asdict(of_stage)) for name, of_stage in of_batch.items()}
+        for batch, of_batch in prices.items()
+    }
+    table = PriceFile(price_unit, prices_measured, rows.pop(1), rows)
+    text = msgspec.json.format(msgspec.json.encode(table), indent=2)
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_bytes(text + b"\n")
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"cannot write the prices to {path}: {error.strerror}") from error
