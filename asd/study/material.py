@@ -95,6 +95,31 @@ class Material:
         return {lam: tuple(family(lam).walk(outcomes) for outcomes in self.test) for lam in LAMS}
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Answers from the stages, or from the folder that keeps them."""
+
+    ladder: Ladder
+    workloads: Sequence[Workload]
+    engines: Mapping[str, Engine]
+    revisions: Mapping[str, str]
+    folder: Path
+
+    def traces(self, split: Split, n: int) -> list[Trace]:
+        """Of the first `n` questions of every data set."""
+        header = header_for(self.ladder, self.revisions, self.workloads, split)
+        with TraceLog(self.folder / f"{split}.jsonl", header) as log:
+            return collect(self.workloads, self.engines, log, limit=n)
+
+    def outcomes(self, split: Split, n: int, fitted: PolicyArtifact) -> tuple[Outcomes, ...]:
+        """The same, one a data set, in the cost unit of the policy."""
+        traces, unit = self.traces(split, n), fitted.ladder.unit()
+        return tuple(
+            Outcomes(w.name, self.ladder, tuple(t for t in traces if t.query.dataset == w.name), unit)
+            for w in self.workloads
+        )
+
+
 def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     ladder: Ladder,
     workloads: Sequence[Workload],
@@ -128,26 +153,13 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         ConfigError: The folder holds traces of another ladder or other data sets.
         PolicyMismatchError: The policy was fitted on another ladder.
     """
-
-    def collected(split: Split, n: int) -> list[Trace]:
-        with TraceLog(folder / f"{split}.jsonl", header_for(ladder, revisions, workloads, split)) as log:
-            return collect(workloads, engines, log, limit=n)
-
-    def outcomes(split: Split, n: int) -> tuple[Outcomes, ...]:
-        traces = collected(split, n)
-        return tuple(
-            Outcomes(
-                w.name, ladder, tuple(t for t in traces if t.query.dataset == w.name), fitted.ladder.unit()
-            )
-            for w in workloads
-        )
-
     folder.mkdir(parents=True, exist_ok=True)
     if policy is not None:
         policy.check(ladder)
-    fitted = policy or fit(collected("fit", limit), ladder, fitted_at="in this study", seed=seed)
-    calibration = outcomes("calibrate", max(1, limit // 2))
-    test = outcomes("test", limit)
+    source = _Source(ladder, workloads, engines, revisions, folder)
+    fitted = policy or fit(source.traces("fit", limit), ladder, fitted_at="in this study", seed=seed)
+    calibration = source.outcomes("calibrate", max(1, limit // 2), fitted)
+    test = source.outcomes("test", limit, fitted)
     return Material(
         ladder, fitted, engines, calibration, test, seed, runs_on, clock, recorded, tuple(workloads)
     )
