@@ -21,7 +21,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from asd.engines import Engine, Verifier
+from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.batching import call_in_batches
 from asd.errors import ConfigError, NoStageLeftError
 from asd.policies import Policy
@@ -38,6 +38,8 @@ class Cascade:
         policy: Chooses the next action in every state.
         prices: Price of a call, by stage name; the same names as `engines`.
         health: Keeps failing stages out of the way; None: a failure is raised.
+        acceptance: How stages choose tokens, and when a verifier takes another's as its own. The policy was
+            fitted on greedy, lossless outcomes; what others are worth, it takes on trust.
 
     Raises:
         ConfigError: `engines` is empty, or a stage has an engine and no price or the other way round.
@@ -49,6 +51,7 @@ class Cascade:
         policy: Policy,
         prices: Mapping[str, Prices],
         health: Health | None = None,
+        acceptance: Acceptance = LOSSLESS,
     ) -> None:
         if not engines or engines.keys() != prices.keys():
             raise ConfigError(
@@ -60,6 +63,7 @@ class Cascade:
         self.policy = policy
         self.prices = prices
         self.health = health
+        self.acceptance = acceptance
         self._detours = Detours(policy)
 
     def run(self, queries: Sequence[Query], batch_size: int = 16) -> list[Completion]:
@@ -103,13 +107,13 @@ class Cascade:
 
     def _generate(self, engine: Engine, group: Sequence[Journey], batch_size: int) -> None:
         def write(batch: Sequence[Journey]) -> list[Draft]:
-            return engine.generate(_queries(batch))
+            return engine.generate(_queries(batch), self.acceptance.sampling)
 
         self._call(engine.stage_name, write, group, batch_size)
 
     def _verify(self, engine: Verifier, group: Sequence[Journey], batch_size: int) -> None:
         def read(batch: Sequence[Journey]) -> list[Verification]:
-            return engine.verify(_queries(batch), [journey.best for journey in batch])
+            return engine.verify(_queries(batch), [journey.best for journey in batch], self.acceptance)
 
         self._call(VERIFY + engine.stage_name, read, group, batch_size)
 
@@ -117,7 +121,7 @@ class Cascade:
         """Go on from accepted prefixes; what was accepted whole and ends there needs no call."""
 
         def go_on(batch: Sequence[Journey]) -> list[Draft]:
-            return engine.continue_(_queries(batch), [journey.read for journey in batch])
+            return engine.continue_(_queries(batch), [journey.read for journey in batch], self.acceptance)
 
         settled = [journey for journey in group if journey.read.accepted and journey.drafted.finished]
         for journey in settled:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from asd.engines import GREEDY, Sampling
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.prices import Prices
 from asd.testing import FakeClock
 from asd.types import Draft, Query, Usage, Verification
@@ -33,13 +33,23 @@ class PricedEngine:
         self.clock.advance(sum(self.prices.cost(draft.usage) for draft in drafts) / 1e3)
         return drafts
 
-    def verify(self, queries: Sequence[Query], drafts: Sequence[Draft]) -> list[Verification]:
+    def verify(
+        self,
+        queries: Sequence[Query],
+        drafts: Sequence[Draft],
+        acceptance: Acceptance = LOSSLESS,  # noqa: ARG002
+    ) -> list[Verification]:
         """Reads the drafts, accepting nothing; the clock advances likewise."""
         read = [self._read(query, draft) for query, draft in zip(queries, drafts, strict=True)]
         self.clock.advance(sum(self.prices.cost(verification.usage) for verification in read) / 1e3)
         return read
 
-    def continue_(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,  # noqa: ARG002
+    ) -> list[Draft]:
         """Nothing is accepted, so going on is answering."""
         assert not any(verification.n_accepted for verification in verifications)
         return self.generate(queries)

@@ -13,11 +13,14 @@ from scipy import stats
 from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from asd.cascade import Cascade
 from asd.engines import LOSSLESS, Acceptance, Sampling, Verifier, continuation_usage
 from asd.engines.decoding import PaddingSide
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
 from asd.ladder import Ladder
+from asd.policies import FixedStage, Lossless
+from asd.prices import Prices
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 from asd.workloads.catalogue import find_workloads, workload_names
 from tests.models import save_random_model, stage
@@ -342,6 +345,40 @@ def test_lenient_acceptance_takes_more_and_goes_on_greedily(engine: Transformers
         assert draft.tokens[: v.n_accepted] == v.tokens[: v.n_accepted]
         if v.n_accepted < min(len(v.tokens), len(draft.tokens)):
             assert draft.logprobs[v.n_accepted] - v.logprobs[v.n_accepted] > np.log(1e3) - 1e-3
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-9])
+def test_a_cascade_verifies_as_it_was_told(
+    ladder: dict[str, TransformersEngine], tolerance: float | None
+) -> None:
+    """S drafts, L reads with that tolerance and goes on: the texts of doing so by hand, no others."""
+    asked = [
+        query for w in find_workloads(["tiny-text", "tiny-arithmetic"]) for query in w.queries("test", 8)
+    ]
+    small, large = ladder["S"], ladder["L"]
+    acceptance = Acceptance(tolerance=tolerance)
+    read = large.verify(asked, small.generate(asked), acceptance)
+    by_hand = [draft.text for draft in large.continue_(asked, read, acceptance)]
+    prices = {name: Prices(0.0, 0.0, 1.0) for name in ("S", "L")}
+    cascade = Cascade({"S": small, "L": large}, Lossless(("S", "L")), prices, acceptance=acceptance)
+    assert [done.text for done in cascade.run(asked)] == by_hand
+    alone = [draft.text for draft in large.generate(asked)]
+    assert (by_hand == alone) == (tolerance is None)
+
+
+def test_a_cascade_samples_as_it_was_told(ladder: dict[str, TransformersEngine]) -> None:
+    """The generator's draws, the same ones again from the same seed, and other texts than the greedy ones."""
+    asked = find_workloads(["tiny-arithmetic"])[0].queries("test", 12)
+    prices = {"S": Prices(0.0, 0.0, 1.0)}
+
+    def texts(sampling: Sampling) -> list[str]:
+        cascade = Cascade({"S": ladder["S"]}, FixedStage("S"), prices, acceptance=Acceptance(sampling))
+        return [done.text for done in cascade.run(asked)]
+
+    first, again, other = (texts(Sampling(2.0, np.random.default_rng(seed))) for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+    assert first != [draft.text for draft in ladder["S"].generate(asked)]
 
 
 def test_impossible_verifications_are_refused(engine: TransformersEngine) -> None:
