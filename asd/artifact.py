@@ -254,6 +254,8 @@ def load(path: Path) -> PolicyArtifact:
         DataError: The file is missing, cut off, of another version, has unknown fields, or its numbers do
             not make up a stopping problem on its ladder.
     """
+    if not path.exists():
+        raise DataError(f"{path} does not exist; make it with `asd collect` and `asd fit`")
     artifact = read_record(path, PolicyArtifact)
     misfit = DataError(f"{path}: ladder, evidence and stopping problem do not fit together; fit again")
     tables = (artifact.ladder.prices, *artifact.ladder.batched.values())

@@ -134,7 +134,7 @@ def _obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str | N
         return f"the baseline's times are of {there.slug}"
     if pair.before.kind == "count" and not here.computes_like(there):
         return f"the baseline's counts are of {there.slug}"
-    return _item_obstacle(pair, run, stored, same_sweep=same_sweep)
+    return _item_obstacle(pair, run, stored, same_sweep=same_sweep) or _timing_obstacle(pair)
 
 
 def _item_obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str | None:
@@ -152,6 +152,11 @@ def _item_obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> st
     return None
 
 
+def _timing_obstacle(pair: Pair) -> str | None:
+    n, n_stored = (len(metric.seconds or ()) for metric in (pair.after, pair.before))
+    return None if n == n_stored else f"{n} units were timed, of the baseline's {n_stored}"
+
+
 def _definition(metric: Metric) -> tuple[object, ...]:
     return (
         metric.unit,
@@ -159,7 +164,6 @@ def _definition(metric: Metric) -> tuple[object, ...]:
         metric.direction,
         metric.items is None,
         metric.yardstick is None,
-        len(metric.seconds or ()),
     )
 
 

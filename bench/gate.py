@@ -74,20 +74,27 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
 def _completeness(run: Run, stored: Run, options: Options) -> Iterator[Finding]:
     """MISSING: expected and not measured. NEW: measured and unknown to the baseline."""
     measured, known = _metrics(run), _metrics(stored)
+    cells = {cell.id for cell in run.cells}
     same_engine = run.header.hardware.engine == stored.header.hardware.engine
     for (cell_id, name), (cell, metric) in known.items():
         if (cell_id, name) in measured or not options.asks_for(cell):
             continue
         if cell.suite == "rivals" and not same_engine:  # another engine has other rivals, or none
             continue
-        if options.limited and metric.needs:
-            note = f"needs {metric.needs} samples, which --limit does not give"
+        if options.limited and (note := _too_few(metric, measured_cell=cell_id in cells)):
             yield Finding(cell_id, name, Verdict.CANNOT_JUDGE, metric.value, note=note)
         elif not options.partial:
             yield Finding(cell_id, name, Verdict.MISSING, metric.value, note="in the baseline, not measured")
     for (cell_id, name), (_, metric) in measured.items():
         if (cell_id, name) not in known:
             yield Finding(cell_id, name, Verdict.NEW, None, metric.value, note="not in the baseline")
+
+
+def _too_few(metric: Metric, *, measured_cell: bool) -> str:
+    """Why a metric may be absent where --limit left fewer items; empty if it may not."""
+    if metric.needs:
+        return f"needs {metric.needs} samples, which --limit does not give"
+    return "nothing of the kind happened on the items that --limit left" if measured_cell else ""
 
 
 def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator[Finding]:

@@ -256,7 +256,7 @@ class Harness:
             markdown.write_text(render_markdown(run, report), "utf8")
         return report.exit_code
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Iterator[None]:
         """Print the plan, or the report, below all other tables: a log's end should show the verdict."""
         yield

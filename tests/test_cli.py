@@ -128,7 +128,7 @@ def test_generate_explains(place: Place) -> None:
     assert (answer, empty) == (told["text"], "")
     assert columns.split()[-1] == "decision"
     assert [row.split()[-1] for row in rows] == [*(d["stage"] for d in told["drafts"]), told["stage"]]
-    assert cost == f"cost {told['cost']:.3g} declared"
+    assert cost == f"priced cost {told['cost']:.3g} declared"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_generate_explains(place: Place) -> None:
         (["--lam", "nan"], "lam must be a finite number, zero or more, got nan"),
         (["--ladder", "tinny"], "no ladder named 'tinny'"),
         (["--ladder", "none.toml"], "cannot read the ladder file none.toml"),
-        (["--policy", "none.json"], "none.json does not exist"),
+        (["--policy", "none.json"], "none.json does not exist; make it with"),
         (["--policy", "."], ". cannot be read: Is a directory"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--device", "cuda:99"], "device 'cuda:99' is not here"),
@@ -159,7 +159,10 @@ def assert_refused(done: Result, message: str) -> None:
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("prompt", "message"), [("", "empty prompt"), ("word " * 500, "exceed the context")])
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("", "the prompt is empty"), (" \n", "the prompt is empty"), ("word " * 500, "exceed the context")],
+)
 def test_generate_refuses_prompts(place: Place, prompt: str, message: str) -> None:
     """An empty prompt and one that does not fit are errors."""
     assert_refused(generate(place, prompt=prompt), message)

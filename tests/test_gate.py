@@ -229,6 +229,37 @@ def test_limit_compares_the_items_both_have(stored: Run):
     assert verdict(stored, limited(worse, 40), replace(OPTIONS, limited=True)).exit_code == 10
 
 
+def test_what_did_not_happen_on_fewer_items_is_not_missing(stored: Run):
+    """A policy that verifies nothing on a few items counts no verified tokens; on all it would be missed."""
+    verified = Metric(
+        name="verified_tokens", unit="tokens", kind="count", direction="lower", provenance="replayed",
+        value=1.0, tolerance=0.02,
+    )  # fmt: skip
+    cells = [
+        msgspec.structs.replace(cell, metrics=(*cell.metrics, verified)) if cell.suite == "cost" else cell
+        for cell in stored.cells
+    ]
+    more, few = msgspec.structs.replace(stored, cells=tuple(cells)), replace(OPTIONS, limited=True)
+    where = "cost[tiny-text-optimal-lam=1]", "verified_tokens"
+    assert verdict(more, limited(stored, 40), few).of(*where).verdict is Verdict.CANNOT_JUDGE
+    assert verdict(more, stored).of(*where).verdict is Verdict.MISSING
+    whole_suite = msgspec.structs.replace(
+        stored, cells=tuple(cell for cell in stored.cells if cell.suite != "cost")
+    )
+    assert verdict(more, whole_suite, few).of(*where).verdict is Verdict.MISSING
+
+
+def test_times_of_other_numbers_of_units_are_not_compared(stored: Run):
+    """The advice is not to record again: nothing was redefined, less was timed."""
+    fewer = change(
+        stored, "latency", "speedup",
+        lambda _, m: msgspec.structs.replace(m, seconds=m.seconds[:5], yardstick=m.yardstick[:5]),
+    )  # fmt: skip
+    found = verdict(stored, fewer).of("latency[tiny-text-optimal-lam=1]", "speedup")
+    assert found.verdict is Verdict.CANNOT_JUDGE
+    assert found.note == "5 units were timed, of the baseline's 20"
+
+
 def test_a_tail_percentile_that_limit_cannot_give_is_not_missing(stored: Run):
     """P95 needs 59 samples; without --limit its absence is MISSING."""
     p95 = Metric(

@@ -46,6 +46,13 @@ def test_no_arm_is_always_first_or_always_after_the_same():
     assert {pair for pair in before if pair[1] == "b"} == {("a", "b"), ("c", "b")}
 
 
+def test_passes_begin_with_another_arm():
+    """A single unit is begun by every arm in turn too."""
+    clock, log = FakeClock(), []
+    interleave(arms(clock, log, a=1, b=1, c=1), [0], 6, synchronise=nothing, clock=clock)
+    assert {name for name, _ in log[0::3]} == {"a", "b", "c"}
+
+
 def test_seconds_and_results_land_with_their_arm():
     """Rotation changes the order of running, not what belongs to whom."""
     clock, log = FakeClock(), []

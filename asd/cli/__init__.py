@@ -163,6 +163,8 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     steps = Ladder.load(ladder)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
     text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+    if not text.strip():
+        raise ConfigError("the prompt is empty; give one, or - to read it from standard input")
     cascade = Cascade(
         open_quietly(steps, device, engine),
         policy_for(fitted, lam, steps),
@@ -175,8 +177,11 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
         click.echo(_as_json(completion, steps, cascade.policy))
         return
     click.echo(completion.text)
+    if not completion.text.strip():
+        click.echo(f"stage {completion.stage} answered with nothing", err=True)
     if explain:
-        click.echo(f"\n{explain_completion(completion)}\n\ncost {completion.cost:.3g} {steps.price_unit}")
+        cost = f"priced cost {completion.cost:.3g} {steps.price_unit}"
+        click.echo(f"\n{explain_completion(completion)}\n\n{cost}")
 
 
 def _shipped_policy(ladder: Ladder) -> Path:
@@ -349,5 +354,5 @@ def _blocks(ladder: Ladder, traces: Sequence[Trace]) -> Iterator[str]:
         read = [trace.verifications[pair] for trace in traces if pair in trace.verifications]
         if read:
             best = plan_block(prices[drafter.stage], prices[stage.name], read)
-            told = f"{drafter.stage} drafts {drafter.block} tokens a block; by price {best} pay most"
+            told = f"{drafter.stage} drafts {drafter.block} tokens a block; by price block = {best} pays most"
             yield f"stage {stage.name}: {told}"

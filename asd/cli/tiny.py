@@ -11,8 +11,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from asd.cli.examples import examples
+from asd.cli.opening import open_quietly
 from asd.collect import collect, header_for
-from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import DataError
 from asd.ladder import Ladder
@@ -104,7 +104,7 @@ def evaluate(limit: int, batch: int, traces: Path, timed: int) -> None:
     from asd.tiny.tasks import GRADED  # noqa: PLC0415
 
     ladder = Ladder.load("tiny")
-    engines, workloads = open_engines(ladder, "cpu"), find_workloads(workload_names())
+    engines, workloads = open_quietly(ladder, "cpu"), find_workloads(workload_names())
     traces.parent.mkdir(parents=True, exist_ok=True)
     with TraceLog(traces, header_for(ladder, revisions(ladder), workloads, "test")) as log:
         rows = collect(workloads, engines, log, limit=limit, batch_size=batch)
