@@ -247,13 +247,14 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         write_record(path, self)
 
 
-def load(path: Path) -> PolicyArtifact:
+def load(path: str | Path) -> PolicyArtifact:
     """Read a policy artifact.
 
     Raises:
         DataError: The file is missing, cut off, of another version, has unknown fields, or its numbers do
             not make up a stopping problem on its ladder.
     """
+    path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist; make it with `asd collect` and `asd fit`")
     artifact = read_record(path, PolicyArtifact)
