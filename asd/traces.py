@@ -91,13 +91,13 @@ class Contents:
     cut: bytes
 
 
-def read_traces(path: Path) -> list[Trace]:
+def read_traces(path: str | Path) -> list[Trace]:
     """All traces of a file (`.gz` is unpacked), sorted by dataset and query id.
 
     Raises:
         DataError: The file is missing or holds no trace, or a line is broken or cut off.
     """
-    contents = parse(path)
+    contents = parse(Path(path))
     if contents.cut:
         raise DataError(
             f"the last line of {path} is cut off; run the same `asd collect` again: it drops the line and "
