@@ -282,10 +282,15 @@ def test_a_prompt_may_fill_the_context_exactly(tmp_path: Path) -> None:
         engine.generate([longer, replace(full, max_new_tokens=5)])
 
 
-def test_chat_template_wraps_the_prompt(path: Path, tmp_path: Path) -> None:
-    """With `chat_template` the prompt goes in as one user message; a model without a template is refused."""
+def test_chat_template_wraps_the_prompt(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With `chat_template` the prompt goes in as one user message; a model without a template is refused.
+
+    To leave out a template that is there is logged.
+    """
     with pytest.raises(EngineError, match="chat_template = true, but the tokenizer"):
         TransformersEngine(stage(path, chat_template=True), "cpu").load()
+    TransformersEngine(stage(path), "cpu").load()
+    assert not caplog.records
     shutil.copytree(path, tmp_path, dirs_exist_ok=True)
     tokenizer = AutoTokenizer.from_pretrained(path)
     tokenizer.chat_template = "{% for m in messages %}<s>{{ m.role }}:{{ m.content }}{% endfor %}"
@@ -294,6 +299,9 @@ def test_chat_template_wraps_the_prompt(path: Path, tmp_path: Path) -> None:
     by_hand = [replace(query, prompt=f"user:{query.prompt}") for query in queries(3)]
     expected = TransformersEngine(stage(path), "cpu").generate(by_hand)
     assert [(d.tokens, d.usage) for d in wrapped] == [(d.tokens, d.usage) for d in expected]
+    caplog.clear()
+    TransformersEngine(stage(tmp_path), "cpu").load()
+    assert "chat_template = true in the ladder uses it" in caplog.text
 
 
 def test_unload_gives_the_memory_back_and_generate_loads_again(path: Path) -> None:

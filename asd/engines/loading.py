@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from asd.engines.prompts import check_template
 from asd.engines.revisions import local_directory, revision
 from asd.errors import EngineError
 from asd.ladder import Stage
@@ -75,11 +76,7 @@ def _load_tokenizer(stage: Stage, commit: str | None) -> Any:
         raise _unreadable(stage, "tokenizer", error) from error
     if len(tokenizer) <= len(tokenizer.get_added_vocab()):
         raise _unreadable(stage, "tokenizer", "it has no vocabulary")
-    if stage.chat_template and tokenizer.chat_template is None:
-        raise EngineError(
-            f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
-            "set chat_template = false for a base model"
-        )
+    check_template(stage, tokenizer)
     return tokenizer
 
 

@@ -5,13 +5,16 @@ The border: tokenizers of `transformers` as they come, plain lists of ids out; n
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from asd.errors import ConfigError, PromptTooLongError
+from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.ladder import Stage
 from asd.types import Query
 
-__all__ = ["as_read", "check", "encode"]
+__all__ = ["as_read", "check", "check_template", "encode"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> list[int]:
@@ -61,3 +64,24 @@ def as_read(query: Query, stage: Stage, tokenizer: Any) -> str:
         return query.prompt
     chat = [{"role": "user", "content": query.prompt}]
     return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+
+def check_template(stage: Stage, tokenizer: Any) -> None:
+    """The stage's `chat_template` against its tokenizer.
+
+    Raises:
+        EngineError: The stage asks for a template and the tokenizer has none. That a template is left out
+            may be meant, so it is only logged.
+    """
+    if stage.chat_template and tokenizer.chat_template is None:
+        raise EngineError(
+            f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
+            "set chat_template = false for a base model"
+        )
+    if not stage.chat_template and tokenizer.chat_template is not None:
+        _LOG.warning(
+            "stage %r: prompts are given as they stand, although the tokenizer of %s has a chat template; "
+            "chat_template = true in the ladder uses it",
+            stage.name,
+            stage.model,
+        )

@@ -29,6 +29,7 @@ from dataclasses import dataclass, fields
 from importlib import metadata, util
 from typing import Any
 
+from asd.engines.prompts import check_template
 from asd.engines.revisions import local_directory, revision
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Stage
@@ -205,11 +206,7 @@ def _check(stage: Stage, running: Running) -> None:
     """Refuse now what would fail at the first request."""
     if len(running.tokenizer) <= len(running.tokenizer.get_added_vocab()):
         raise _unloadable(stage, "its tokenizer has no vocabulary")
-    if stage.chat_template and running.tokenizer.chat_template is None:
-        raise EngineError(
-            f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
-            "set chat_template = false for a base model"
-        )
+    check_template(stage, running.tokenizer)
     if is_cpu_build():
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
 
