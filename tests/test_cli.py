@@ -301,7 +301,10 @@ def test_control_c_leaves_a_file_to_go_on_with(place: Place, tmp_path: Path) -> 
         place.ladder,
     ]
     options = ["--datasets", "tiny-text", "--limit", "400", "--batch", "1", "--device", "cpu"]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+    with (
+        _hearing_control_c(),
+        subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process,
+    ):
         deadline = time.monotonic() + 120
         while (not out.exists() or out.read_bytes().count(b"\n") < 3) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -310,6 +313,16 @@ def test_control_c_leaves_a_file_to_go_on_with(place: Place, tmp_path: Path) -> 
     assert f"{out} is intact; give the same command again to go on" in errors
     assert "Traceback" not in errors
     assert len(read_traces(out)) >= 1
+
+
+@contextlib.contextmanager
+def _hearing_control_c() -> Iterator[None]:
+    """What a shell runs in the background is started deaf to it, and so is what that starts: tests, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _interrupt(process: subprocess.Popen[str]) -> str:
