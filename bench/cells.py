@@ -2,9 +2,9 @@
 
 Tolerances, and why: a point of quality is what a reader would notice; priced cost repeats exactly on one
 machine and may differ by a flipped token on another; interleaved ratios of two runs on a shared CPU differ by
-several per cent, so 15 % is the smallest loss that is surely real there, 30 % where few items are timed; bare
-seconds are comparable on an accelerator, while on a shared CPU they only tell when something takes several
-times as long.
+several per cent, so 15 % is the smallest loss that is surely real there, 30 % for the few questions of the
+rivals and 50 % where only a few units of many questions are timed, as at larger batches; bare seconds are
+comparable on an accelerator, while on a shared CPU they only tell when something takes several times as long.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-QUALITY, COST, COUNT, RATIO, RATIO_OF_FEW = 0.01, 0.02, 0.02, 0.15, 0.3
-FEW = 30
+QUALITY, COST, COUNT = 0.01, 0.02, 0.02
+RATIO, RATIO_OF_RIVALS, RATIO_OF_FEW = 0.15, 0.3, 0.5
+ENOUGH = 20
+"""Units timed, for `RATIO`."""
 SECONDS = {"cpu": 2.0, "accelerator": 0.2}
 DERIVED_QUALITY = 0.02
 SHARE = 0.05
@@ -142,9 +144,8 @@ def headline_cell(headline: Headline) -> Cell:
 def hardware_cell(footprint: Footprint, device: str) -> Cell:
     """What one contender takes of the hardware, all datasets together (`bench.hardware`)."""
     tolerance = SECONDS["cpu" if device == "cpu" else "accelerator"]
-    few = footprint.seconds.shape[1] < FEW
     metrics = [
-        _speedup(footprint.seconds, footprint.largest, RATIO_OF_FEW if few else RATIO),
+        _speedup(footprint.seconds, footprint.largest),
         Metric(
             name="device_s", unit="s a query", kind="time", direction="lower", provenance="measured",
             value=footprint.device_s, tolerance=tolerance,
@@ -217,7 +218,7 @@ def rival_cell(own: str, rival: str, timings: Timings[str]) -> Cell:
     return Cell(
         suite="rivals", policy=f"{own} over {rival}",
         metrics=(
-            _speedup(timings.seconds[own], timings.seconds[rival], RATIO_OF_FEW),
+            _speedup(timings.seconds[own], timings.seconds[rival], RATIO_OF_RIVALS),
             _value("agreement", "share of answers", "count", "higher", SHARE, same, "measured"),
         ),
     )  # fmt: skip
@@ -248,6 +249,7 @@ def _cell(suite: str, replay: Replay, *metrics: Metric) -> Cell:
 
 
 def _speedup(seconds: Array, largest: Array, tolerance: float = RATIO) -> Metric:
+    tolerance = tolerance if seconds.shape[1] >= ENOUGH else RATIO_OF_FEW
     passes = largest.sum(axis=1) / seconds.sum(axis=1)
     return Metric(
         name="speedup", unit="x", kind="time", direction="higher", provenance="measured",

@@ -367,6 +367,13 @@ def test_cells_hold_what_was_seen(session: Session):
     assert metric(run, "frontier[tiny-text-optimal]", "distinct_policies").value == distinct
 
 
+def test_the_fewer_units_are_timed_the_more_is_tolerated(session: Session):
+    """Twenty questions of a data set bound a ratio; a handful of larger calls says much less."""
+    run = all_cells(session)
+    assert metric(run, f"latency[{DATASETS[0]}-optimal-lam=5]", "speedup").tolerance == 0.15
+    assert metric(run, f"hardware[{ALL_MEMORY}]", "speedup").tolerance == 0.5
+
+
 def test_acceptance_is_counted_by_pair(session: Session):
     """Tokens and the histogram of accepted shares against a count by hand."""
     read = session.outcomes["tiny-text"].verifications("S>L")
