@@ -72,7 +72,7 @@ def check_prices(prices: Prices, where: str) -> None:
 
 
 class PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Prices as they stand in a file."""
+    """`Prices` of one stage as they stand in a file."""
 
     per_call: float
     per_prompt_token: float

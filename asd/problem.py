@@ -11,39 +11,23 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Self
 
-import msgspec
 import numpy as np
 
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.measurement.records import Record
-from asd.prices import Prices
+from asd.prices import PriceRow, Prices
 from asd.stopping.graph import Edge, FloatArray, Graph, Node
 from asd.types import VERIFY
 
-__all__ = ["Counts", "GraphRecord", "LadderPrices", "StagePrices"]
+__all__ = ["Counts", "GraphRecord", "LadderPrices"]
 
 Counts = tuple[float, ...]
 """Means of `asd.types.Usage.counts`, in its order."""
 
 
-class StagePrices(Record, frozen=True, kw_only=True):
-    """`asd.ladder.Prices` of one stage as they were when the policy was fitted."""
-
-    per_call: float
-    per_prompt_token: float
-    per_decoded_token: float
-    per_verified: float | None = None
-    per_load: float | None = None
-    per_drafted: float | None = None
-
-    def prices(self) -> Prices:
-        """The prices of that record."""
-        return Prices(**msgspec.structs.asdict(self))
-
-
-PriceTable = dict[str, StagePrices]
-"""By stage name, in ladder order."""
+PriceTable = dict[str, PriceRow]
+"""By stage name, in ladder order, as they were when the policy was fitted."""
 
 
 class LadderPrices(Record, frozen=True, kw_only=True):
@@ -92,7 +76,7 @@ class LadderPrices(Record, frozen=True, kw_only=True):
                 f"the policy knows prices at batch {', '.join(map(str, self.batches))}, not {batch}: measure "
                 "them (asd price --batch) and fit again"
             )
-        return {name: row.prices() for name, row in self.batched.get(batch, self.prices).items()}
+        return {name: row.opened() for name, row in self.batched.get(batch, self.prices).items()}
 
     def unit(self, batch: int = 1) -> float:
         """One cost unit: mean priced cost of the largest stage alone over the fitting rows."""
@@ -101,7 +85,7 @@ class LadderPrices(Record, frozen=True, kw_only=True):
 
 
 def _table(prices: Mapping[str, Prices]) -> PriceTable:
-    return {name: StagePrices(**asdict(of_stage)) for name, of_stage in prices.items()}
+    return {name: PriceRow(**asdict(of_stage)) for name, of_stage in prices.items()}
 
 
 class NodeRecord(Record, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
@@ -21,14 +21,16 @@ import pytest
 from click.testing import CliRunner, Result
 
 import asd
-from asd.cli import main
+from asd.cli import _blocks, main
 from asd.collect import header_for
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.ladder import Ladder
+from asd.pricing import plan_block
 from asd.tracelog import TraceLog
 from asd.traces import read_traces
 from asd.types import Query
+from tests import conducted, worlds
 from tests.models import save_random_model
 from tests.worlds import sample
 
@@ -166,6 +168,28 @@ def assert_refused(done: Result, message: str) -> None:
 def test_generate_refuses_prompts(place: Place, prompt: str, message: str) -> None:
     """An empty prompt and one that does not fit are errors."""
     assert_refused(generate(place, prompt=prompt), message)
+
+
+def test_an_empty_answer_is_told(place: Place) -> None:
+    """Beside the answer, not in it: the embedded ladder has nothing to say of France, but of a sum."""
+    silent, sum_ = (
+        run("generate", p, "--device", "cpu") for p in ("what is the capital of France?", "add 12+30")
+    )
+    assert (silent.exit_code, silent.stdout) == (0, "\n")
+    assert "answered with nothing" in silent.stderr
+    assert sum_.stdout.endswith("42\n")
+    assert "nothing" not in sum_.stderr
+
+
+def test_fit_tells_the_block_that_pays_most() -> None:
+    """One line a stage with a drafter, by prices and acceptance; none where nothing was verified."""
+    ladder, rows = worlds.drafting_ladder(), conducted.traces("fields", 30, seed=1)
+    prices = {stage.name: stage.prices for stage in ladder.stages}
+    best = plan_block(prices["S"], prices["L"], [row.verifications["S>L"] for row in rows])
+    [line] = _blocks(ladder, rows)
+    assert line.startswith("stage L: S drafts ")
+    assert line.endswith(f"block = {best} pays most")
+    assert not list(_blocks(ladder, [replace(row, verifications={}) for row in rows]))
 
 
 def test_a_policy_of_another_ladder_is_refused(place: Place, tmp_path: Path) -> None:
