@@ -106,6 +106,11 @@ class Batch:
     padding: Padding | None = None
 
     @property
+    def model_cache(self) -> dict[str, DynamicCache]:
+        """The cache under the name that the model knows it by."""
+        return {self.loaded.cache_argument: self.cache}
+
+    @property
     def n_bytes(self) -> int:
         """Memory of the keys and values."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
@@ -197,9 +202,9 @@ def read(batch: Batch, pieces: Sequence[Sequence[int]], n_last: Sequence[int], s
     columns = sorted(set().union(*wanted))
     logits: Tensor = batch.loaded.model(
         input_ids=ids.to(device),
-        past_key_values=batch.cache,
         use_cache=True,
         logits_to_keep=torch.tensor(columns, device=device),
+        **batch.model_cache,
         **masks,
     ).logits
     batch.n_slots += width
@@ -270,9 +275,7 @@ def feed(batch: Batch, tokens: Tensor) -> None:
     """Append one token to every row: one forward pass, after which `batch.logits` are the next token's."""
     batch.n_slots += 1
     masks = {} if batch.padding is None else batch.padding.step(batch.n_slots)
-    output = batch.loaded.model(
-        input_ids=tokens.unsqueeze(1), past_key_values=batch.cache, use_cache=True, **masks
-    )
+    output = batch.loaded.model(input_ids=tokens.unsqueeze(1), use_cache=True, **batch.model_cache, **masks)
     batch.logits = output.logits[:, -1].float()
 
 

@@ -6,6 +6,7 @@ Hugging Face hub. Only safetensors are read and no code that comes with a model 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Loaded:
         stop_ids: Tokens that end an answer; empty if the checkpoint names none.
         context: Number of positions the model has (None: unbounded).
         sees_all: Every layer attends to all tokens (no sliding window, no linear attention).
+        cache_argument: Name under which `model.forward` takes the key-value cache.
         revision: Hub commit, or "sha256:..." over the files of a local directory.
     """
 
@@ -40,6 +42,7 @@ class Loaded:
     stop_ids: tuple[int, ...]
     context: int | None
     sees_all: bool
+    cache_argument: str
     revision: str
 
 
@@ -65,7 +68,20 @@ def load(stage: Stage, device: torch.device) -> Loaded:
         _stop_ids(model, tokenizer),
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
         all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers),
+        _cache_argument(stage, model),
         found,
+    )
+
+
+def _cache_argument(stage: Stage, model: Any) -> str:
+    """Renamed in transformers 5.24, where the old name warns until it goes in 5.40."""
+    known = inspect.signature(model.forward).parameters
+    for name in ("cache", "past_key_values"):
+        if name in known:
+            return name
+    raise EngineError(
+        f"stage {stage.name!r}: {type(model).__name__}.forward takes no key-value cache (neither 'cache' nor "
+        "'past_key_values'), so it cannot decode here; use the vllm engine or another model"
     )
 
 
