@@ -5,7 +5,8 @@
     │   └── PolicyMismatchError   the policy was fitted on another ladder
     ├── DataError        a trace, workload, baseline or artifact file is missing, broken or empty
     ├── EngineError      a stage cannot load or cannot answer
-    │   ├── PromptTooLongError    the prompt does not fit the stage's context
+    │   ├── RefusedError          the stage will never answer this query; others are not affected
+    │   │   └── PromptTooLongError    the prompt does not fit the stage's context
     │   ├── OutOfMemoryError      the batch does not fit the stage's memory; a smaller one may
     │   ├── UnavailableError      the stage is not there, out of time or overloaded
     │   ├── PartialBatchError     some queries of a batch failed; holds the results of the others
@@ -44,7 +45,14 @@ class EngineError(AsdError):
     """A stage cannot be loaded or cannot answer."""
 
 
-class PromptTooLongError(EngineError):
+class RefusedError(EngineError):
+    """The stage will never answer this query, however often it is asked: a content filter, a rejected prompt.
+
+    It says something about the query, nothing about the health of the stage or about other queries.
+    """
+
+
+class PromptTooLongError(RefusedError):
     """The prompt and the room for an answer exceed the stage's context."""
 
 

@@ -29,7 +29,7 @@ from asd.errors import (
     EngineError,
     OutOfMemoryError,
     PartialBatchError,
-    PromptTooLongError,
+    RefusedError,
     UnavailableError,
 )
 from asd.policies import Policy
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 Clock = Callable[[], float]
 
-TOO_LARGE = (OutOfMemoryError, MemoryError, PromptTooLongError)
+TOO_LARGE = (OutOfMemoryError, MemoryError, RefusedError)
 """Errors that part of a batch may not meet."""
 
 
@@ -156,7 +156,7 @@ class Health:
 def _halved(batch: list[int], waiting: deque[list[int]], error: Exception) -> deque[list[int]]:
     """The batch in halves, before what waits; where memory was short, nothing larger than that waits."""
     size = (len(batch) + 1) // 2
-    if isinstance(error, PromptTooLongError):
+    if isinstance(error, RefusedError):
         return deque([batch[:size], batch[size:], *waiting])
     return deque(each[i : i + size] for each in [batch, *waiting] for i in range(0, len(each), size))
 
@@ -165,7 +165,7 @@ def _is_the_stages(error: Exception) -> bool:
     """Whether a failure says something of the stage, not of one query alone."""
     if isinstance(error, PartialBatchError):
         return any(isinstance(why, UnavailableError) for why in error.failed.values())
-    return not isinstance(error, PromptTooLongError)
+    return not isinstance(error, RefusedError)
 
 
 def _salvaged(action: str, batch: Sequence[int], error: Exception) -> dict[int, Any]:

@@ -24,6 +24,7 @@ from asd.errors import (
     OutOfMemoryError,
     PartialBatchError,
     PromptTooLongError,
+    RefusedError,
     UnavailableError,
 )
 from asd.evidence import Judgement
@@ -138,21 +139,22 @@ def test_one_query_that_does_not_fit_fails_alone() -> None:
 
 
 @given(n=st.integers(1, 20), batch_size=st.integers(1, 16), data=st.data())
-def test_prompts_too_long_are_found(n: int, batch_size: int, data: st.DataObject) -> None:
-    """Those that do not fit fail alone, the others are answered once, and the stage is not to blame."""
-    too_long = data.draw(st.sets(st.integers(0, n - 1)))
+def test_refused_queries_are_found(n: int, batch_size: int, data: st.DataObject) -> None:
+    """Those that are refused fail alone, the others are answered once, and the stage is not to blame."""
+    refused = data.draw(st.sets(st.integers(0, n - 1)))
+    refusal = data.draw(st.sampled_from([PromptTooLongError("long"), RefusedError("filtered")]))
     done: list[int] = []
 
     def call(batch: list[int]) -> list[int]:
-        if too_long & set(batch):
-            raise PromptTooLongError("long")
+        if refused & set(batch):
+            raise refusal
         done.extend(batch)
         return batch
 
     health = Health(trip_after=1)
     found = ask(health, call, n, batch_size)
-    assert {i for i, result in found.items() if isinstance(result, Failure)} == too_long
-    assert sorted(done) == sorted(set(range(n)) - too_long)
+    assert {i for i, result in found.items() if isinstance(result, Failure)} == refused
+    assert sorted(done) == sorted(set(range(n)) - refused)
     assert health.resting() == frozenset()
 
 
@@ -336,6 +338,7 @@ def always(error: Exception) -> Fails:
         OutOfMemoryError("short"),
         MemoryError(),
         PromptTooLongError("long"),
+        RefusedError("filtered"),
     ],
 )
 def test_another_stage_answers(error: Exception) -> None:
