@@ -6,8 +6,8 @@
     generate:  any other stage answers from the prompt
     repeat     until every query has stopped
 
-`Cascade.step` is one round of it; queries that chose the same are called together. A draft accepted whole is
-the verifier's answer too, without a call. Where the cascade was given a `Health` (`asd.resilience`), a stage
+`Cascade.step` is one round of it; queries that chose the same are called together. A draft accepted to
+its end is the verifier's answer too, without a call. Where the cascade was given a `Health` (`asd.resilience`), a stage
 that fails a query is done without from there on; else the failure ends the run, as a measurement must.
 
 The border: the loop knows queries, drafts and prices; what an answer is worth and when to stop is the
@@ -118,14 +118,14 @@ class Cascade:
         self._call(VERIFY + engine.stage_name, read, group, batch_size)
 
     def _continue(self, engine: Verifier, group: Sequence[Journey], batch_size: int) -> None:
-        """Go on from accepted prefixes; what was accepted whole and ends there needs no call."""
+        """Go on from accepted prefixes; one that is the verifier's whole answer needs no call."""
 
         def go_on(batch: Sequence[Journey]) -> list[Draft]:
             return engine.continue_(_queries(batch), [journey.read for journey in batch], self.acceptance)
 
-        settled = [journey for journey in group if journey.read.accepted and journey.drafted.finished]
-        for journey in settled:
-            journey.take(_adopted(journey.drafted, journey.read))
+        for journey in group:
+            if journey.read.text is not None:
+                journey.take(_adopted(journey.read, journey.read.text))
         self._call(engine.stage_name, go_on, [j for j in group if j.verification is not None], batch_size)
 
     def _call(self, action: str, call: Call, group: Sequence[Journey], batch_size: int) -> None:
@@ -228,11 +228,6 @@ class Journey:
         assert self.verification is not None
         return self.verification
 
-    @property
-    def drafted(self) -> Draft:
-        """The draft that was read."""
-        return self.drafts[self.read.drafter]
-
     def is_read_by(self, stage: str) -> bool:
         """The verification in hand is this stage's."""
         return self.verification is not None and self.verification.stage == stage
@@ -263,11 +258,11 @@ def _queries(group: Sequence[Journey]) -> list[Query]:
     return [journey.query for journey in group]
 
 
-def _adopted(draft: Draft, read: Verification) -> Draft:
-    """A draft that the verifier would have written too, as its own answer."""
+def _adopted(read: Verification, text: str) -> Draft:
+    """A draft that the verifier would have written too, as its own answer in its own words."""
     return Draft(
         stage=read.stage,
-        text=draft.text,
+        text=text,
         tokens=read.tokens,
         logprobs=read.logprobs,
         finished=True,

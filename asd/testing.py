@@ -151,6 +151,7 @@ class ScriptedEngine:
     def _verification(self, query: Query, draft: Draft) -> Verification:
         script = self._script(query)
         n, accepted = len(script.logprobs), draft.text == script.text
+        is_answer = accepted and draft.finished and script.finished
         same = (a == b for a, b in zip(draft.text, script.text, strict=False))
         n_shared = sum(1 for _ in takewhile(bool, same))
         n_accepted = n if accepted else min(n_shared, max(0, n - 1))
@@ -163,6 +164,7 @@ class ScriptedEngine:
             n_accepted=n_accepted,
             usage=Usage(len(query.prompt.split()), 0, 1, n_accepted + n_rejected),
             seconds=self._seconds,
+            text=script.text if is_answer else None,
         )
 
     def _script(self, query: Query) -> Script:

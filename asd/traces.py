@@ -12,7 +12,8 @@ draft; left out where there is none); lines of the same query are merged, so a f
      "verifications": {"S>M": {"n_accepted": 2, "tokens_in": 5, "tokens_out": 0, "n_passes": 1,
                                "seconds": 0.01, "tokens": [9, 2], "token_logprobs": [-0.3, -0.1]}}}
 
-What can be derived is not stored: confidence comes from `token_logprobs`, cost from the counts and the
+`"complete": false` marks a verification that did not read the whole draft. What can be derived is not stored:
+the text of a draft accepted to its end is the verifier's own `response`, confidence comes from `token_logprobs`, cost from the counts and the
 ladder's prices, which may be measured anew. The border: format and reading; nothing here runs a model.
 """
 
@@ -224,6 +225,7 @@ class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     tokens: tuple[int, ...]
     token_logprobs: tuple[float, ...]
     continued: _Continuation | None = None
+    complete: bool = True
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -303,6 +305,7 @@ def _to_row(verification: Verification, continuation: Usage | None) -> _Verifica
         tokens=verification.tokens,
         token_logprobs=verification.logprobs,
         continued=None if continuation is None else _to_continuation(continuation),
+        complete=verification.complete,
     )
 
 
@@ -366,6 +369,7 @@ def _to_verification(pair: str, row: _Verification) -> Verification:
         n_accepted=row.n_accepted,
         usage=Usage(row.tokens_in, row.tokens_out, row.n_passes, len(row.tokens)),
         seconds=row.seconds,
+        complete=row.complete,
     )
 
 

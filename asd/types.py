@@ -135,11 +135,16 @@ class Verification:
     Attributes:
         stage: Name of the stage that verified.
         drafter: Name of the stage whose draft was read.
-        tokens: The draft in the verifier's own tokens, its end included where the draft was finished.
+        tokens: The draft in the verifier's own tokens, as far as there is room for an answer. The end of a
+            finished draft is the verifier's most probable stop token there.
         logprobs: Natural log-probability of each of them under the verifier, same length as `tokens`.
         n_accepted: Length of the accepted prefix of `tokens`; the verifier goes on from there.
         usage: Counts of this call: the prompt, `len(tokens)` verified tokens, one pass.
         seconds: Wall time of the batch the query was in (not divided by its size).
+        complete: The whole draft was read, its end included where it is finished; False where it exceeds the
+            room, or the verifier's answer would end earlier or cannot end.
+        text: The verifier's whole answer, decoded from `tokens`, where it accepted all of them and the last
+            is a stop token; None: it has to go on.
     """
 
     stage: str
@@ -149,11 +154,13 @@ class Verification:
     n_accepted: int
     usage: Usage
     seconds: float
+    complete: bool = True
+    text: str | None = None
 
     @property
     def accepted(self) -> bool:
-        """Whether the whole draft was accepted."""
-        return self.n_accepted == len(self.tokens)
+        """Whether the whole draft was read and accepted."""
+        return self.complete and self.n_accepted == len(self.tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,10 @@ def save_random_model(
     path: Path, family: str = "llama", n_layers: int = 2, seed: int = 0, n_stops: int = 2
 ) -> Path:
     """Write a random model and its tokenizer to `path`, as `from_pretrained` reads them."""
-    tokenizer = _tokenizer()
+    tokenizer = _tokenizer(ends=n_stops > 0)
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(family, n_layers, len(tokenizer)))
-    stops = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")][:n_stops]
+    stops = tokenizer.convert_tokens_to_ids(["</s>", "."])[:n_stops]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 2:
@@ -78,8 +78,8 @@ def _config(family: str, n_layers: int, n_vocab: int) -> PretrainedConfig:
     raise ValueError(f"unknown family {family!r}")
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level pairs over a few lines; starts every prompt with <s>."""
+def _tokenizer(*, ends: bool) -> PreTrainedTokenizerFast:
+    """Byte-level pairs over a few lines; starts every prompt with <s>, and may know no end."""
     specials = ["<pad>", "<s>", "</s>"]
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(r" ?[a-z]+|[^a-z]"), behavior="isolated")
@@ -93,5 +93,5 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(CORPUS, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>" if ends else None
     )

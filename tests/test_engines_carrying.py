@@ -34,24 +34,30 @@ def draft(tokens: list[int], text: str = TEXT, *, finished: bool = True) -> Draf
 
 
 def carried(tokenizer: Any, given: Draft, room: int = 40, stops: tuple[int, ...] = STOPS) -> Carried:
-    return carry_over(given, "which? ", room, tokenizer=tokenizer, stop_ids=stops, n_vocab=len(tokenizer))
+    prompt = tokenizer("which? ")["input_ids"]
+    return carry_over(given, prompt, room, tokenizer=tokenizer, stop_ids=stops, n_vocab=len(tokenizer))
+
+
+def ended(tokens: list[int], *, complete: bool = True) -> Carried:
+    """A draft that ends in a stop token."""
+    return Carried(tokens, closed=True, complete=complete, any_stop=True)
 
 
 def test_tokens_that_read_the_same_are_kept(tokenizer: Any, words: list[int]) -> None:
-    """However they split the text; the stop token stays the one that was written, if it is one here."""
+    """However they split the text; a stop token that was written stands for all of them, if it is one here."""
     letters = [t for letter in TEXT for t in tokenizer(letter, add_special_tokens=False)["input_ids"]]
     assert letters != words
     with_stop = TEXT + tokenizer.decode([19])  # a stop token that is a character like others
     for tokens in (words, letters):
-        assert carried(tokenizer, draft([*tokens, 2])) == Carried([*tokens, 2], closed=True)
-        assert carried(tokenizer, draft([*tokens, 19], with_stop)) == Carried([*tokens, 19], closed=True)
+        assert carried(tokenizer, draft([*tokens, 2])) == ended([*tokens, 2])
+        assert carried(tokenizer, draft([*tokens, 19], with_stop)) == ended([*tokens, 19])
         assert carried(tokenizer, draft(tokens, finished=False)) == Carried(tokens, closed=False)
 
 
 @pytest.mark.parametrize("foreign", [[7, 8, 9, 3], [9_999, 2], []])
 def test_other_tokens_are_split_anew(tokenizer: Any, words: list[int], foreign: list[int]) -> None:
     """Ids that mean something else here, or nothing, count as the text they stand for."""
-    assert carried(tokenizer, draft(foreign)) == Carried([*words, 2], closed=True)
+    assert carried(tokenizer, draft(foreign)) == ended([*words, 2])
 
 
 def test_a_text_is_split_as_it_continues_the_prompt(tokenizer: Any) -> None:
@@ -60,24 +66,30 @@ def test_a_text_is_split_as_it_continues_the_prompt(tokenizer: Any) -> None:
     alone = list(tokenizer(" pear", add_special_tokens=False)["input_ids"])
     assert carried(tokenizer, given).tokens == alone
     seam = replace(given, text="ple")
-    after_ap = carry_over(seam, "ap", 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=len(tokenizer))
+    ap = tokenizer("ap")["input_ids"]
+    after_ap = carry_over(seam, ap, 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=len(tokenizer))
     assert after_ap.tokens == list(tokenizer("ple", add_special_tokens=False)["input_ids"])
 
 
 def test_a_foreign_stop_becomes_an_own_one(tokenizer: Any, words: list[int]) -> None:
-    """A finished draft ends in this stage's stop token; without one it is open; nothing follows a stop."""
-    assert carried(tokenizer, draft([*words, 7])) == Carried([*words, 2], closed=True)
-    assert carried(tokenizer, draft([*words, 7]), stops=()) == Carried(words, closed=False)
+    """A finished draft ends in this stage's stop token; without one its end cannot be read; nothing follows
+    a stop."""
+    assert carried(tokenizer, draft([*words, 7])) == ended([*words, 2])
+    no_end = carried(tokenizer, draft([*words, 7]), stops=())
+    assert no_end == Carried(words, closed=False, complete=False)
     in_between = carried(tokenizer, draft([*words, 7]), stops=(words[1],))
-    assert in_between == Carried(words[:2], closed=True)
+    assert in_between == ended(words[:2], complete=False)
 
 
 def test_what_exceeds_the_room_is_left_out(tokenizer: Any, words: list[int]) -> None:
-    """A draft as long as the room is closed, stop or not; a longer one is cut."""
+    """A draft as long as the room is closed, stop or not; a longer one is cut, and says so."""
     n = len(words)
-    assert carried(tokenizer, draft([*words, 2]), n + 1) == Carried([*words, 2], closed=True)
-    assert carried(tokenizer, draft([*words, 2]), n) == Carried(words, closed=True)
-    assert carried(tokenizer, draft(words, finished=False), n - 1) == Carried(words[:-1], closed=True)
+    assert carried(tokenizer, draft([*words, 2]), n + 1) == ended([*words, 2])
+    assert carried(tokenizer, draft([*words, 2]), n) == Carried(words, closed=True, complete=False)
+    assert carried(tokenizer, draft(words, finished=False), n) == Carried(words, closed=True)
+    assert carried(tokenizer, draft(words, finished=False), n - 1) == Carried(
+        words[:-1], closed=True, complete=False
+    )
 
 
 def test_a_closed_draft_s_last_token_is_not_read() -> None:

@@ -21,6 +21,7 @@ from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Lossless
 from asd.prices import Prices
+from asd.testing import Script, ScriptedEngine
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 from asd.workloads.catalogue import find_workloads, workload_names
 from tests.models import save_random_model, stage
@@ -164,7 +165,11 @@ def test_a_verification_says_what_a_full_pass_says(path: Path, engine: Transform
         assert v.n_accepted == agrees.index(False)
         assert (v.stage, v.drafter) == ("L", "S")
         assert v.usage == Usage(len(prompt), 0, 1, n_verified=len(v.tokens))
-        assert v.tokens == draft.tokens[: len(v.tokens)]
+        ends = v.tokens[-1:] and v.tokens[-1] in engine.loaded.stop_ids
+        n_text = len(v.tokens) - bool(ends)
+        assert v.tokens[:n_text] == draft.tokens[:n_text]
+        if ends:  # in L's most probable stop token
+            assert v.tokens[-1] == max(engine.loaded.stop_ids, key=lambda stop: float(logits[-1, stop]))
         assert len(v.tokens) <= query.max_new_tokens
 
 
@@ -393,3 +398,49 @@ def test_impossible_verifications_are_refused(engine: TransformersEngine) -> Non
     with pytest.raises(ConfigError, match="'XL' verified, so 'L' cannot go on"):
         engine.continue_(asked, foreign)
     assert engine.verify([], []) == engine.continue_([], []) == []
+
+
+def texts_only(drafts: Sequence[Draft]) -> list[Draft]:
+    """The same drafts as a server tells them: without token ids."""
+    return [replace(draft, stage="S", tokens=(), logprobs=()) for draft in drafts]
+
+
+def test_a_draft_cut_by_the_room_is_not_adopted(ladder: dict[str, TransformersEngine]) -> None:
+    """S writes on where L's answer is full: all that L read stands, and the answer is still L's, not S's."""
+    [workload] = find_workloads(["tiny-arithmetic"])
+    [query] = workload.queries("test", 1)
+    engine = ladder["L"]
+    [longer] = engine.generate([query])
+    n_text = len(longer.tokens) - 1
+    assert longer.finished
+    for room in (1, 2, n_text - 1, n_text):
+        short = replace(query, max_new_tokens=room)
+        [own] = engine.generate([short])
+        [read] = engine.verify([short], texts_only([longer]))
+        assert (read.n_accepted, len(read.tokens), read.text) == (room, room, None)
+        assert not read.complete
+        assert not read.accepted
+        assert_same_answers(engine.continue_([short], [read]), [own])
+        prices = {name: Prices(0.0, 0.0, 1.0) for name in ("S", "L")}
+        fleet = {"S": ScriptedEngine("S", {query.prompt: Script(longer.text, longer.logprobs)}), "L": engine}
+        [done] = Cascade(fleet, Lossless(("S", "L")), prices).run([short])
+        assert (done.stage, done.text) == ("L", own.text)
+
+
+@pytest.mark.parametrize("n_stops", [0, 1, 2])
+def test_a_draft_ends_in_whatever_token_the_verifier_stops_with(tmp_path: Path, n_stops: int) -> None:
+    """Text drafts of the stage's own answers are accepted to their ends, whichever stop token it writes.
+
+    Without a stop token there is no end to be accepted, and the stage writes on until its room is full.
+    """
+    engine = TransformersEngine(stage(save_random_model(tmp_path, n_stops=n_stops), "L"), "cpu")
+    asked = questions(40)
+    own = engine.generate(asked)
+    drafts = [replace(d, finished=True) for d in texts_only(own)] if n_stops == 0 else texts_only(own)
+    read = engine.verify(asked, drafts)
+    whole = [(v, d) for v, d in zip(read, own, strict=True) if v.text is not None]
+    assert all((v.tokens, v.text, v.accepted) == (d.tokens, d.text, True) for v, d in whole)
+    stops = {d.tokens[-1] for _, d in whole}
+    assert len(stops) == n_stops
+    assert all(d.finished for _, d in whole)
+    assert_same_answers(engine.continue_(asked, read), own)

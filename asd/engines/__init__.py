@@ -86,7 +86,10 @@ class Verifier(Engine, Protocol):
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
     ) -> list[Verification]:
-        """Read one draft per query in one forward pass; same order. Drafts may be another tokenizer's."""
+        """Read one draft per query in one forward pass; same order. Drafts may be another tokenizer's.
+
+        `Verification.text` is set only where `continue_` would return it without writing a token.
+        """
 
     def continue_(
         self,

@@ -70,7 +70,7 @@ class ReplayEngine:
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
     ) -> list[Verification]:
-        """The recorded verification of every draft.
+        """The recorded verification of every draft; with its text where the stage's own answer is the draft.
 
         Raises:
             ConfigError: Anything but lossless greedy verification is asked for.
@@ -115,12 +115,16 @@ class ReplayEngine:
 
     def _find_verification(self, query: Query, pair: str) -> Verification:
         try:
-            return self._verifications[query.dataset, query.id, pair]
+            read = self._verifications[query.dataset, query.id, pair]
         except KeyError:
             raise DataError(
                 f"no recorded verification {pair!r} for query {query.id!r} of dataset {query.dataset!r}; "
                 "collect it first"
             ) from None
+        own = self._drafts.get((query.dataset, query.id))
+        if own is None or not own.finished or not own.tokens or own.tokens != read.tokens[: read.n_accepted]:
+            return read
+        return replace(read, text=own.text)
 
     def _record(self, query: Query, draft: Draft) -> None:
         key = (query.dataset, query.id)

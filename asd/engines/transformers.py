@@ -142,8 +142,8 @@ class TransformersEngine:
         """Read one draft per query in one forward pass; what `continue_` needs is kept for a while.
 
         A draft whose tokens read as the same text here is read as those tokens, else its text is split into
-        tokens anew. A finished draft ends in a stop token of this stage; one longer than the room for an
-        answer is cut.
+        tokens anew. A finished draft ends in this stage's most probable stop token; one longer than the room
+        for an answer is cut.
 
         Raises:
             ConfigError, PromptTooLongError, EngineError: As `generate`; `acceptance` cannot be followed.
@@ -158,25 +158,28 @@ class TransformersEngine:
         batch = open_batch(loaded, len(queries))
         judged = read_drafts(batch, prompts, carried, acceptance, self.padding_side)
         batch.logits = judged.after
+        texts = [self._whole_answer(loaded, *row) for row in zip(judged.tokens, judged.n_accepted, strict=True)]
         self.synchronise()
         seconds = self._clock() - start
         verifications = [
             Verification(
                 stage=self.stage.name,
                 drafter=draft.stage,
-                tokens=tuple(read.tokens),
+                tokens=tokens,
                 logprobs=logprobs,
                 n_accepted=n_accepted,
-                usage=Usage(len(prompt), n_decoded=0, n_passes=1, n_verified=len(read.tokens)),
+                usage=Usage(len(prompt), n_decoded=0, n_passes=1, n_verified=len(tokens)),
                 seconds=seconds,
+                complete=read.complete,
+                text=text,
             )
-            for draft, read, prompt, logprobs, n_accepted in zip(
-                drafts, carried, prompts, judged.logprobs, judged.n_accepted, strict=True
+            for draft, read, prompt, tokens, logprobs, n_accepted, text in zip(
+                drafts, carried, prompts, judged.tokens, judged.logprobs, judged.n_accepted, texts, strict=True
             )
         ]
         keys = [
-            None if verification.accepted and draft.closed else _key(query, verification)
-            for query, verification, draft in zip(queries, verifications, carried, strict=True)
+            None if draft.closed and v.n_accepted == len(v.tokens) else _key(query, v)
+            for query, v, draft in zip(queries, verifications, carried, strict=True)
         ]
         if loaded.sees_all:  # else what was read cannot be taken back
             self._keeper.put(batch, judged.drop, keys)
@@ -258,12 +261,18 @@ class TransformersEngine:
     def _carry(self, loaded: Loaded, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
         return carry_over(
             draft,
-            loaded.tokenizer.decode(prompt),
+            prompt,
             query.max_new_tokens,
             tokenizer=loaded.tokenizer,
             stop_ids=loaded.stop_ids,
             n_vocab=loaded.model.config.get_text_config().vocab_size,
         )
+
+    @staticmethod
+    def _whole_answer(loaded: Loaded, tokens: Sequence[int], n_accepted: int) -> str | None:
+        """What the stage would have written, where that is the draft to its end."""
+        is_whole = n_accepted == len(tokens) > 0 and tokens[-1] in loaded.stop_ids
+        return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)) if is_whole else None
 
     def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
         stretches = decode(batch, limits, loaded.stop_ids, choose, self._look_every)

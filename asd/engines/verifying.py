@@ -35,12 +35,15 @@ class Judged:
     """What logits say of drafts, by row.
 
     Attributes:
-        logprobs: Natural log-probability of every drafted token at temperature 1.
+        tokens: What was judged: the drafts, ending in the verifier's most probable stop token where any will
+            do.
+        logprobs: Natural log-probability of each of them at temperature 1.
         n_accepted: Length of the accepted prefix.
         after: Logits after the accepted prefix, [n, vocab]; of a closed draft accepted whole, meaningless.
         drop: Tokens that were read beyond the accepted prefix.
     """
 
+    tokens: list[tuple[int, ...]]
     logprobs: list[tuple[float, ...]]
     n_accepted: list[int]
     after: Tensor
@@ -76,17 +79,28 @@ def read_drafts(
     at = [start + i for start, draft in zip(starts, drafts, strict=True) for i in range(len(draft.tokens))]
     drafted = _ids([token for draft in drafts for token in draft.tokens], logits)
     scores = logits if len(at) == len(logits) else logits[_ids(at, logits)]
-    logprobs, accepted = _judge(scores, drafted, acceptance, q)
     bounds = list(pairwise(accumulate((len(draft.tokens) for draft in drafts), initial=0)))
+    ends = [b - 1 for (_, b), draft in zip(bounds, drafts, strict=True) if draft.any_stop]
+    _take_own_stops(drafted, ends, scores, batch.loaded.stop_ids)
+    logprobs, accepted = _judge(scores, drafted, acceptance, q)
+    tokens = drafted.tolist()
     n_accepted = [n_leading(accepted[a:b]) for a, b in bounds]
     last = [min(n, n_fed) for n, n_fed in zip(n_accepted, fed, strict=True)]
     after = _ids([start + n for start, n in zip(starts, last, strict=True)], logits)
     return Judged(
+        tokens=[tuple(tokens[a:b]) for a, b in bounds],
         logprobs=[tuple(logprobs[a:b]) for a, b in bounds],
         n_accepted=n_accepted,
         after=logits[after],
         drop=[n_fed - n for n_fed, n in zip(fed, last, strict=True)],
     )
+
+
+def _take_own_stops(drafted: Tensor, ends: list[int], scores: Tensor, stop_ids: Sequence[int]) -> None:
+    """Put the verifier's most probable stop token in these places; exact, as it looks at no draw."""
+    if ends and len(stop_ids) > 1:
+        at, stops = _ids(ends, scores), _ids(sorted(stop_ids), scores)  # of equals, argmax takes the first
+        drafted[at] = stops[scores[at][:, stops].argmax(-1)]
 
 
 def _judge(

@@ -30,8 +30,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
-from asd.engines.carrying import carry_over
-from asd.engines.prompts import as_read, encode
+from asd.engines.carrying import Carried, carry_over
+from asd.engines.prompts import encode
 from asd.engines.vllm_loading import Running, check_device, require_vllm, start, stop
 from asd.engines.vllm_requests import Reply, Request, Score, ask
 from asd.errors import ConfigError, UnavailableError
@@ -133,13 +133,13 @@ class VllmEngine:
         prompts = [self._encode(running, query) for query in queries]
         carried = [self._carry(running, *pair) for pair in zip(queries, drafts, prompts, strict=True)]
         scoring = [
-            Request([*prompt, *tokens], 1, {"temperature": 0.0, "prompt_logprobs": 1})
-            for prompt, tokens in zip(prompts, carried, strict=True)
+            Request([*prompt, *read.tokens], 1, {"temperature": 0.0, "prompt_logprobs": 1})
+            for prompt, read in zip(prompts, carried, strict=True)
         ]
         replies = self._ask(running, scoring)
         verifications = [
-            self._verification(draft.stage, tokens, reply, acceptance.tolerance)
-            for draft, tokens, reply in zip(drafts, carried, replies, strict=True)
+            self._verification(running, draft.stage, read, reply, acceptance.tolerance)
+            for draft, read, reply in zip(drafts, carried, replies, strict=True)
         ]
         return self._timed(verifications, began)
 
@@ -187,31 +187,35 @@ class VllmEngine:
     def _encode(self, running: Running, query: Query) -> list[int]:
         return encode(query, self.stage, running.tokenizer, running.context)
 
-    def _carry(self, running: Running, query: Query, draft: Draft, prompt: Sequence[int]) -> tuple[int, ...]:
+    def _carry(self, running: Running, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
         """The draft in this stage's tokens; vLLM wants a free position behind what it scores."""
-        carried = carry_over(
+        return carry_over(
             draft,
-            as_read(query, self.stage, running.tokenizer),
-            query.max_new_tokens,
+            prompt,
+            min(query.max_new_tokens, running.context - 1 - len(prompt)),
             tokenizer=running.tokenizer,
             stop_ids=running.stop_ids,
             n_vocab=running.n_vocab,
         )
-        return tuple(carried.tokens[: running.context - 1 - len(prompt)])
 
     def _verification(
-        self, drafter: str, tokens: tuple[int, ...], reply: Reply, tolerance: float | None
+        self, running: Running, drafter: str, read: Carried, reply: Reply, tolerance: float | None
     ) -> Verification:
-        n_prompt = len(reply.scores) - len(tokens)
+        n_prompt = len(reply.scores) - len(read.tokens)
         rows = reply.scores[n_prompt:]
+        tokens = _with_own_stop(rows, read, running.stop_ids)
+        n_accepted = _n_accepted(rows, tokens, tolerance)
+        is_answer = n_accepted == len(tokens) > 0 and tokens[-1] in running.stop_ids
         return Verification(
             stage=self.stage.name,
             drafter=drafter,
             tokens=tokens,
             logprobs=tuple(row[token].logprob for row, token in zip(rows, tokens, strict=True)),
-            n_accepted=_n_accepted(rows, tokens, tolerance),
+            n_accepted=n_accepted,
             usage=Usage(n_prompt=n_prompt, n_decoded=0, n_passes=1, n_verified=len(tokens)),
             seconds=0.0,
+            complete=read.complete,
+            text=running.tokenizer.decode(list(tokens), skip_special_tokens=True) if is_answer else None,
         )
 
     def _rest(self, running: Running, query: Query, verification: Verification) -> Request | None:
@@ -268,6 +272,14 @@ def _check_acceptance(acceptance: Acceptance) -> None:
             f"the vllm engine verifies at temperature 0, not {acceptance.sampling.temperature}: vLLM gives "
             "no probabilities of a prompt at another temperature; use the transformers engine"
         )
+
+
+def _with_own_stop(rows: Sequence[Row], read: Carried, stop_ids: Sequence[int]) -> tuple[int, ...]:
+    """The draft, ending in the stop token that is the most probable token there, if one is."""
+    if not read.any_stop:
+        return tuple(read.tokens)
+    own = [token for token, score in rows[-1].items() if score.rank == 1 and token in stop_ids]
+    return (*read.tokens[:-1], *(own or read.tokens[-1:])[:1])
 
 
 def _n_accepted(rows: Sequence[Row], tokens: Sequence[int], tolerance: float | None) -> int:

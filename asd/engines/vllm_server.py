@@ -105,20 +105,24 @@ class VllmServerEngine(OpenAIEngine):
     def _verify(self, query: Query, draft: Draft, tolerance: float | None) -> Verification:
         start = self._clock()
         prompt = self._prompt_ids(query)
-        drafted = self._draft_ids(query, draft, prompt)
+        drafted, complete = self._draft_ids(query, draft, prompt)
         body = {"model": self._model, "prompt": prompt + drafted, **ECHO}
         reply = self._server.post("completions", body, EchoReply)
         echo = self._read(lambda: reply.tail(len(drafted), len(prompt) + len(drafted)))
         own, best = np.exp(echo.logprobs), np.exp(echo.best)
         accepted = own >= best if tolerance is None else accept_lenient(own, best, tolerance)
+        n_accepted = n_leading(accepted)
+        ends = bool(drafted) and drafted[-1] == self._end
         return Verification(
             stage=self.stage.name,
             drafter=draft.stage,
             tokens=tuple(drafted),
             logprobs=echo.logprobs,
-            n_accepted=n_leading(accepted),
+            n_accepted=n_accepted,
             usage=Usage(n_prompt=len(prompt), n_decoded=0, n_passes=1, n_verified=len(drafted)),
             seconds=self._clock() - start,
+            complete=complete,
+            text=self._text(drafted, ended=True) if ends and n_accepted == len(drafted) else None,
         )
 
     def _continue(self, query: Query, verification: Verification) -> Draft:
@@ -147,12 +151,13 @@ class VllmServerEngine(OpenAIEngine):
             return self._tokenize({"prompt": query.prompt, "add_special_tokens": True})
         return self._tokenize({"messages": chat_of(query), "add_generation_prompt": True})
 
-    def _draft_ids(self, query: Query, draft: Draft, prompt: Sequence[int]) -> list[int]:
-        """The draft in this stage's tokens, with its end, as far as there is room for an answer."""
+    def _draft_ids(self, query: Query, draft: Draft, prompt: Sequence[int]) -> tuple[list[int], bool]:
+        """The draft in this stage's tokens, its end included, as far as there is room; whether all of it is."""
         ids = self._tokenize({"prompt": draft.text, "add_special_tokens": False}) if draft.text else []
         if draft.finished and len(ids) < query.max_new_tokens:
             ids.append(self._end_id(query, [*prompt, *ids]))
-        return ids[: query.max_new_tokens]
+        complete = len(ids) <= query.max_new_tokens and (not draft.finished or ids[-1:] == [self._end])
+        return ids[: query.max_new_tokens], complete
 
     def _end_id(self, query: Query, prefix: Sequence[int]) -> int:
         """The stop token; where none has been seen, the server goes on from a prefix until it stops."""
