@@ -6,9 +6,9 @@
     generate:  any other stage answers from the prompt
     repeat     until every query has stopped
 
-`Cascade.step` is one round of it; queries that chose the same are called together. A draft accepted to
-its end is the verifier's answer too, without a call. Where the cascade was given a `Health` (`asd.resilience`), a stage
-that fails a query is done without from there on; else the failure ends the run, as a measurement must.
+`Cascade.step` is one round of it; queries that chose the same are called together. A draft accepted to its
+end is the verifier's answer too, without a call. Where the cascade was given a `Health` (`asd.resilience`), a
+stage that fails a query is done without from there on; else the failure ends the run, as a measurement must.
 
 The border: the loop knows queries, drafts and prices; what an answer is worth and when to stop is the
 policy's business (`asd.policies`), how tokens come about the engine's (`asd.engines`). Stopping early changes

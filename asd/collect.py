@@ -12,6 +12,7 @@ The border: collecting asks for answers and scores them; it neither decides nor 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -114,12 +115,13 @@ def _verify(engine: Verifier, drafter: str, queries: Sequence[Query], log: Trace
     def read(batch: list[int]) -> list[Trace]:
         queries = [pending[i].query for i in batch]
         found = engine.verify(queries, [pending[i].outcomes[drafter].draft for i in batch])
+        rows = [replace(v, text=None) for v in found]  # the text is in the verifier's own outcome
         if not isinstance(engine, Drafted):
-            return [Trace(query, {}, {pair: v}) for query, v in zip(queries, found, strict=True)]
+            return [Trace(query, {}, {pair: row}) for query, row in zip(queries, rows, strict=True)]
         more = engine.continue_(queries, found)
         return [
-            Trace(query, {}, {pair: v}, {pair: draft.usage})
-            for query, v, draft in zip(queries, found, more, strict=True)
+            Trace(query, {}, {pair: row}, {pair: draft.usage})
+            for query, row, draft in zip(queries, rows, more, strict=True)
         ]
 
     asked = [trace.query for trace in pending]

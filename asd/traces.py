@@ -13,8 +13,9 @@ draft; left out where there is none); lines of the same query are merged, so a f
                                "seconds": 0.01, "tokens": [9, 2], "token_logprobs": [-0.3, -0.1]}}}
 
 `"complete": false` marks a verification that did not read the whole draft. What can be derived is not stored:
-the text of a draft accepted to its end is the verifier's own `response`, confidence comes from `token_logprobs`, cost from the counts and the
-ladder's prices, which may be measured anew. The border: format and reading; nothing here runs a model.
+the text of a draft accepted to its end is the verifier's own `response`, confidence comes from
+`token_logprobs`, cost from the counts and the ladder's prices, which may be measured anew. The border: format
+and reading; nothing here runs a model.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def test_later_stages_read_every_earlier_draft(tmp_path: Path) -> None:
     run(path, engines)
     for trace in read_traces(path):
         [verification] = engines["L"].verify([trace.query], [trace.outcomes["S"].draft])
-        assert trace.verifications == {"S>L": verification}
+        assert trace.verifications == {"S>L": replace(verification, text=None)}  # it is in L's outcome
         assert verification.accepted == (len(trace.query.prompt) % 2 == 0)
 
 

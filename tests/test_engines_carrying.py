@@ -44,7 +44,7 @@ def ended(tokens: list[int], *, complete: bool = True) -> Carried:
 
 
 def test_tokens_that_read_the_same_are_kept(tokenizer: Any, words: list[int]) -> None:
-    """However they split the text; a stop token that was written stands for all of them, if it is one here."""
+    """However they split the text; a written stop token stands for all of them, if it is one here."""
     letters = [t for letter in TEXT for t in tokenizer(letter, add_special_tokens=False)["input_ids"]]
     assert letters != words
     with_stop = TEXT + tokenizer.decode([19])  # a stop token that is a character like others

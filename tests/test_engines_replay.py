@@ -82,6 +82,27 @@ def test_going_on_after_everything_was_accepted_takes_no_call() -> None:
     assert went_on.usage == NO_CALL
 
 
+def test_a_draft_that_is_the_stage_s_own_answer_is_told_with_its_text() -> None:
+    """Where the accepted prefix is the recorded answer to its end, it is that answer; else L goes on."""
+    own = Draft("L", "l's words", (5, 9, 2), (-0.5, -0.2, -0.1), True, Usage(3, 3, 3), 0.1)
+    whole = replace(READ, n_accepted=3)
+
+    def told(read: Verification, own: Draft) -> str | None:
+        engine = ReplayEngine("L", [Trace(Q1, {"L": Outcome(own, 1.0)}, {"S>L": read})])
+        return engine.verify([Q1], [draft("S", "s1")])[0].text
+
+    assert told(whole, own) == "l's words"
+    cut = replace(whole, tokens=(5, 9), logprobs=(-0.5, -3.0), n_accepted=2, complete=False)
+    for read, answer in [
+        (READ, own),
+        (cut, own),
+        (whole, replace(own, finished=False)),
+        (whole, replace(own, tokens=(5, 9, 3))),
+        (replace(READ, n_accepted=0), replace(own, tokens=())),
+    ]:
+        assert told(read, answer) is None
+
+
 def test_a_verification_that_was_not_recorded_is_an_error() -> None:
     """Naming pair, query and dataset."""
     with pytest.raises(DataError, match=r"'M>L' for query '1' of dataset 'd'"):

@@ -75,6 +75,7 @@ def any_trace(draw: st.DrawFn) -> Trace:
         n_accepted=draw(st.integers(0, len(read))),
         usage=Usage(draw(st.integers(0, 99)), draw(st.integers(0, 1)), 1, len(read)),
         seconds=draw(finite),
+        complete=draw(st.booleans()),
     )
     pair = pair_name(verification.drafter, verification.stage)
     outcomes = {draft.stage: Outcome(draft, draw(st.none() | st.floats(0, 1)))}

@@ -158,7 +158,9 @@ class TransformersEngine:
         batch = open_batch(loaded, len(queries))
         judged = read_drafts(batch, prompts, carried, acceptance, self.padding_side)
         batch.logits = judged.after
-        texts = [self._whole_answer(loaded, *row) for row in zip(judged.tokens, judged.n_accepted, strict=True)]
+        texts = [
+            self._whole_answer(loaded, *row) for row in zip(judged.tokens, judged.n_accepted, strict=True)
+        ]
         self.synchronise()
         seconds = self._clock() - start
         verifications = [
@@ -174,7 +176,14 @@ class TransformersEngine:
                 text=text,
             )
             for draft, read, prompt, tokens, logprobs, n_accepted, text in zip(
-                drafts, carried, prompts, judged.tokens, judged.logprobs, judged.n_accepted, texts, strict=True
+                drafts,
+                carried,
+                prompts,
+                judged.tokens,
+                judged.logprobs,
+                judged.n_accepted,
+                texts,
+                strict=True,
             )
         ]
         keys = [

@@ -152,7 +152,7 @@ class VllmServerEngine(OpenAIEngine):
         return self._tokenize({"messages": chat_of(query), "add_generation_prompt": True})
 
     def _draft_ids(self, query: Query, draft: Draft, prompt: Sequence[int]) -> tuple[list[int], bool]:
-        """The draft in this stage's tokens, its end included, as far as there is room; whether all of it is."""
+        """The draft in this stage's tokens as far as there is room, and whether that is all of it."""
         ids = self._tokenize({"prompt": draft.text, "add_special_tokens": False}) if draft.text else []
         if draft.finished and len(ids) < query.max_new_tokens:
             ids.append(self._end_id(query, [*prompt, *ids]))
