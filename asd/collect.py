@@ -51,7 +51,13 @@ def header_for(
 def _stage_header(stage: Stage, revision: str) -> StageHeader:
     # where a directory lies may differ between machines
     model = Path(stage.model).name if Path(stage.model).is_absolute() else stage.model
-    return StageHeader(model=model, revision=revision, dtype=stage.dtype, chat_template=stage.chat_template)
+    return StageHeader(
+        model=model,
+        revision=revision,
+        dtype=stage.dtype,
+        chat_template=stage.chat_template,
+        chat_template_kwargs=dict(stage.chat_template_kwargs),
+    )
 
 
 def collect(

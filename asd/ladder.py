@@ -72,6 +72,7 @@ class Stage:
         tensor_parallel: Devices the model is spread over.
         memory_gib: Memory the weights take, over all devices; None: not known.
         chat_template: Wrap the prompt in the tokenizer's chat template.
+        chat_template_kwargs: Variables that the template is given, as `{"enable_thinking": False}`.
         engine: What runs it, one of `asd.engines.opening.ENGINES`; None: whatever the run is told.
         drafter: Drafts for it where that pays (`Prices.per_drafted`); None: nobody.
         options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
@@ -88,6 +89,7 @@ class Stage:
     options: Mapping[str, Mapping[str, object]] = field(default_factory=dict, hash=False)
     batched: Mapping[int, Prices] = field(default_factory=dict, hash=False)
     drafter: Drafter | None = None
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +182,7 @@ class Ladder:
                 "prices": stage.prices.known(),
             }
             | ({"drafter": asdict(stage.drafter)} if stage.drafter else {})
+            | ({"chat_template_kwargs": stage.chat_template_kwargs} if stage.chat_template_kwargs else {})
             for stage in self.stages
         ]
         content = json.dumps({"price_unit": self.price_unit, "stages": stages}, sort_keys=True)
@@ -203,6 +206,7 @@ class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     engine: str | None = None
     options: dict[str, dict[str, object]] = {}
     drafter: _DrafterRow | None = None
+    chat_template_kwargs: dict[str, object] = {}
 
 
 class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,6 +239,7 @@ def _read(path: Path) -> Ladder:
             options=row.options,
             batched={batch: of_batch[row.name].opened() for batch, of_batch in table.batched.items()},
             drafter=None if row.drafter is None else Drafter(row.drafter.stage, row.drafter.block),
+            chat_template_kwargs=row.chat_template_kwargs,
         )
         for row in file.stages
     )
@@ -289,6 +294,12 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise ConfigError(f"{where}: tensor_parallel must be at least 1, not {stage.tensor_parallel}")
     if stage.memory_gib is not None and not (math.isfinite(stage.memory_gib) and stage.memory_gib > 0):
         raise ConfigError(f"{where}: memory_gib must be a positive number, not {stage.memory_gib}")
+    if stage.chat_template_kwargs and not stage.chat_template:
+        raise ConfigError(f"{where}: chat_template_kwargs are for a chat template; set chat_template = true")
+    _check_stage_prices(stage, where)
+
+
+def _check_stage_prices(stage: Stage, where: str) -> None:
     check_prices(stage.prices, where)
     for batch, prices in stage.batched.items():
         if batch < 2:

@@ -40,7 +40,7 @@ Key = tuple[str, str]
 """Dataset and query id: what identifies a trace within a file."""
 
 
-class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """What answered: everything about a stage that its answers depend on, and no more (prices do not enter).
 
     Attributes:
@@ -48,12 +48,14 @@ class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         revision: Commit, or hash of the directory's files.
         dtype: As the ladder asks for it.
         chat_template: Whether prompts are wrapped in the chat template.
+        chat_template_kwargs: Variables that the template was given.
     """
 
     model: str
     revision: str
     dtype: str
     chat_template: bool
+    chat_template_kwargs: dict[str, object] = {}
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

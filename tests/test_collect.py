@@ -312,3 +312,13 @@ def test_files_of_another_run_are_refused(tmp_path: Path) -> None:
     TraceLog(other, header_for(LADDER, {"S": "r1", "L": "r2"}, WORKLOADS, "fit")).__exit__()
     with pytest.raises(ConfigError, match=r"other\.jsonl was collected with"):
         read_collected([path, other], LADDER, "fit")
+
+
+def test_template_variables_are_part_of_a_stage() -> None:
+    """Answers of a stage whose chat template gets other variables are another run's."""
+    chatting = replace(LADDER.stages[0], chat_template=True)
+    headers = [
+        header_for(replace(LADDER, stages=(stage, LADDER.stages[1])), REVISIONS, WORKLOADS, "fit")
+        for stage in (chatting, replace(chatting, chat_template_kwargs={"enable_thinking": False}))
+    ]
+    assert headers[0] != headers[1]

@@ -31,6 +31,7 @@ dtype = "bfloat16"
 tensor_parallel = 2
 memory_gib = 30.5
 chat_template = true
+chat_template_kwargs = { enable_thinking = false }
 prices = { per_call = 4, per_prompt_token = 0.2, per_decoded_token = 16.0 }
 """
 SMALL = Stage("small", "org/small", Prices(0.0, 0.0, 1.0))
@@ -67,7 +68,16 @@ def test_a_file_says_all_about_its_stages(path: Path) -> None:
     small, big = ladder.stages
     assert (ladder.name, ladder.price_unit, ladder.prices_measured) == ("mine", "ms", "here, today")
     assert small == Stage("small", str(path.parent / "weights/small"), Prices(2.0, 0.1, 8.0))
-    assert big == Stage("big", "org/big", Prices(4.0, 0.2, 16.0), "bfloat16", 2, 30.5, True)
+    assert big == Stage(
+        "big",
+        "org/big",
+        Prices(4.0, 0.2, 16.0),
+        "bfloat16",
+        2,
+        30.5,
+        True,
+        chat_template_kwargs={"enable_thinking": False},
+    )
 
 
 def test_relative_models_are_found_from_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +205,7 @@ def test_fingerprint_follows_stages_and_prices(path: Path, tmp_path: Path) -> No
         replace(base, stages=(replace(SMALL, prices=Prices(0.1, 0, 1.0)), BIG)),
         replace(base, stages=(replace(SMALL, dtype="float32"), BIG)),
         replace(base, stages=(replace(SMALL, chat_template=True), BIG)),
+        replace(base, stages=(replace(SMALL, chat_template=True, chat_template_kwargs={"a": 1}), BIG)),
         replace(base, price_unit="usd"),
     ]
     assert len({base.fingerprint, *(variant.fingerprint for variant in variants)}) == len(variants) + 1

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,6 +31,17 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 texts = st.text(st.characters(codec="utf-8"))
 stage_names = st.text(st.characters(codec="utf-8", exclude_characters=">"), min_size=1)
 VERIFIED = Verification("L", "S", (9, 2), (-0.5, -0.25), n_accepted=1, usage=Usage(5, 0, 1, 2), seconds=0.25)
+
+
+def test_template_variables_are_part_of_what_answered(tmp_path: Path) -> None:
+    """Other template variables are another stage; a header without any is as it always was."""
+    plain = HEADER.stages["S"]
+    changed = msgspec.structs.replace(plain, chat_template_kwargs={"enable_thinking": False})
+    header = msgspec.structs.replace(HEADER, stages=HEADER.stages | {"S": changed})
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(encode_header(header))
+    assert read_header(path) == header != HEADER
+    assert b"chat_template_kwargs" not in encode_header(HEADER)
 
 
 def trace(query_id: str = "q1", stage: str = "S", score: float | None = 1.0) -> Trace:

@@ -120,7 +120,7 @@ class CachingEngine:
     ) -> None:
         self._engine = engine
         self._store = store
-        self._identity = (revision, stage.dtype, stage.chat_template)
+        self._identity = (revision, stage.dtype, stage.chat_template, stage.chat_template_kwargs)
         self._clock = clock
 
     @property

@@ -5,7 +5,9 @@ The border: tokenizers of `transformers` as they come, plain lists of ids out; n
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from typing import Any
 
 from asd.errors import ConfigError, EngineError, PromptTooLongError
@@ -15,6 +17,9 @@ from asd.types import Query
 __all__ = ["as_read", "check", "check_template", "encode"]
 
 _LOG = logging.getLogger(__name__)
+
+VARIABLES = {"tools", "documents"}
+"""Arguments of `apply_chat_template` that it hands to the template; the others control how it is applied."""
 
 
 def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> list[int]:
@@ -49,13 +54,15 @@ def check(query: Query) -> None:
     """Refuse a query that no model can answer.
 
     Raises:
-        ConfigError: The prompt is empty or there is no room for an answer.
+        ConfigError: The prompt is empty or no text, or there is no room for an answer.
     """
     where = f"query {query.id!r} of {query.dataset!r}"
     if query.max_new_tokens < 1:
         raise ConfigError(f"{where}: max_new_tokens must be at least 1, not {query.max_new_tokens}")
     if not query.prompt:
         raise ConfigError(f"{where} has an empty prompt; give it some text")
+    if not query.prompt.isascii() and re.search("[\ud800-\udfff]", query.prompt):
+        raise ConfigError(f"{where} has a prompt with bytes that are not UTF-8; give it text in UTF-8")
 
 
 def as_read(query: Query, stage: Stage, tokenizer: Any) -> str:
@@ -63,13 +70,15 @@ def as_read(query: Query, stage: Stage, tokenizer: Any) -> str:
     if not stage.chat_template:
         return query.prompt
     chat = [{"role": "user", "content": query.prompt}]
-    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+    kwargs = stage.chat_template_kwargs
+    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **kwargs))
 
 
 def check_template(stage: Stage, tokenizer: Any) -> None:
-    """The stage's `chat_template` against its tokenizer.
+    """The stage's `chat_template` and `chat_template_kwargs` against its tokenizer.
 
     Raises:
+        ConfigError: The template has no such variables, or they are not to be set.
         EngineError: The stage asks for a template and the tokenizer has none. That a template is left out
             may be meant, so it is only logged.
     """
@@ -78,6 +87,13 @@ def check_template(stage: Stage, tokenizer: Any) -> None:
             f"stage {stage.name!r}: chat_template = true, but the tokenizer of {stage.model} has none; "
             "set chat_template = false for a base model"
         )
+    taken = inspect.signature(tokenizer.apply_chat_template).parameters.keys() - VARIABLES
+    for name in stage.chat_template_kwargs:
+        if name in taken or not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            raise ConfigError(
+                f"stage {stage.name!r}: the chat template of {stage.model} has no variable {name!r} that "
+                "chat_template_kwargs could set; correct its name or leave it out"
+            )
     if not stage.chat_template and tokenizer.chat_template is not None:
         _LOG.warning(
             "stage %r: prompts are given as they stand, although the tokenizer of %s has a chat template; "

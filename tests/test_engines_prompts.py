@@ -1,0 +1,89 @@
+"""Text before a model sees it: chat templates and the variables that a stage sets in them."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from asd.engines.prompts import as_read, check, check_template, encode
+from asd.engines.transformers import TransformersEngine
+from asd.errors import ConfigError
+from asd.ladder import Ladder, Stage
+from asd.types import Query
+
+SMALL = Ladder.load("tiny").stages[0]
+ASKED = Query("q", "d", "add 2+3", max_new_tokens=4)
+TEMPLATE = (
+    "{{ bos_token + messages[-1]['content'] + '\\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '==' }}{% endif %}"
+    "{% for tool in tools or [] %}{{ tool }}{% endfor %}"
+)
+
+
+@functools.cache
+def tokenizer() -> Any:
+    loaded = AutoTokenizer.from_pretrained(SMALL.model)
+    loaded.chat_template = TEMPLATE
+    return loaded
+
+
+def stage(**kwargs: object) -> Stage:
+    return replace(SMALL, chat_template_kwargs=kwargs)
+
+
+def test_template_variables_reach_the_template() -> None:
+    """A prompt is what the template makes of it with the stage's variables."""
+    assert as_read(ASKED, stage(), tokenizer()) == "<s>add 2+3\n"
+    assert as_read(ASKED, stage(enable_thinking=False), tokenizer()) == "<s>add 2+3\n=="
+    assert as_read(ASKED, stage(enable_thinking=True), tokenizer()) == "<s>add 2+3\n"
+    assert len(encode(ASKED, stage(enable_thinking=False), tokenizer(), 256)) == 2 + len(
+        encode(ASKED, stage(), tokenizer(), 256)
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["enable_thinkin", "thinking", "tokenize", "add_generation_prompt", "chat_template"]
+)
+def test_a_variable_that_the_template_does_not_have(name: str) -> None:
+    """A template would ignore a misspelt variable, so it is refused; so is what is no variable."""
+    with pytest.raises(ConfigError, match=f"stage 'S'.* has no variable '{name}'"):
+        check_template(stage(**{name: False}), tokenizer())
+
+
+def test_a_variable_that_the_template_has() -> None:
+    """It is accepted whatever its value, and whether the library knows it or not."""
+    check_template(stage(enable_thinking=None, tools=[]), tokenizer())
+
+
+def test_variables_without_a_template() -> None:
+    """They are for a chat template; a ladder whose stage has none is refused."""
+    alone = replace(stage(enable_thinking=False), chat_template=False)
+    with pytest.raises(ConfigError, match="chat_template_kwargs are for a chat template"):
+        Ladder("one", (alone,), "declared", "made up")
+
+
+def test_the_transformers_engine_sets_the_variables(tmp_path: Path) -> None:
+    """The model reads what the template makes of them; a wrong one is refused when the stage is loaded."""
+    own = copytree(SMALL.model, tmp_path / "S")
+    (own / "chat_template.jinja").write_text(TEMPLATE)
+    drafts = [
+        TransformersEngine(replace(stage(**kwargs), model=str(own)), "cpu").generate([ASKED])[0]
+        for kwargs in ({}, {"enable_thinking": False})
+    ]
+    assert [draft.usage.n_prompt for draft in drafts] == [7, 9]
+    with pytest.raises(ConfigError, match="no variable 'thinking'"):
+        TransformersEngine(replace(stage(thinking=False), model=str(own)), "cpu").load()
+
+
+@pytest.mark.parametrize("prompt", ["add 1\udce9", "\ud83d", "a\udfff"])
+def test_a_prompt_that_is_no_utf_8(prompt: str) -> None:
+    """Bytes that are no text are refused by the query's name before a tokenizer sees them."""
+    with pytest.raises(ConfigError, match="query 'q' of 'd' has a prompt with bytes that are not UTF-8"):
+        check(replace(ASKED, prompt=prompt))
+    check(replace(ASKED, prompt="\U0001f600 é"))
