@@ -28,6 +28,8 @@ class FakeServer(ThreadingHTTPServer):
 
     Attributes:
         asked: Bodies of all requests for a completion, in the order of arrival.
+        tokenized: Bodies of all requests to tokenize or to put tokens together.
+        models: What `/models` lists.
         connections: How many were opened.
         most_in_flight: Most completions asked for at one time.
         delay: Seconds a completion takes.
@@ -48,6 +50,8 @@ class FakeServer(ThreadingHTTPServer):
         """Back to the beginning, running on."""
         self.faults: deque[Fault] = deque()
         self.asked: list[dict[str, Any]] = []
+        self.tokenized: list[dict[str, Any]] = []
+        self.models: list[dict[str, Any]] | None = [{"id": "tiny", "root": "/models/tiny"}]
         self.headers: list[Mapping[str, str]] = []
         self.connections = 0
         self.in_flight = self.most_in_flight = 0
@@ -131,11 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
-        self.reply(200, b'{"object": "list", "data": [{"id": "tiny", "root": "/models/tiny"}]}')
+        self.reply(200, json.dumps({"object": "list", "data": self.server.models}).encode())
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.path in ("/tokenize", "/detokenize"):
+            self.server.tokenized.append(body)
             self.reply(200, json.dumps(self._tokenizer(body)).encode())
             return
         server = self.server

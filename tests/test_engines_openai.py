@@ -47,8 +47,8 @@ from tests.fakeserver import (
     saying,
     serving,
 )
+from tests.served import ANSWERS, query, stage
 
-ANSWERS = {"2+2=": "4", "say abc ": "abc", "spell ": "a longer answer"}
 KEY = "sk-very-secret-0123456789"
 COUNTS = '{"prompt_tokens": 4, "completion_tokens": 1}'
 
@@ -57,10 +57,6 @@ def reply(logprobs: str = "-0.1", usage: str = COUNTS, choices: str | None = Non
     """The text of a reply, its parts as given, whether they make sense or not."""
     one = '{"text": "4", "finish_reason": "stop", "logprobs": {"token_logprobs": [' + logprobs + "]}}"
     return '{"choices": [' + (one if choices is None else choices) + '], "usage": ' + usage + "}"
-
-
-def query(prompt: str = "2+2=", room: int = 20) -> Query:
-    return Query(prompt, "d", prompt, max_new_tokens=room)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +76,6 @@ def no_pause() -> Iterator[None]:
     """Retries follow at once, as often as the engine wants."""
     with stamina.set_testing(True, attempts=4, cap=True):
         yield
-
-
-def stage(url: str, *, chat: bool = False, **options: object) -> Stage:
-    settings = {"base_url": url, "timeout_s": 5.0} | options
-    return Stage("S", "tiny", Prices(1, 0, 0), chat_template=chat, options={"openai": settings})
 
 
 @pytest.fixture(scope="module")
@@ -274,13 +265,17 @@ def test_a_server_that_is_not_there() -> None:
         ("{not json", "malformed"),
         ('{"choices": [', "malformed"),
         (b"\xff\xfe\x00", "malformed"),
-        ('{"error": "no"}', "malformed"),
-        (reply("NaN"), "malformed"),
-        (reply("null"), "malformed"),
-        (reply("1e999"), "malformed|log-probability inf"),
+        ("[1, 2]", "malformed"),
+        (reply("NaN"), "makes no sense: log-probability nan"),
+        (reply('"-0.1"'), "malformed"),
+        (reply("1e999"), "makes no sense: log-probability inf"),
         (reply("0.5"), "makes no sense: log-probability 0.5"),
-        (reply(usage="{}"), "malformed"),
+        (reply(usage='{"prompt_tokens": 4, "completion_tokens": -1}'), "a count of -1 tokens"),
         (reply(choices=""), "0 choices instead of 1"),
+        ('{"choices": null}', "0 choices instead of 1"),
+        ('{"object": "text_completion"}', "0 choices instead of 1"),
+        ('{"choices": {"text": "4"}}', "malformed"),
+        (reply(choices='{"finish_reason": "stop"}'), "neither text nor message"),
         (reply(choices='{"text": "a"}, {"text": "b"}'), "2 choices instead of 1"),
     ],
 )

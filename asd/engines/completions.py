@@ -10,17 +10,22 @@ has is the server's business.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+import msgspec
+
 from asd.engines import GREEDY, Sampling
+from asd.engines.counting import Counter
 from asd.engines.prompts import check
-from asd.engines.replies import ChatReply, Models, Reply, Served, Written
+from asd.engines.replies import Models, Reply, Served, Written
 from asd.engines.server import Server, Settings
-from asd.errors import ConfigError, EngineError, PartialBatchError, UnavailableError
+from asd.errors import ConfigError, EngineError, PartialBatchError, RefusedError, UnavailableError
 from asd.ladder import Stage
 from asd.types import Draft, Query
 
@@ -28,12 +33,28 @@ __all__ = ["OpenAIEngine"]
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger(__name__)
+
+CUT_EARLY = (
+    "ran out of room before the first word of an answer (finish_reason 'length'); raise the max_new_tokens "
+    "(max tokens) of the workload, "
+)
+THOUGHT_ONLY = (
+    "wrote reasoning and no answer: the field for reasoning holds text, content is empty; correct the "
+    "reasoning parser of the server, "
+)
+THINKING_OFF = (
+    "or turn thinking off: chat_template_kwargs = { enable_thinking = false } in the stage, or the "
+    "server's own switch in options.openai.extra_body"
+)
+
 
 class OpenAIEngine:
     """One stage behind one server; implements `asd.engines.Engine`.
 
-    Usage is what the server counts; a token is taken for a forward pass, whatever the server does inside.
-    `Draft.seconds` are those of the query's own request.
+    Usage is what the server counts, or what can be counted here where it does not (`asd.engines.counting`); a
+    token is taken for a forward pass, whatever the server does inside. `Draft.seconds` are those of the
+    query's own request.
 
     Args:
         stage: What to run; its `options.openai` are `asd.engines.server.Settings`.
@@ -49,6 +70,8 @@ class OpenAIEngine:
         self._model = self.settings.model or stage.model
         self._clock = clock
         self._server = Server(stage.name, self.settings)
+        self._counter = Counter(stage, self.settings.tokenizer)
+        self._warned = False
 
     @property
     def stage_name(self) -> str:
@@ -57,8 +80,17 @@ class OpenAIEngine:
 
     @property
     def revision(self) -> str:
-        """What the server says it serves, "served:..."; which commit that is, only the server knows."""
-        return f"served:{self._served().root or self._model}"
+        """What the server says it serves, "served:..."; which commit that is, only the server knows.
+
+        With it a hash of what the stage adds to requests and leaves out, for that decides answers too.
+        """
+        served = f"served:{self._served().root or self._model}"
+        if not (self.settings.extra_body or self.settings.omit):
+            return served
+        form = msgspec.json.encode(
+            [self.settings.extra_body, sorted(self.settings.omit)], order="deterministic"
+        )
+        return f"{served}+{hashlib.sha256(form).hexdigest()[:8]}"
 
     def load(self) -> None:
         """Make sure that the server is there and has the model.
@@ -80,9 +112,10 @@ class OpenAIEngine:
 
         Raises:
             ConfigError: An empty prompt, no room for an answer, or `sampling` that cannot be followed.
-            PromptTooLongError: A prompt does not fit, and no other query was answered.
-            PartialBatchError: Some queries failed and others were answered.
-            EngineError: All failed: no connection, refused, out of time, or a reply that makes no sense.
+            RefusedError: The server refuses the one query there is: filtered, rejected, too long.
+            PartialBatchError: Some queries failed and others were answered, or several were refused.
+            EngineError: All failed: no connection, out of time, a request that the server does not take, or a
+                reply that makes no sense.
         """
         for query in queries:
             check(query)
@@ -91,30 +124,57 @@ class OpenAIEngine:
 
     def _write(self, query: Query, choice: Mapping[str, Any]) -> Draft:
         start = self._clock()
-        written = self._answer(query, {**choice, "max_tokens": query.max_new_tokens})
+        written = self._answer(query, choice)
         return Draft(
             stage=self.stage.name,
             text=written.text,
             tokens=written.tokens,
             logprobs=written.logprobs,
             finished=written.finished,
-            usage=written.usage,
+            usage=self._counter.usage(query, written),
             seconds=self._clock() - start,
         )
 
-    def _answer(self, query: Query, body: dict[str, Any]) -> Written:
+    def _answer(self, query: Query, choice: Mapping[str, Any]) -> Written:
         """Ask for the answer to one query."""
+        room = {self.settings.max_tokens_field: query.max_new_tokens}
         if not self.stage.chat_template:
-            return self._complete(body | {"prompt": query.prompt})
-        chat = {"messages": chat_of(query), "logprobs": self.settings.logprobs}
-        return self._ask("chat/completions", body | chat, ChatReply)
+            return self._complete({"prompt": query.prompt, **choice, **room})
+        kwargs = self.stage.chat_template_kwargs
+        chat = {"messages": chat_of(query)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+        return self._ask("chat/completions", {**chat, **choice, **room}, {"logprobs": True})
 
     def _complete(self, body: dict[str, Any]) -> Written:
-        return self._ask("completions", body | ({"logprobs": 1} if self.settings.logprobs else {}), Reply)
+        return self._ask("completions", body, {"logprobs": 1})
 
-    def _ask(self, path: str, body: dict[str, Any], reply: type[Reply] | type[ChatReply]) -> Written:
-        answer = self._server.post(path, {"model": self._model} | body, reply)
-        return self._read(answer.written)
+    def _ask(self, path: str, body: dict[str, Any], logprobs: dict[str, Any]) -> Written:
+        own = {"model": self._model} | body | (logprobs if self.settings.logprobs else {})
+        sent = {name: value for name, value in own.items() if name not in self.settings.omit}
+        reply = self._server.post(path, sent | self.settings.extra_body, Reply)
+        refusal = self._read(reply.refusal)
+        if refusal is not None:
+            raise RefusedError(f"{self._server.where} withholds the answer: {self._server.excerpt(refusal)}")
+        written = self._read(reply.written)
+        if not written.text.strip():
+            self._explain_silence(written)
+        return written
+
+    def _explain_silence(self, written: Written) -> None:
+        """Say once why answers may be empty.
+
+        Raises:
+            RefusedError: The model has thought and said nothing, which is no answer.
+        """
+        if written.is_cut:
+            self._warn(f"{self._server.where} {CUT_EARLY}{THINKING_OFF}")
+        elif written.has_thought:
+            self._warn(f"{self._server.where} {THOUGHT_ONLY}{THINKING_OFF}")
+            raise RefusedError(f"{self._server.where} {THOUGHT_ONLY}{THINKING_OFF}")
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            self._warned = True
+            _LOG.warning("%s", message)
 
     def _read(self, reading: Callable[[], T]) -> T:
         try:
@@ -123,7 +183,7 @@ class OpenAIEngine:
             raise EngineError(f"{self._server.where} returned data that makes no sense: {error}") from error
 
     def _served(self) -> Served:
-        models = self._server.get("models", Models).data
+        models = self._server.get("models", Models).data or []
         for model in models:
             if model.id == self._model:
                 return model
@@ -137,7 +197,8 @@ def fan_out(call: Callable[[int], T], n: int, concurrency: int) -> list[T]:
     """Do it for 0 to n - 1, several at a time; once the server is not there, what has not begun never begins.
 
     Raises:
-        PartialBatchError: Some failed; it holds the results of the others.
+        PartialBatchError: Some failed; it holds the results of the others. Or all did, and some were refused:
+            none of these needs to be asked again.
         EngineError: All failed, the first of them so.
     """
     done: dict[int, T] = {}
@@ -163,7 +224,8 @@ def settled(done: Mapping[int, T], failed: Mapping[int, EngineError]) -> list[T]
     if not failed:
         return [done[i] for i in range(len(done))]
     first = failed[min(failed)]
-    if not done:
+    refused = [error for error in failed.values() if isinstance(error, RefusedError)]
+    if not done and (len(failed) == 1 or not refused):
         raise first
     raise PartialBatchError(f"{len(failed)} of {len(done) + len(failed)} queries: {first}", done, failed)
 

@@ -8,15 +8,26 @@ One server a stage, each spread over as many devices and nodes as it likes:
     engine = "openai"
     options.openai = { base_url = "http://gpu-3:8000/v1", dialect = "vllm", api_key_env = "GPU_3_KEY" }
 
-`asd.engines.server.Settings` lists the keys. Any such server answers (`asd.engines.completions`); vLLM's also
-verifies drafts (`asd.engines.vllm_server`). Start it with `--generation-config vllm`: what a checkpoint
+`asd.engines.settings.Settings` lists the keys. Any such server answers (`asd.engines.completions`); vLLM's
+also verifies drafts (`asd.engines.vllm_server`). Start it with `--generation-config vllm`: what a checkpoint
 suggests about sampling would change greedy answers too.
+
+A server may want requests of another form, as OpenAI's reasoning models do, or report no usage:
+
+    [stages.options.openai]
+    base_url = "https://api.openai.com/v1"
+    api_key_env = "OPENAI_API_KEY"
+    logprobs = false
+    max_tokens_field = "max_completion_tokens"
+    omit = ["temperature", "top_p"]
+    extra_body = { reasoning_effort = "low" }
+    tokenizer = "./weights/tokenizer"            # counts where the server does not
 """
 
 from __future__ import annotations
 
 from asd.engines.completions import OpenAIEngine
-from asd.engines.server import Settings
+from asd.engines.settings import Settings
 from asd.engines.vllm_server import VllmServerEngine
 from asd.ladder import Stage
 

@@ -1,7 +1,9 @@
 """What an OpenAI-compatible server may reply, as far as it is read here, and what of it is believed.
 
-Fields that are not read may be anything; those that are must have the right type (msgspec), and numbers must
-make sense: log-probabilities finite and not positive, one reply for one request. The border: no HTTP here.
+Servers differ in what they leave out and in how they write log-probabilities (two forms of OpenAI's,
+llama.cpp's, Ollama's); one shape reads all of them. Fields that are not read may be anything; those that are
+must have the right type (msgspec), and numbers must make sense: log-probabilities not positive, one choice
+for one request. No HTTP here.
 """
 
 from __future__ import annotations
@@ -9,18 +11,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from asd.types import Usage
 
-__all__ = ["ChatReply", "Echo", "EchoReply", "Models", "Reply", "Served", "Text", "Tokens", "Written"]
+__all__ = ["Echo", "EchoReply", "Models", "Reply", "Served", "Text", "Tokens", "Written"]
 
 T = TypeVar("T")
 
 ROUNDING = 1e-6
 """A log-probability may be this much above 0."""
+LEAST_LOGPROB = -9999.0
+"""What stands for probability 0, as at OpenAI."""
+ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+"""Values of `finish_reason`, in lower case, of an answer that ended by itself."""
+CUT = ("length", "max_tokens")
+"""Of one that ran out of room."""
+WITHHELD = ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content")
+"""Of one that the server or the model would not give."""
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -33,7 +43,7 @@ class Served(msgspec.Struct, frozen=True):
 class Models(msgspec.Struct, frozen=True):
     """Reply of `/models`."""
 
-    data: list[Served]
+    data: list[Served] | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -53,8 +63,8 @@ class _Cached(msgspec.Struct, frozen=True):
 
 
 class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _Cached | None = None
 
     @property
@@ -70,9 +80,12 @@ class Written:
     Attributes:
         text: Without the prompt.
         tokens: Ids, the stop token included; empty where the server does not tell.
-        logprobs: One a token; empty where the server gives none.
+        logprobs: One a token; empty where the server gives none, or not of every token.
         finished: The answer ended by itself.
-        usage: As the server counts, one forward pass a token.
+        is_cut: It ran out of room.
+        has_thought: Something stands in a field for reasoning, beside the text.
+        n_prompt: Prompt tokens as the server counts them; 0 where it does not.
+        n_decoded: Tokens written, likewise.
         n_cached: Prompt tokens it found in its cache.
     """
 
@@ -80,78 +93,117 @@ class Written:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
-    usage: Usage
+    is_cut: bool
+    has_thought: bool
+    n_prompt: int
+    n_decoded: int
     n_cached: int
+
+    @property
+    def usage(self) -> Usage:
+        """As the server counts, one forward pass a token."""
+        return Usage(n_prompt=self.n_prompt, n_decoded=self.n_decoded, n_passes=self.n_decoded)
+
+
+class _Token(msgspec.Struct, frozen=True):
+    logprob: float | None = None
 
 
 class _Logprobs(msgspec.Struct, frozen=True):
-    token_logprobs: list[float]
+    token_logprobs: list[float | None] | None = None
+    content: list[_Token] | None = None
 
 
-class _Choice(msgspec.Struct, frozen=True):
-    text: str
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-    token_ids: list[int] | None = None
-
-
-class Reply(msgspec.Struct, frozen=True):
-    """Reply of `/completions`; `ValueError` from `written` where it makes no sense."""
-
-    choices: list[_Choice]
-    usage: _Usage
-
-    def written(self) -> Written:
-        """The one answer."""
-        choice = _only(self.choices)
-        logprobs = choice.logprobs.token_logprobs if choice.logprobs else []
-        return _written(choice.text, choice.token_ids or [], logprobs, choice.finish_reason, self.usage)
-
-
-class _ChatToken(msgspec.Struct, frozen=True):
-    logprob: float
-
-
-class _ChatLogprobs(msgspec.Struct, frozen=True):
-    content: list[_ChatToken] | None = None
+class _Part(msgspec.Struct, frozen=True):
+    text: str | None = None
+    refusal: str | None = None
+    thinking: Any = None
 
 
 class _Message(msgspec.Struct, frozen=True):
-    content: str | None = None
+    content: str | list[str | _Part] | None = None
+    refusal: str | None = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    thinking: Any = None
+
+    @property
+    def parts(self) -> list[_Part]:
+        """The content, a text or a list, as parts."""
+        given = self.content if isinstance(self.content, list) else [self.content or ""]
+        return [_Part(part) if isinstance(part, str) else part for part in given]
+
+    @property
+    def text(self) -> str:
+        """The answer alone."""
+        return "".join(part.text or "" for part in self.parts)
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether something stands where servers put reasoning."""
+        return any((self.reasoning_content, self.reasoning, self.thinking, *(p.thinking for p in self.parts)))
+
+    @property
+    def words_of_refusal(self) -> str:
+        """What the model says in place of an answer, if it does."""
+        return self.refusal or "".join(part.refusal or "" for part in self.parts)
 
 
-class _ChatChoice(msgspec.Struct, frozen=True):
-    message: _Message
+class _Choice(msgspec.Struct, frozen=True):
+    text: str | None = None
+    message: _Message | None = None
     finish_reason: str | None = None
-    logprobs: _ChatLogprobs | None = None
+    logprobs: _Logprobs | list[_Token | float | None] | None = None
+    token_ids: list[int] | None = None
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, in lower case."""
+        return (self.finish_reason or "").lower()
+
+    @property
+    def scores(self) -> list[float | None]:
+        """Log-probability of every token, however the server writes them."""
+        found = self.logprobs
+        scores: Sequence[_Token | float | None] | None
+        if isinstance(found, _Logprobs):
+            scores = found.content if found.token_logprobs is None else found.token_logprobs
+        else:
+            scores = found
+        return [score.logprob if isinstance(score, _Token) else score for score in scores or []]
 
 
-class ChatReply(msgspec.Struct, frozen=True):
-    """Reply of `/chat/completions`; `ValueError` from `written` where it makes no sense."""
+class Reply(msgspec.Struct, frozen=True):
+    """Reply of `/completions` and `/chat/completions`; `ValueError` where it makes no sense."""
 
-    choices: list[_ChatChoice]
-    usage: _Usage
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+
+    def refusal(self) -> str | None:
+        """Why the server or the model withholds the answer; None where it does not."""
+        choice = _only(self.choices)
+        words = choice.message.words_of_refusal if choice.message else ""
+        if choice.reason in WITHHELD:
+            return words or f"finish_reason {choice.finish_reason!r}"
+        return words or None
 
     def written(self) -> Written:
         """The one answer; a message without content is an empty one."""
-        choice = _only(self.choices)
-        said = (choice.logprobs and choice.logprobs.content) or []
-        logprobs = [token.logprob for token in said]
-        return _written(choice.message.content or "", [], logprobs, choice.finish_reason, self.usage)
-
-
-def _written(
-    text: str, tokens: Sequence[int], logprobs: Sequence[float], finish_reason: str | None, usage: _Usage
-) -> Written:
-    n = usage.completion_tokens
-    return Written(
-        text,
-        tuple(tokens),
-        _believed(logprobs),
-        finish_reason == "stop",
-        Usage(n_prompt=usage.prompt_tokens, n_decoded=n, n_passes=n),
-        usage.n_cached,
-    )
+        choice, usage = _only(self.choices), self.usage or _Usage()
+        if choice.text is None and choice.message is None:
+            raise ValueError("a choice with neither text nor message")
+        scores = choice.scores
+        return Written(
+            text=_whole(choice.message.text if choice.text is None and choice.message else choice.text or ""),
+            tokens=tuple(choice.token_ids or ()),
+            logprobs=_believed([s for s in scores if s is not None]) if None not in scores else (),
+            finished=choice.reason in ENDED,
+            is_cut=choice.reason in CUT,
+            has_thought=choice.message is not None and choice.message.has_thought,
+            n_prompt=_count(usage.prompt_tokens),
+            n_decoded=_count(usage.completion_tokens),
+            n_cached=usage.n_cached,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +232,6 @@ class EchoReply(msgspec.Struct, frozen=True):
     """Reply of `/completions` to `echo` with `max_tokens` 0 and one top log-probability."""
 
     choices: list[_EchoChoice]
-    usage: _Usage
 
     def tail(self, n: int, n_all: int) -> Echo:
         """What is said of the last `n` of the `n_all` tokens sent; `ValueError` where it makes no sense."""
@@ -199,12 +250,23 @@ class EchoReply(msgspec.Struct, frozen=True):
 
 def _believed(logprobs: Sequence[float]) -> tuple[float, ...]:
     for value in logprobs:
-        if not (math.isfinite(value) and value <= ROUNDING):
+        if math.isnan(value) or value > ROUNDING:
             raise ValueError(f"log-probability {value}")
-    return tuple(min(value, 0.0) for value in logprobs)
+    return tuple(LEAST_LOGPROB if math.isinf(value) else min(value, 0.0) for value in logprobs)
 
 
-def _only(choices: Sequence[T]) -> T:
-    if len(choices) != 1:
-        raise ValueError(f"{len(choices)} choices instead of 1")
+def _count(value: int | None) -> int:
+    if value is not None and value < 0:
+        raise ValueError(f"a count of {value} tokens")
+    return value or 0
+
+
+def _whole(text: str) -> str:
+    """The text, its halves of surrogate pairs joined, and replaced where the other half is missing."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _only(choices: Sequence[T] | None) -> T:
+    if choices is None or len(choices) != 1:
+        raise ValueError(f"{len(choices or ())} choices instead of 1")
     return choices[0]

@@ -14,7 +14,7 @@ cache (all of them, unless it was started with `--enable-prompt-tokens-details`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,17 +80,17 @@ class VllmServerEngine(OpenAIEngine):
             lambda i: self._continue(queries[i], verifications[i]), len(queries), self.settings.concurrency
         )
 
-    def _answer(self, query: Query, body: dict[str, Any]) -> Written:
+    def _answer(self, query: Query, choice: Mapping[str, Any]) -> Written:
         # a chat template is applied by the server when it tokenizes, so that both kinds are one kind here
         prompt = self._prompt_ids(query) if self.stage.chat_template else query.prompt
-        written = self._complete(body | {"prompt": prompt})
+        written = self._complete({"prompt": prompt, **choice, "max_tokens": query.max_new_tokens})
         return replace(written, text=self._text(written.tokens, ended=written.finished))
 
     def _complete(self, body: dict[str, Any]) -> Written:
         written = super()._complete(body | PLAIN)
-        if len(written.tokens) != written.usage.n_decoded:
+        if len(written.tokens) != written.n_decoded:
             raise EngineError(
-                f"{self._server.where} told {len(written.tokens)} ids of {written.usage.n_decoded} tokens; "
+                f"{self._server.where} told {len(written.tokens)} ids of {written.n_decoded} tokens; "
                 'if it is not vLLM, set options.openai.dialect = "openai"'
             )
         if self.settings.logprobs and len(written.logprobs) != len(written.tokens):
@@ -149,7 +149,9 @@ class VllmServerEngine(OpenAIEngine):
     def _prompt_ids(self, query: Query) -> list[int]:
         if not self.stage.chat_template:
             return self._tokenize({"prompt": query.prompt, "add_special_tokens": True})
-        return self._tokenize({"messages": chat_of(query), "add_generation_prompt": True})
+        chat = {"messages": chat_of(query), "add_generation_prompt": True}
+        kwargs = self.stage.chat_template_kwargs
+        return self._tokenize(chat | ({"chat_template_kwargs": kwargs} if kwargs else {}))
 
     def _draft_ids(self, query: Query, draft: Draft, prompt: Sequence[int]) -> tuple[list[int], bool]:
         """The draft in this stage's tokens as far as there is room, and whether that is all of it."""
