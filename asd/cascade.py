@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
-from asd.engines.batching import call_in_batches
+from asd.engines.batching import answers, call_in_batches, readings
 from asd.errors import ConfigError, NoStageLeftError
 from asd.policies import Policy
 from asd.prices import Prices
@@ -107,13 +107,13 @@ class Cascade:
 
     def _generate(self, engine: Engine, group: Sequence[Journey], batch_size: int) -> None:
         def write(batch: Sequence[Journey]) -> list[Draft]:
-            return engine.generate(_queries(batch), self.acceptance.sampling)
+            return answers(engine, _queries(batch), self.acceptance.sampling)
 
         self._call(engine.stage_name, write, group, batch_size)
 
     def _verify(self, engine: Verifier, group: Sequence[Journey], batch_size: int) -> None:
         def read(batch: Sequence[Journey]) -> list[Verification]:
-            return engine.verify(_queries(batch), [journey.best for journey in batch], self.acceptance)
+            return readings(engine, _queries(batch), [journey.best for journey in batch], self.acceptance)
 
         self._call(VERIFY + engine.stage_name, read, group, batch_size)
 

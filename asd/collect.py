@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from asd.engines import Drafted, Engine, Verifier
-from asd.engines.batching import call_in_batches, in_batches
+from asd.engines.batching import call_in_batches, in_batches, readings
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.tracelog import TraceLog
@@ -120,7 +120,7 @@ def _verify(engine: Verifier, drafter: str, queries: Sequence[Query], log: Trace
 
     def read(batch: list[int]) -> list[Trace]:
         queries = [pending[i].query for i in batch]
-        found = engine.verify(queries, [pending[i].outcomes[drafter].draft for i in batch])
+        found = readings(engine, queries, [pending[i].outcomes[drafter].draft for i in batch])
         rows = [replace(v, text=None) for v in found]  # the text is in the verifier's own outcome
         if not isinstance(engine, Drafted):
             return [Trace(query, {}, {pair: row}) for query, row in zip(queries, rows, strict=True)]

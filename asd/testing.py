@@ -52,9 +52,10 @@ class FakeClock:
 class ScriptedEngine:
     """A stage that answers from a script; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
-    A prompt counts as many tokens as it has words; an answer's token ids are 0, 1, 2, ... A draft with the
-    scripted text is accepted whole; of any other the scripted answer's first tokens are, as many as the two
-    texts share characters at their beginning, but never all.
+    A prompt counts as many tokens as it has words, an answer as many as it has log-probabilities, and at
+    least one; its token ids are 0, 1, 2, ... A draft with the scripted text is accepted whole; of any other
+    the scripted answer's first tokens are, as many as the two texts share characters at their beginning, but
+    never all.
 
     Args:
         stage_name: What it calls itself.
@@ -181,6 +182,6 @@ class ScriptedEngine:
             tokens=tuple(range(n)),
             logprobs=tuple(script.logprobs),
             finished=script.finished,
-            usage=Usage(n_prompt=len(query.prompt.split()), n_decoded=n, n_passes=n),
+            usage=Usage(n_prompt=len(query.prompt.split()), n_decoded=max(1, n), n_passes=max(1, n)),
             seconds=self._seconds,
         )

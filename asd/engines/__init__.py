@@ -57,7 +57,10 @@ LOSSLESS = Acceptance()
 
 
 class Engine(Protocol):
-    """What the cascade needs from a runtime. `generate` answers in the order of the queries, or raises."""
+    """What the cascade needs from a runtime. `generate` answers in the order of the queries, or raises.
+
+    An answer counts what it took (`Usage`): a text without a decoded token or a forward pass is refused.
+    """
 
     @property
     def stage_name(self) -> str:

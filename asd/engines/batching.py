@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from asd.engines import Engine
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.errors import ConfigError, EngineError
-from asd.types import VERIFY, Draft, Query
+from asd.types import VERIFY, Draft, Query, Usage, Verification
 
-__all__ = ["batches", "call_in_batches", "in_batches", "paired"]
+__all__ = ["answers", "batches", "call_in_batches", "in_batches", "paired", "readings"]
 
 T = TypeVar("T")
 
@@ -26,7 +26,39 @@ def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Ite
         EngineError: The engine could not answer, or returned more or fewer drafts than it was asked for.
     """
     return call_in_batches(
-        engine.stage_name, lambda batch: engine.generate([queries[i] for i in batch]), queries, batch_size
+        engine.stage_name, lambda batch: answers(engine, [queries[i] for i in batch]), queries, batch_size
+    )
+
+
+def answers(engine: Engine, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+    """What an engine answers to one batch; raises as it does.
+
+    Raises:
+        ConfigError: A text was written and no decoded token or no forward pass counted: such an answer would
+            cost next to nothing. `NO_CALL` is for answers that took no call, which no engine generates.
+    """
+    drafts = engine.generate(queries, sampling)
+    for draft in drafts:
+        if draft.text and not (draft.usage.n_decoded > 0 and draft.usage.n_passes > 0):
+            raise _uncounted(engine, f"answered {draft.text[:40]!r}", draft.usage)
+    return drafts
+
+
+def readings(
+    engine: Verifier, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+) -> list[Verification]:
+    """What an engine says of one batch of drafts; raises as it does, and where it counts no pass."""
+    found = engine.verify(queries, drafts, acceptance)
+    for verification in found:
+        if verification.usage.n_passes < 1:
+            raise _uncounted(engine, f"read a draft of {verification.drafter!r}", verification.usage)
+    return found
+
+
+def _uncounted(engine: Engine, what: str, usage: Usage) -> ConfigError:
+    return ConfigError(
+        f"stage {engine.stage_name!r} {what} and counts {usage}, so that it would seem free; its engine must "
+        "count prompt tokens, decoded tokens and forward passes (one a decoded token where it cannot tell)"
     )
 
 
