@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from asd.engines.completions import OpenAIEngine
 from asd.engines.credentials import Key, read_key, without_credentials
-from asd.engines.settings import Settings
+from asd.engines.server_settings import Settings
 from asd.errors import AsdError, ConfigError, EngineError, UnavailableError
 from tests.fakeserver import FakeServer, refusing, serving
 from tests.served import ANSWERS, chat, opened, query, stage

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from asd.engines.settings import Settings
+from asd.engines.server_settings import Settings
 from asd.errors import ConfigError, EngineError, RefusedError
 from asd.ladder import Ladder
 from asd.prices import Prices

@@ -8,9 +8,9 @@ One server a stage, each spread over as many devices and nodes as it likes:
     engine = "openai"
     options.openai = { base_url = "http://gpu-3:8000/v1", dialect = "vllm", api_key_env = "GPU_3_KEY" }
 
-`asd.engines.settings.Settings` lists the keys. Any such server answers (`asd.engines.completions`); vLLM's
-also verifies drafts (`asd.engines.vllm_server`). Start it with `--generation-config vllm`: what a checkpoint
-suggests about sampling would change greedy answers too.
+`asd.engines.server_settings.Settings` lists the keys. Any such server answers (`asd.engines.completions`);
+vLLM's also verifies drafts (`asd.engines.vllm_server`). Start it with `--generation-config vllm`: what a
+checkpoint suggests about sampling would change greedy answers too.
 
 A server may want requests of another form, as OpenAI's reasoning models do, or report no usage:
 
@@ -27,7 +27,7 @@ A server may want requests of another form, as OpenAI's reasoning models do, or 
 from __future__ import annotations
 
 from asd.engines.completions import OpenAIEngine
-from asd.engines.settings import Settings
+from asd.engines.server_settings import Settings
 from asd.engines.vllm_server import VllmServerEngine
 from asd.ladder import Stage
 

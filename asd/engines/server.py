@@ -24,7 +24,7 @@ import stamina
 
 from asd.engines.credentials import read_key
 from asd.engines.refusals import Trouble, not_json, trouble_in, words_of
-from asd.engines.settings import ASKED, Settings
+from asd.engines.server_settings import ASKED, Settings
 from asd.errors import ConfigError, EngineError, UnavailableError
 
 __all__ = ["Server", "Settings"]
