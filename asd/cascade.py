@@ -10,6 +10,10 @@
 end is the verifier's answer too, without a call. Where the cascade was given a `Health` (`asd.resilience`), a
 stage that fails a query is done without from there on; else the failure ends the run, as a measurement must.
 
+It ends: a round brings every open query an answer, a verification, or the loss of a stage. Each of n stages
+answers once or is lost, and verifies at most once between two answers, so there are at most n * (n + 1) / 2
+rounds of calls. What was bought is never lost: whatever ends a run early carries the state of every query.
+
 The border: the loop knows queries, drafts and prices; what an answer is worth and when to stop is the
 policy's business (`asd.policies`), how tokens come about the engine's (`asd.engines`). Stopping early changes
 quality and cost; nothing here changes what a stage would write.
@@ -18,16 +22,17 @@ quality and cost; nothing here changes what a stage would write.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.batching import answers, call_in_batches, readings
-from asd.errors import ConfigError, NoStageLeftError
+from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
+from asd.journey import Journey, Result
 from asd.policies import Policy
 from asd.prices import Prices
 from asd.resilience import Detours, Health
-from asd.types import NO_CALL, STOP, VERIFY, Completion, Decision, Draft, Failure, Query, Verification
+from asd.types import NO_CALL, STOP, VERIFY, Completion, Decision, Draft, Query, Verification
 
 
 class Cascade:
@@ -42,7 +47,8 @@ class Cascade:
             fitted on greedy, lossless outcomes; what others are worth, it takes on trust.
 
     Raises:
-        ConfigError: `engines` is empty, or a stage has an engine and no price or the other way round.
+        ConfigError: `engines` is empty, an engine is another stage's than its name says, or a stage has an
+            engine and no price or the other way round.
     """
 
     def __init__(
@@ -58,6 +64,9 @@ class Cascade:
                 f"a cascade needs an engine and a price for every stage; engines: {sorted(engines)}, "
                 f"prices: {sorted(prices)}"
             )
+        for name, engine in engines.items():
+            if engine.stage_name != name:
+                raise ConfigError(f"the engine of stage {engine.stage_name!r} is under the name {name!r}")
         self.engines = engines
         self.verifiers = {name: engine for name, engine in engines.items() if isinstance(engine, Verifier)}
         self.policy = policy
@@ -69,33 +78,54 @@ class Cascade:
     def run(self, queries: Sequence[Query], batch_size: int = 16) -> list[Completion]:
         """Answer every query, in the order given; at most `batch_size` of them in one call of an engine.
 
+        What ends a run early, an interrupt or a bug included, has an attribute `journeys`: the state of every
+        query. Nothing they hold needs to be bought again: `resume` goes on from there.
+
         Raises:
-            ConfigError: `batch_size` is not positive, or the policy breaks its protocol (names a stage that
-                does not exist or has already answered, one to verify that cannot or has just done so, or
-                returns an answer that was never given).
+            ConfigError: `batch_size` is not positive.
+            PolicyError: The policy breaks its protocol, or raises what is no `AsdError`.
             NoStageLeftError: Queries are without an answer because every stage failed them; it holds the
                 completions of the others.
-            EngineError: A stage could not answer (without `health`).
+            EngineError: A stage could not answer (without `health`), or returned what it was not asked for.
         """
         journeys = [Journey(query) for query in queries]
-        still_open = journeys
-        while still_open:
-            still_open = self.step(still_open, batch_size)
-        completions = [self._completion(journey) for journey in journeys if journey.has_stopped]
-        if len(completions) < len(journeys):
-            raise _no_stage_left(completions, [journey for journey in journeys if not journey.has_stopped])
-        return completions
+        try:
+            return self.resume(journeys, batch_size)
+        except BaseException as error:
+            vars(error)["journeys"] = journeys
+            raise
+
+    def resume(self, journeys: Sequence[Journey], batch_size: int = 16) -> list[Completion]:
+        """Bring every query to its end, from wherever it is; those that have stopped stay as they are.
+
+        Stages that failed a query before may be asked again. Raises as `run`; the journeys are up to date
+        whatever is raised.
+        """
+        still_open = [journey for journey in journeys if not journey.has_stopped]
+        for journey in still_open:
+            journey.lost.clear()
+        n_stages = len(self.engines)
+        for _ in range(n_stages * (n_stages + 1) // 2 + 1):  # the last one stops
+            if still_open:
+                still_open = self.step(still_open, batch_size)
+        assert not still_open
+        unanswered = [journey for journey in journeys if not journey.has_stopped]
+        if unanswered:
+            raise _no_stage_left(self.completed(journeys), unanswered)
+        return self.completed(journeys)
+
+    def completed(self, journeys: Sequence[Journey]) -> list[Completion]:
+        """What was returned for those queries that have stopped, in their order."""
+        return [self._completion(journey) for journey in journeys if journey.has_stopped]
 
     def step(self, journeys: Sequence[Journey], batch_size: int) -> list[Journey]:
         """One round: decide for every open query, run each chosen stage on its group, return what goes on."""
         for journey in journeys:
-            decision = self._decide(journey)
-            if decision is not None:
-                journey.decisions.append(decision)
-        going_on = [journey for journey in journeys if journey.decisions and not journey.has_stopped]
+            journey.follow(self._decide(journey))
+        going_on = [j for j in journeys if j.decision is not None and not j.has_stopped]
         chosen: defaultdict[str, list[Journey]] = defaultdict(list)
         for journey in going_on:
-            chosen[journey.action].append(journey)
+            chosen[journey.chosen.action].append(journey)
         for stage, engine in self.engines.items():
             continuing = [journey for journey in chosen[stage] if journey.is_read_by(stage)]
             starting = [journey for journey in chosen[stage] if not journey.is_read_by(stage)]
@@ -131,7 +161,7 @@ class Cascade:
     def _call(self, action: str, call: Call, group: Sequence[Journey], batch_size: int) -> None:
         """Call a stage for a group of queries, in batches, and hand every query what became of it."""
 
-        def run(batch: list[int]) -> list[Became]:
+        def run(batch: list[int]) -> list[Result]:
             return list(call([group[i] for i in batch]))
 
         in_batches = call_in_batches if self.health is None else self.health.call_in_batches
@@ -140,30 +170,54 @@ class Cascade:
                 group[i].take(result)
 
     def _decide(self, journey: Journey) -> Decision | None:
-        """The policy's choice, or None where every stage has failed a query that has no answer yet."""
-        out_of_reach = journey.failed | (frozenset() if self.health is None else self.health.resting())
-        decision = self._detours.decide(journey.query, journey.drafts, journey.verification, out_of_reach)
-        return decision if decision is None else self._checked(journey, decision)
+        """What to do next; None where every stage has failed a query that has no answer yet.
 
-    def _checked(self, journey: Journey, decision: Decision) -> Decision:
-        """The choice, held to the protocol of a policy: without this check a query could be lost or loop."""
-        to_run = [stage for stage in self.engines if stage not in journey.drafts]
+        Stages out of reach are gone round by the policy that is solved again without them. Where there is no
+        such policy, the cascade's own is followed as long as it asks for what is in reach; then the best
+        answer in hand is returned.
+        """
+        out_of_reach = journey.lost | (frozenset() if self.health is None else self.health.resting())
+        detour = self._detours.around(frozenset(out_of_reach))
+        if detour is not None:
+            return self._ask(detour, journey, out_of_reach)
+        decision = self._ask(self.policy, journey, frozenset())
+        if decision.action.removeprefix(VERIFY) not in out_of_reach:
+            return decision
+        return Decision(STOP, decision.answer, decision.p_good) if journey.drafts else None
+
+    def _ask(self, policy: Policy, journey: Journey, out_of_reach: Collection[str]) -> Decision:
+        """The policy's choice, held to its protocol: without this check a query could be lost or loop."""
+        to_run = [stage for stage in self.engines if stage not in journey.drafts.keys() | out_of_reach]
         to_verify = [
             VERIFY + stage for stage in to_run if stage in self.verifiers and stage not in journey.readers
         ]
-        if decision.action in to_run:
-            return decision
-        if decision.action in (STOP, *to_verify) and decision.answer in journey.drafts:
-            return decision
-        raise ConfigError(
-            f"policy {self.policy.name!r} chose action {decision.action!r} with answer {decision.answer!r} "
-            f"for query {journey.query.id!r}: answered so far are {list(journey.drafts)}, "
-            f"stages left to run {to_run}, to verify an answer {to_verify if journey.drafts else []}"
+        actions = [*to_run, *to_verify, STOP] if journey.drafts else to_run
+        try:
+            decision = policy.decide(journey.query, MappingProxyType(journey.drafts), journey.verification)
+        except AsdError:
+            raise
+        except Exception as error:
+            raise self._broken(f"raised {error!r}", journey, actions) from error
+        if not isinstance(decision, Decision):
+            raise self._broken(f"chose {decision!r}, which is no Decision,", journey, actions)
+        in_hand = list(journey.drafts)
+        names_an_answer = decision.answer in in_hand if in_hand else decision.answer is None
+        if decision.action not in actions or not names_an_answer:
+            chosen = f"chose action {decision.action!r} with answer {decision.answer!r}"
+            raise self._broken(chosen, journey, actions)
+        return decision
+
+    def _broken(self, what: str, journey: Journey, actions: Sequence[str]) -> PolicyError:
+        in_hand = list(journey.drafts)
+        names = f"one of {in_hand} as its answer" if in_hand else "no answer"
+        return PolicyError(
+            f"policy {self.policy.name!r} {what} for query {journey.query.id!r}: answered so far are "
+            f"{in_hand}, open are {list(actions)}; a decision names one of these actions and {names}"
         )
 
     def _completion(self, journey: Journey) -> Completion:
         stage = journey.decisions[-1].answer
-        assert stage is not None  # _decide lets a query stop only with an answer in hand
+        assert stage is not None  # _ask lets a query stop only with an answer in hand
         paid = [draft for draft in journey.drafts.values() if not draft.cached]
         calls: tuple[Draft | Verification, ...] = (*paid, *journey.verifications)
         return Completion(
@@ -178,79 +232,6 @@ class Cascade:
         )
 
 
-@dataclass(slots=True)
-class Journey:
-    """One query on its way through the cascade: answers and verifications bought, decisions taken so far.
-
-    Attributes:
-        query: The question.
-        drafts: By stage, in the order of the calls.
-        verifications: In the order of the calls.
-        verification: The one in hand: the last, until another stage answers.
-        readers: Stages that have verified since the last answer; none of them needs to do so again.
-        decisions: In order; one that came to nothing is taken back.
-        failures: Calls that brought nothing, in order.
-    """
-
-    query: Query
-    drafts: dict[str, Draft] = field(default_factory=dict)
-    verifications: list[Verification] = field(default_factory=list)
-    verification: Verification | None = None
-    readers: list[str] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-
-    @property
-    def action(self) -> str:
-        """What was decided last."""
-        return self.decisions[-1].action
-
-    @property
-    def has_stopped(self) -> bool:
-        """An answer was returned."""
-        return bool(self.decisions) and self.action == STOP
-
-    @property
-    def failed(self) -> frozenset[str]:
-        """Stages that have failed this query."""
-        return frozenset(failure.stage for failure in self.failures)
-
-    @property
-    def best(self) -> Draft:
-        """The best answer in hand, as decided last."""
-        answer = self.decisions[-1].answer
-        assert answer is not None  # _decide lets a query stop or verify only with an answer in hand
-        return self.drafts[answer]
-
-    @property
-    def read(self) -> Verification:
-        """The verification in hand, where there is one."""
-        assert self.verification is not None
-        return self.verification
-
-    def is_read_by(self, stage: str) -> bool:
-        """The verification in hand is this stage's."""
-        return self.verification is not None and self.verification.stage == stage
-
-    def take(self, result: Became) -> None:
-        """What became of the last decision; with an answer, what was verified is forgotten.
-
-        After a failure, or where the stage came to rest and was not asked (None), it is decided anew.
-        """
-        if isinstance(result, Draft):
-            self.drafts[result.stage] = result
-            self.verification = None
-            self.readers.clear()
-        elif isinstance(result, Verification):
-            self.verifications.append(result)
-            self.verification = result
-            self.readers.append(result.stage)
-        else:
-            self.decisions.pop()
-            self.failures += [] if result is None else [result]
-
-
-Became = Draft | Verification | Failure | None
 Call = Callable[[Sequence[Journey]], Sequence[Draft | Verification]]
 
 

@@ -2,12 +2,14 @@
 
     AsdError
     ├── ConfigError      a value, key, name or option the user gave is wrong
-    │   └── PolicyMismatchError   the policy was fitted on another ladder
+    │   ├── PolicyMismatchError   the policy was fitted on another ladder
+    │   └── PolicyError           a policy broke its protocol, or raised
     ├── DataError        a trace, workload, baseline or artifact file is missing, broken or empty
     ├── EngineError      a stage cannot load or cannot answer
     │   ├── RefusedError          the stage will never answer this query; others are not affected
     │   │   └── PromptTooLongError    the prompt does not fit the stage's context
     │   ├── OutOfMemoryError      the batch does not fit the stage's memory; a smaller one may
+    │   │   └── StageTooLargeError    the weights do not fit the memory that is free
     │   ├── UnavailableError      the stage is not there, out of time or overloaded
     │   ├── PartialBatchError     some queries of a batch failed; holds the results of the others
     │   └── NoStageLeftError      every stage failed a query; holds what has been answered
@@ -22,11 +24,19 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asd.journey import Journey
     from asd.types import Completion, Failure, Query
 
 
 class AsdError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package.
+
+    Attributes:
+        journeys: Where the error ended a `Cascade.run`: the state of every query, which `Cascade.resume` goes
+            on from; empty elsewhere. A run gives it to exceptions of other kinds too.
+    """
+
+    journeys: Sequence[Journey] = ()
 
 
 class ConfigError(AsdError):
@@ -35,6 +45,10 @@ class ConfigError(AsdError):
 
 class PolicyMismatchError(ConfigError):
     """The policy artifact was fitted on another ladder than the one it is asked to steer."""
+
+
+class PolicyError(ConfigError):
+    """A policy named an action that is not open in the state it was asked in, or raised."""
 
 
 class DataError(AsdError):
@@ -58,6 +72,10 @@ class PromptTooLongError(RefusedError):
 
 class OutOfMemoryError(EngineError):
     """The batch does not fit the stage's memory; a smaller one may."""
+
+
+class StageTooLargeError(OutOfMemoryError):
+    """The weights of a stage do not fit the memory that is free; no smaller batch helps."""
 
 
 class UnavailableError(EngineError):

@@ -8,41 +8,53 @@ A batch is never done twice: what a call delivered is kept, a batch that does no
 until it does, a prompt that is too long is found by halving too, and only what is left counts as failed. A
 query that a stage has failed does not go there again; its policy is solved again without that stage's edges.
 
-Failures are what an engine raises about itself (`EngineError`) and whatever else comes out of it; a wrong
-value given by the user (`ConfigError`, `DataError`) is nobody's failure and passes through. What a failed
-call cost is not known and is in no priced cost. The border: calls and clocks; the loop is `asd.cascade`.
+What counts as a stage's failure is `FAILURES`: `EngineError`, `OSError` (files, connections, timeouts),
+`RuntimeError` (what torch and vLLM raise) and `MemoryError`; an engine turns its library's other errors into
+`EngineError`. Everything else ends the run: a wrong value given by the user (`ConfigError`, `DataError`), and
+a bug (`TypeError`, `KeyError`, ...), which rerouting would only hide. Every failure is counted and logged.
+What a failed call cost is not known and is in no priced cost. Calls and clocks only; the loop is
+`asd.cascade`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from asd.engines.batching import batches, paired
+from asd.engines.batching import batches, cut, half, kept, paired, short_of_memory
 from asd.errors import (
     AsdError,
     ConfigError,
     EngineError,
     OutOfMemoryError,
     PartialBatchError,
+    PolicyError,
     RefusedError,
+    StageTooLargeError,
     UnavailableError,
 )
 from asd.policies import Policy
-from asd.types import STOP, VERIFY, Decision, Draft, Failure, Query, Verification
+from asd.types import VERIFY, Failure, Query
 
-__all__ = ["Breaker", "Detours", "Health", "Reroutable"]
+__all__ = ["FAILURES", "Breaker", "Detours", "Health", "Reroutable"]
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Clock = Callable[[], float]
 
-TOO_LARGE = (OutOfMemoryError, MemoryError, RefusedError)
-"""Errors that part of a batch may not meet."""
+FAILURES = (EngineError, OSError, RuntimeError, MemoryError)
+"""Errors that say that a stage failed; all others are raised."""
+
+BUGS = (NotImplementedError, RecursionError)
+"""Kinds of `RuntimeError` that say that a program is wrong."""
 
 
 class Breaker:
@@ -85,15 +97,12 @@ class Breaker:
 
 
 class Health:
-    """How the stages of a cascade are; one object may serve several cascades over the same engines.
+    """How the stages of a cascade are; one object may serve several cascades and threads.
 
     Args:
         trip_after: Failures in a row after which a stage rests.
         cool_down_s: Seconds it rests.
         clock: Seconds now.
-
-    Attributes:
-        counts: Failed calls so far, by stage and kind of failure.
 
     Raises:
         ConfigError: As `Breaker`.
@@ -104,12 +113,20 @@ class Health:
     ) -> None:
         self._new_breaker = partial(Breaker, trip_after, cool_down_s, clock)
         self._new_breaker()  # a wrong value shows here, not when the first stage fails
+        self._lock = threading.Lock()
         self._breakers: dict[str, Breaker] = {}
-        self.counts: Counter[tuple[str, str]] = Counter()
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Failed calls so far, by stage and kind of failure."""
+        with self._lock:
+            return self._counts.copy()
 
     def resting(self) -> frozenset[str]:
         """Stages that are not asked now."""
-        return frozenset(stage for stage, breaker in self._breakers.items() if breaker.is_open)
+        with self._lock:
+            return frozenset(stage for stage, breaker in self._breakers.items() if breaker.is_open)
 
     def call_in_batches(
         self, action: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
@@ -129,55 +146,67 @@ class Health:
             ConfigError: `batch_size` is not positive, or the engine refuses its input.
         """
         stage = action.removeprefix(VERIFY)
-        breaker = self._breakers.setdefault(stage, self._new_breaker())
         waiting = deque(batches(queries, batch_size))
         while waiting:
             batch = waiting.popleft()
-            if breaker.is_open:
+            if stage in self.resting():
                 yield dict.fromkeys(batch)
                 continue
             try:
                 found = paired(stage, batch, call(batch))
-            except Exception as error:  # whatever comes out of a stage that crashes
-                if isinstance(error, AsdError) and not isinstance(error, EngineError):
-                    raise
-                self.counts[stage, type(error).__name__] += 1
-                if len(batch) > 1 and isinstance(error, TOO_LARGE):
-                    waiting = _halved(batch, waiting, error)
+            except BUGS:
+                raise
+            except FAILURES as error:
+                self._failed(action, batch, error)
+                if isinstance(error, RefusedError) and len(batch) > 1:
+                    waiting.extendleft((batch[half(batch) :], batch[: half(batch)]))
                     continue
-                if _is_the_stages(error):
-                    breaker.failed()
-                yield _salvaged(action, batch, error)
+                again = short_of_memory(batch, error)
+                yield _settled(action, [i for i in batch if i not in again], batch, error)
+                waiting = cut(again, waiting, half(batch)) if again else waiting
             else:
-                breaker.succeeded()
+                self._succeeded(stage)
                 yield {**found}
 
+    def _succeeded(self, stage: str) -> None:
+        with self._lock:
+            if stage in self._breakers:
+                self._breakers[stage].succeeded()
 
-def _halved(batch: list[int], waiting: deque[list[int]], error: Exception) -> deque[list[int]]:
-    """The batch in halves, before what waits; where memory was short, nothing larger than that waits."""
-    size = (len(batch) + 1) // 2
-    if isinstance(error, RefusedError):
-        return deque([batch[:size], batch[size:], *waiting])
-    return deque(each[i : i + size] for each in [batch, *waiting] for i in range(0, len(each), size))
+    def _failed(self, action: str, batch: Sequence[int], error: Exception) -> None:
+        """Count and log a failed call; the first of its kind as a warning."""
+        stage, kind = action.removeprefix(VERIFY), type(error).__name__
+        with self._lock:
+            self._counts[stage, kind] += 1
+            is_first = self._counts[stage, kind] == 1
+            if _is_the_stages(error):
+                self._breakers.setdefault(stage, self._new_breaker()).failed()
+        message = "%r failed for %d queries with %s: %s"
+        _LOG.debug(message, action, len(batch), kind, error, exc_info=error)
+        if is_first:
+            _LOG.warning(
+                message + "; further ones are logged at level DEBUG", action, len(batch), kind, error
+            )
 
 
 def _is_the_stages(error: Exception) -> bool:
-    """Whether a failure says something of the stage, not of one query alone."""
+    """Whether a failure says something of the stage, not of some queries alone."""
     if isinstance(error, PartialBatchError):
         return any(isinstance(why, UnavailableError) for why in error.failed.values())
-    return not isinstance(error, RefusedError)
+    if isinstance(error, StageTooLargeError):
+        return True
+    return not isinstance(error, (RefusedError, OutOfMemoryError, MemoryError))
 
 
-def _salvaged(action: str, batch: Sequence[int], error: Exception) -> dict[int, Any]:
-    """What a failed call delivered all the same, and a failure for everything else."""
-    if not isinstance(error, PartialBatchError):
-        return {i: _failure(action, error) for i in batch}
-    failed = {batch[at]: _failure(action, why) for at, why in error.failed.items()}
-    return {batch[at]: result for at, result in error.done.items()} | failed
+def _settled(action: str, settled: Collection[int], batch: Sequence[int], error: Exception) -> dict[int, Any]:
+    """For those of a failed batch that are not asked again: what it brought all the same, or the failure."""
+    failed = error.failed if isinstance(error, PartialBatchError) else {}
+    why = {batch[at]: error for at, error in failed.items()}
+    return {i: _failure(action, why.get(i, error)) for i in settled} | kept(batch, error)
 
 
 def _failure(action: str, error: Exception) -> Failure:
-    return Failure(action, type(error).__name__, str(error))
+    return Failure(action, type(error).__name__, str(error) or repr(error))
 
 
 @runtime_checkable
@@ -197,36 +226,28 @@ class Detours:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._solved: dict[frozenset[str], Policy | None] = {}
+        self._solved: dict[frozenset[str], Policy | None] = {frozenset(): policy}
 
-    def decide(
-        self,
-        query: Query,
-        drafts: Mapping[str, Draft],
-        verification: Verification | None,
-        out_of_reach: frozenset[str],
-    ) -> Decision | None:
-        """The policy's choice among the stages in reach; None where there is no answer and none to be had.
+    def around(self, stages: frozenset[str]) -> Policy | None:
+        """The policy solved again without these stages, or None: it cannot be, or no stage is left.
 
-        A policy that cannot be solved again is followed while it asks for what is in reach. Where it does
-        not, and where no stage is left at all, the best answer in hand is returned.
+        Raises:
+            PolicyError: The policy's `without` raises what is no `AsdError`.
         """
-        decision = self._policy.decide(query, drafts, verification)
-        if not out_of_reach:
-            return decision
-        detour = self._without(out_of_reach)
-        if detour is not None:
-            return detour.decide(query, drafts, verification)
-        if decision.action.removeprefix(VERIFY) not in out_of_reach:
-            return decision
-        return Decision(STOP, decision.answer, decision.p_good) if decision.answer in drafts else None
-
-    def _without(self, stages: frozenset[str]) -> Policy | None:
-        """The policy solved again, or None where that cannot be done."""
         if stages not in self._solved:
-            try:
-                policy = self._policy
-                self._solved[stages] = policy.without(stages) if isinstance(policy, Reroutable) else None
-            except ConfigError:  # no stage is left
-                self._solved[stages] = None
+            self._solved[stages] = self._solve(stages)
         return self._solved[stages]
+
+    def _solve(self, stages: frozenset[str]) -> Policy | None:
+        if not isinstance(self._policy, Reroutable):
+            return None
+        try:
+            return self._policy.without(stages)
+        except ConfigError:  # no stage is left
+            return None
+        except AsdError:
+            raise
+        except Exception as error:
+            raise PolicyError(
+                f"policy {self._policy.name!r} raised {error!r} when it was to do without {sorted(stages)}"
+            ) from error

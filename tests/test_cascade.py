@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from asd.cascade import Cascade
 from asd.engines import GREEDY, Sampling
-from asd.errors import ConfigError, EngineError
+from asd.errors import ConfigError, EngineError, PolicyError
 from asd.policies import FixedStage
 from asd.prices import Prices
+from asd.resilience import Health
 from asd.testing import Script, ScriptedEngine
 from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Usage, Verification
 
@@ -33,7 +34,7 @@ class Itinerary:
         route, answer = self.stops[query.id]
         if len(drafts) == len(route):
             return Decision(STOP, answer)
-        return Decision(route[len(drafts)], answer if answer in drafts else None)
+        return Decision(route[len(drafts)], next(iter(drafts), None))
 
 
 @dataclass(frozen=True)
@@ -273,24 +274,33 @@ def test_nothing_asked_nothing_answered() -> None:
 @pytest.mark.parametrize(
     ("decision", "message"),
     [
-        (Decision("XL", None), "action 'XL'.*stages left to run \\['S', 'M', 'L'\\]"),
-        (Decision("S", None), "action 'S'.*answered so far are \\['S'\\]"),
-        (Decision(STOP, None), "action 'stop' with answer None"),
-        (Decision(STOP, "S"), "action 'stop' with answer 'S'"),
-        (Decision(">L", "S"), "action '>L' with answer 'S'.*to verify an answer \\[\\]"),
-        (Decision(">S", None), "action '>S' with answer None"),
+        (Decision("XL", None), "chose action 'XL'.*open are \\['S', 'M', 'L'\\]"),
+        (Decision("S", None), "chose action 'S'.*answered so far are \\['S'\\], open are \\['M', 'L', '>M'"),
+        (Decision(STOP, None), "chose action 'stop' with answer None"),
+        (Decision(STOP, "S"), "chose action 'stop' with answer 'S'"),
+        (Decision(">L", "S"), "chose action '>L' with answer 'S'.*open are \\['S', 'M', 'L'\\]"),
+        (Decision(">S", None), "chose action '>S' with answer None"),
+        (None, "chose None, which is no Decision"),
+        (("S", None), "chose \\('S', None\\), which is no Decision"),
+        (Decision(["S"], None), "chose action \\['S'\\]"),
+        (Decision("S", ["S"]), "chose action 'S' with answer \\['S'\\]"),
     ],
 )
-def test_a_policy_that_breaks_its_protocol_is_an_error(decision: Decision, message: str) -> None:
-    """Unknown or repeated stages and answers never bought are refused, naming policy and query."""
+@pytest.mark.parametrize("health", [None, Health()])
+def test_a_policy_that_breaks_its_protocol_is_an_error(
+    decision: Any, message: str, health: Health | None
+) -> None:
+    """Unknown or repeated stages and answers never bought are refused, naming policy, query and state."""
     asked = queries(1)
-    with pytest.raises(ConfigError, match=f"(?s)policy 'stubborn' chose {message}"):
-        Cascade(engines(asked), Stubborn(decision), PRICES).run(asked)
+    with pytest.raises(PolicyError, match=f"(?s)policy 'stubborn' {message}.*a decision names one of"):
+        Cascade(engines(asked), Stubborn(decision), PRICES, health).run(asked)
 
 
 def test_the_same_answer_is_not_read_twice_by_one_stage() -> None:
     """It would say the same: a policy that asks again would never end."""
-    with pytest.raises(ConfigError, match=r"action '>L' with answer 'S'.*to verify an answer \['>M'\]"):
+    with pytest.raises(
+        ConfigError, match=r"action '>L' with answer 'S'.*open are \['M', 'L', '>M', 'stop'\]"
+    ):
         Cascade(three("a", "b", "c"), Way(("S", ">L", ">L")), PRICES).run([PROMPT])
 
 
@@ -321,7 +331,7 @@ def test_a_stage_that_cannot_verify_is_not_asked_to() -> None:
     fleet = {name: Generator(engine) for name, engine in three("a", "b", "c").items()}
     [completion] = Cascade(fleet, Way(("S", "L")), PRICES).run([PROMPT])
     assert completion.text == "c"
-    with pytest.raises(ConfigError, match=r"action '>L' with answer 'S'.*to verify an answer \[\]"):
+    with pytest.raises(ConfigError, match=r"action '>L' with answer 'S'.*open are \['M', 'L', 'stop'\]"):
         Cascade(fleet, Way(("S", ">L", "L")), PRICES).run([PROMPT])
 
 

@@ -189,7 +189,7 @@ class Climb:
     ) -> Decision:
         if len(drafts) == len(self.stages):
             return Decision(STOP, self.stages[-1])
-        return Decision(self.stages[len(drafts)], None)
+        return Decision(self.stages[len(drafts)], next(reversed(list(drafts)), None))
 
 
 def test_the_embedded_ladder_in_a_budget_for_two() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from asd.cascade import Cascade
 from asd.engines import GREEDY, Engine, Sampling
+from asd.engines.batching import call_in_batches
 from asd.engines.completions import OpenAIEngine
 from asd.engines.replay import ReplayEngine
 from asd.errors import (
@@ -25,6 +28,7 @@ from asd.errors import (
     PartialBatchError,
     PromptTooLongError,
     RefusedError,
+    StageTooLargeError,
     UnavailableError,
 )
 from asd.evidence import Judgement
@@ -80,20 +84,44 @@ def test_where_nothing_fails_nothing_changes() -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [EngineError("broken"), UnavailableError("gone"), RuntimeError("crash"), KeyError("x"), OSError()],
+    [
+        EngineError("broken"),
+        UnavailableError("gone"),
+        RuntimeError("crash"),
+        OSError(),
+        TimeoutError("late"),
+        ConnectionResetError("peer"),
+    ],
 )
 def test_a_failed_batch_fails_its_queries(error: Exception) -> None:
-    """Whatever comes out of a stage fails the queries of that call alone, and is recorded with its kind."""
+    """A failure of a stage fails the queries of that call alone, and is recorded with its kind."""
     call, health = Calls(error), Health()
     found = ask(health, call, 4, 2)
-    assert found[0] == found[1] == Failure("M", type(error).__name__, str(error))
+    assert found[0] == found[1] == Failure("M", type(error).__name__, str(error) or repr(error))
     assert (found[2], found[3]) == (2, 3)
     assert health.counts == {("M", type(error).__name__): 1}
 
 
-@pytest.mark.parametrize("error", [ConfigError("yours"), DataError("yours too"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConfigError("yours"),
+        DataError("yours too"),
+        KeyboardInterrupt(),
+        TypeError("a bug"),
+        AttributeError("a bug"),
+        KeyError("a bug"),
+        IndexError("a bug"),
+        AssertionError("a bug"),
+        NameError("a bug"),
+        ZeroDivisionError("a bug"),
+        ValueError("a bug"),
+        NotImplementedError("a stub"),
+        RecursionError("a bug"),
+    ],
+)
 def test_what_is_nobodys_failure_passes_through(error: BaseException) -> None:
-    """Wrong input and an interrupt are not a stage's failure."""
+    """Wrong input, a bug and an interrupt are not a stage's failure."""
     health = Health()
 
     def call(batch: list[int]) -> list[int]:
@@ -132,10 +160,61 @@ def test_smaller_batches_where_memory_is_short(error: Exception, n: int, batch_s
     assert health.resting() == frozenset()
 
 
-def test_one_query_that_does_not_fit_fails_alone() -> None:
-    """Out of memory with a batch of one is a failure of the stage."""
-    found = ask(Health(), Calls(OutOfMemoryError("a"), OutOfMemoryError("b")), 2, 2)
-    assert found == {0: Failure("M", "OutOfMemoryError", "b"), 1: 1}
+@pytest.mark.parametrize("error", [OutOfMemoryError("b"), MemoryError("b")])
+def test_one_query_that_does_not_fit_fails_alone(error: Exception) -> None:
+    """Out of memory with a batch of one fails that query, and says nothing of the stage."""
+    health = Health(trip_after=1)
+    found = ask(health, Calls(OutOfMemoryError("a"), error), 2, 2)
+    assert found == {0: Failure("M", type(error).__name__, "b"), 1: 1}
+    assert health.resting() == frozenset()
+
+
+def test_weights_that_do_not_fit_are_not_loaded_for_every_half() -> None:
+    """A smaller batch does not help a stage that cannot be loaded: it has failed."""
+    call, health = Calls(*[StageTooLargeError("large")] * 9), Health(trip_after=1)
+    found = ask(health, call, 4, 4)
+    assert found == dict.fromkeys(range(4), Failure("M", "StageTooLargeError", "large"))
+    assert len(call.seen) == 1
+    assert health.resting() == {"M"}
+
+
+def test_what_did_not_fit_in_a_half_done_batch_is_asked_again() -> None:
+    """Of a batch of which some fitted, the others come in halves; nothing is asked twice."""
+    short = OutOfMemoryError("short")
+    error = PartialBatchError("2 of 6", {0: 10, 3: 13}, {1: short, 2: short, 4: EngineError("bad"), 5: short})
+    call = Calls(error)
+    found = ask(Health(), call, 6, 6)
+    assert found == {0: 10, 1: 1, 2: 2, 3: 13, 4: Failure("M", "EngineError", "bad"), 5: 5}
+    assert call.seen == [[0, 1, 2, 3, 4, 5], [1, 2, 5]]
+
+
+@given(n=st.integers(1, 30), batch_size=st.integers(1, 16), fits=st.integers(1, 8))
+def test_batches_are_halved_without_health_too(n: int, batch_size: int, fits: int) -> None:
+    """Measuring and collecting go on in smaller batches; every query is answered exactly once."""
+    done: list[int] = []
+
+    def call(batch: list[int]) -> list[int]:
+        if len(batch) > fits:
+            raise OutOfMemoryError("short")
+        done.extend(batch)
+        return batch
+
+    found = [i for batch in call_in_batches("M", call, queries(n), batch_size) for i in batch]
+    assert sorted(found) == sorted(done) == list(range(n))
+
+
+def test_one_query_that_does_not_fit_ends_a_measurement() -> None:
+    """Without health the first query that fails ends it; what was done before has been given out."""
+
+    def call(batch: list[int]) -> list[int]:
+        if 1 in batch:
+            raise OutOfMemoryError("short")
+        return batch
+
+    answers = call_in_batches("M", call, queries(3), 3)
+    assert next(answers) == {0: 0}
+    with pytest.raises(OutOfMemoryError):
+        next(answers)
 
 
 @given(n=st.integers(1, 20), batch_size=st.integers(1, 16), data=st.data())
@@ -172,6 +251,54 @@ def test_what_a_broken_call_delivered_is_kept() -> None:
     }
     assert len(call.seen) == 1
     assert health.resting() == frozenset()
+
+
+def test_failures_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The first of its kind is a warning; every one has its traceback at level DEBUG."""
+    caplog.set_level("DEBUG", "asd")
+    errors = [EngineError("first"), EngineError("second"), OSError("third")]
+    ask(Health(trip_after=9), Calls(*errors), 3, 1)
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [record.getMessage() for record in told] == [
+        f"'M' failed for 1 queries with {kind}; further ones are logged at level DEBUG"
+        for kind in ("EngineError: first", "OSError: third")
+    ]
+    traced = [record.exc_info for record in caplog.records if record.levelname == "DEBUG"]
+    assert [info and info[1] for info in traced] == errors
+    assert {record.name.partition(".")[0] for record in caplog.records} == {"asd"}
+
+
+def test_threads_share_a_health() -> None:
+    """While others fail, succeed and come to rest, nothing is lost from the counts and nobody trips over."""
+    n_threads, n_calls = 8, 60
+    health = Health(trip_after=3, cool_down_s=0.0)
+    together = threading.Barrier(n_threads)
+    trouble: list[BaseException] = []
+
+    def hammer(thread: int) -> None:
+        try:
+            together.wait(10)
+            for i in range(n_calls):
+                stage = f"{thread}-{i}" if i % 3 else "shared"
+                ask(health, Calls(EngineError("down")), 1, 1, action=stage)
+                health.resting()
+                assert sum(health.counts.values()) > i
+        except BaseException as error:
+            trouble.append(error)
+
+    threads = [threading.Thread(target=hammer, args=(thread,)) for thread in range(n_threads)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(interval)
+    assert not trouble
+    assert health.counts["shared", "EngineError"] == n_threads * n_calls // 3
+    assert sum(health.counts.values()) == n_threads * n_calls
 
 
 def test_a_stage_that_went_away_half_way_has_failed() -> None:
@@ -352,7 +479,7 @@ def test_another_stage_answers(error: Exception) -> None:
     failed = [c for c in completions if c.failures]
     assert failed
     for completion in failed:
-        assert completion.failures == (Failure("S", type(error).__name__, str(error)),)
+        assert completion.failures == (Failure("S", type(error).__name__, str(error) or repr(error)),)
     assert sum(health.counts.values()) == stages["S"].n_calls
     for completion in completions:
         assert [d.action for d in completion.decisions] == ["M", STOP]

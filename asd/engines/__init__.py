@@ -60,6 +60,10 @@ class Engine(Protocol):
     """What the cascade needs from a runtime. `generate` answers in the order of the queries, or raises.
 
     An answer counts what it took (`Usage`): a text without a decoded token or a forward pass is refused.
+
+    A stage that fails raises `EngineError`, `OSError` (a `TimeoutError` is one), `RuntimeError` or
+    `MemoryError`; `PartialBatchError` where some answers came about, `OutOfMemoryError` where fewer queries
+    may fit. Anything else is taken for a bug and ends the run, so translate what your library raises.
     """
 
     @property

@@ -6,20 +6,34 @@ that needs no tokenizer). The composition of the batches depends on the queries 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
-from asd.errors import ConfigError, EngineError
+from asd.errors import ConfigError, EngineError, OutOfMemoryError, PartialBatchError, StageTooLargeError
 from asd.types import VERIFY, Draft, Query, Usage, Verification
 
-__all__ = ["answers", "batches", "call_in_batches", "in_batches", "paired", "readings"]
+__all__ = [
+    "answers",
+    "batches",
+    "call_in_batches",
+    "cut",
+    "half",
+    "in_batches",
+    "kept",
+    "paired",
+    "readings",
+    "short_of_memory",
+]
 
 T = TypeVar("T")
 
 
 def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Iterator[dict[int, Draft]]:
     """Answer all queries, at most `batch_size` a call; yields the drafts of a batch by index into `queries`.
+
+    A batch that does not fit into memory is halved. What a call brought before it failed is yielded first.
 
     Raises:
         ConfigError: `batch_size` is not positive.
@@ -38,7 +52,7 @@ def answers(engine: Engine, queries: Sequence[Query], sampling: Sampling = GREED
             cost next to nothing. `NO_CALL` is for answers that took no call, which no engine generates.
     """
     drafts = engine.generate(queries, sampling)
-    for draft in drafts:
+    for draft in (d for d in drafts if isinstance(d, Draft)):  # whoever takes the others refuses them
         if draft.text and not (draft.usage.n_decoded > 0 and draft.usage.n_passes > 0):
             raise _uncounted(engine, f"answered {draft.text[:40]!r}", draft.usage)
     return drafts
@@ -49,7 +63,7 @@ def readings(
 ) -> list[Verification]:
     """What an engine says of one batch of drafts; raises as it does, and where it counts no pass."""
     found = engine.verify(queries, drafts, acceptance)
-    for verification in found:
+    for verification in (v for v in found if isinstance(v, Verification)):
         if verification.usage.n_passes < 1:
             raise _uncounted(engine, f"read a draft of {verification.drafter!r}", verification.usage)
     return found
@@ -73,8 +87,48 @@ def call_in_batches(
         queries: What it is for.
         batch_size: Most indices in one call.
     """
-    for batch in batches(queries, batch_size):
-        yield paired(action.removeprefix(VERIFY), batch, call(batch))
+    waiting = deque(batches(queries, batch_size))
+    while waiting:
+        batch = waiting.popleft()
+        try:
+            found = paired(action.removeprefix(VERIFY), batch, call(batch))
+        except (EngineError, MemoryError) as error:
+            done, again = kept(batch, error), short_of_memory(batch, error)
+            if done:
+                yield done
+            if len(done) + len(again) < len(batch):
+                raise
+            waiting = cut(again, waiting, half(batch))
+        else:
+            yield found
+
+
+def kept(batch: Sequence[int], error: Exception) -> dict[int, Any]:
+    """What a failed call brought all the same, by index."""
+    done = error.done if isinstance(error, PartialBatchError) else {}
+    return {batch[at]: result for at, result in done.items()}
+
+
+def short_of_memory(batch: Sequence[int], error: Exception) -> list[int]:
+    """Indices of a failed batch for which memory was short, and may not be in a smaller one."""
+    failed = error.failed if isinstance(error, PartialBatchError) else dict.fromkeys(range(len(batch)), error)
+    if len(batch) == 1:
+        return []
+    return [batch[at] for at, why in failed.items() if _is_short_of_memory(why)]
+
+
+def _is_short_of_memory(error: Exception) -> bool:
+    return isinstance(error, (OutOfMemoryError, MemoryError)) and not isinstance(error, StageTooLargeError)
+
+
+def half(batch: Sequence[int]) -> int:
+    """Size of the larger half."""
+    return (len(batch) + 1) // 2
+
+
+def cut(batch: list[int], waiting: Iterable[list[int]], size: int) -> deque[list[int]]:
+    """The batch before those that wait, all of them cut into pieces of at most `size`."""
+    return deque(each[i : i + size] for each in [batch, *waiting] for i in range(0, len(each), size))
 
 
 def batches(queries: Sequence[Query], batch_size: int) -> list[list[int]]:
@@ -87,6 +141,7 @@ def batches(queries: Sequence[Query], batch_size: int) -> list[list[int]]:
 
 def paired(stage: str, batch: Sequence[int], results: Sequence[T]) -> dict[int, T]:
     """The results of a batch by index; `EngineError` where there are more or fewer than asked for."""
-    if len(results) != len(batch):
-        raise EngineError(f"stage {stage!r} returned {len(results)} results for {len(batch)} queries")
+    n = sum(result is not None for result in results)
+    if n != len(batch) or len(results) != n:
+        raise EngineError(f"stage {stage!r} returned {n} results for {len(batch)} queries")
     return dict(zip(batch, results, strict=True))

@@ -13,7 +13,7 @@ from asd.errors import ConfigError
 from asd.policies.checks import check_stages
 from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
 
-__all__ = ["FixedStage", "Lossless", "RandomMix"]
+__all__ = ["FixedStage", "Lossless", "RandomMix", "run_only"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class FixedStage:
         verification: Verification | None = None,  # noqa: ARG002
     ) -> Decision:
         """Run the stage, then stop."""
-        return _run_only(self.stage, drafts)
+        return run_only(self.stage, drafts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,9 @@ class RandomMix:
         rng = np.random.default_rng([self.seed, zlib.crc32(f"{query.dataset}\0{query.id}".encode())])
         p = np.array(list(self.weights.values()))
         drawn = int(rng.choice(len(p), p=p / p.sum()))
-        return _run_only(list(self.weights)[drawn], drafts)
+        return run_only(list(self.weights)[drawn], drafts)
 
 
-def _run_only(stage: str, drafts: Mapping[str, Draft]) -> Decision:
-    return Decision(STOP, stage) if stage in drafts else Decision(stage, None)
+def run_only(stage: str, drafts: Mapping[str, Draft]) -> Decision:
+    """Run a stage and return its answer, whatever else is in hand."""
+    return Decision(STOP, stage) if stage in drafts else Decision(stage, next(reversed([None, *drafts])))

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from asd.errors import ConfigError, DataError
+from asd.policies.blind import run_only
 from asd.policies.checks import check_lam
 from asd.prices import Prices
-from asd.types import STOP, Decision, Draft, Query, Trace, Verification
+from asd.types import Decision, Draft, Query, Trace, Verification
 
 __all__ = ["Oracle"]
 
@@ -71,7 +72,7 @@ class Oracle:
                 f"the oracle never saw query {query.id!r} of {query.dataset!r}: it serves the replay of the "
                 "traces it was built from only"
             )
-        return Decision(STOP, stage) if stage in drafts else Decision(stage, None)
+        return run_only(stage, drafts)
 
 
 def _best_stage(trace: Trace, prices: Mapping[str, Prices], cost_unit: float, lam: float) -> str:

@@ -1,0 +1,104 @@
+"""One query on its way through a cascade: what has been bought for it, and what was decided.
+
+State only: what to do next is the policy's decision, the calls are the cascade's (`asd.cascade`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from asd.errors import EngineError
+from asd.types import STOP, VERIFY, Decision, Draft, Failure, Query, Verification
+
+__all__ = ["Journey", "Result"]
+
+Result = Draft | Verification | Failure | None
+"""What became of a decision; None: the stage rests after failures and was not asked."""
+
+
+@dataclass(slots=True)
+class Journey:
+    """One query on its way through the cascade: answers and verifications bought, decisions taken so far.
+
+    Attributes:
+        query: The question.
+        drafts: By stage, in the order of the calls.
+        verifications: In the order of the calls.
+        verification: The one in hand: the last, until another stage answers.
+        readers: Stages that have verified since the last answer; none of them needs to do so again.
+        decision: The one of this round; None: there is no answer and no stage left to ask.
+        decisions: Those that were carried out, in order.
+        failures: Calls that brought nothing, in order.
+        lost: Stages that failed the query or came to rest before they were asked; not asked again.
+    """
+
+    query: Query
+    drafts: dict[str, Draft] = field(default_factory=dict)
+    verifications: list[Verification] = field(default_factory=list)
+    verification: Verification | None = None
+    readers: list[str] = field(default_factory=list)
+    decision: Decision | None = None
+    decisions: list[Decision] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    lost: set[str] = field(default_factory=set)
+
+    @property
+    def has_stopped(self) -> bool:
+        """An answer was returned."""
+        return bool(self.decisions) and self.decisions[-1].action == STOP
+
+    @property
+    def chosen(self) -> Decision:
+        """The decision of this round, where there is one."""
+        assert self.decision is not None
+        return self.decision
+
+    @property
+    def best(self) -> Draft:
+        """The best answer in hand, as decided in this round."""
+        answer = self.chosen.answer
+        assert answer is not None  # a policy may stop or verify only with an answer in hand
+        return self.drafts[answer]
+
+    @property
+    def read(self) -> Verification:
+        """The verification in hand, where there is one."""
+        assert self.verification is not None
+        return self.verification
+
+    def is_read_by(self, stage: str) -> bool:
+        """The verification in hand is this stage's."""
+        return self.verification is not None and self.verification.stage == stage
+
+    def follow(self, decision: Decision | None) -> None:
+        """Begin a round; a query that stops has come to its end."""
+        self.decision = decision
+        if decision is not None and decision.action == STOP:
+            self.decisions.append(decision)
+
+    def take(self, result: Result) -> None:
+        """What became of this round's decision; with an answer, what was verified is forgotten.
+
+        Raises:
+            EngineError: The result is of another stage or of another kind than what was asked for.
+        """
+        action = self.chosen.action
+        if result is None or isinstance(result, Failure):
+            self.lost.add(action.removeprefix(VERIFY))
+            self.failures += [] if result is None else [result]
+            return
+        if isinstance(result, Draft) and action == result.stage:
+            self.drafts[result.stage] = result
+            self.verification = None
+            self.readers.clear()
+        elif isinstance(result, Verification) and action == VERIFY + result.stage:
+            self.verifications.append(result)
+            self.verification = result
+            self.readers.append(result.stage)
+        else:
+            raise EngineError(
+                f"asked for {action!r} on query {self.query.id!r}, the engine returned "
+                f"{type(result).__name__} of stage {getattr(result, 'stage', None)!r}; an engine returns "
+                "drafts and verifications of its own stage"
+            )
+        self.decisions.append(self.chosen)
