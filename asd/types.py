@@ -136,13 +136,14 @@ class Verification:
         stage: Name of the stage that verified.
         drafter: Name of the stage whose draft was read.
         tokens: The draft in the verifier's own tokens, as far as there is room for an answer. The end of a
-            finished draft is the verifier's most probable stop token there.
+            finished draft is the verifier's most probable stop token there; a server that would not end there
+            tells none, and it is left out.
         logprobs: Natural log-probability of each of them under the verifier, same length as `tokens`.
         n_accepted: Length of the accepted prefix of `tokens`; the verifier goes on from there.
         usage: Counts of this call: the prompt, `len(tokens)` verified tokens, one pass.
         seconds: Wall time of the batch the query was in (not divided by its size).
         complete: The whole draft was read, its end included where it is finished; False where it exceeds the
-            room, or the verifier's answer would end earlier or cannot end.
+            room, or the verifier's answer would end earlier or cannot end, or its server tells no end.
         text: The verifier's whole answer, decoded from `tokens`, where it accepted all of them and the last
             is a stop token; None: it has to go on.
     """

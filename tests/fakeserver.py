@@ -1,7 +1,7 @@
 """A server on loopback that speaks the OpenAI protocol (and vLLM's additions) and breaks on demand.
 
 Its model knows its answers by prompt, writes one character a token (the id is the code point) and ends with
-token 3. Every scripted token has log-probability -0.1 (the end: -0.2), any other -5.
+token 3, which text spells "</s>". Scripted tokens have log-probability -0.1 (the end: -0.2), others -5.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 END = 3
+SPELT = "</s>"
 KNOWN, ENDING, STRANGE = -0.1, -0.2, -5.0
 
 Fault = Callable[["_Handler"], None] | None
@@ -35,6 +36,10 @@ class FakeServer(ThreadingHTTPServer):
         delay: Seconds a completion takes.
         caches: Tell of every prompt but its last token that it was cached.
         logprobs: Give them.
+        tied: Any token is as probable as the scripted one.
+        ends: The token that ends the answer to a prompt, where it is not token 3.
+        melting: The last character of a prompt and the first of what follows are one token.
+        context: Number of positions; None: not told.
         dead: Drops every connection.
     """
 
@@ -58,6 +63,9 @@ class FakeServer(ThreadingHTTPServer):
         self.delay = 0.0
         self.caches = False
         self.logprobs = True
+        self.tied = self.melting = False
+        self.ends: dict[str, int] = {}
+        self.context: int | None = None
         self.dead = False
 
     @property
@@ -163,9 +171,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _tokenizer(self, body: dict[str, Any]) -> dict[str, Any]:
         if "tokens" in body:
-            return {"prompt": "".join(map(chr, body["tokens"]))}
+            return {"prompt": "".join(map(chr, body["tokens"])).replace(chr(END), SPELT)}
         text = body["messages"][0]["content"] if "messages" in body else body["prompt"]
-        return {"tokens": [ord(c) for c in text]}
+        tokens = [ord(c) for c in text.replace(SPELT, chr(END))]
+        prompt = next((p for p in self.server.answers if text.startswith(p) and text != p), "")
+        if self.server.melting and prompt:
+            tokens[len(prompt) - 1 : len(prompt) + 1] = [0x1F600]
+        names = [SPELT if token == END else chr(token) for token in tokens]
+        return {"tokens": tokens, "token_strs": names, "max_model_len": self.server.context}
 
     def _complete(self, body: dict[str, Any]) -> dict[str, Any]:
         given = body["messages"][0]["content"] if "messages" in body else body["prompt"]
@@ -174,9 +187,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._echo(ids)
         prompt, script = self._find(ids)
         tokens = script[len(ids) - len(prompt) :][: body["max_tokens"]]
-        logprobs = [ENDING if token == END else KNOWN for token in tokens]
-        choice: dict[str, Any] = {"finish_reason": "stop" if tokens[-1:] == [END] else "length"}
-        text = "".join(chr(token) for token in tokens if token != END)
+        ends = tokens[-1:] == script[-1:]
+        logprobs = [ENDING if token == script[-1] else KNOWN for token in tokens]
+        choice: dict[str, Any] = {"finish_reason": "stop" if ends else "length"}
+        text = "".join(map(chr, tokens[: len(tokens) - ends]))
         choice["token_ids" if body.get("return_token_ids") else "index"] = tokens
         wanted = self.server.logprobs and body.get("logprobs")
         if "messages" in body:
@@ -193,22 +207,31 @@ class _Handler(BaseHTTPRequestHandler):
         return {"choices": [choice], "usage": usage}
 
     def _echo(self, ids: list[int]) -> dict[str, Any]:
-        """The first token has no log-probability, as none comes before it."""
+        """The first token has no log-probability, as none comes before it; one more token is written."""
         prompt, script = self._find(ids)
+        draft = ids[len(prompt) :]
+        is_scripted = draft == script[: len(draft)] and len(draft) < len(script)
+        following = script[len(draft)] if is_scripted else 0
         token_logprobs: list[float | None] = [None] + [KNOWN] * (len(prompt) - 1)
         top_logprobs: list[dict[str, float] | None] = [None] + [{"token_id:0": KNOWN}] * (len(prompt) - 1)
-        for i, token in enumerate(ids[len(prompt) :]):
-            best = script[i] if ids[len(prompt) :][:i] == script[:i] and i < len(script) else 0
-            own = (ENDING if token == END else KNOWN) if token == best else STRANGE
+        for i, token in enumerate([*draft, following]):
+            best = script[i] if draft[:i] == script[:i] and i < len(script) else 0
+            own = (ENDING if token == script[-1] else KNOWN) if token == best or self.server.tied else STRANGE
             token_logprobs.append(own)
             top_logprobs.append(
                 {f"token_id:{token}": own, f"token_id:{best}": own if token == best else KNOWN}
+                | {"token_id:1": STRANGE}
             )
-        choice = {"text": "", "logprobs": {"token_logprobs": token_logprobs, "top_logprobs": top_logprobs}}
-        return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 0}}
+        choice = {
+            "text": "",
+            "token_ids": [following],
+            "finish_reason": "stop" if following == script[-1] else "length",
+            "logprobs": {"token_logprobs": token_logprobs, "top_logprobs": top_logprobs},
+        }
+        return {"choices": [choice], "usage": {"prompt_tokens": len(ids), "completion_tokens": 1}}
 
     def _find(self, ids: list[int]) -> tuple[str, list[int]]:
         """The prompt that these ids begin with, and the ids of its answer."""
         text = "".join(map(chr, ids))
         prompt = max((p for p in self.server.answers if text.startswith(p)), key=len)
-        return prompt, [*map(ord, self.server.answers[prompt]), END]
+        return prompt, [*map(ord, self.server.answers[prompt]), self.server.ends.get(prompt, END)]

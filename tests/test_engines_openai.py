@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import socket
 import time
@@ -16,13 +15,12 @@ import numpy as np
 import pytest
 import stamina
 
-from asd.engines import Acceptance, Sampling, Verifier
+from asd.engines import Sampling, Verifier
 from asd.engines.completions import OpenAIEngine, fan_out
 from asd.engines.openai import open_stage
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
 from asd.engines.server import Settings
-from asd.engines.vllm_server import VllmServerEngine
 from asd.errors import (
     ConfigError,
     EngineError,
@@ -32,12 +30,10 @@ from asd.errors import (
 )
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
-from asd.types import NO_CALL, Draft, Query, Usage
+from asd.types import Query, Usage
 from tests.fakeserver import (
-    END,
     ENDING,
     KNOWN,
-    STRANGE,
     FakeServer,
     Fault,
     cutting,
@@ -81,13 +77,6 @@ def no_pause() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def engine(running: FakeServer) -> Iterator[OpenAIEngine]:
     opened = OpenAIEngine(stage(running.url))
-    yield opened
-    opened.unload()
-
-
-@pytest.fixture(scope="module")
-def verifier(running: FakeServer) -> Iterator[VllmServerEngine]:
-    opened = VllmServerEngine(stage(running.url, dialect="vllm"))
     yield opened
     opened.unload()
 
@@ -415,154 +404,6 @@ def test_loading_makes_sure_of_the_model(server: FakeServer, engine: OpenAIEngin
     with pytest.raises(EngineError, match=r"does not serve 'huge' but \['tiny'\]"):
         other.load()
     other.unload()
-
-
-def test_vllm_tells_ids(verifier: VllmServerEngine, server: FakeServer) -> None:
-    """In vLLM's dialect a draft has its ids, and the checkpoint's sampling habits are switched off."""
-    [draft] = verifier.generate([query()])
-    assert draft.tokens == (ord("4"), END)
-    assert draft.logprobs == (KNOWN, ENDING)
-    assert server.asked[0]["repetition_penalty"] == 1.0
-
-
-def test_vllm_chats_in_tokens(server: FakeServer) -> None:
-    """With a chat template the server tokenizes the chat, and the completion is asked for in ids."""
-    opened = VllmServerEngine(stage(server.url, chat=True, dialect="vllm"))
-    [draft] = opened.generate([query()])
-    opened.unload()
-    assert draft.text == "4"
-    assert server.asked[0]["prompt"] == [ord(c) for c in "2+2="]
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (reply("-0.1"), "told 0 ids of 1 tokens"),
-        (reply("-0.1, -0.2").replace('"text"', '"token_ids": [52], "text"'), "gave 2 log-prob"),
-    ],
-)
-def test_a_server_that_is_not_vllm(
-    verifier: VllmServerEngine, server: FakeServer, body: str, message: str
-) -> None:
-    """Ids or log-probabilities that do not match the count are an error."""
-    server.faults.append(saying(body))
-    with pytest.raises(EngineError, match=message):
-        verifier.generate([query()])
-
-
-def draft(text: str, *, finished: bool = True) -> Draft:
-    return Draft("XS", text, (1, 2), (-1.0, -1.0), finished, Usage(1, 2, 2), 0.1)
-
-
-@pytest.mark.parametrize(
-    ("text", "finished", "room", "tokens", "n_accepted"),
-    [
-        ("abc", True, 20, "abc\3", 4),
-        ("abd", True, 20, "abd\3", 2),
-        ("ab", True, 20, "ab\3", 2),
-        ("ab", False, 20, "ab", 2),
-        ("abcd", True, 20, "abcd\3", 3),
-        ("xyz", True, 20, "xyz\3", 0),
-        ("", True, 20, "\3", 0),
-        ("", False, 20, "", 0),
-        ("abcd", True, 2, "ab", 2),
-        ("abc", True, 3, "abc", 3),
-    ],
-)
-def test_verify_and_continue(
-    verifier: VllmServerEngine, text: str, finished: bool, room: int, tokens: str, n_accepted: int
-) -> None:
-    """Any draft: the accepted prefix is the common one, and going on from it gives the stage's own answer."""
-    asked = query("say abc ", room)
-    [alone] = verifier.generate([asked])
-    [seen] = verifier.verify([asked], [draft(text, finished=finished)])
-    assert seen.tokens == tuple(map(ord, tokens))
-    assert (seen.stage, seen.drafter, seen.n_accepted) == ("S", "XS", n_accepted)
-    assert seen.usage == Usage(n_prompt=8, n_decoded=0, n_passes=1, n_verified=len(tokens))
-    expected = [ENDING if token == END else KNOWN for token in seen.tokens[:n_accepted]]
-    assert list(seen.logprobs[:n_accepted]) == expected
-    assert set(seen.logprobs[n_accepted:]) <= {STRANGE}
-    [whole] = verifier.continue_([asked], [seen])
-    assert (whole.text, whole.tokens, whole.logprobs, whole.finished) == (
-        alone.text,
-        alone.tokens,
-        alone.logprobs,
-        alone.finished,
-    )
-    n_left = len(alone.tokens) - n_accepted
-    assert whole.usage == (Usage(8 + n_accepted, n_left, n_left) if n_left else NO_CALL)
-
-
-def test_lenient_acceptance(verifier: VllmServerEngine) -> None:
-    """With a tolerance a token is taken while it is probable enough beside the most probable one."""
-    asked = [query("say abc ")]
-    verifier.generate(asked)
-    given = [draft("abx", finished=False)]
-    n_accepted = []
-    for ratio in (0.99, 1.01):
-        tolerance = float(np.exp(STRANGE - KNOWN)) * ratio
-        [seen] = verifier.verify(asked, given, Acceptance(tolerance=tolerance))
-        n_accepted.append(seen.n_accepted)
-    assert n_accepted == [3, 2]
-
-
-def test_what_cannot_be_verified_here(verifier: VllmServerEngine) -> None:
-    """Sampling and another stage's verification are refused."""
-    asked, sampled = [query("say abc ")], Acceptance(Sampling(1.0, np.random.default_rng(0)))
-    [seen] = verifier.verify(asked, [draft("ab", finished=False)])
-    with pytest.raises(ConfigError, match="verifies greedily, not at temperature 1"):
-        verifier.verify(asked, [draft("ab")], sampled)
-    with pytest.raises(ConfigError, match="verifies greedily"):
-        verifier.continue_(asked, [seen], sampled)
-    with pytest.raises(ConfigError, match="'M' verified, so 'S' cannot go on"):
-        verifier.continue_(asked, [replace(seen, stage="M")])
-
-
-def test_only_counted_savings_are_claimed(verifier: VllmServerEngine, server: FakeServer) -> None:
-    """Prompt tokens that the server found in its cache are not counted in a continuation."""
-    server.caches = True
-    asked = query("say abc ")
-    verifier.generate([asked])
-    [seen] = verifier.verify([asked], [draft("abx")])
-    [whole] = verifier.continue_([asked], [seen])
-    assert whole.usage == Usage(n_prompt=1, n_decoded=2, n_passes=2)
-
-
-def test_the_end_is_learned_from_the_server(server: FakeServer) -> None:
-    """Before any answer has ended, verifying a finished draft lets the server end one first, once."""
-    opened = VllmServerEngine(stage(server.url, dialect="vllm"))
-    for _ in range(2):
-        [seen] = opened.verify([query("say abc ")], [draft("abx")])
-        assert seen.tokens[-1] == END
-    opened.unload()
-    assert [body.get("echo") for body in server.asked] == [None, True, True]
-
-
-def test_an_end_that_cannot_be_learned(server: FakeServer) -> None:
-    """A server that does not come to an end within the room leaves the stop token unknown, which is said."""
-    opened = VllmServerEngine(stage(server.url, dialect="vllm"))
-    with pytest.raises(EngineError, match="stop token is unknown"):
-        opened.verify([query("spell ", room=3)], [draft("a", finished=True)])
-    opened.unload()
-
-
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ({"token_logprobs": [None], "top_logprobs": [None]}, "1 echoed tokens instead of"),
-        ({"token_logprobs": [None] * 10, "top_logprobs": [None] * 10}, "has no log-probability"),
-        ({"token_logprobs": [-1.0] * 10, "top_logprobs": [{}] * 10}, "has no log-probability"),
-        ({"token_logprobs": [7.0] * 10, "top_logprobs": [{"a": -1.0}] * 10}, "log-probability 7.0"),
-    ],
-)
-def test_a_senseless_echo(
-    verifier: VllmServerEngine, server: FakeServer, body: dict[str, object], message: str
-) -> None:
-    """An echo that does not cover what was sent is an error."""
-    usage = {"prompt_tokens": 1, "completion_tokens": 0}
-    server.faults.append(saying(json.dumps({"choices": [{"logprobs": body}], "usage": usage})))
-    with pytest.raises(EngineError, match=f"makes no sense: .*{message}"):
-        verifier.verify([query("say abc ")], [draft("ab", finished=False)])
 
 
 def test_the_dialect_chooses_the_engine() -> None:

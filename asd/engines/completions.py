@@ -24,6 +24,7 @@ from asd.engines import GREEDY, Sampling
 from asd.engines.counting import Counter
 from asd.engines.prompts import check
 from asd.engines.replies import Models, Reply, Served, Written
+from asd.engines.served_tokens import chat_of
 from asd.engines.server import Server, Settings
 from asd.errors import ConfigError, EngineError, PartialBatchError, RefusedError, UnavailableError
 from asd.ladder import Stage
@@ -141,7 +142,7 @@ class OpenAIEngine:
         if not self.stage.chat_template:
             return self._complete({"prompt": query.prompt, **choice, **room})
         kwargs = self.stage.chat_template_kwargs
-        chat = {"messages": chat_of(query)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+        chat = {"messages": chat_of(query.prompt)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
         return self._ask("chat/completions", {**chat, **choice, **room}, {"logprobs": True})
 
     def _complete(self, body: dict[str, Any]) -> Written:
@@ -228,11 +229,6 @@ def settled(done: Mapping[int, T], failed: Mapping[int, EngineError]) -> list[T]
     if not done and (len(failed) == 1 or not refused):
         raise first
     raise PartialBatchError(f"{len(failed)} of {len(done) + len(failed)} queries: {first}", done, failed)
-
-
-def chat_of(query: Query) -> list[dict[str, str]]:
-    """The prompt as the one message of a chat."""
-    return [{"role": "user", "content": query.prompt}]
 
 
 def _choices(sampling: Sampling, n: int) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ NAMED = {
 """Codes in words ("rate_limit_error", "InternalServerError"), without what joins them and "error"."""
 TOO_LONG = re.compile(
     r"context[ _](length|size|window|limit)|max_model_len|maximum (model|sequence) length|prompt is too long"
-    r"|too many tokens|token count|reduce the length|max_new_tokens` must be|`inputs` must have less",
+    r"|too many tokens|token count|reduce the length|max_new_tokens` must be|`inputs` must have less"
+    r"|max_(completion_)?tokens must be at least 1",
     re.IGNORECASE,
 )
 """How servers say that a prompt does not fit (OpenAI, vLLM, SGLang, llama.cpp, TGI, Gemini, Anthropic)."""

@@ -11,13 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from asd.types import Usage
 
-__all__ = ["Echo", "EchoReply", "Models", "Reply", "Served", "Text", "Tokens", "Written"]
+__all__ = ["Echo", "EchoReply", "Following", "Models", "Reply", "Served", "Text", "Tokens", "Written"]
 
 T = TypeVar("T")
 
@@ -47,9 +47,11 @@ class Models(msgspec.Struct, frozen=True):
 
 
 class Tokens(msgspec.Struct, frozen=True):
-    """Reply of vLLM's `/tokenize`."""
+    """Reply of vLLM's `/tokenize`; `max_model_len` is the number of positions of the model."""
 
     tokens: list[int]
+    token_strs: list[str] | None = None
+    max_model_len: int | None = None
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -208,15 +210,30 @@ class Reply(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """What a server says of tokens it was given.
+    """What a server says of tokens it was given, and the one that it would write behind them.
 
     Attributes:
+        tokens: What it was given.
         logprobs: Of each token.
         best: Of the most probable token at its place.
+        is_best: Whether it is the only most probable one; of two that are equally probable neither is.
+        following: What the server would write behind them, its log-probability, and whether its answer ends
+            with that.
     """
 
+    tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     best: tuple[float, ...]
+    is_best: tuple[bool, ...]
+    following: Following
+
+
+class Following(NamedTuple):
+    """One token behind others."""
+
+    token: int
+    logprob: float
+    ends: bool
 
 
 class _EchoLogprobs(msgspec.Struct, frozen=True):
@@ -226,25 +243,42 @@ class _EchoLogprobs(msgspec.Struct, frozen=True):
 
 class _EchoChoice(msgspec.Struct, frozen=True):
     logprobs: _EchoLogprobs
+    token_ids: list[int]
+    finish_reason: str | None = None
 
 
 class EchoReply(msgspec.Struct, frozen=True):
-    """Reply of `/completions` to `echo` with `max_tokens` 0 and one top log-probability."""
+    """Reply of `/completions` to `echo` with `max_tokens` 1 and two top log-probabilities, by token ids."""
 
     choices: list[_EchoChoice]
 
-    def tail(self, n: int, n_all: int) -> Echo:
-        """What is said of the last `n` of the `n_all` tokens sent; `ValueError` where it makes no sense."""
-        found = _only(self.choices).logprobs
-        if not len(found.token_logprobs) == len(found.top_logprobs) == n_all:
-            raise ValueError(f"{len(found.token_logprobs)} echoed tokens instead of {n_all}")
-        logprobs = found.token_logprobs[n_all - n :]
-        tops = found.top_logprobs[n_all - n :]
+    def tail(self, tokens: Sequence[int], n_all: int) -> Echo:
+        """What is said of the last `tokens` of the `n_all` sent; `ValueError` where it makes no sense."""
+        choice = _only(self.choices)
+        found = choice.logprobs
+        if (
+            not len(found.token_logprobs)
+            == len(found.top_logprobs)
+            == n_all + len(choice.token_ids)
+            == n_all + 1
+        ):
+            raise ValueError(f"{len(found.token_logprobs)} echoed and written tokens instead of {n_all + 1}")
+        start = n_all - len(tokens)
+        logprobs, tops = found.token_logprobs[start:], found.top_logprobs[start:-1]
         if None in logprobs or not all(tops):
             raise ValueError("an echoed token has no log-probability")
+        *own, following = _believed([value for value in logprobs if value is not None])
+        others = [
+            max((p for name, p in top.items() if name != f"token_id:{token}"), default=-math.inf)
+            for token, top in zip(tokens, tops, strict=True)
+            if top
+        ]
         return Echo(
-            _believed([value for value in logprobs if value is not None]),
-            _believed([max(top.values()) for top in tops if top]),
+            tuple(tokens),
+            tuple(own),
+            tuple(map(max, own, others)),
+            tuple(mine > other for mine, other in zip(own, others, strict=True)),
+            Following(choice.token_ids[0], following, choice.finish_reason in ENDED),
         )
 
 

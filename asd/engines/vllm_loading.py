@@ -31,7 +31,7 @@ from typing import Any
 
 from asd.engines.prompts import check_template
 from asd.engines.revisions import local_directory, revision
-from asd.errors import ConfigError, EngineError
+from asd.errors import AsdError, ConfigError, EngineError
 from asd.ladder import Stage
 
 __all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "stop", "unwarned"]
@@ -128,7 +128,7 @@ def start(stage: Stage) -> Running:
     )
     try:
         _check(stage, running)
-    except EngineError:
+    except AsdError:
         stop(running)
         raise
     return running
