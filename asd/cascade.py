@@ -23,10 +23,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from types import MappingProxyType
+from typing import Self
 
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.batching import answers, call_in_batches, readings
+from asd.engines.closing import close
 from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
 from asd.journey import Journey, Result
 from asd.policies import Policy
@@ -37,6 +40,8 @@ from asd.types import NO_CALL, STOP, VERIFY, Completion, Decision, Draft, Query,
 
 class Cascade:
     """A policy over the stages of a ladder.
+
+    As a context manager it closes its engines at the end; they open again when they are asked.
 
     Args:
         engines: One engine a stage, by stage name, in ladder order.
@@ -74,6 +79,18 @@ class Cascade:
         self.health = health
         self.acceptance = acceptance
         self._detours = Detours(policy)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all engines, also where closing one of them raises; a second call does nothing."""
+        with ExitStack() as stack:
+            for engine in self.engines.values():
+                stack.callback(close, engine)
 
     def run(self, queries: Sequence[Query], batch_size: int = 16) -> list[Completion]:
         """Answer every query, in the order given; at most `batch_size` of them in one call of an engine.

@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import NamedTuple
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usage
+from asd.engines.closing import Closing
 from asd.errors import ConfigError, EngineError
 from asd.types import Draft, Query, Usage, Verification
 
@@ -49,7 +50,7 @@ class FakeClock:
         self.now += seconds
 
 
-class ScriptedEngine:
+class ScriptedEngine(Closing):
     """A stage that answers from a script; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
     A prompt counts as many tokens as it has words, an answer as many as it has log-probabilities, and at

@@ -21,7 +21,7 @@ from asd import __version__, artifact
 from asd.cascade import Cascade
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
-from asd.cli.opening import open_quietly
+from asd.cli.opening import closed_at_the_end, open_quietly
 from asd.cli.paths import NEW_FILE
 from asd.collect import collect as collect_traces
 from asd.collect import header_for, read_collected
@@ -295,7 +295,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 
     steps = Ladder.load(ladder)
     workloads = _workloads(datasets, data, unsafe_code)
-    engines, prices = open_drafted(steps, device, engine), {}
+    engines, prices = closed_at_the_end(open_drafted(steps, device, engine)), {}
     for size in batch:
         queries = [query for workload in workloads for query in workload.queries("fit", limit * size)]
         prices[size] = measure_prices(engines, queries, batch=size)

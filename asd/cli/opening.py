@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
+import click
+
 from asd.engines import Engine
+from asd.engines.closing import close
 from asd.engines.opening import open_engines
 from asd.ladder import Ladder
 
-__all__ = ["open_quietly"]
+__all__ = ["closed_at_the_end", "open_quietly"]
 
 
 def open_quietly(ladder: Ladder, device: str | None, engine: str = "transformers") -> dict[str, Engine]:
-    """As `asd.engines.opening.open_engines`; a bar is for downloads."""
+    """As `asd.engines.opening.open_engines`; closed when the command ends, and a bar is for downloads."""
     if all(Path(stage.model).is_absolute() for stage in ladder.stages):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return open_engines(ladder, device, engine)
+    return closed_at_the_end(open_engines(ladder, device, engine))
+
+
+def closed_at_the_end(engines: dict[str, Engine]) -> dict[str, Engine]:
+    """The same engines, closed when the command ends, however it does."""
+    for engine in engines.values():
+        click.get_current_context().call_on_close(partial(close, engine))
+    return engines

@@ -64,6 +64,8 @@ class Engine(Protocol):
     A stage that fails raises `EngineError`, `OSError` (a `TimeoutError` is one), `RuntimeError` or
     `MemoryError`; `PartialBatchError` where some answers came about, `OutOfMemoryError` where fewer queries
     may fit. Anything else is taken for a bug and ends the run, so translate what your library raises.
+
+    An optional `close()` gives back what `unload` does not; a cascade calls it at its end, else `unload`.
     """
 
     @property

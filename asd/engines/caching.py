@@ -27,6 +27,7 @@ import msgspec
 import numpy as np
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
+from asd.engines.closing import Closing, close
 from asd.errors import ConfigError, DataError, StorageError
 from asd.ladder import Stage
 from asd.types import Draft, Query, Verification
@@ -98,7 +99,7 @@ class ResponseStore:
             raise StorageError(f"cannot write to the response store {self._path}: {error}") from error
 
 
-class CachingEngine:
+class CachingEngine(Closing):
     """Looks in a store before it asks an engine; implements `asd.engines.Engine`.
 
     Args:
@@ -135,6 +136,10 @@ class CachingEngine:
     def unload(self) -> None:
         """Give the memory back."""
         self._engine.unload()
+
+    def close(self) -> None:
+        """Close the engine; the store is closed by who opened it."""
+        close(self._engine)
 
     def synchronise(self) -> None:
         """Refused: what comes from a store cannot be timed.

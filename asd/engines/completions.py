@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from asd.engines import GREEDY, Sampling
+from asd.engines.closing import Closing
 from asd.engines.counting import Counter
 from asd.engines.prompts import check
 from asd.engines.replies import Models, Reply, Served, Written
@@ -50,7 +51,7 @@ THINKING_OFF = (
 )
 
 
-class OpenAIEngine:
+class OpenAIEngine(Closing):
     """One stage behind one server; implements `asd.engines.Engine`.
 
     Usage is what the server counts, or what can be counted here where it does not (`asd.engines.counting`); a

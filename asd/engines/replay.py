@@ -10,13 +10,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usage
+from asd.engines.closing import Closing
 from asd.errors import ConfigError, DataError
 from asd.types import Draft, Query, Trace, Usage, Verification, pair_name
 
 __all__ = ["ReplayEngine"]
 
 
-class ReplayEngine:
+class ReplayEngine(Closing):
     """One recorded stage; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
     Args:

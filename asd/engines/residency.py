@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier, alone
+from asd.engines.closing import Closing
 from asd.errors import ConfigError
 from asd.prices import Prices
 from asd.types import Draft, Query, Verification
@@ -141,7 +142,7 @@ class Residency:
                 )
 
 
-class _Turning:
+class _Turning(Closing):
     """An engine that is made resident before it is asked."""
 
     def __init__(self, engine: Engine, residency: Residency) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines.closing import Closing
 from asd.engines.decoding import Batch, open_batch
 from asd.engines.harvesting import Answer
 from asd.engines.prompts import encode
@@ -40,14 +41,14 @@ class Speculated:
     accepted: tuple[int, ...]
 
 
-class SpeculativeEngine:
+class SpeculativeEngine(Closing):
     """The verifier's stage, written faster; implements `asd.engines.Drafted`.
 
     Usage counts what was done for the query itself, as the verifier's own engine does: the verifier's prompt
     and passes, the tokens drafted (one pass of the drafter each) and the passes that they saved.
 
     Args:
-        drafter: The smaller stage; who opened it unloads it.
+        drafter: The smaller stage; `unload` leaves it in memory, because it answers too.
         verifier: The stage that is served.
         block: Most tokens drafted at a time; 0: plain decoding.
         clock: Seconds now, for `Draft.seconds`.
@@ -102,6 +103,11 @@ class SpeculativeEngine:
     def unload(self) -> None:
         """Give the verifier's memory back; the drafter is a stage of its own."""
         self.verifier.unload()
+
+    def close(self) -> None:
+        """Close both stages; either opens again when it is asked."""
+        self.verifier.close()
+        self.drafter.close()
 
     def synchronise(self) -> None:
         """Wait until the device is idle."""

@@ -20,6 +20,7 @@ import torch
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.carrying import Carried, carry_over
 from asd.engines.choosing import Choose, beginning_with, chooser, generator_of
+from asd.engines.closing import Closing
 from asd.engines.decoding import Batch, PaddingSide, decode, join, open_batch, prefill
 from asd.engines.harvesting import Answer, harvest
 from asd.engines.keeping import Keeper
@@ -34,7 +35,7 @@ from asd.types import NO_CALL, Draft, Query, Usage, Verification
 __all__ = ["Resumed", "TransformersEngine"]
 
 
-class TransformersEngine:
+class TransformersEngine(Closing):
     """One stage on one device; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
     Usage of a draft counts what the query itself needed: its prompt tokens, its decoded tokens (the stop

@@ -31,6 +31,7 @@ import numpy as np
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.carrying import Carried, carry_over
+from asd.engines.closing import Closing
 from asd.engines.prompts import encode
 from asd.engines.vllm_loading import Running, check_device, require_vllm, start, stop
 from asd.engines.vllm_requests import Reply, Request, Score, ask
@@ -45,7 +46,7 @@ Row = Mapping[int, Score]
 T = TypeVar("T", Draft, Verification)
 
 
-class VllmEngine:
+class VllmEngine(Closing):
     """One stage in vLLM; implements `asd.engines.Verifier`.
 
     Args:
@@ -87,9 +88,9 @@ class VllmEngine:
 
     def unload(self) -> None:
         """Give the memory back; a later `generate` loads again."""
-        if self._running is not None:
-            stop(self._running)
-            self._running = None
+        running, self._running = self._running, None
+        if running is not None:
+            stop(running)
 
     def synchronise(self) -> None:
         """Nothing to wait for: a call returns when its tokens have left the devices."""
