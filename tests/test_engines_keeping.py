@@ -18,7 +18,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 @torch.inference_mode()
 def read(loaded: Loaded, *lengths: int) -> Batch:
-    return prefill(loaded, [[5] * length for length in lengths], "left")
+    return prefill(loaded, [[5] * length for length in lengths])
 
 
 @torch.inference_mode()
@@ -37,10 +37,7 @@ def test_rows_are_found_once_whatever_came_between(loaded: Loaded) -> None:
     found = take(keeper, "c", "d", "a", "x")
     assert found.keys() == {"a", "c", "d"}
     assert found["a"][1] is found["c"][1] is not found["d"][1]
-    stands_at = {
-        key: batch.n_slots if batch.padding is None else int(batch.padding.position[row])
-        for key, (row, batch) in found.items()
-    }
+    stands_at = {key: batch.n_slots - int(batch.all_gaps()[row]) for key, (row, batch) in found.items()}
     assert stands_at == {"a": 9, "c": 5, "d": 5}
     assert take(keeper, "a", "b", "c", "d").keys() == {"b"}
     assert take(keeper, "b") == {}

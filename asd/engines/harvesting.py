@@ -48,13 +48,12 @@ class Ends:
         self._next_end = min(limits)
         self.n_open = len(limits)
 
-    def look(self, n_written: int, recent: list[int]) -> None:
-        """Take note of the tokens written since the last look, step after step, each over all rows."""
-        if n_written < self._next_end and self._stops.isdisjoint(recent):
+    def look(self, n_written: int, tokens: list[int]) -> None:
+        """Take note of the token that each row has just written."""
+        if n_written < self._next_end and self._stops.isdisjoint(tokens):
             return
-        n = len(self._ends)
         self._ends = [
-            0 if self._stops.intersection(recent[i::n]) else end for i, end in enumerate(self._ends)
+            0 if token in self._stops else end for token, end in zip(tokens, self._ends, strict=True)
         ]
         still_open = [end for end in self._ends if end > n_written]
         self.n_open = len(still_open)

@@ -1,8 +1,8 @@
 """What verifying leaves for continuing: caches of the batches verified lately, within a memory budget.
 
 Rows are found by what their cache depends on, so any of them can be continued later, in any company, also
-after other batches were verified. The least recent batch is given up first; who does not find a row here
-reads it anew. The border: batches of `asd.engines.decoding`; no text, no queries.
+after other batches were verified. The least recent batch is evicted first; who does not find a row here reads
+it anew. The border: batches of `asd.engines.decoding`; no text, no queries.
 """
 
 from __future__ import annotations
@@ -47,11 +47,15 @@ class Keeper:
 
     Args:
         most_bytes: Memory of keys and values that may be held between calls.
+
+    Attributes:
+        n_evicted: Rows given up so far for want of memory.
     """
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._entries: list[_Entry] = []
+        self.n_evicted = 0
 
     def put(self, batch: Batch, drop: Sequence[int], keys: Sequence[Hashable | None]) -> None:
         """Keep a batch.
@@ -61,13 +65,20 @@ class Keeper:
             drop: Tokens to take back from each row when it is taken.
             keys: What each row is asked for by (None: never).
         """
-        rows = {key: row for row, key in enumerate(keys) if key is not None}
-        for key in rows:
+        rows = [row for row, key in enumerate(keys) if key is not None]
+        by_key = {key: row for row, key in enumerate(keys[row] for row in rows)}
+        for key in by_key:
             self._pop(key)
-        if rows:
-            self._entries.append(_Entry(batch, list(drop), rows, batch.n_bytes))
-        while sum(entry.n_bytes for entry in self._entries) > self._most_bytes:
-            del self._entries[0]
+        if not rows:
+            return
+        n_bytes = batch.n_bytes * len(rows) // len(keys)
+        self._make_room(n_bytes)
+        if n_bytes > self._most_bytes:
+            self.n_evicted += len(rows)
+            return
+        if len(rows) < len(keys):
+            batch = batch.select(torch.tensor(rows, device=batch.rows.device))
+        self._entries.append(_Entry(batch, [drop[row] for row in rows], by_key, n_bytes))
 
     def take(self, keys: Sequence[Hashable]) -> list[KeptRows]:
         """The rows of these keys that are still here; each can be taken once."""
@@ -84,6 +95,11 @@ class Keeper:
     def clear(self) -> None:
         """Give all memory back."""
         self._entries.clear()
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Evict the least recent batches until this much more can be held."""
+        while self._entries and sum(entry.n_bytes for entry in self._entries) + n_bytes > self._most_bytes:
+            self.n_evicted += len(self._entries.pop(0).rows)
 
     def _pop(self, key: Hashable) -> tuple[_Entry, int] | None:
         for entry in self._entries:

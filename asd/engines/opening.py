@@ -14,7 +14,7 @@ __all__ = ["ENGINES", "open_drafted", "open_engines"]
 ENGINES = {"transformers": "TransformersEngine", "vllm": "VllmEngine", "openai": "open_stage"}
 """By the name on the command line, which is also that of the module and of the extra: what opens a stage."""
 
-WITH_OPTIONS = ("vllm", "openai")
+WITH_OPTIONS = ("transformers", "vllm", "openai")
 """Engines that read `Stage.options`."""
 
 

@@ -22,7 +22,7 @@ from torch.nn.functional import pad
 from asd.engines import Acceptance, Sampling
 from asd.engines.carrying import Carried
 from asd.engines.choosing import chooser, generator_of
-from asd.engines.decoding import Batch, PaddingSide, feed, read
+from asd.engines.decoding import Batch, feed, read
 from asd.engines.verifying import Judged, first_tokens, read_drafts
 from asd.types import Usage
 
@@ -100,23 +100,13 @@ class Rounds:
         rows: What is to be written; filled by `run`.
         block: Most tokens drafted in a round, at least 1.
         sampling: How the verifier chooses tokens, and the drafter too.
-        side: Where shorter rows are padded.
     """
 
-    def __init__(
-        self,
-        small: Batch,
-        big: Batch,
-        rows: Sequence[Row],
-        block: int,
-        sampling: Sampling,
-        side: PaddingSide,
-    ) -> None:
+    def __init__(self, small: Batch, big: Batch, rows: Sequence[Row], block: int, sampling: Sampling) -> None:
         self._rows = list(rows)
         self._block = block
         self._sampling = sampling
         self._rng = generator_of(sampling)
-        self._side = side
         self._stops = frozenset(big.loaded.stop_ids)
         self._small = small
         self._big = big
@@ -132,7 +122,6 @@ class Rounds:
                 [row.unread_big for row in self._rows],
                 blocks.drafts,
                 Acceptance(self._sampling),
-                self._side,
                 blocks.drawn_with(),
             )
             self._take(blocks, judged)
@@ -153,7 +142,7 @@ class Rounds:
         n, device = len(self._rows), self._small.rows.device
         choose, rows = chooser(self._sampling, n, n_steps, device), torch.arange(n, device=device)
         unread = [row.unread_small for row in self._rows]
-        self._small.logits = read(self._small, unread, [1] * n, self._side)
+        self._small.logits = read(self._small, unread, [1] * n)
         steps: list[Tensor] = []
         q: list[Array] = []
         going_on = set(range(n))
@@ -162,8 +151,7 @@ class Rounds:
             steps.append(choose(logits, rows, len(steps)))
             if self._rng is not None:
                 q.append(self._probabilities(logits))
-            if device.type == "cpu":  # elsewhere looking costs a wait
-                going_on -= {i for i, t in enumerate(steps[-1].tolist()) if t in self._stops}
+            going_on -= {i for i, t in enumerate(steps[-1].tolist()) if t in self._stops}
             if len(steps) == n_steps or not going_on:
                 return steps, q
             feed(self._small, steps[-1])

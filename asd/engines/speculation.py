@@ -9,11 +9,15 @@ arXiv 2211.17192 (here the draft is an unconditional draw from a known q; a casc
 `asd.stopping.acceptance`). It changes time only, and pays where drafted tokens are cheap and mostly accepted:
 `asd.pricing.plan_block` says how long a block should be, 0 where plain decoding is faster.
 
+Models that cannot take tokens back, because they add up what they read in a state (linear attention,
+convolutions), neither draft nor are drafted for: their stage writes alone.
+
 The border: two `transformers` stages of one vocabulary in this process.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -31,6 +35,8 @@ from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["Speculated", "SpeculativeEngine"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,7 @@ class SpeculativeEngine(Closing):
         self.block = block
         self._clock = clock
         self._checked = False
+        self._has_told = False
 
     @property
     def stage_name(self) -> str:
@@ -116,8 +123,8 @@ class SpeculativeEngine(Closing):
     def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
         """The verifier's answers; errors as in its own `generate`.
 
-        Where the drafter cannot help, because it cannot be loaded or a prompt exceeds its context, the
-        verifier writes alone.
+        Where the drafter cannot help, because it cannot be loaded, a prompt exceeds its context or one of the
+        two models cannot take tokens back, the verifier writes alone.
         """
         if self._can_draft():
             try:
@@ -157,22 +164,36 @@ class SpeculativeEngine(Closing):
             self.drafter.load()
         except EngineError:
             return False
-        return True
+        stuck = self._cannot_rewind()
+        if stuck and not self._has_told:
+            self._has_told = True
+            _LOG.warning("stage %r writes without its drafter: %s", self.stage_name, stuck)
+        return not stuck
+
+    def _cannot_rewind(self) -> str:
+        """Why a rejected block could not be taken back; empty where it can."""
+        for engine in (self.drafter, self.verifier):
+            if not engine.loaded.rewinds:
+                return f"the model of stage {engine.stage_name!r} has layers that cannot take tokens back"
+        return ""
 
     @torch.inference_mode()
     def speculate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Speculated]:
         """The verifier's answers, and how they came about.
 
         Raises:
-            ConfigError, PromptTooLongError, EngineError: As `generate` of either stage.
+            ConfigError: As `load` and `generate`, or a model cannot take tokens back.
+            PromptTooLongError, EngineError: As `generate` of either stage.
         """
         if not queries:
             return []
         self.load()
+        if stuck := self._cannot_rewind():
+            raise ConfigError(f"stage {self.stage_name!r} cannot speculate: {stuck}")
         self.synchronise()
         start = self._clock()
         rows = [self._row(query) for query in queries]
-        self._run(rows, open_batch(self.verifier.loaded, len(rows)), sampling)
+        self._run(rows, open_batch(self.verifier.loaded, len(rows), rewinds=True), sampling)
         drafts = self.verifier.drafts(list(map(_answer, rows)), [row.usage for row in rows], start)
         return [Speculated(draft, tuple(row.accepted)) for draft, row in zip(drafts, rows, strict=True)]
 
@@ -193,8 +214,8 @@ class SpeculativeEngine(Closing):
         return self.verifier.drafts(answers, usages, start)
 
     def _run(self, rows: Sequence[Row], big: Batch, sampling: Sampling) -> None:
-        small = open_batch(self.drafter.loaded, len(rows))
-        Rounds(small, big, rows, self.block, sampling, self.verifier.padding_side).run()
+        small = open_batch(self.drafter.loaded, len(rows), rewinds=True)
+        Rounds(small, big, rows, self.block, sampling).run()
 
     def _row(self, query: Query) -> Row:
         """A row that has read nothing yet."""

@@ -11,6 +11,7 @@ million on.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.carrying import Carried, carry_over
 from asd.engines.choosing import Choose, beginning_with, chooser, generator_of
 from asd.engines.closing import Closing
-from asd.engines.decoding import Batch, PaddingSide, decode, join, open_batch, prefill
+from asd.engines.decoding import Batch, decode, join, open_batch, prefill
 from asd.engines.harvesting import Answer, harvest
 from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
 from asd.engines.prompts import encode
+from asd.engines.settings import Settings
 from asd.engines.verifying import first_tokens, read_drafts
 from asd.errors import ConfigError
 from asd.ladder import Stage
@@ -33,6 +35,8 @@ from asd.stopping.acceptance import point_mass
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["Resumed", "TransformersEngine"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class TransformersEngine(Closing):
@@ -44,14 +48,12 @@ class TransformersEngine(Closing):
     batch runs for its slower rows are in `seconds` only.
 
     Args:
-        stage: What to run.
+        stage: What to run; its `options.transformers` are `asd.engines.settings.Settings`.
         device: Device in torch's words ("cpu", "cuda:1"); None takes a CUDA device if there is one.
-        padding_side: Where shorter prompts of a batch are padded; answers do not depend on it.
-        most_kept_bytes: Memory of the caches that `verify` may leave for `continue_`, over all calls.
         clock: Seconds now, for `Draft.seconds`.
 
     Raises:
-        ConfigError: The device or the padding side is unknown.
+        ConfigError: The device is unknown, or the stage's options are.
     """
 
     def __init__(
@@ -59,24 +61,25 @@ class TransformersEngine(Closing):
         stage: Stage,
         device: str | None = None,
         *,
-        padding_side: PaddingSide = "left",
-        most_kept_bytes: int = 2**30,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        if padding_side not in ("left", "right"):
-            raise ConfigError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
         self.stage = stage
         self.device = _device(device)
-        self.padding_side = padding_side
         self._clock = clock
-        self._look_every = 1 if self.device.type == "cpu" else 8  # on an accelerator, looking costs a wait
-        self._keeper = Keeper(most_kept_bytes)
+        self.settings = Settings.of(stage)
+        self._keeper = Keeper(int(self.settings.kv_cache_gib * 2**30))
+        self._has_told_of_evictions = False
         self._loaded: Loaded | None = None
 
     @property
     def stage_name(self) -> str:
         """Name of the stage this engine serves."""
         return self.stage.name
+
+    @property
+    def n_evicted(self) -> int:
+        """Verified rows so far whose cache was given up for want of memory; to continue one reads it anew."""
+        return self._keeper.n_evicted
 
     @property
     def revision(self) -> str:
@@ -128,7 +131,7 @@ class TransformersEngine(Closing):
         prompts = [self._encode(loaded, query) for query in queries]
         limits = [query.max_new_tokens for query in queries]
         choose = chooser(sampling, len(prompts), max(limits), self.device)
-        batch = prefill(loaded, prompts, self.padding_side)
+        batch = prefill(loaded, prompts)
         answers = self._write(loaded, batch, limits, choose)
         usages = [
             Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
@@ -156,8 +159,8 @@ class TransformersEngine(Closing):
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
         carried = [self._carry(loaded, *three) for three in zip(queries, drafts, prompts, strict=True)]
-        batch = open_batch(loaded, len(queries))
-        judged = read_drafts(batch, prompts, carried, acceptance, self.padding_side)
+        batch = open_batch(loaded, len(queries), rewinds=loaded.rewinds)
+        judged = read_drafts(batch, prompts, carried, acceptance)
         batch.logits = judged.after
         texts = [
             self._whole_answer(loaded, *row) for row in zip(judged.tokens, judged.n_accepted, strict=True)
@@ -191,7 +194,7 @@ class TransformersEngine(Closing):
             None if draft.closed and v.n_accepted == len(v.tokens) else _key(query, v)
             for query, v, draft in zip(queries, verifications, carried, strict=True)
         ]
-        if loaded.sees_all:  # else what was read cannot be taken back
+        if loaded.rewinds:
             self._keeper.put(batch, judged.drop, keys)
         return verifications
 
@@ -256,14 +259,26 @@ class TransformersEngine(Closing):
         gone = sorted(set(range(len(still_open))) - set(places))
         batches = [rows.batch for rows in kept]
         if gone:
+            self._tell_of_evictions()
             texts = [
                 [*self._encode(loaded, queries[i]), *answers[i].tokens]
                 for i in (still_open[place] for place in gone)
             ]
-            batches.append(prefill(loaded, texts, self.padding_side))
+            batches.append(prefill(loaded, texts, rewinds=loaded.rewinds))
             for place, text in zip(gone, texts, strict=True):
                 n_read[place] = len(text)
         return Resumed(answers, still_open, n_read, join(batches, [*places, *gone]))
+
+    def _tell_of_evictions(self) -> None:
+        if self.n_evicted and not self._has_told_of_evictions:
+            self._has_told_of_evictions = True
+            _LOG.warning(
+                "stage %r reads prompts again to continue drafts: the caches of %d verified ones did not fit "
+                "into %g GiB; raise options.transformers.kv_cache_gib in the ladder",
+                self.stage.name,
+                self.n_evicted,
+                self.settings.kv_cache_gib,
+            )
 
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:
         return encode(query, self.stage, loaded.tokenizer, loaded.context)
@@ -285,7 +300,7 @@ class TransformersEngine(Closing):
         return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)) if is_whole else None
 
     def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
-        stretches = decode(batch, limits, loaded.stop_ids, choose, self._look_every)
+        stretches = decode(batch, limits, loaded.stop_ids, choose)
         return harvest(stretches, limits, loaded.stop_ids)
 
     def _choose_on(

@@ -19,7 +19,7 @@ from torch import Tensor
 from asd.engines import Acceptance
 from asd.engines.carrying import Carried
 from asd.engines.choosing import generator_of
-from asd.engines.decoding import Batch, PaddingSide, read
+from asd.engines.decoding import Batch, read
 from asd.errors import ConfigError
 from asd.stopping.acceptance import accept_lenient, accept_lossless, draw, n_leading, residual
 
@@ -55,7 +55,6 @@ def read_drafts(
     pieces: Sequence[Sequence[int]],
     drafts: Sequence[Carried],
     acceptance: Acceptance,
-    side: PaddingSide,
     q: Array | None = None,
 ) -> Judged:
     """Let every row read a piece and then its draft, in one forward pass.
@@ -65,16 +64,14 @@ def read_drafts(
         pieces: What comes before the drafts, by row, none empty.
         drafts: By row.
         acceptance: The rule.
-        side: Where shorter rows are padded.
         q: Probability of every drafted token when it was drawn, all rows in one; None: point masses.
 
     Raises:
         ConfigError: `acceptance` cannot be followed.
-        EngineError: As `asd.engines.decoding.read`.
     """
     fed = [len(draft.fed) for draft in drafts]
     texts = [[*piece, *draft.fed] for piece, draft in zip(pieces, drafts, strict=True)]
-    logits = read(batch, texts, [n + 1 for n in fed], side)
+    logits = read(batch, texts, [n + 1 for n in fed])
     starts = list(accumulate((n + 1 for n in fed), initial=0))[:-1]
     at = [start + i for start, draft in zip(starts, drafts, strict=True) for i in range(len(draft.tokens))]
     drafted = _ids([token for draft in drafts for token in draft.tokens], logits)
