@@ -17,17 +17,15 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asd.engines import Engine, Sampling
-from asd.engines.choosing import greedy
-from asd.engines.decoding import decode, prefill
-from asd.engines.harvesting import harvest
+from asd.engines import Sampling
 from asd.engines.revisions import revision
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.ladder import Ladder, Stage
-from asd.types import Draft, Query, Usage
+from asd.types import Query, Usage
 from asd.workloads.tiny import tiny_workloads
 from tests.models import CONTEXT, save_random_model, stage
+from tests.written import by_generate, in_batches
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,32 +56,6 @@ def queries(n: int, seed: int = 0, longest: int = 24) -> list[Query]:
         )
         for i in range(n)
     ]
-
-
-def in_batches(engine: Engine, asked: Sequence[Query], size: int) -> list[Draft]:
-    return [d for i in range(0, len(asked), size) for d in engine.generate(asked[i : i + size])]
-
-
-def by_generate(model: Any, tokenizer: Any, asked: Sequence[Query]) -> list[tuple[int, ...]]:
-    """What `generate()` writes for one batch, each row cut at its stop token or its limit."""
-    batch = tokenizer(
-        [query.prompt for query in asked], return_tensors="pt", padding=True, padding_side="left"
-    )
-    most = max(query.max_new_tokens for query in asked)
-    out = model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        do_sample=False,
-        max_new_tokens=most,
-        pad_token_id=0,
-    )
-    stops = model.generation_config.eos_token_id or []
-    stops = stops if isinstance(stops, list) else [stops]
-    rows = []
-    for row, query in zip(out[:, batch["input_ids"].shape[1] :].tolist(), asked, strict=True):
-        end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
-        rows.append(tuple(row[: min(end, query.max_new_tokens)]))
-    return rows
 
 
 def assert_greedy_equals_generate(stage: Stage, asked: Sequence[Query]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +13,25 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.cascade import Cascade
-from asd.engines import LOSSLESS, Acceptance, Sampling, Verifier, continuation_usage
+from asd.engines import Acceptance, Sampling, continuation_usage
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Lossless
 from asd.prices import Prices
 from asd.testing import Script, ScriptedEngine
-from asd.types import NO_CALL, Draft, Query, Usage, Verification
+from asd.types import NO_CALL, Query, Usage
 from asd.workloads.catalogue import find_workloads, workload_names
 from tests.models import save_random_model, stage
+from tests.written import (
+    assert_same_answers,
+    continue_all,
+    questions,
+    spoiled,
+    texts_only,
+    verify_all,
+    with_texts,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -45,70 +53,6 @@ def ladder() -> dict[str, TransformersEngine]:
     return {stage.name: TransformersEngine(stage, "cpu") for stage in Ladder.load("tiny").stages}
 
 
-def questions(n: int, seed: int = 0) -> list[Query]:
-    """Prompts of mixed lengths with different room for their answers."""
-    rng = np.random.default_rng(seed)
-    letters = list("abcdefghijklmnopqrstuvwxyz 0123456789+.")
-    return [
-        Query(
-            str(i),
-            "d",
-            "".join(rng.choice(letters, size=rng.integers(2, 20))),
-            None,
-            int(rng.integers(6, 20)),
-        )
-        for i in range(n)
-    ]
-
-
-def spoiled(own: Sequence[Draft], seed: int = 1) -> list[Draft]:
-    """Drafts of a stage "S" that agree with these answers for a while: wholly, not at all, for some tokens;
-    cut short, empty, and longer than there is room for."""
-    rng = np.random.default_rng(seed)
-    return [_spoil(draft, kind % 6, rng) for kind, draft in enumerate(own)]
-
-
-def _spoil(draft: Draft, kind: int, rng: np.random.Generator) -> Draft:
-    tokens = list(draft.tokens)
-    at = {0: len(tokens), 1: 0}.get(kind, int(rng.integers(len(tokens))))
-    if kind in (1, 2):  # another token, then as if nothing had happened
-        tokens[at] = (tokens[at] + 1) % 100 + 5
-        still_ends = draft.finished and at < len(tokens) - 1
-        return replace(draft, stage="S", text="?", tokens=tuple(tokens), finished=still_ends)
-    if kind == 3:
-        return replace(draft, stage="S", text="?", tokens=tuple(tokens[:at]), finished=False)
-    if kind == 4:
-        return replace(draft, stage="S", text="", tokens=(), finished=False)
-    if kind == 5:
-        return replace(draft, stage="S", text="?", tokens=tuple(tokens + [50] * 30), finished=False)
-    return replace(draft, stage="S")
-
-
-def with_texts(engine: TransformersEngine, drafts: Sequence[Draft]) -> list[Draft]:
-    """The same drafts saying in their texts what their tokens say."""
-    decode = engine.loaded.tokenizer.decode
-    return [replace(draft, text=decode(draft.tokens, skip_special_tokens=True)) for draft in drafts]
-
-
-def verify_all(
-    engine: Verifier,
-    asked: Sequence[Query],
-    drafts: Sequence[Draft],
-    size: int,
-    acceptance: Acceptance = LOSSLESS,
-) -> list[Verification]:
-    starts = range(0, len(asked), size)
-    return [v for i in starts for v in engine.verify(asked[i : i + size], drafts[i : i + size], acceptance)]
-
-
-def assert_same_answers(continued: Sequence[Draft], own: Sequence[Draft]) -> None:
-    assert [(d.tokens, d.text, d.finished, d.stage) for d in continued] == [
-        (d.tokens, d.text, d.finished, d.stage) for d in own
-    ]
-    for draft, expected in zip(continued, own, strict=True):
-        np.testing.assert_allclose(draft.logprobs, expected.logprobs, atol=1e-3)
-
-
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_the_embedded_ladder_is_lossless(ladder: dict[str, TransformersEngine], size: int) -> None:
     """On every dataset and every pair of stages, verified and continued is what the stage writes alone."""
@@ -119,12 +63,7 @@ def test_the_embedded_ladder_is_lossless(ladder: dict[str, TransformersEngine], 
     }
     for drafter, verifier in PAIRS:
         verifications = verify_all(ladder[verifier], asked, own[drafter], size)
-        starts = range(0, len(asked), size)
-        continued = [
-            d
-            for i in starts
-            for d in ladder[verifier].continue_(asked[i : i + size], verifications[i : i + size])
-        ]
+        continued = continue_all(ladder[verifier], asked, verifications, size)
         assert_same_answers(continued, own[verifier])
         assert 0 < sum(v.accepted for v in verifications) < len(asked)
 
@@ -138,11 +77,7 @@ def test_any_draft_is_continued_losslessly(engine: TransformersEngine, size: int
     verifications = verify_all(engine, asked, drafts, size)
     assert {v.n_accepted == 0 for v in verifications} == {v.accepted for v in verifications} == {True, False}
     assert sum(0 < v.n_accepted < len(v.tokens) for v in verifications) >= 2
-    continued = [
-        d
-        for i in range(0, 24, size)
-        for d in engine.continue_(asked[i : i + size], verifications[i : i + size])
-    ]
+    continued = continue_all(engine, asked, verifications, size)
     assert_same_answers(continued, own)
 
 
@@ -383,11 +318,6 @@ def test_impossible_verifications_are_refused(engine: TransformersEngine) -> Non
     with pytest.raises(ConfigError, match="'XL' verified, so 'L' cannot go on"):
         engine.continue_(asked, foreign)
     assert engine.verify([], []) == engine.continue_([], []) == []
-
-
-def texts_only(drafts: Sequence[Draft]) -> list[Draft]:
-    """The same drafts as a server tells them: without token ids."""
-    return [replace(draft, stage="S", tokens=(), logprobs=()) for draft in drafts]
 
 
 def test_a_draft_cut_by_the_room_is_not_adopted(ladder: dict[str, TransformersEngine]) -> None:

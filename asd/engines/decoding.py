@@ -6,10 +6,10 @@
     rewind    take back the last tokens of every row, each as many as it likes
     join      rows of several batches as one batch
 
-A `Batch` is the state between steps. Its rows end in the same cache slot, shorter ones after empty slots: where
-rows grow or are taken back unequally, their keys and values are shifted until that holds again. So the distance
-of two slots is that of their tokens, which is what sliding windows go by. Rows that have stopped write nothing
-that counts and leave the batch once half of it is done.
+A `Batch` is the state between steps. Its rows end in the same cache slot, shorter ones begin after empty
+slots; where rows grow or are taken back unequally, their keys and values are shifted until that holds again.
+So the distance of two slots is that of their tokens, which is what sliding windows go by. Rows that have
+stopped write nothing that counts and leave the batch once half of it is done.
 
 The border: tensors and token ids only; no text, no queries, no clocks. Everything runs under the caller's
 `torch.inference_mode()`.
@@ -86,7 +86,7 @@ class Batch:
         return self.gaps
 
     def masks(self, width: int) -> dict[str, Tensor]:
-        """What the next `width` slots may attend to and their tokens' positions, where the model cannot tell."""
+        """Attention mask and positions of the next `width` slots, where the model cannot tell them."""
         kind = self.loaded.step_mask
         if self.gaps is None and self.loaded.sees_all:
             return {}
@@ -132,8 +132,8 @@ def open_batch(loaded: Loaded, n_rows: int, *, rewinds: bool = False) -> Batch:
     Args:
         loaded: The model.
         n_rows: How many.
-        rewinds: Tokens will be taken back: layers with a sliding window keep what has left it, too. Only for a
-            model that can (`Loaded.rewinds`).
+        rewinds: Tokens will be taken back, so layers with a sliding window keep what has left it, too. Only
+            for a model that can (`Loaded.rewinds`).
     """
     model = loaded.model
     # without the configuration all layers keep all tokens; reading it takes a twentieth of a token's time
@@ -236,8 +236,8 @@ def feed(batch: Batch, tokens: Tensor) -> None:
 def decode(batch: Batch, limits: Sequence[int], stop_ids: Sequence[int], choose: Choose) -> list[Stretch]:
     """Write up to `limits[i]` tokens for prompt i, or to its first stop token; consumes the batch.
 
-    Every token but the last of each row costs one forward pass. To look for rows that have ended waits for the
-    device, once a step: microseconds, where a pass that nobody needs takes milliseconds.
+    Every token but the last of each row costs one forward pass. Looking for rows that have ended waits for
+    the device in every step: microseconds, where a pass that nobody needs takes milliseconds.
     """
     ends = Ends(limits, stop_ids)
     stretches = [Stretch(batch.rows)]

@@ -35,9 +35,9 @@ class Loaded:
         sees_all: Every layer attends to all tokens (no sliding window, no linear attention).
         rewinds: Tokens read can be taken back: every layer keeps its tokens' keys and values, none a state
             that they have been added up in (linear attention, convolutions).
-        step_mask: Which mask a step with empty slots takes: a finished one [n, 1, 1, slots] where the model need
-            not build it ("ready": an eighth of the time of a two-layer model), [n, slots] to build it from, or
-            none where no layer looks back at tokens.
+        step_mask: Which mask a step takes in a batch with empty slots: a finished one, [n, 1, 1, slots], that
+            the model need not build (an eighth of the time of a two-layer model), one to build it from,
+            [n, slots], or none, where no layer attends to tokens.
         cache_argument: Name under which `model.forward` takes the key-value cache.
         revision: Hub commit, or "sha256:..." over the files of a local directory.
     """
