@@ -11,13 +11,11 @@ from pathlib import Path
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
 )
 
 from asd.ladder import Stage
@@ -36,6 +34,55 @@ SHAPE = {
     "num_attention_heads": 3,
     "max_position_embeddings": CONTEXT,
 }
+
+WINDOW = 8
+"""Tokens that a layer with a sliding window sees."""
+
+_GROUPED = {"num_key_value_heads": 1, "head_dim": 32}
+_WINDOWED = {**_GROUPED, "sliding_window": WINDOW}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+FAMILIES: dict[str, dict[str, object]] = {
+    "llama": {"num_key_value_heads": 3, "head_dim": 32, "bos_token_id": 1},
+    "qwen2": {"num_key_value_heads": 1},
+    "qwen3": _GROUPED,
+    "phi3": {"num_key_value_heads": 1},
+    "gpt2": {},  # learned positions
+    "bloom": {"n_layer": 2, "n_head": 3},  # positions as biases that are derived from the mask
+    "mistral": _WINDOWED,
+    "gemma2": {**_WINDOWED, "query_pre_attn_scalar": 32},
+    "gemma3_text": {
+        **_WINDOWED,
+        "query_pre_attn_scalar": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gpt_oss": {**_WINDOWED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {**_GROUPED, **_EXPERTS},
+    # a state instead of keys and values in every other layer
+    "lfm2": {
+        "num_key_value_heads": 1,
+        "layer_types": ["conv", "full_attention"],
+        "block_auto_adjust_ff_dim": False,
+    },
+    "qwen3_next": {
+        **_GROUPED,
+        **_EXPERTS,
+        "layer_types": ["linear_attention", "full_attention"],
+        "shared_expert_intermediate_size": 64,
+        "linear_num_key_heads": 1,
+        "linear_num_value_heads": 2,
+        "linear_key_head_dim": 16,
+        "linear_value_head_dim": 16,
+    },
+    "bamba": {
+        "num_key_value_heads": 1,
+        "attn_layer_indices": [1],
+        "mamba_n_heads": 6,
+        "mamba_d_head": 32,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 16,
+    },
+}
+"""By the library's name of a family: what its configuration says beyond `SHAPE`."""
 
 
 def save_random_model(
@@ -65,17 +112,21 @@ def stage(path: Path, name: str = "S", **settings: object) -> Stage:
 
 def _config(family: str, n_layers: int, n_vocab: int) -> PretrainedConfig:
     common = {**SHAPE, "num_hidden_layers": n_layers, "vocab_size": n_vocab, "tie_word_embeddings": False}
-    if family == "llama":
-        return LlamaConfig(**common, num_key_value_heads=3, head_dim=32, eos_token_id=None, bos_token_id=1)
-    if family == "qwen2":
-        return Qwen2Config(**common, num_key_value_heads=1, eos_token_id=None, bos_token_id=None)
-    if family == "mistral":  # sliding window
-        return MistralConfig(
-            **common, num_key_value_heads=1, head_dim=32, sliding_window=8, eos_token_id=None
-        )
-    if family == "gpt2":  # learned positions
-        return GPT2Config(**common, eos_token_id=None, bos_token_id=None)
-    raise ValueError(f"unknown family {family!r}")
+    ids = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
+    return AutoConfig.for_model(family, **(common | ids | FAMILIES[family]))
+
+
+def save_shaken(source: Path, to: Path, noise: float = 0.1, seed: int = 1) -> Path:
+    """Write a model like the one at `source` that agrees with it on most tokens: its weights, shaken."""
+    model = AutoModelForCausalLM.from_pretrained(source)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.numel() > 1:
+                parameter.add_(torch.randn_like(parameter) * parameter.std() * noise)
+    model.save_pretrained(to)
+    AutoTokenizer.from_pretrained(source).save_pretrained(to)
+    return to
 
 
 def _tokenizer(*, ends: bool) -> PreTrainedTokenizerFast:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,7 +17,7 @@ from asd.engines.speculation import SpeculativeEngine
 from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError
 from asd.types import Query
-from tests.models import save_random_model, stage
+from tests.models import save_random_model, save_shaken, stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -27,15 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random model, and one like it whose weights were shaken: they agree on most tokens."""
     large = save_random_model(tmp_path_factory.mktemp("large"))
-    small = tmp_path_factory.mktemp("small")
-    model = AutoModelForCausalLM.from_pretrained(large)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * parameter.std() * 0.1)
-    model.save_pretrained(small)
-    AutoTokenizer.from_pretrained(large).save_pretrained(small)
-    return small, large
+    return save_shaken(large, tmp_path_factory.mktemp("small")), large
 
 
 def pair(paths: tuple[Path, Path]) -> tuple[TransformersEngine, TransformersEngine]:
