@@ -53,13 +53,26 @@ def test_a_key_put_again_means_the_newer_row(loaded: Loaded) -> None:
 
 
 def test_the_least_recent_batch_goes_first(loaded: Loaded) -> None:
-    """Beyond the budget the oldest batch is given up; one that alone exceeds it is not kept at all."""
+    """Beyond the budget the oldest batch is evicted, and counted; one that alone exceeds it is not kept."""
     keeper = Keeper(2 * read(loaded, 6).n_bytes)
     for key in "abc":
         keeper.put(read(loaded, 6), [0], [key])
+    assert keeper.n_evicted == 1
     assert take(keeper, "a", "b", "c").keys() == {"b", "c"}
-    keeper.put(read(loaded, 13), [0], ["d"])
-    assert take(keeper, "d") == {}
+    keeper.put(read(loaded, 5, 6, 6), [0, 0, 0], ["d", "e", "f"])
+    assert keeper.n_evicted == 4
+    assert take(keeper, "d", "e", "f") == {}
+
+
+def test_nothing_is_evicted_for_what_is_not_kept(loaded: Loaded) -> None:
+    """Rows that nobody will ask for take no memory, and neither do those of a batch that fits nowhere."""
+    keeper = Keeper(2 * read(loaded, 6).n_bytes)
+    keeper.put(read(loaded, 6), [0], ["a"])
+    keeper.put(read(loaded, 6, 6, 6), [0, 0, 0], [None, "b", None])
+    keeper.put(read(loaded, 6), [0], [None])
+    keeper.put(read(loaded, 13), [0], ["c"])
+    assert keeper.n_evicted == 1
+    assert take(keeper, "a", "b", "c").keys() == {"a", "b"}
 
 
 def test_bytes_are_those_of_keys_and_values(loaded: Loaded) -> None:

@@ -43,8 +43,10 @@ def test_a_stage_that_names_its_engine_gets_it() -> None:
 def test_options_for_nobody_are_refused() -> None:
     """Settings that no engine reads are an error, whichever engine runs the stage."""
     with pytest.raises(
-        ConfigError, match="stage 'S' has options for 'transformers'; options are for vllm, openai"
+        ConfigError, match="stage 'S' has options for 'abacus'; options are for transformers, vllm, openai"
     ):
+        open_engines(ladder(replace(SMALL, options={"abacus": {"x": 1}})), "cpu")
+    with pytest.raises(ConfigError, match=r"options\.transformers: .* field `x`; it takes kv_cache_g"):
         open_engines(ladder(replace(SMALL, options={"transformers": {"x": 1}})), "cpu")
     assert len(open_engines(ladder(replace(SMALL, options={"vllm": {"max_model_len": 64}})), "cpu")) == 1
 

@@ -167,6 +167,29 @@ def test_what_was_dropped_is_read_again_and_counted(path: Path) -> None:
         assert draft.usage == (Usage(v.usage.n_prompt + v.n_accepted, n, n) if n else NO_CALL)
 
 
+def test_evictions_are_counted_and_told_when_they_cost_something(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cache of the size of one verified batch: what left it is read again, and told once."""
+    asked = questions(12)
+    own = TransformersEngine(stage(path, "L"), "cpu").generate(asked)
+    tight = TransformersEngine(stage(path, "L", options={"transformers": {"kv_cache_gib": 2e-4}}), "cpu")
+    drafts, n_evicted = with_texts(tight, spoiled(own)), [0]
+    for _ in range(2):
+        read = verify_all(tight, asked, drafts, 4)
+        n_evicted.append(tight.n_evicted)
+        continued = continue_all(tight, asked[8:], read[8:], 4)
+        assert_same_answers(continued, own[8:])
+        assert not any(draft.usage.n_prompt for draft in continued)
+        assert len(caplog.records) <= 1
+        continued = continue_all(tight, asked[:8], read[:8], 4)
+        assert_same_answers(continued, own[:8])
+        assert any(draft.usage.n_prompt for draft in continued)
+        [record] = caplog.records
+    assert "raise options.transformers.kv_cache_gib" in record.message
+    assert n_evicted[0] < n_evicted[1] < n_evicted[2]
+
+
 def test_a_cache_serves_once_and_ends_with_unload(engine: TransformersEngine) -> None:
     """Continuing a second time, or after `unload`, reads again; the answers stay the same."""
     asked = questions(6)

@@ -72,10 +72,10 @@ class Keeper:
         if not rows:
             return
         n_bytes = batch.n_bytes * len(rows) // len(keys)
-        self._make_room(n_bytes)
         if n_bytes > self._most_bytes:
             self.n_evicted += len(rows)
             return
+        self._make_room(n_bytes)
         if len(rows) < len(keys):
             batch = batch.select(torch.tensor(rows, device=batch.rows.device))
         self._entries.append(_Entry(batch, [drop[row] for row in rows], by_key, n_bytes))

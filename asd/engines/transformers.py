@@ -27,7 +27,7 @@ from asd.engines.harvesting import Answer, harvest
 from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
 from asd.engines.prompts import encode
-from asd.engines.settings import Settings
+from asd.engines.transformers_settings import Settings
 from asd.engines.verifying import first_tokens, read_drafts
 from asd.errors import ConfigError
 from asd.ladder import Stage
@@ -48,7 +48,7 @@ class TransformersEngine(Closing):
     batch runs for its slower rows are in `seconds` only.
 
     Args:
-        stage: What to run; its `options.transformers` are `asd.engines.settings.Settings`.
+        stage: What to run; its `options.transformers` are `asd.engines.transformers_settings.Settings`.
         device: Device in torch's words ("cpu", "cuda:1"); None takes a CUDA device if there is one.
         clock: Seconds now, for `Draft.seconds`.
 
