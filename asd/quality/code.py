@@ -1,32 +1,41 @@
 """The program in a reply, and pass@k.
 
-Models answer with a fenced block, with bare code, with code in prose, or, asked to go on, with the rest of
-a function. The border: this module finds the program and counts; running it is `asd.quality.sandbox`'s.
+Models answer with one fenced block or several, with bare code, with code in prose, or, asked to go on, with
+the rest of a function. The last piece that defines what is asked for counts, if it is whole: a correction
+comes later, an example of use defines nothing. What a model thought aloud is not run.
+
+The border: this module finds the program and counts; running it is `asd.quality.sandbox`'s.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import textwrap
+from collections.abc import Sequence
 from math import comb
+
+from asd.quality.blocks import bare, fenced, longest_valid, parsed
+from asd.quality.replies import written
 
 __all__ = ["complete", "pass_at_k", "program_of"]
 
-_FENCED = re.compile(r"```[ \t]*(?:[Pp]ython3?|py)?[ \t]*\r?\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
-_CODE_LINE = re.compile(r"^(?:def|class|import|from|@|async def)\b", re.MULTILINE)
-
 
 def program_of(reply: str, name: str) -> str:
-    """The Python program in a reply: the fenced block that defines `name`, else the first one, else the text.
+    """The Python program in a reply: the last whole piece of code that defines `name`.
 
-    Text around unfenced code is cut away where that makes it valid Python.
+    Definitions and imports of earlier pieces that it uses go before it. Where no piece defines the name it
+    is the first piece, and where there is no code at all the text.
     """
-    blocks = _FENCED.findall(reply)
-    if blocks:
-        return next((block for block in blocks if _defines(block, name)), str(blocks[0]))
-    if _parses(reply) or not (start := _CODE_LINE.search(reply)):
-        return reply
-    return _longest_valid(reply[start.start() :])
+    text = written(reply)
+    pieces = fenced(text) or ([text] if parsed(text) else list(bare(text)))
+    defining = [i for i, piece in enumerate(pieces) if _defines(piece, name)]
+    if not defining:
+        return pieces[0] if pieces else text
+    whole = [i for i in defining if parsed(pieces[i])]
+    chosen = (whole or defining)[-1]
+    program = pieces[chosen] if whole else longest_valid(pieces[chosen])
+    return _with_helpers(pieces[:chosen], program, name)
 
 
 def complete(prompt: str, reply: str, name: str) -> str:
@@ -37,12 +46,15 @@ def complete(prompt: str, reply: str, name: str) -> str:
         reply: The whole function again, in whatever form, or the body that was missing.
         name: Of that function.
     """
-    if reply.strip() and reply.lstrip("\n")[0].isspace() and "```" not in reply:
-        return prompt + _body(reply)
-    program = program_of(reply, name)
+    text = written(reply)
+    program = text if _is_body(text, name) else program_of(reply, name)
     if _defines(program, name):
-        return f"{prompt}\n    pass\n\n{program}" if not _parses(prompt) else f"{prompt}\n\n{program}"
-    return prompt + _body(program)
+        return f"{prompt}\n    pass\n\n{program}" if parsed(prompt) is None else f"{prompt}\n\n{program}"
+    if program[:1].isspace():
+        return prompt + _body(program)
+    # a body that has lost its indentation, or that of its first line
+    bodies = (textwrap.indent(program, "    "), _body(f"    {program}"))
+    return next((prompt + body for body in bodies if parsed(prompt + body)), prompt + program)
 
 
 def pass_at_k(n: int, n_right: int, k: int) -> float:
@@ -69,19 +81,10 @@ def _defines(program: str, name: str) -> bool:
     return re.search(definition, program, re.MULTILINE) is not None
 
 
-def _parses(program: str) -> bool:
-    try:
-        ast.parse(program)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
-
-
-def _longest_valid(program: str) -> str:
-    """Without the lines at its end that keep it from being valid; as it is, where none of that helps."""
-    lines = program.splitlines()
-    beginnings = ("\n".join(lines[:n]) for n in range(len(lines), 0, -1))
-    return next((text for text in beginnings if _parses(text)), program)
+def _is_body(text: str, name: str) -> bool:
+    """Whether a text is the indented rest of a function."""
+    begins_indented = text.strip() != "" and text.lstrip("\n")[0].isspace()
+    return begins_indented and not fenced(text) and not _defines(textwrap.dedent(text), name)
 
 
 def _body(program: str) -> str:
@@ -89,3 +92,22 @@ def _body(program: str) -> str:
     lines = program.splitlines()
     indented = [i for i, line in enumerate(lines) if i and line.strip() and not line[0].isspace()]
     return "\n".join(lines[: indented[0]] if indented else lines) + "\n"
+
+
+def _with_helpers(earlier: Sequence[str], program: str, name: str) -> str:
+    """A program behind those earlier pieces of which it uses a definition or an import."""
+    tree = parsed(program) or ast.Module([], [])
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    needed = [piece for piece in earlier if used & _defined(piece) and not _defines(piece, name)]
+    return "\n\n".join([*needed, program])
+
+
+def _defined(piece: str) -> set[str]:
+    """Names that a piece defines or imports, if it does nothing else."""
+    statements = getattr(parsed(piece), "body", [])
+    defining = [s for s in statements if isinstance(s, ast.FunctionDef | ast.ClassDef)]
+    imports = [s for s in statements if isinstance(s, ast.Import | ast.ImportFrom)]
+    if len(defining) + len(imports) < len(statements):
+        return set()
+    aliases = [alias for statement in imports for alias in statement.names]
+    return {s.name for s in defining} | {a.asname or a.name.partition(".")[0] for a in aliases}

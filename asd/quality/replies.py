@@ -15,7 +15,7 @@ import re
 
 from asd.quality.thinking import without_thinking
 
-__all__ = ["plain", "reply_of"]
+__all__ = ["plain", "reply_of", "written"]
 
 _PLAIN = (
     {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}
@@ -28,13 +28,20 @@ _PLAIN = (
     | {ord("\u2026"): "...", ord("\u3002"): ". ", ord("\u3001"): ", ", ord("\u3010"): "[", ord("\u3011"): "]"}
 )
 _NEXT = re.compile(
-    r"\n[ \t#*]*(?:(?:next |new )?(?:question|problem|exercise)|q|human|user)[ \t]*\d*[ \t]*:"
-    r"|<\|?(?:im_end|im_start|eot_id|endoftext|end_of_text|end_of_turn|eos)\|?>|</s>",
-    re.IGNORECASE,
+    r"\n[ \t#*]*(?:(?:next |new )?(?:question|problem|exercise)|q|human|user)[ \t]*\d*[ \t]*:", re.IGNORECASE
 )
+_SPECIAL = re.compile(
+    r"<\|?(?:im_end|im_start|eot_id|endoftext|end_of_text|end_of_turn|eos)\|?>|</s>", re.IGNORECASE
+)
+"""What ends a turn, where a server writes it out."""
 
 _NUMBERED = re.compile(r"[#*\s]*(?:question|problem|exercise|q)\s*\d+\s*:", re.IGNORECASE)
 """A reply that begins so goes through several questions, the one it was asked last."""
+
+
+def written(text: str) -> str:
+    """What a model wrote without its thoughts, up to the end of its turn."""
+    return _SPECIAL.split(without_thinking(text), maxsplit=1)[0]
 
 
 def plain(text: str) -> str:
@@ -44,6 +51,6 @@ def plain(text: str) -> str:
 
 def reply_of(text: str) -> str:
     """What a model wrote in reply, in plain characters; a question that it repeats first is part of it."""
-    reply = plain(without_thinking(text)).strip()
+    reply = plain(written(text)).strip()
     following = None if _NUMBERED.match(reply) else _NEXT.search(reply)
     return reply[: following.start()].rstrip() if following else reply
