@@ -43,7 +43,7 @@ OPTIONS = ("Paris", "the river Seine", "4", "A dog")
         ("the river Seine", "B"),
         ("The River Seine.", "B"),
         ("A dog", "D"),
-        ("A dog is not a city, so I choose B.", None),
+        ("A dog is not a city, so I choose B.", "B"),
         ("The answer is a city in France", None),
         ("I think it could be anything", None),
         ("(A) or (B)", None),

@@ -14,7 +14,7 @@ import doctest
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from itertools import takewhile
+from itertools import islice, takewhile
 
 __all__ = ["bare", "fenced", "longest_valid", "parsed"]
 
@@ -28,6 +28,8 @@ _FENCE = re.compile(
 _PYTHON = re.compile(r"(?:i?python[\d.]*|py3?|pycon)?\b", re.IGNORECASE)
 _QUOTED = re.compile(r"^[ \t]*> ?", re.MULTILINE)
 _CODE_LINE = re.compile(r"^(?P<indent>[ \t]*)(?:def|class|import|from|@|async def)\b", re.MULTILINE)
+_MOST_STARTS = 300
+"""A text with more lines that look like code is a model's loop; trying them all would take minutes."""
 
 
 def fenced(text: str) -> list[str]:
@@ -39,7 +41,7 @@ def fenced(text: str) -> list[str]:
 def bare(text: str) -> Iterator[str]:
     """The longest valid pieces that begin with a definition, decorator or import."""
     end = 0
-    for start in _CODE_LINE.finditer(text):
+    for start in islice(_CODE_LINE.finditer(text), _MOST_STARTS):
         if start.start() < end:
             continue
         lines = list(takewhile(_is_within(start["indent"]), text[start.start() :].splitlines(keepends=True)))

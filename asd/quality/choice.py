@@ -22,7 +22,7 @@ from asd.quality.replies import reply_of
 
 __all__ = ["choice_of"]
 
-_MARKS = r"[^\w?+#%&@]*"
+_MARKS = r"[^\w?+#%&@]*+"
 _BARE = re.compile(
     rf"{_MARKS}(?:(?:definitely|probably|clearly|surely|obviously|certainly|only|just|select|choose|pick"
     rf"|go with|chosen|selected|output|result|response|assistant|model|option|choice"
@@ -49,7 +49,7 @@ _VERDICT = re.compile(
 )
 _CAPITAL = re.compile(rf"(?<![A-Za-z0-9'&/+.-])([A-Z])(?![A-Za-z0-9]){CLOSE}[.:]?")
 _ENDS_LINE = re.compile(r"[\s.!)\]}*_\"'`$]*?(?:\n|\Z)")
-_COLON = re.compile(r"\s*:\s*")
+_ANSWER_LABELS = re.compile(r"\W*(?:A\W*:\s*)+")
 _LABELS = re.compile(rf"{CLOSE}[.:,)-]*\s*")
 _MENTION = re.compile(rf"\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|[Ll]etter)\s+(?={OPEN}[A-Z])|(?=\([A-Z]\))")
 _ENDS_CLAUSE = re.compile(
@@ -124,8 +124,16 @@ def _stated(reply: Lettered) -> str | None:
 
 def _tagged(reply: Lettered) -> Iterator[tuple[int, str]]:
     for place, content in tagged(reply.text):
-        if (letter := _read(replace(reply, text=content.strip()))) is not None:
+        if (letter := _first(replace(reply, text=content.strip()))) is not None:
             yield place, letter
+
+
+def _first(reply: Lettered) -> str | None:
+    """What a short text says."""
+    announced = next((letter for _, letter in _announced(reply)), None)
+    return next(
+        (x for x in (_bare(reply), announced, _leading_text(reply), _leading(reply)) if x is not None), None
+    )
 
 
 def _announced(reply: Lettered) -> Iterator[tuple[int, str]]:
@@ -154,7 +162,7 @@ def _judged(reply: Lettered) -> Iterator[tuple[int, str]]:
         if (
             found[1] in reply.letters
             and _VERDICT.match(reply.text, end)
-            and _OPENS_VERDICT.search(reply.text, 0, found.start())
+            and _OPENS_VERDICT.search(reply.text, max(0, found.start() - 40), found.start())
             and not is_taken_back(reply.text, found.start())
         ):
             yield found.start(), found[1]
@@ -184,10 +192,11 @@ def _leading(reply: Lettered) -> str | None:
         return found.letter
     if LIST.match(reply.text):
         return None
-    own = reply.text_at(_end(_COLON, reply.text, found.end))
-    if not _COLON.match(reply.text, found.end) or (own and own.letter == "A"):
+    colon = _ANSWER_LABELS.match(reply.text)
+    own = reply.text_at(colon.end()) if colon else None
+    if colon is None or (own and own.letter == "A"):
         return "A"
-    return _read(replace(reply, text=reply.text[found.end + 1 :].strip()))
+    return _first(replace(reply, text=reply.text[colon.end() :]))
 
 
 def _last_line(reply: Lettered) -> str | None:

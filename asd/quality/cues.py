@@ -94,7 +94,9 @@ _COUNTERFACTUAL = re.compile(
 def places(cue: re.Pattern[str], text: str) -> Iterator[int]:
     """Where a cue ends and what it announces begins, in order; what is taken back is left out."""
     for found in cue.finditer(text):
-        is_only_thought = "would" in found[0] and _COUNTERFACTUAL.search(text, 0, found.start())
+        is_only_thought = "would" in found[0] and _COUNTERFACTUAL.search(
+            text, max(0, found.start() - 300), found.start()
+        )
         if not is_only_thought and not is_taken_back(text, found.start()):
             yield found.end()
 

@@ -26,7 +26,7 @@ OPEN = r"[\s(\[{<*_\"'`$#]*(?:\\(?:text|textbf|mathrm|mathbf|boxed|fbox)\s*\{[\s
 CLOSE = r"(?: (?=[)\]]))?[)\]}>*_\"'`$]*"
 """Marks that letters are set in."""
 
-LIST = re.compile(r"(?:^|(?<=\s))\W*A[.):]+\s.*?\s\W*B[.):]+\s", re.DOTALL)
+LIST = re.compile(r"(?:^|(?<=\s))\W*A[.):]+\s.{0,1000}?\s\W*B[.):]+\s", re.DOTALL)
 """Options, from the first to the second."""
 
 _ALONE = (
@@ -48,7 +48,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _MARKS = re.compile(r"[\s(\[{<*_\"'`$#]*(?:\\text\s*\{)?")
-_PARTS = re.compile(r"\W*(?:a[.):]+\s.*?\s\W*b[.):]+\s|i[.)]+\s.*?\s\W*ii[.)]+\s)", re.DOTALL)
+_PARTS = re.compile(r"\W*(?:a[.):]+\s.{0,1000}?\s\W*b[.):]+\s|i[.)]+\s.{0,1000}?\s\W*ii[.)]+\s)", re.DOTALL)
 _WORD = re.compile(r"[ \t]+(?P<word>[A-Za-z][A-Za-z']*)")
 _LINE_ENDS = re.compile(r"[\s.!]*?(?:\n|\Z)")
 _SMALL_WORD = re.compile(

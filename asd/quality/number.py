@@ -77,6 +77,9 @@ _CORRECTED = re.compile(
     re.IGNORECASE,
 )
 
+_LONGEST = 1000
+"""Characters of a statement that are looked at."""
+
 
 class _Statement(NamedTuple):
     """Where a number is stated, and which; None where the statement leaves it open."""
@@ -132,10 +135,9 @@ def _statements(reply: str) -> list[_Statement]:
     if not boxes and (fields := list(_FIELD.finditer(reply))):
         # "cannot be determined" is an answer too
         return [_concluded(fields[-1].start(), fields[-1][1]) or _Statement(fields[-1].start(), None)]
-    hashes = (found for found in _HASHES.finditer(reply) if _begins_with_number(reply[found.end() :]))
-    marked = [_concluded(found.start(), _said(reply[found.end() :])) for found in hashes]
-    told = [_concluded(place, _said(reply[place:])) for place in places(ANSWER, reply)]
-    return [statement for statement in (*boxes, *marked, *told) if statement is not None]
+    hashes = (found.end() for found in _HASHES.finditer(reply) if _begins_with_number(reply, found.end()))
+    said = [_concluded(place, _said(reply, place)) for place in (*hashes, *places(ANSWER, reply))]
+    return [statement for statement in (*boxes, *said) if statement is not None]
 
 
 def _concluded(place: int, statement: str) -> _Statement | None:
@@ -149,18 +151,19 @@ def _concluded(place: int, statement: str) -> _Statement | None:
     return _Statement(place, _value(first) if first and _EQUALS.match(statement, first.end()) else None)
 
 
-def _said(text: str) -> str:
-    """What of a text belongs to the statement it begins with: a number's clause, a sum, else the line."""
+def _said(reply: str, place: int) -> str:
+    """The statement that begins at a place: a number's clause, a sum, else the line."""
+    text = reply[place : place + _LONGEST]
     text = text[_end(_NOT, text) :].lstrip()
-    number = _NUMBER.match(text, _end(_LEAD, text))
-    if number is None:
+    if not _begins_with_number(text):
         return text.partition("\n")[0]
     sentence = text[: _end(_SENTENCE, text)]
-    return sentence if _ANOTHER.match(sentence, number.end()) else sentence[: _end(_CLAUSE, sentence)]
+    is_sum = _ANOTHER.match(sentence, _end(_NUMBER, sentence, _end(_LEAD, sentence)))
+    return sentence if is_sum else sentence[: _end(_CLAUSE, sentence)]
 
 
-def _begins_with_number(statement: str) -> bool:
-    return _NUMBER.match(statement, _end(_LEAD, statement)) is not None
+def _begins_with_number(text: str, place: int = 0) -> bool:
+    return _NUMBER.match(text, _end(_LEAD, text, place)) is not None
 
 
 def _is_part(reply: str, found: re.Match[str]) -> bool:
