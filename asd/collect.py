@@ -12,18 +12,21 @@ The border: collecting asks for answers and scores them; it neither decides nor 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from asd.engines import Drafted, Engine, Verifier
-from asd.engines.batching import call_in_batches, in_batches, readings
+from asd.engines.batching import answers, readings
+from asd.engines.settling import Settled, until_settled
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
+from asd.questions import Questions, read_questions
 from asd.tracelog import TraceLog
 from asd.traces import Header, Key, StageHeader, merge, read_header, read_traces
-from asd.types import Draft, Outcome, Query, Trace, pair_name
+from asd.types import Draft, Failure, Outcome, Query, Trace, Verification, pair_name
 from asd.workloads import Split, Workload
 
 __all__ = ["collect", "header_for", "read_collected"]
@@ -67,8 +70,13 @@ def collect(
     *,
     limit: int,
     batch_size: int = 16,
+    retry_refused: bool = False,
 ) -> list[Trace]:
     """Answer the first `limit` queries of every workload on every stage and append the outcomes to `log`.
+
+    A query that a stage refuses for good (too long for it, filtered) is recorded as refused, which is no
+    answer and has no score; it is not asked again. An answer that cannot be scored is recorded without a
+    score before the error is raised; the next run, with the workload mended, scores it.
 
     Args:
         workloads: Those of the log's header; its split says which rows.
@@ -76,76 +84,139 @@ def collect(
         log: Where the outcomes go, batch by batch, and what has been answered already.
         limit: Most queries taken from each workload.
         batch_size: Most queries in one call of an engine.
+        retry_refused: Ask again what was refused before.
 
     Returns:
         The traces of these queries, in the order of the workloads and their queries.
 
     Raises:
         ConfigError: `limit` or `batch_size` is not positive, or workloads or engines are not the header's.
-        DataError: A workload is empty, repeats an id or has changed since it was recorded.
-        EngineError: A stage cannot be loaded or cannot answer.
+        DataError: A workload is empty, repeats an id, holds a query that cannot be recorded, has changed
+            since it was recorded, or cannot score an answer.
+        EngineError: A stage cannot be loaded or cannot answer; what it has answered is recorded.
         StorageError: A batch could not be written; all batches before it are.
     """
     _check(workloads, engines, log.header, limit)
-    queries = {workload.name: _queries(workload, log.header.split, limit) for workload in workloads}
+    asked = read_questions(workloads, log.header.split, limit)
     smaller: list[str] = []
     for stage in log.header.stages:
-        engine = engines[stage]
-        for workload in workloads:
-            _answer(engine, workload, queries[workload.name], log, batch_size)
-            if isinstance(engine, Verifier):
+        collector = _Collector(stage, engines[stage], log, batch_size, retry_refused)
+        try:
+            for questions in asked:
+                collector.answer(questions)
                 for drafter in smaller:
-                    _verify(engine, drafter, queries[workload.name], log, batch_size)
-        engine.unload()
-        smaller.append(stage)
-    return [trace for workload in workloads for trace in log.select(queries[workload.name])]
+                    collector.verify(drafter, questions.queries)
+        finally:
+            smaller.append(stage)
+            for loaded in smaller:  # all of them: a smaller stage may have drafted for this one
+                engines[loaded].unload()
+    return [trace for questions in asked for trace in log.select(questions.queries)]
 
 
-def _answer(
-    engine: Engine, workload: Workload, queries: Sequence[Query], log: TraceLog, batch_size: int
-) -> None:
-    pending = log.pending(engine.stage_name, queries)
-    done = len(queries) - len(pending)
-    label = f"{engine.stage_name} {workload.name}"
-    # disable=None: shown on a terminal, silent in a log file
-    with tqdm(total=len(queries), initial=done, desc=label, unit="query", disable=None) as bar:
-        for drafts in in_batches(engine, pending, batch_size):
-            log.append([_scored(workload, pending[index], draft) for index, draft in drafts.items()])
-            bar.update(len(drafts))
+@dataclass(frozen=True, slots=True)
+class _Collector:
+    """One stage, and the log that its outcomes go to."""
+
+    stage: str
+    engine: Engine
+    log: TraceLog
+    batch_size: int
+    retry_refused: bool
+
+    def answer(self, questions: Questions) -> None:
+        """Let the stage answer what it has not answered yet; score what an earlier run could not."""
+        stage, queries = self.stage, questions.queries
+        unscored = [(trace.query, trace.outcomes[stage].draft) for trace in self.log.unscored(stage, queries)]
+        self._score(questions, unscored, known=True)
+        pending = self.log.pending(stage, queries, refused=self.retry_refused)
+        done = len(queries) - len(pending)
+
+        def call(batch: list[int]) -> list[Draft]:
+            return answers(self.engine, [pending[i] for i in batch])
+
+        # disable=None: shown on a terminal, silent in a log file
+        label = f"{stage} {questions.workload.name}"
+        with tqdm(total=len(queries), initial=done, desc=label, unit="query", disable=None) as bar:
+            for found in until_settled(stage, call, pending, self.batch_size):
+                self._refuse(stage, pending, found)
+                self._score(questions, [(pending[i], draft) for i, draft in found.done.items()])
+                bar.update(len(found))
+
+    def verify(self, drafter: str, asked: Sequence[Query]) -> None:
+        """Let the stage read the drafts of a smaller one that it has not read yet, if it can read drafts."""
+        engine = self.engine
+        if not isinstance(engine, Verifier):
+            return
+        pair = pair_name(drafter, self.stage)
+        pending = self.log.unverified(drafter, self.stage, asked, refused=self.retry_refused)
+        queries = [trace.query for trace in pending]
+
+        def call(batch: list[int]) -> list[Verification]:
+            drafts = [pending[i].outcomes[drafter].draft for i in batch]
+            return readings(engine, [queries[i] for i in batch], drafts)
+
+        for found in until_settled(self.stage, call, queries, self.batch_size):
+            self._refuse(pair, queries, found)
+            read = [Trace(queries[i], {}, {pair: verification}) for i, verification in found.done.items()]
+            self._keep(_continued(engine, pair, read) if isinstance(engine, Drafted) else read)
+
+    def _score(
+        self, questions: Questions, answers: Sequence[tuple[Query, Draft]], *, known: bool = False
+    ) -> None:
+        """Record answers with their scores; one that cannot be scored is an error once all are recorded.
+
+        Answers that are `known`, recorded without a score, are recorded again only with one.
+        """
+        traces, faults = [], []
+        for query, draft in answers:
+            score = None
+            try:
+                score = questions.score(query, draft.text)
+            except DataError as error:
+                faults.append(f"answer of stage {self.stage!r} to query {query.id!r}: {error}")
+            if score is not None or not known:
+                traces.append(Trace(query, {self.stage: Outcome(draft, score)}))
+        self._keep(traces)
+        if faults:
+            raise DataError(
+                f"{faults[0]}; mend the workload, then collect again: {self.log.path} has the answer"
+            )
+
+    def _refuse(self, action: str, queries: Sequence[Query], found: Settled[Any]) -> None:
+        """Record what the stage will never do: answer (its name), or read a draft (the pair)."""
+        self._keep(
+            [
+                Trace(queries[i], {}, refusals={action: Failure(action, type(why).__name__, str(why))})
+                for i, why in found.refused.items()
+            ]
+        )
+
+    def _keep(self, traces: Sequence[Trace]) -> None:
+        """Record them; one that cannot be recorded is an error once the others are."""
+        if not traces:
+            return
+        try:
+            self.log.append(traces)
+        except DataError:
+            if len(traces) == 1:
+                raise
+            faults = []
+            for trace in traces:
+                try:
+                    self.log.append([trace])
+                except DataError as error:
+                    faults.append(error)
+            raise faults[0] from None
 
 
-def _verify(engine: Verifier, drafter: str, queries: Sequence[Query], log: TraceLog, batch_size: int) -> None:
-    pending = log.unverified(drafter, engine.stage_name, queries)
-    pair = pair_name(drafter, engine.stage_name)
-
-    def read(batch: list[int]) -> list[Trace]:
-        queries = [pending[i].query for i in batch]
-        found = readings(engine, queries, [pending[i].outcomes[drafter].draft for i in batch])
-        rows = [replace(v, text=None) for v in found]  # the text is in the verifier's own outcome
-        if not isinstance(engine, Drafted):
-            return [Trace(query, {}, {pair: row}) for query, row in zip(queries, rows, strict=True)]
-        more = engine.continue_(queries, found)
-        return [
-            Trace(query, {}, {pair: row}, {pair: draft.usage})
-            for query, row, draft in zip(queries, rows, more, strict=True)
-        ]
-
-    asked = [trace.query for trace in pending]
-    for found in call_in_batches(engine.stage_name, read, asked, batch_size):
-        log.append(list(found.values()))
-
-
-def _scored(workload: Workload, query: Query, draft: Draft) -> Trace:
-    return Trace(query, {draft.stage: Outcome(draft, workload.score(query, draft.text))})
-
-
-def _queries(workload: Workload, split: Split, limit: int) -> list[Query]:
-    queries = workload.queries(split, limit)
-    if not queries:
-        raise DataError(f"workload {workload.name!r} has no queries in split {split!r}")
-    if len({query.id for query in queries}) < len(queries):
-        raise DataError(f"workload {workload.name!r} repeats a query id in split {split!r}")
-    return queries
+def _continued(engine: Verifier, pair: str, read: Sequence[Trace]) -> list[Trace]:
+    """The same with what going on from these verifications takes; nothing else tells it of a drafter."""
+    if not read:
+        return []
+    more = engine.continue_([trace.query for trace in read], [trace.verifications[pair] for trace in read])
+    return [
+        replace(trace, continuations={pair: draft.usage}) for trace, draft in zip(read, more, strict=True)
+    ]
 
 
 def _check(workloads: Sequence[Workload], engines: Mapping[str, Engine], header: Header, limit: int) -> None:

@@ -2,7 +2,7 @@
 
 A batch is written with one call and forced to disk before `TraceLog.append` returns. A process that is
 killed leaves at most one cut last line, which the next `TraceLog` on the same file drops and counts; a write
-that fails is undone. The border: the format of a line is `asd.traces`'.
+that fails is undone. The format of the lines is `asd.traces`' and `asd.tracerecords`'.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Self
 
 from asd.errors import ConfigError, DataError, StorageError
-from asd.traces import Header, Key, check_same, encode_header, encode_trace, key_of, merge, parse
+from asd.tracerecords import decode_trace, encode_trace
+from asd.traces import Header, Key, check_same, encode_header, key_of, merge, parse
 from asd.types import Query, Trace, pair_name
 
 __all__ = ["TraceLog"]
@@ -38,7 +39,8 @@ class TraceLog:
         StorageError: The file cannot be opened, locked or written.
     """
 
-    def __init__(self, path: Path, header: Header) -> None:
+    def __init__(self, path: str | Path, header: Header) -> None:
+        path = Path(path)
         if path.suffix == ".gz":
             raise ConfigError(
                 f"{path}: traces grow as plain JSON lines; compress the file when it is complete"
@@ -62,8 +64,13 @@ class TraceLog:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def pending(self, stage: str, queries: Iterable[Query]) -> list[Query]:
+    def pending(self, stage: str, queries: Iterable[Query], *, refused: bool = False) -> list[Query]:
         """The queries that `stage` has not answered yet.
+
+        Args:
+            stage: Whose answers are wanted.
+            queries: To which queries.
+            refused: Name those too that the stage has refused.
 
         Raises:
             DataError: A query is recorded under the same id with another prompt or reference.
@@ -71,24 +78,49 @@ class TraceLog:
         recorded = [(query, self._traces.get(key_of(query), Trace(query, {}))) for query in queries]
         for query, trace in recorded:
             check_same(trace.query, query)
-        return [query for query, trace in recorded if stage not in trace.outcomes]
+        return [
+            query
+            for query, trace in recorded
+            if stage not in trace.outcomes and (refused or stage not in trace.refusals)
+        ]
 
-    def unverified(self, drafter: str, verifier: str, queries: Iterable[Query]) -> list[Trace]:
-        """The traces in which `verifier` has not read the draft of `drafter` yet; both must have answered."""
+    def unverified(
+        self, drafter: str, verifier: str, queries: Iterable[Query], *, refused: bool = False
+    ) -> list[Trace]:
+        """The traces, answered by both stages, in which `verifier` has not read the draft of `drafter` yet.
+
+        Args:
+            drafter: Whose drafts.
+            verifier: Who reads them.
+            queries: All of them must be recorded.
+            refused: Name those too that the verifier has refused to read.
+        """
         pair = pair_name(drafter, verifier)
-        return [trace for trace in self.select(queries) if pair not in trace.verifications]
+        return [
+            trace
+            for trace in self.select(queries)
+            if trace.outcomes.keys() >= {drafter, verifier}
+            and pair not in trace.verifications
+            and (refused or pair not in trace.refusals)
+        ]
+
+    def unscored(self, stage: str, queries: Iterable[Query]) -> list[Trace]:
+        """The traces that hold an answer of `stage` without a score."""
+        recorded = [self._traces[key_of(query)] for query in queries if key_of(query) in self._traces]
+        return [t for t in recorded if stage in t.outcomes and t.outcomes[stage].score is None]
 
     def append(self, traces: Sequence[Trace]) -> None:
-        """Add one batch; when this returns, it is on the disk.
+        """Add one batch; when this returns, it is on the disk, and kept as a reader will find it.
 
         Raises:
-            DataError: A trace repeats a recorded outcome or verification, or holds a number that JSON cannot.
+            DataError: A trace repeats a recorded outcome or verification, or cannot be recorded as it is.
             StorageError: The disk is full or not writable; the file is as it was before.
         """
+        lines = [encode_trace(trace) for trace in traces]
         added: dict[Key, Trace] = {}
-        for trace in traces:
-            merge(ChainMap(added, self._traces), trace)
-        self._write(b"".join(encode_trace(trace) for trace in traces))
+        for line in lines:
+            merge(ChainMap(added, self._traces), decode_trace(line))
+        self._write(b"".join(lines))
         self._traces.update(added)
 
     def select(self, queries: Iterable[Query]) -> list[Trace]:

@@ -182,12 +182,14 @@ class Trace:
         verifications: Of recorded drafts by later stages, keyed "S>M" (`pair_name`); may be empty.
         continuations: What going on from these drafts took, by the same keys, where a stage has a drafter;
             elsewhere it follows from the two records (`asd.engines.continuation_usage`).
+        refusals: What a stage will never do for this query, by stage name or pair: no answer, so no score.
     """
 
     query: Query
     outcomes: Mapping[str, Outcome]
     verifications: Mapping[str, Verification] = field(default_factory=dict)
     continuations: Mapping[str, Usage] = field(default_factory=dict)
+    refusals: Mapping[str, Failure] = field(default_factory=dict)
 
 
 def pair_name(drafter: str, verifier: str) -> str:
