@@ -1,8 +1,8 @@
 """A workload's queries and scores, checked where they enter: before a stage is paid for, and at each answer.
 
 A workload is a user's code. What it gives is accepted where it can be recorded and read back as it is;
-numbers and texts of numpy become plain ones. Anything else is refused with the name of the query and the remedy. The
-workload is always handed its own query objects.
+numbers and texts of numpy become plain ones. Anything else is refused with the name of the query and the
+remedy. The workload is always handed its own query objects.
 """
 
 from __future__ import annotations
