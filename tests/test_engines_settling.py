@@ -74,7 +74,7 @@ def test_every_query_is_settled_once(
         ended = True
     except EngineError:
         ended = False
-    assert ended or hiccups  # else every call brings something
+    assert ended or hiccups
     if ended:
         assert done == {i: i * 10 for i in range(n) if i not in refused}
         assert not_done.keys() == refused
@@ -132,11 +132,7 @@ def test_a_stage_that_goes_away_is_asked_twice() -> None:
         return answer
 
     settled = until_settled("S", call, queries(8), 2)
-    assert [sorted(found.done) for found in (next(settled), next(settled), next(settled))] == [
-        [0, 1],
-        [],
-        [4, 5],
-    ]
+    assert [sorted(next(settled).done) for _ in range(2)] == [[0, 1], [4, 5]]
     with pytest.raises(UnavailableError):
         list(settled)
 

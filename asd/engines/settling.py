@@ -78,7 +78,7 @@ def _kept(batch: Sequence[int], error: Exception) -> Settled[T]:
 
 
 def _to_cut(batch: list[int], error: Exception) -> list[int]:
-    """What may succeed in smaller batches: memory was short, or some query was refused, it is not said which."""
+    """What may succeed in smaller batches: memory was short, or nobody says which query was refused."""
     if isinstance(error, RefusedError):
         return batch if len(batch) > 1 else []
     return short_of_memory(batch, error)
