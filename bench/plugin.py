@@ -29,6 +29,10 @@ from bench.verdicts import CANNOT_RUN
 
 _NAME = "asd-harness"
 
+WARNINGS = ("default", r"error::RuntimeWarning:(asd|bench)(\.|$)")
+"""What a dependency deprecates fails no measurement, even where it blames our call for it; arithmetic of ours
+that overflows or divides by zero does."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """All options of the harness."""
@@ -187,6 +191,9 @@ class Harness:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """Recorded outcomes cannot be timed: what needs live models is left out, and counted as such."""
+        for item in items:
+            if self.owns(item.path):
+                item.add_marker(pytest.mark.filterwarnings(*WARNINGS))
         if self.matrix.engine != REPLAY:
             return
         live = [item for item in items if item.get_closest_marker("live")]

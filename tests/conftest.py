@@ -11,6 +11,21 @@ if TYPE_CHECKING:
 
     from tests.conducted import Conducted
 
+SLOW = {
+    "test_cli_guarantee", "test_cli_replay", "test_cli_study", "test_engines_residency",
+    "test_engines_speculation", "test_engines_transformers", "test_engines_verifying",
+    "test_evidence_predictors", "test_fit", "test_report_browser", "test_report_figures",
+    "test_study_policies", "test_study_recorded", "test_study_replay", "test_study_run", "test_tiny_train",
+}  # fmt: skip
+"""Modules most of whose tests run models, fit or train; single slow tests carry the mark themselves."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whole modules, so that `-m "not slow"` is what one runs while at work."""
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker("slow")
+
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:

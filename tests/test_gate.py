@@ -426,6 +426,7 @@ def test_a_single_lambda_cannot_slide_behind_the_others(stored: Run):
     assert report.of("frontier[tiny-text-optimal-lam=1]", "retreat").verdict is not Verdict.REGRESSED
 
 
+@pytest.mark.slow
 def test_a_against_a_hardly_ever_alarms():
     """200 pairs of runs that differ by the noise of their times alone: at most two alarms."""
     alarms = 0
@@ -436,6 +437,7 @@ def test_a_against_a_hardly_ever_alarms():
     assert alarms <= 2
 
 
+@pytest.mark.slow
 def test_a_against_a_with_flipping_answers_hardly_ever_alarms():
     """As between two machines: every answer redrawn with probability 1 %."""
     alarms = 0

@@ -303,3 +303,23 @@ def test_hypothesis_tests_are_marked_as_properties(pytester: pytest.Pytester):
     )
     result = pytester.runpytest_inprocess("-m", "property", "--device=cpu")
     result.assert_outcomes(passed=1, deselected=1)
+
+
+WARNS = """
+import warnings
+
+def test_of_a_dependency():
+    warnings.warn_explicit("renamed", FutureWarning, "decoding.py", 1, module="asd.engines.decoding")
+    warnings.warn_explicit("unknown key", UserWarning, "x.py", 1, module="transformers.models")
+
+def test_of_our_own():
+    warnings.warn_explicit("overflow", RuntimeWarning, "cells.py", 1, module="bench.cells")
+"""
+
+
+def test_a_dependency_s_warning_is_no_failed_measurement(harness: pytest.Pytester):
+    """Deprecations are summed up, also those that blame our call; an overflow of ours is an error."""
+    harness.makepyfile(**{"bench/test_warns.py": WARNS})
+    result = run(harness, "bench/test_warns.py", "-W", "error")
+    result.assert_outcomes(passed=1, failed=1, warnings=2)
+    result.stdout.fnmatch_lines(["*RuntimeWarning: overflow"])

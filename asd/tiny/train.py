@@ -259,7 +259,9 @@ def train(recipe: Recipe, out: Path, only: str | None = None, device: str = "cpu
     Raises:
         ConfigError: `only` is not a phase of the recipe.
         DataError: A phase starts from one that is not trained, or training diverged.
+        OSError: `out` cannot be made; nothing was computed.
     """
+    out.mkdir(parents=True, exist_ok=True)
     if only is not None and only not in recipe.phases:
         raise ConfigError(f"unknown phase {only!r}; the recipe has {', '.join(recipe.phases)}")
     for name in [only] if only else recipe.phases:
