@@ -22,11 +22,20 @@ from asd.cascade import Cascade
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
 from asd.cli.opening import closed_at_the_end, open_quietly
+from asd.cli.options import (
+    data_option,
+    datasets_option,
+    device_option,
+    engine_option,
+    ladder_option,
+    threads_option,
+    unsafe_code_option,
+    workloads_of,
+)
 from asd.cli.paths import NEW_FILE
-from asd.collect import collect as collect_traces
-from asd.collect import header_for, read_collected
-from asd.engines.opening import ENGINES, open_drafted
-from asd.engines.revisions import revisions
+from asd.cli.prompt import read_prompt
+from asd.collect import read_collected
+from asd.engines.opening import open_drafted
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
 from asd.ladder import Ladder
@@ -34,14 +43,10 @@ from asd.measurement.environment import read_environment
 from asd.policies import Policy
 from asd.prices import write_prices
 from asd.resilience import Health
-from asd.tracelog import TraceLog
 from asd.types import Completion, Query, Trace, pair_name
-from asd.workloads import Split, Workload
-from asd.workloads.catalogue import default_names, find_workloads
 
-SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 EXIT_INTERRUPTED = 130
-_GROUPS = ("agreement", "assess", "certify", "evidence", "frontier", "replay", "study", "tiny")
+_GROUPS = ("agreement", "assess", "certify", "collect", "evidence", "frontier", "replay", "study", "tiny")
 """Commands and groups of commands, each a module here with a command of the same name in it."""
 
 
@@ -98,37 +103,6 @@ def main() -> None:
     """A cascade of language models that stops at the smallest answer worth returning."""
 
 
-def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> None:
-    # One thread is fastest for small models; torch reads the variable when it is imported, later than this.
-    if threads is None:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-    else:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
-
-
-_ladder = click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
-_device = click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
-_engine = click.option(
-    "--engine",
-    type=click.Choice(list(ENGINES)),
-    default="transformers",
-    show_default=True,
-    help="What runs the stages.",
-)
-_datasets = click.option(
-    "--datasets", help="Names or FILE.py, separated by commas. [default: the embedded ones]"
-)
-_data = click.option("--data", help="Folder of the public task sets, or hub. [default: $ASD_DATA]")
-_unsafe_code = click.option("--unsafe-code", is_flag=True, help="Run models' code without a sandbox.")
-_threads = click.option(
-    "--threads",
-    type=click.IntRange(min=1),
-    callback=_set_threads,
-    expose_value=False,
-    help="CPU threads of torch. [default: $OMP_NUM_THREADS, else 1]",
-)
-
-
 @main.command(epilog=examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
 @click.argument("prompt")
 @click.option(
@@ -136,16 +110,16 @@ _threads = click.option(
     type=float,
     help="What a right answer is worth, in runs of the largest stage. [default: what is guaranteed, else 5]",
 )
-@_ladder
+@ladder_option
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
 )
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."
 )
-@_device
-@_engine
-@_threads
+@device_option
+@engine_option
+@threads_option
 @click.option("--explain", is_flag=True, help="Show evidence, values and decision of every state.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON.")
 def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
@@ -162,9 +136,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     """Answer PROMPT ("-" reads it from standard input)."""
     steps = Ladder.load(ladder)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
-    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
-    if not text.strip():
-        raise ConfigError("the prompt is empty; give one, or - to read it from standard input")
+    text = read_prompt(prompt)
     cascade = Cascade(
         open_quietly(steps, device, engine),
         policy_for(fitted, lam, steps),
@@ -203,58 +175,6 @@ def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
     return msgspec.json.encode(about | msgspec.to_builtins(completion)).decode()
 
 
-@main.command(
-    epilog=examples(
-        "asd collect --out traces.jsonl",
-        "asd collect --datasets tiny-text,tiny-lookup --split test --limit 200 --out test.jsonl",
-    )
-)
-@click.option("--out", type=NEW_FILE, required=True, help="JSON lines; continued if it exists.")
-@_ladder
-@_datasets
-@_data
-@_unsafe_code
-@click.option("--split", type=click.Choice(SPLITS), default="fit", show_default=True)
-@click.option("--limit", type=int, default=1000, show_default=True, help="Most queries of a dataset.")
-@click.option("--batch", type=int, default=16, show_default=True, help="Most queries in one call.")
-@_device
-@_engine
-@_threads
-def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
-    out: Path,
-    ladder: str,
-    datasets: str | None,
-    data: str | None,
-    unsafe_code: bool,
-    split: Split,
-    limit: int,
-    batch: int,
-    device: str | None,
-    engine: str,
-) -> None:
-    """Let every stage answer every query, once, and record the outcomes.
-
-    A run that was stopped goes on where it was when the same command is given again.
-    """
-    steps = Ladder.load(ladder)
-    workloads = _workloads(datasets, data, unsafe_code)
-    engines = open_quietly(steps, device, engine)
-    try:
-        with TraceLog(out, header_for(steps, revisions(steps, engine), workloads, split)) as log:
-            if log.n_bytes_dropped:
-                click.echo(f"{out}: dropped a line that was cut off, {log.n_bytes_dropped} bytes", err=True)
-            traces = collect_traces(workloads, engines, log, limit=limit, batch_size=batch)
-    except KeyboardInterrupt:
-        click.echo(f"{out} is intact; give the same command again to go on", err=True)
-        raise
-    click.echo(f"{out}: {len(traces)} queries answered by {', '.join(engines)}")
-
-
-def _workloads(datasets: str | None, data: str | None, unsafe_code: bool) -> list[Workload]:
-    names = default_names() if datasets is None else datasets.split(",")
-    return find_workloads(names, data, unsafe_code=unsafe_code)
-
-
 def _batches(_ctx: click.Context, _param: click.Parameter, text: str) -> list[int]:
     sizes = text.split(",")
     if not all(size.isdigit() and int(size) > 0 for size in sizes) or len(set(sizes)) < len(sizes):
@@ -265,16 +185,16 @@ def _batches(_ctx: click.Context, _param: click.Parameter, text: str) -> list[in
 
 
 @main.command(epilog=examples("asd price --ladder mine.toml --batch 1,4,16 --out mine-prices.json"))
-@_ladder
+@ladder_option
 @click.option("--out", type=NEW_FILE, required=True, help="The ladder's price file.")
-@_datasets
-@_data
-@_unsafe_code
+@datasets_option
+@data_option
+@unsafe_code_option
 @click.option("--batch", default="1", show_default=True, callback=_batches, help="Queries a call.")
 @click.option("--limit", type=int, default=24, show_default=True, help="Timed queries of a dataset.")
-@_device
-@_engine
-@_threads
+@device_option
+@engine_option
+@threads_option
 def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     ladder: str,
     out: Path,
@@ -294,7 +214,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     from asd.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
 
     steps = Ladder.load(ladder)
-    workloads = _workloads(datasets, data, unsafe_code)
+    workloads = workloads_of(datasets, data, unsafe_code)
     engines, prices = closed_at_the_end(open_drafted(steps, device, engine)), {}
     for size in batch:
         queries = [query for workload in workloads for query in workload.queries("fit", limit * size)]
@@ -315,7 +235,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
-@_ladder
+@ladder_option
 @click.option("--out", type=NEW_FILE, required=True, help="Where the policy goes.")
 @guarantee_options
 def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Options]) -> None:

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from asd.cli.examples import examples
 from asd.cli.paths import NEW_FILE
+from asd.cli.prompt import read_prompt
 from asd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def features(prompt: str | None) -> None:
 
     values: dict[str, object] = {}
     if prompt is not None:
+        prompt = read_prompt(prompt)
         names = [f.name for f in FEATURES if f.group not in {"semantic", "stage"}]
         values = dict(zip(names, text_features([prompt])[0].tolist(), strict=True))
     rows = [(f.group, f.name, f.meaning, *([values.get(f.name, "")] if values else [])) for f in FEATURES]
@@ -118,7 +120,7 @@ def predict(file: Path, prompt: str) -> None:
     from asd.evidence.predictors import QualityPredictor  # noqa: PLC0415
 
     fitted = QualityPredictor.load(file)
-    for stage, p in zip(fitted.stages, fitted.p([prompt])[0], strict=True):
+    for stage, p in zip(fitted.stages, fitted.p([read_prompt(prompt)])[0], strict=True):
         click.echo(f"{stage}  {p:.3f}")
 
 
@@ -132,7 +134,7 @@ def classify(prompt: str, stages: int) -> None:
     from asd.evidence.taxonomy import classify as profile_of  # noqa: PLC0415
     from asd.evidence.taxonomy import recommend  # noqa: PLC0415
 
-    profile = profile_of(prompt)
+    profile = profile_of(read_prompt(prompt))
     click.echo(tabulate(asdict(profile).items(), headers=["characteristic", "by rule"]))
     scores = ", ".join(f"{score:.3f}" for score in recommend(profile, stages))
     click.echo(f"\nrecommendation, smallest stage first: {scores}")

@@ -1,0 +1,59 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from asd.engines.opening import ENGINES
+from asd.workloads import Workload
+from asd.workloads.catalogue import default_names, find_workloads
+
+__all__ = [
+    "data_option",
+    "datasets_option",
+    "device_option",
+    "engine_option",
+    "ladder_option",
+    "threads_option",
+    "unsafe_code_option",
+    "workloads_of",
+]
+
+
+def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> None:
+    # One thread is fastest for small models; torch reads the variable when it is imported, later than this.
+    if threads is None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    else:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+
+
+ladder_option = click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
+device_option = click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(list(ENGINES)),
+    default="transformers",
+    show_default=True,
+    help="What runs the stages.",
+)
+datasets_option = click.option(
+    "--datasets", help="Names or FILE.py, separated by commas. [default: the embedded ones]"
+)
+data_option = click.option("--data", help="Folder of the public task sets, or hub. [default: $ASD_DATA]")
+unsafe_code_option = click.option("--unsafe-code", is_flag=True, help="Run models' code without a sandbox.")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    callback=_set_threads,
+    expose_value=False,
+    help="CPU threads of torch. [default: $OMP_NUM_THREADS, else 1]",
+)
+
+
+def workloads_of(datasets: str | None, data: str | None, unsafe_code: bool) -> list[Workload]:
+    """What these options name; the embedded workloads where they name none."""
+    names = default_names() if datasets is None else datasets.split(",")
+    return find_workloads(names, data, unsafe_code=unsafe_code)
