@@ -72,6 +72,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
         n_folds: Of the cross-fitting.
         n_rows: Queries fitted on, by dataset.
         n_unscored: Queries left out because an outcome was not scored.
+        n_refused: Queries left out because a stage refused to answer them, or to read a draft.
         scaled: Long queries are decided at lam / scale, because that was worth more out of fold.
         reliability: Of every head out of fold, by node and stage ("root": from the prompt alone).
         largest_quality: Mean score of the largest stage alone.
@@ -89,6 +90,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
     largest_quality: float
     replayed: tuple[Replayed, ...]
     batched: dict[int, tuple[Replayed, ...]]
+    n_refused: int = 0
 
 
 class PolicyArtifact(Record, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import Move, moves
+from asd.traces import answered
 from asd.types import Trace, Usage, pair_name
 
 __all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_usages", "replay"]
@@ -101,7 +102,8 @@ def fit(
             seed=seed,
             n_folds=N_FOLDS,
             n_rows=dict(Counter(row.query.dataset for row in rows)),
-            n_unscored=len(traces) - len(rows),
+            n_unscored=len(answered(traces)) - len(rows),
+            n_refused=len(traces) - len(answered(traces)),
             scaled=pays,
             reliability=fitted.reliability,
             largest_quality=float(np.mean([row.outcomes[stages[-1]].score for row in rows])),
@@ -300,7 +302,8 @@ def _scored(traces: Sequence[Trace], stages: Sequence[str]) -> list[Trace]:
     if len(rows) < len(traces):
         twice = Counter((trace.query.dataset, trace.query.id) for trace in traces).most_common(1)[0][0]
         raise DataError(f"query {twice[1]!r} of {twice[0]!r} occurs more than once in the traces")
-    scored = [rows[key] for key in sorted(rows) if _is_scored(rows[key], stages)]
+    usable = {key: trace for key, trace in rows.items() if not trace.refusals}
+    scored = [usable[key] for key in sorted(usable) if _is_scored(usable[key], stages)]
     if len(scored) < MIN_ROWS:
         raise DataError(
             f"{len(scored)} of {len(traces)} queries are scored on all of {', '.join(stages)}; "

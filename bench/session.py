@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from asd.collect import collect, header_for, read_collected
 from asd.engines import Engine
 from asd.engines.opening import open_engines
 from asd.engines.revisions import revisions
+from asd.errors import DataError
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
 from asd.measurement.timing import Clock
@@ -89,6 +90,7 @@ class Session:
         """By dataset, every stage's answer to every item of the split that is reported."""
         self.policy.check(self.matrix.ladder)
         traces = self._recorded() if self.matrix.engine == REPLAY else self._collected()
+        _check_answered(traces)
         return {
             name: Outcomes(
                 name,
@@ -178,6 +180,16 @@ class Session:
             )
             for workload in self.matrix.workloads
         )
+
+
+def _check_answered(traces: Sequence[Trace]) -> None:
+    """Every number here is a comparison over the same items; one that a stage refuses has no place in it."""
+    for trace in traces:
+        for action, why in trace.refusals.items():
+            raise DataError(
+                f"query {trace.query.id!r} of {trace.query.dataset!r} is refused by {action}: {why.message}; "
+                "the harness compares stages on queries that all answer: leave it out of the workload"
+            )
 
 
 def _open_stages(matrix: Matrix) -> dict[str, Engine]:

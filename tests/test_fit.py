@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,7 +19,7 @@ from asd.policies import Policy
 from asd.prices import Prices
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import moves
-from asd.types import NO_CALL, STOP, Trace, Usage
+from asd.types import NO_CALL, STOP, Failure, Trace, Usage
 from tests import worlds
 
 
@@ -370,3 +371,17 @@ def test_every_batch_size_with_prices_is_replayed() -> None:
     assert there.cost > here.cost
     assert artifact.ladder.unit(8) == pytest.approx(artifact.ladder.unit())
     assert artifact.cheapest_lam(0.5, batch=8) == 2.0
+
+
+def test_refused_queries_are_left_out_and_counted() -> None:
+    """A query that one stage refused teaches nothing of the others either: the fit is that of the rest."""
+    traces = few()
+    why = Failure("L", "RefusedError", "filtered")
+    refused = [
+        Trace(replace(t.query, id=f"no-{t.query.id}"), {"S": t.outcomes["S"]}, refusals={"L": why})
+        for t in traces[:7]
+    ]
+    artifact, plain = (small_fit(rows) for rows in ([*traces, *refused], traces))
+    assert (artifact.fit.n_refused, artifact.fit.n_unscored) == (7, 0)
+    assert msgspec.structs.replace(artifact.fit, n_refused=0) == plain.fit
+    assert artifact.problem == plain.problem

@@ -43,6 +43,7 @@ from asd.measurement.environment import read_environment
 from asd.policies import Policy
 from asd.prices import write_prices
 from asd.resilience import Health
+from asd.traces import answered
 from asd.types import Completion, Query, Trace, pair_name
 
 EXIT_INTERRUPTED = 130
@@ -245,18 +246,21 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
     steps = Ladder.load(ladder)
     asked = what_is_asked(steps, **options)
     collected = read_collected(traces, steps, "fit")
+    usable = answered(collected)
     fitted = fit_policy(collected, steps, fitted_at=datetime.now(UTC).isoformat(timespec="seconds"))
     if asked is not None:
-        fitted = asked.promised(fitted, collected, steps)
+        fitted = asked.promised(fitted, usable, steps)
     fitted.save(out)
-    click.echo(f"{out}: fitted on {len(collected)} queries; replayed on rows that the fit had not seen:")
+    click.echo(f"{out}: fitted on {len(usable)} queries; replayed on rows that the fit had not seen:")
+    if n_refused := len(collected) - len(usable):
+        click.echo(f"left out: {n_refused} queries that a stage refused", err=True)
     for row in fitted.fit.replayed:
         click.echo(f"lam {row.lam:6g}  quality {row.quality:.3f}  cost {row.cost:.3f}")
     for stage in fitted.model.silent:
         click.echo(
             f"stage {stage} gives no log-probabilities: its answers go by agreement, length and prompt"
         )
-    for line in _blocks(steps, collected):
+    for line in _blocks(steps, usable):
         click.echo(line)
     if fitted.guarantee is not None:
         click.echo(fitted.guarantee)

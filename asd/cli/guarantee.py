@@ -15,6 +15,7 @@ from asd.collect import read_collected
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.policies import Policy
+from asd.traces import answered
 from asd.types import Trace
 
 __all__ = ["Asked", "Options", "guarantee_options", "policy_for", "what_is_asked"]
@@ -81,7 +82,7 @@ def what_is_asked(ladder: Ladder, **options: Unpack[Options]) -> Asked | None:
     if not wanted:
         return None
     promise = Promise(options["delta"], options["keep"], options["cap_cost"], options["per_dataset"])
-    return Asked(promise, read_collected(options["calibration"], ladder, "calibrate"))
+    return Asked(promise, answered(read_collected(options["calibration"], ladder, "calibrate")))
 
 
 def policy_for(fitted: PolicyArtifact, lam: float | None, ladder: Ladder) -> Policy:

@@ -23,7 +23,7 @@ from asd.guarantee import EVERYTHING
 from asd.ladder import Ladder
 from asd.measurement.files import write_atomically
 from asd.monitor import ShiftMonitor
-from asd.traces import read_traces
+from asd.traces import answered, read_traces
 from asd.workloads.catalogue import default_names, find_workloads
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def shift(traces: tuple[Path, ...], policy: Path, ladder: str, dataset: str, alp
     steps, fitted, rng = Ladder.load(ladder), artifact.load(policy), np.random.default_rng(seed)
     chosen = fitted.guaranteed_policy(dataset, ladder=steps)
     monitor = ShiftMonitor(fitted.grant(dataset).watched, alpha=alpha, rng=rng)
-    rows = [trace for path in traces for trace in read_traces(path)]
+    rows = answered(trace for path in traces for trace in read_traces(path))
     played = play(chosen, [rows[i] for i in rng.permutation(len(rows))], steps, fitted.ladder.unit())
     readings = [monitor.watch(done) for done in played.completions]
     rang = next((reading for reading in readings if reading.alarm), None)
@@ -240,7 +240,7 @@ def _populations(
     found = []
     if traces:
         steps = Ladder.load(ladder)
-        collected = [trace for path in traces for trace in read_traces(path)]
+        collected = answered(trace for path in traces for trace in read_traces(path))
         found.append(from_traces(steps.name, collected, steps, n_fit, rng))
     if data is not None:
         for name, costs in _RECORDED.items():

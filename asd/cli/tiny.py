@@ -17,6 +17,7 @@ from asd.engines.revisions import revisions
 from asd.errors import DataError
 from asd.ladder import Ladder
 from asd.tracelog import TraceLog
+from asd.traces import answered
 from asd.types import Trace
 from asd.workloads.catalogue import find_workloads, workload_names
 
@@ -107,7 +108,7 @@ def evaluate(limit: int, batch: int, traces: Path, timed: int) -> None:
     engines, workloads = open_quietly(ladder, "cpu"), find_workloads(workload_names())
     traces.parent.mkdir(parents=True, exist_ok=True)
     with TraceLog(traces, header_for(ladder, revisions(ladder), workloads, "test")) as log:
-        rows = collect(workloads, engines, log, limit=limit, batch_size=batch)
+        rows = answered(collect(workloads, engines, log, limit=limit, batch_size=batch))
     graded = [trace for trace in rows if trace.query.dataset in GRADED]
     _show(accuracy_by(rows, lambda query: query.tags["family"]))
     _show(accuracy_by(graded, lambda query: query.tags["level"]))

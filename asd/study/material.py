@@ -23,6 +23,7 @@ from asd.study.methods import LAMS, Method, families, methods, swept
 from asd.study.recording import Recording
 from asd.study.walks import Outcomes, Replay
 from asd.tracelog import TraceLog
+from asd.traces import answered
 from asd.types import Trace
 from asd.workloads import Split, Workload
 
@@ -106,10 +107,10 @@ class _Source:
     folder: Path
 
     def traces(self, split: Split, n: int) -> list[Trace]:
-        """Of the first `n` questions of every data set."""
+        """Of the first `n` questions of every data set, those that no stage refused."""
         header = header_for(self.ladder, self.revisions, self.workloads, split)
         with TraceLog(self.folder / f"{split}.jsonl", header) as log:
-            return collect(self.workloads, self.engines, log, limit=n)
+            return answered(collect(self.workloads, self.engines, log, limit=n))
 
     def outcomes(self, split: Split, n: int, fitted: PolicyArtifact) -> tuple[Outcomes, ...]:
         """The same, one a data set, in the cost unit of the policy."""
