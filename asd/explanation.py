@@ -3,7 +3,8 @@
 One row a state: what was bought last (an answer, or "S>L": L has read S's answer) and its evidence, the
 calibrated success probability of every answer that is judged there, the value of every action in cost units
 (lam x quality - cost to come), and what was decided. Of a verification, the tokens are those accepted of
-those read. Calls that failed come below, one a line.
+those read. Below come the tokens that a stage need not read again to go on from what it verified, and calls
+that failed, one a line each.
 """
 
 from __future__ import annotations
@@ -24,20 +25,12 @@ def explain(completion: Completion) -> str:
     header = ["answered", "answer", "tokens", "log p", "p_good", *(f"V({a})" for a in actions), "decision"]
     rows = [
         [*_evidence(bought), _p_good(decision), *_values(decision, actions), _decided(decision)]
-        for bought, decision in zip(_purchases(completion), completion.decisions, strict=True)
+        for bought, decision in zip((None, *completion.bought), completion.decisions, strict=True)
     ]
+    reused = completion.n_reused
+    saved = [f"reused: {reused} tokens of prompt and draft, from the KV cache of their verification"]
     failures = (f"failed: {f.action}, {f.kind}: {f.message}" for f in completion.failures)
-    return "\n".join([_table([header, *rows]), *failures])
-
-
-def _purchases(completion: Completion) -> list[Draft | Verification | None]:
-    """What was in hand new in every state: nothing at first, then what the decision before it bought."""
-    drafts, verifications = iter(completion.drafts), iter(completion.verifications)
-    bought: list[Draft | Verification] = [
-        next(verifications) if decision.action.startswith(VERIFY) else next(drafts)
-        for decision in completion.decisions[:-1]
-    ]
-    return [None, *bought]
+    return "\n".join([_table([header, *rows]), *saved * (reused > 0), *failures])
 
 
 def _evidence(bought: Draft | Verification | None) -> list[str]:

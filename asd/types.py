@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
@@ -258,3 +259,20 @@ class Completion:
     cost: float
     verifications: tuple[Verification, ...] = ()
     failures: tuple[Failure, ...] = ()
+
+    @property
+    def bought(self) -> tuple[Draft | Verification, ...]:
+        """Drafts and verifications, in the order of the calls."""
+        drafts, verifications = iter(self.drafts), iter(self.verifications)
+        actions = (decision.action for decision in self.decisions if decision.action != STOP)
+        return tuple(next(verifications if action.startswith(VERIFY) else drafts) for action in actions)
+
+    @property
+    def n_reused(self) -> int:
+        """Tokens of prompt and draft that a stage need not read again to go on from what it verified."""
+        return sum(
+            read.usage.n_prompt + read.n_accepted - went_on.usage.n_prompt
+            for read, went_on in pairwise(self.bought)
+            if isinstance(read, Verification) and isinstance(went_on, Draft)
+            if read.stage == went_on.stage and went_on.usage != NO_CALL
+        )

@@ -91,7 +91,7 @@ def save_random_model(
     """Write a random model and its tokenizer to `path`, as `from_pretrained` reads them."""
     tokenizer = _tokenizer(ends=n_stops > 0)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(_config(family, n_layers, len(tokenizer)))
+    model = AutoModelForCausalLM.from_config(config_of(family, n_layers, len(tokenizer)))
     stops = tokenizer.convert_tokens_to_ids(["</s>", "."])[:n_stops]
     with torch.no_grad():
         for parameter in model.parameters():
@@ -110,10 +110,11 @@ def stage(path: Path, name: str = "S", **settings: object) -> Stage:
     return Stage(name=name, model=str(path), prices=Prices(1.0, 0.1, 1.0), **settings)  # type: ignore[arg-type]
 
 
-def _config(family: str, n_layers: int, n_vocab: int) -> PretrainedConfig:
+def config_of(family: str, n_layers: int, n_vocab: int, **more: object) -> PretrainedConfig:
+    """The configuration of a tiny model of this family."""
     common = {**SHAPE, "num_hidden_layers": n_layers, "vocab_size": n_vocab, "tie_word_embeddings": False}
     ids = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": 0}
-    return AutoConfig.for_model(family, **(common | ids | FAMILIES[family]))
+    return AutoConfig.for_model(family, **(common | ids | FAMILIES[family] | more))
 
 
 def save_shaken(source: Path, to: Path, noise: float = 0.1, seed: int = 1) -> Path:

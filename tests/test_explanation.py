@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from asd.explanation import explain
-from asd.types import STOP, Completion, Decision, Draft, Query, Usage, Verification
+from asd.types import NO_CALL, STOP, Completion, Decision, Draft, Query, Usage, Verification
 
 TABLE = """
 answered  answer                    tokens  log p   p_good            V(S)   V(L)   V(stop)  decision
@@ -55,6 +55,31 @@ def test_a_verification_is_a_state_of_its_own() -> None:
     read = Verification("L", "S", (7,), (-3.0,), 0, Usage(3, 0, 1, 1), 0.1)
     bought = completion(decisions, draft("S", "4", -0.5), draft("L", "5", -0.25))
     assert explain(replace(bought, verifications=(read,))) == VERIFIED.strip()
+
+
+def test_tokens_that_going_on_need_not_read_again_are_told() -> None:
+    """Prompt and accepted prefix, less what was read again; nothing where no call was needed."""
+    decisions = tuple(Decision(action, "S") for action in ("S", ">L", "L", STOP))
+    read = Verification("L", "S", (7, 8, 9), (-0.1, -0.1, -3.0), 2, Usage(30, 0, 1, 3), 0.1)
+    small, large = draft("S", "4", -0.5), draft("L", "5", -0.25)
+
+    def reused(usage: Usage, read: Verification = read) -> int:
+        went_on = replace(large, usage=usage)
+        return replace(completion(decisions, small, went_on), verifications=(read,)).n_reused
+
+    assert reused(Usage(0, 1, 0)) == 32
+    assert reused(Usage(12, 1, 1)) == 20
+    assert reused(Usage(32, 1, 1)) == reused(NO_CALL) == 0
+    assert reused(Usage(0, 1, 0), replace(read, stage="M")) == 0
+    told = explain(
+        replace(completion(decisions, small, replace(large, usage=Usage(0, 1, 0))), verifications=(read,))
+    )
+    assert (
+        told.splitlines()[-1]
+        == "reused: 32 tokens of prompt and draft, from the KV cache of their verification"
+    )
+    walked = completion(tuple(Decision(action, "S") for action in ("S", "L", STOP)), small, large)
+    assert walked.n_reused == 0
 
 
 def test_a_policy_without_evidence() -> None:
