@@ -92,6 +92,21 @@ def test_what_exceeds_the_room_is_left_out(tokenizer: Any, words: list[int]) -> 
     )
 
 
+def test_what_follows_a_token_that_the_model_cannot_write_is_left_out(
+    tokenizer: Any, words: list[int]
+) -> None:
+    """A tokenizer may name more tokens than the model has logits for, its stop token included."""
+    named = tokenizer.__class__.from_pretrained(tokenizer.name_or_path)
+    named.add_tokens(["zebra"])
+    n = len(tokenizer)
+    given = draft([], f"{TEXT} zebra {TEXT}")
+    found = carry_over(given, words, 40, tokenizer=named, stop_ids=(2,), n_vocab=n)
+    assert found.tokens[: len(words)] == words
+    assert max(found.tokens) < n
+    assert (found.closed, found.complete, found.any_stop) == (False, False, False)
+    assert len(named(given.text)["input_ids"]) > len(found.tokens) + len(words)
+
+
 def test_a_closed_draft_s_last_token_is_not_read() -> None:
     """It is judged from the logits before it, and nothing comes after."""
     assert Carried([4, 5, 2], closed=True).fed == [4, 5]

@@ -382,3 +382,17 @@ def test_a_draft_ends_in_whatever_token_the_verifier_stops_with(tmp_path: Path, 
     assert len(stops) == n_stops
     assert all(d.finished for _, d in whole)
     assert_same_answers(engine.continue_(asked, read), own)
+
+
+def test_a_stop_token_that_the_model_has_no_logit_for_ends_nothing(path: Path, tmp_path: Path) -> None:
+    """Checkpoints may name such: neither answers nor drafts end in it, and nothing fails."""
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.generation_config.eos_token_id = [9_999, *model.generation_config.eos_token_id]
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(path).save_pretrained(tmp_path)
+    engine = TransformersEngine(stage(tmp_path, "L"), "cpu")
+    asked = questions(6)
+    own = engine.generate(asked)
+    read = engine.verify(asked, texts_only(own))
+    assert any(v.text is not None for v in read)
+    assert_same_answers(engine.continue_(asked, read), own)

@@ -54,7 +54,8 @@ def carry_over(
         room: Most tokens of an answer; the rest of a longer draft is left out.
         tokenizer: The verifier's.
         stop_ids: Tokens that end the verifier's answers.
-        n_vocab: Number of tokens the verifier knows.
+        n_vocab: Number of tokens the verifier can write, which may be fewer than its tokenizer names; what
+            follows one that it cannot is left out.
     """
     stops = frozenset(stop_ids)
     if _reads_the_same(draft, tokenizer, n_vocab):
@@ -64,11 +65,12 @@ def carry_over(
     if draft.finished and stop_ids and stops.isdisjoint(tokens):
         tokens.append(stop_ids[0])
     end = next((i + 1 for i, token in enumerate(tokens) if token in stops), None)
-    kept = tokens[:end][:room]
-    ends = end is not None and end <= room
+    unknown = next((i for i, token in enumerate(tokens) if token >= n_vocab), room)
+    kept = tokens[:end][: min(room, unknown)]
+    ends = end is not None and end == len(kept)
     return Carried(
         kept,
-        closed=ends or len(tokens) >= room,
+        closed=ends or len(kept) == room,
         complete=len(kept) == len(tokens) and (ends or not draft.finished),
         any_stop=ends,
     )

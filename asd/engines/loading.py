@@ -143,10 +143,13 @@ def _unreadable(stage: Stage, what: str, why: object) -> EngineError:
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The checkpoint's generation settings decide, as in `generate()`; else the tokenizer."""
+    """The checkpoint's generation settings decide, as in `generate()`; else the tokenizer.
+
+    A token that the model has no logit for never ends an answer.
+    """
     ids = model.generation_config.eos_token_id
     if ids is None:
         ids = tokenizer.eos_token_id
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+    named = ids if isinstance(ids, list) else [ids]
+    n_vocab = model.config.get_text_config().vocab_size
+    return tuple(token for token in named if token is not None and token < n_vocab)
