@@ -35,12 +35,12 @@ TIE = 1e-5
 """Difference of the two largest logits below which rounding decides."""
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", [8, 83])
 def test_a_few_drafts_change_no_answer(tmp_path: Path, seed: int) -> None:
     """Two pairs of the many: drafts are accepted, rejected, cut and taken for answers."""
-    counts = _run_pair(seed, tmp_path, 8)
+    counts = _run_pair(seed, tmp_path, 12)
     assert counts["ties"] == 0
-    assert min(counts[kind] for kind in ("accepted", "settled", "cut")) > 0
+    assert min(counts[kind] for kind in ("accepted", "rejected inside", "settled", "cut")) > 0
 
 
 @pytest.mark.slow
