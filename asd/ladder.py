@@ -68,7 +68,8 @@ class Stage:
         model: Repository on the Hugging Face hub, or the path of a directory.
         prices: What a call of one query costs.
         batched: By batch size above 1, what a query's share of such a call costs.
-        dtype: "auto" (the checkpoint's; float32 on a CPU), "float32", "bfloat16" or "float16".
+        dtype: "auto" (the checkpoint's; float32 on a CPU unless it is quantised), "float32", "bfloat16" or
+            "float16".
         tensor_parallel: Devices the model is spread over.
         memory_gib: Memory the weights take, over all devices; None: not known.
         chat_template: Wrap the prompt in the tokenizer's chat template.

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from asd.engines.prompts import as_read, check, check_template, encode
 from asd.engines.transformers import TransformersEngine
-from asd.errors import ConfigError
+from asd.errors import ConfigError, EngineError, RefusedError
 from asd.ladder import Ladder, Stage
 from asd.types import Query
 
@@ -42,8 +42,8 @@ def test_template_variables_reach_the_template() -> None:
     assert as_read(ASKED, stage(), tokenizer()) == "<s>add 2+3\n"
     assert as_read(ASKED, stage(enable_thinking=False), tokenizer()) == "<s>add 2+3\n=="
     assert as_read(ASKED, stage(enable_thinking=True), tokenizer()) == "<s>add 2+3\n"
-    assert len(encode(ASKED, stage(enable_thinking=False), tokenizer(), 256)) == 2 + len(
-        encode(ASKED, stage(), tokenizer(), 256)
+    assert len(encode(ASKED, stage(enable_thinking=False), tokenizer(), 256, 999)) == 2 + len(
+        encode(ASKED, stage(), tokenizer(), 256, 999)
     )
 
 
@@ -87,3 +87,77 @@ def test_a_prompt_that_is_no_utf_8(prompt: str) -> None:
     with pytest.raises(ConfigError, match="query 'q' of 'd' has a prompt with bytes that are not UTF-8"):
         check(replace(ASKED, prompt=prompt))
     check(replace(ASKED, prompt="\U0001f600 é"))
+
+
+LOOP = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+
+
+def with_template(template: object) -> Any:
+    loaded = AutoTokenizer.from_pretrained(SMALL.model)
+    loaded.chat_template = template
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system prompt') }}{% endif %}",
+            "no system prompt",
+        ),
+        (
+            "{% if messages|length % 2 %}{{ raise_exception('roles must alternate') }}{% endif %}",
+            "roles must alternate",
+        ),
+        (LOOP.removesuffix("{% endfor %}"), "TemplateSyntaxError: Unexpected end of template"),
+        ("{{ messages[0]['content'] | nofilter }}", "TemplateAssertionError: No filter named 'nofilter'"),
+        ("{{ settings.system + messages[0]['content'] }}", "UndefinedError: 'settings' is undefined"),
+        (
+            "{{ messages[0]['content'][0]['text'].strip() }}",
+            "UndefinedError: 'str object' has no attribute 'text'",
+        ),
+        ("{{ messages[0]['content'] + 1 }}", "TypeError: "),
+        ("{{ messages.append({}) }}", "SecurityError: "),
+        ({"rag": LOOP, "tool_use": LOOP}, "ValueError: "),
+        ("{% for part in messages[0]['parts'] %}{{ part }}{% endfor %}", "leaves the user's message out"),
+        ("", "leaves the user's message out"),
+    ],
+)
+def test_templates_that_cannot_take_a_prompt_are_refused_at_load(template: object, message: str) -> None:
+    """A template that raises, is broken or drops what the user says: stage, words and remedy."""
+    with pytest.raises(EngineError) as raised:
+        check_template(stage(), with_template(template))
+    said = str(raised.value)
+    assert said.startswith(f"stage 'S': the chat template of {SMALL.model} ")
+    assert message in said
+    assert said.endswith(
+        "; correct it where the tokenizer's files are, or set chat_template = false in the ladder"
+    )
+    check_template(replace(SMALL, chat_template=False), with_template(template))
+
+
+def test_a_default_among_several_templates_is_taken() -> None:
+    """Where a tokenizer has named templates, the one for plain chats counts."""
+    check_template(stage(), with_template({"default": LOOP, "tool_use": "{{ raise_exception('no tools') }}"}))
+
+
+def test_a_template_that_fails_on_one_prompt_refuses_that_query() -> None:
+    """What a template objects to in a prompt says nothing of the stage."""
+    picky = with_template(
+        "{% if '[INST]' in messages[0]['content'] %}{{ raise_exception('control') }}{% endif %}" + LOOP
+    )
+    check_template(stage(), picky)
+    assert as_read(ASKED, stage(), picky) == "add 2+3"
+    with pytest.raises(
+        RefusedError, match=r"query .q. of .d.: the chat template of stage .S. fails on it: .*control; ch"
+    ):
+        encode(replace(ASKED, prompt="[INST] x"), stage(), picky, 256, 999)
+
+
+def test_a_stage_with_a_broken_template_does_not_load(tmp_path: Path) -> None:
+    """The fault is told when the stage is loaded, not at the first question."""
+    copytree(SMALL.model, tmp_path, dirs_exist_ok=True)
+    with_template("{{ raise_exception('System role not supported') }}").save_pretrained(tmp_path)
+    engine = TransformersEngine(replace(SMALL, model=str(tmp_path)), "cpu")
+    with pytest.raises(EngineError, match="System role not supported; correct it where"):
+        engine.load()

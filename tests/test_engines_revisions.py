@@ -48,7 +48,7 @@ def test_files_that_answers_do_not_depend_on_are_left_out(tmp_path: Path) -> Non
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     """A directory without weights is an error that names stage and path."""
-    with pytest.raises(EngineError, match=f"stage 'S': no weights .* in {tmp_path}"):
+    with pytest.raises(EngineError, match=f"stage 'S': {tmp_path}: no weights"):
         revisions(ladder(tmp_path))
 
 

@@ -325,14 +325,14 @@ def _drop_tokenizer(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "no weights"),
+        (shutil.rmtree, "is not a directory"),
         (lambda path: (path / "model.safetensors").unlink(), "no weights"),
-        (lambda path: (path / "config.json").unlink(), "cannot load the"),
-        (lambda path: (path / "config.json").write_text("{"), "cannot load the"),
-        (_truncate, "cannot load the weights"),
-        (_garble, "cannot load the weights"),
+        (lambda path: (path / "config.json").unlink(), "has no config.json; put"),
+        (lambda path: (path / "config.json").write_text("{"), "cannot load the configuration.*; restore"),
+        (_truncate, "cannot load the weights.*; restore"),
+        (_garble, "cannot load the weights.*; restore"),
         (_drop_tensor, r"tensors missing: \['model.layers.1.mlp.up_proj.weight'\]"),
-        (_drop_tokenizer, "cannot load the tokenizer"),
+        (_drop_tokenizer, "cannot load the tokenizer.*there is none; put its files"),
     ],
     ids=["no directory", "no weights", "no config", "bad config", "cut", "garbage", "tensor", "tokenizer"],
 )
@@ -381,12 +381,21 @@ def test_impossible_engines_are_refused(path: Path) -> None:
     for options, message in [
         ({"kv_cache_gib": -1}, "'S': options.transformers: kv_cache_gib must be .* at least 0, got -1"),
         ({"kv_cache_gib": "8"}, "Expected `float`, got `str`.*kv_cache_gib"),
-        ({"kv_cache": 8}, "unknown field `kv_cache`; it takes kv_cache_gib"),
+        ({"kv_cache": 8}, "unknown field `kv_cache`; it takes device, kv_cache_gib"),
+        ({"device": "abacus"}, "stage 'S': unknown device 'abacus'"),
+        ({"device": 1}, "Expected `str | null`, got `int`.*device"),
+        ({"device": "meta"}, "stage 'S': device 'meta' is not here"),
     ]:
         with pytest.raises(ConfigError, match=message):
             TransformersEngine(stage(path, options={"transformers": options}), "cpu")
     with pytest.raises(EngineError, match="tensor_parallel = 2"):
         TransformersEngine(stage(path, tensor_parallel=2), "cpu").load()
+
+
+def test_a_stage_s_own_device_goes_before_the_run_s(path: Path) -> None:
+    """`options.transformers.device` is where the stage runs, whatever the run says of the others."""
+    own = stage(path, options={"transformers": {"device": "cpu"}})
+    assert TransformersEngine(own, "abacus").device.type == "cpu"
 
 
 def test_the_default_device_is_one_that_is_there(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Weights and tokenizer of a stage through `transformers`, checked, and where they came from.
+"""A stage in memory: model and tokenizer, what the decode loop needs to know of them, where they came from.
 
 A stage's `model` is a directory if it is an absolute path or exists, else the name of a repository on the
-Hugging Face hub. Only safetensors are read and no code that comes with a model is run.
+Hugging Face hub. What can be known to fail before the weights are read is refused before.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from asd.engines.prompts import check_template
+from asd.engines.pretrained import read_config, read_model, read_tokenizer
+from asd.engines.prompts import check_template, check_vocabulary
 from asd.engines.revisions import local_directory, revision
 from asd.errors import EngineError
 from asd.ladder import Stage
@@ -32,6 +32,7 @@ class Loaded:
         tokenizer: Its tokenizer.
         stop_ids: Tokens that end an answer; empty if the checkpoint names none.
         context: Number of positions the model has (None: unbounded).
+        n_vocab: Number of tokens the model knows; its tokenizer may know more.
         sees_all: Every layer attends to all tokens (no sliding window, no linear attention).
         rewinds: Tokens read can be taken back: every layer keeps its tokens' keys and values, none a state
             that they have been added up in (linear attention, convolutions).
@@ -46,6 +47,7 @@ class Loaded:
     tokenizer: Any
     stop_ids: tuple[int, ...]
     context: int | None
+    n_vocab: int
     sees_all: bool
     rewinds: bool
     step_mask: Literal["ready", "built", "none"]
@@ -58,7 +60,8 @@ def load(stage: Stage, device: torch.device) -> Loaded:
 
     Raises:
         EngineError: No weights or tokenizer there, damaged or incomplete files, a model that is no causal
-            language model, no chat template where the stage asks for one, not enough memory.
+            language model or quantised in a way that cannot be read here, a chat template that is missing
+            where the stage asks for one or does not take its prompts, not enough memory.
     """
     if stage.tensor_parallel != 1:
         raise EngineError(
@@ -67,8 +70,11 @@ def load(stage: Stage, device: torch.device) -> Loaded:
         )
     found = revision(stage)
     commit = found if local_directory(stage) is None else None
-    tokenizer = _load_tokenizer(stage, commit)
-    model = _load_model(stage, commit, device)
+    config, tokenizer = read_config(stage, commit), read_tokenizer(stage, commit)
+    n_vocab = config.get_text_config().vocab_size
+    check_template(stage, tokenizer)
+    check_vocabulary(stage, tokenizer, n_vocab)
+    model = read_model(stage, commit, config, device)
     layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
     sees_all = layers == {DynamicLayer}
     return Loaded(
@@ -76,6 +82,7 @@ def load(stage: Stage, device: torch.device) -> Loaded:
         tokenizer,
         _stop_ids(model, tokenizer),
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
+        n_vocab,
         sees_all,
         layers <= {DynamicLayer, DynamicSlidingWindowLayer},
         _step_mask(model.config, layers),
@@ -97,48 +104,12 @@ def _cache_argument(stage: Stage, model: Any) -> str:
     """Renamed in transformers 5.24, where the old name warns until it goes in 5.40."""
     known = inspect.signature(model.forward).parameters
     for name in ("cache", "past_key_values"):
-        if name in known:
+        if name in known and "logits_to_keep" in known:  # a model with a state of its own has not both
             return name
     raise EngineError(
-        f"stage {stage.name!r}: {type(model).__name__}.forward takes no key-value cache (neither 'cache' nor "
-        "'past_key_values'), so it cannot decode here; use the vllm engine or another model"
-    )
-
-
-def _load_tokenizer(stage: Stage, commit: str | None) -> Any:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(stage.model, revision=commit, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise _unreadable(stage, "tokenizer", error) from error
-    if len(tokenizer) <= len(tokenizer.get_added_vocab()):
-        raise _unreadable(stage, "tokenizer", "it has no vocabulary")
-    check_template(stage, tokenizer)
-    return tokenizer
-
-
-def _load_model(stage: Stage, commit: str | None, device: torch.device) -> Any:
-    # bfloat16 decodes slower than float32 on a CPU, and float32 holds bfloat16 weights exactly
-    dtype = "float32" if stage.dtype == "auto" and device.type == "cpu" else stage.dtype
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            stage.model,
-            revision=commit,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-        if report["missing_keys"]:  # transformers fills these with random numbers and goes on
-            raise _unreadable(stage, "weights", f"tensors missing: {sorted(report['missing_keys'])[:4]}")
-        return model.to(device).eval()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise _unreadable(stage, "weights", error) from error
-
-
-def _unreadable(stage: Stage, what: str, why: object) -> EngineError:
-    return EngineError(
-        f"stage {stage.name!r}: cannot load the {what} of {stage.model}: {why}; restore the files from where "
-        "they were made or downloaded, or correct the stage's model in the ladder"
+        f"stage {stage.name!r}: {stage.model}: {type(model).__name__}.forward does not take both a key-value "
+        "cache ('cache' or 'past_key_values') and 'logits_to_keep', so it cannot decode here; use the vllm "
+        "engine or another model"
     )
 
 

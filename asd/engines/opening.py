@@ -25,7 +25,8 @@ def open_engines(
 
     Args:
         ladder: Whose stages to serve.
-        device: Device in torch's words ("cpu", "cuda:1"); None takes a CUDA device if there is one.
+        device: Device in torch's words ("cpu", "cuda:1") of the stages that name none in their options; None
+            takes a CUDA device if there is one.
         engine: What runs the stages that do not name one themselves, one of `ENGINES`.
         batch: Queries a call, which decides the prices.
 

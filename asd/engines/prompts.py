@@ -10,19 +10,22 @@ import logging
 import re
 from typing import Any
 
-from asd.errors import ConfigError, EngineError, PromptTooLongError
+from asd.errors import ConfigError, EngineError, PromptTooLongError, RefusedError
 from asd.ladder import Stage
 from asd.types import Query
 
-__all__ = ["as_read", "check", "check_template", "encode"]
+__all__ = ["as_read", "check", "check_template", "check_vocabulary", "encode"]
 
 _LOG = logging.getLogger(__name__)
 
 VARIABLES = {"tools", "documents"}
 """Arguments of `apply_chat_template` that it hands to the template; the others control how it is applied."""
 
+PROBE = Query(id="probe", dataset="load", prompt="What is the capital of France?")
+"""What a stage's template and tokenizer are tried on when it is loaded."""
 
-def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> list[int]:
+
+def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None, n_vocab: int) -> list[int]:
     """Token ids of a prompt that is known to fit with its answer.
 
     Args:
@@ -30,17 +33,23 @@ def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None) -> l
         stage: Whom it is for.
         tokenizer: The stage's.
         context: The stage's number of positions (None: unbounded).
+        n_vocab: Number of tokens that its model knows.
 
     Raises:
         ConfigError: The prompt is empty or there is no room for an answer.
+        RefusedError: The stage's chat template fails on the prompt, or the model does not know its tokens.
         PromptTooLongError: Prompt and room exceed the context.
     """
     check(query)
-    text = as_read(query, stage, tokenizer)
-    tokens: list[int] = tokenizer(text, add_special_tokens=not stage.chat_template)["input_ids"]
+    tokens = _tokens(query, stage, tokenizer)
     where = f"query {query.id!r} of {query.dataset!r}"
     if not tokens:
         raise ConfigError(f"{where} has a prompt without tokens; give it some text")
+    if max(tokens) >= n_vocab:
+        raise RefusedError(
+            f"{where}: the model of stage {stage.name!r} knows {n_vocab} tokens, not "
+            f"{tokenizer.convert_ids_to_tokens(max(tokens))!r}; leave that out of the prompt"
+        )
     if context is not None and len(tokens) + query.max_new_tokens > context:
         raise PromptTooLongError(
             f"{where}: {len(tokens)} prompt tokens and room for {query.max_new_tokens} new ones exceed "
@@ -66,12 +75,32 @@ def check(query: Query) -> None:
 
 
 def as_read(query: Query, stage: Stage, tokenizer: Any) -> str:
-    """The prompt as the stage reads it: in its chat template, without the tokens that the tokenizer adds."""
+    """The prompt as the stage reads it: in its chat template, without the tokens that the tokenizer adds.
+
+    Raises:
+        RefusedError: The template fails on this prompt.
+    """
     if not stage.chat_template:
         return query.prompt
     chat = [{"role": "user", "content": query.prompt}]
     kwargs = stage.chat_template_kwargs
-    return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **kwargs))
+    try:
+        return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **kwargs))
+    except Exception as error:  # a template is a program, and raises what it likes
+        raise RefusedError(
+            f"query {query.id!r} of {query.dataset!r}: the chat template of stage {stage.name!r} fails on "
+            f"it: {_told(error)}; change the prompt, or correct the template of {stage.model}"
+        ) from error
+
+
+def _tokens(query: Query, stage: Stage, tokenizer: Any) -> list[int]:
+    text = as_read(query, stage, tokenizer)
+    tokens: list[int] = tokenizer(text, add_special_tokens=not stage.chat_template)["input_ids"]
+    return tokens
+
+
+def _told(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def check_template(stage: Stage, tokenizer: Any) -> None:
@@ -79,8 +108,8 @@ def check_template(stage: Stage, tokenizer: Any) -> None:
 
     Raises:
         ConfigError: The template has no such variables, or they are not to be set.
-        EngineError: The stage asks for a template and the tokenizer has none. That a template is left out
-            may be meant, so it is only logged.
+        EngineError: The stage asks for a template and the tokenizer has none, or one that does not take a
+            user's message. That a template is left out may be meant, so it is only logged.
     """
     if stage.chat_template and tokenizer.chat_template is None:
         raise EngineError(
@@ -100,4 +129,40 @@ def check_template(stage: Stage, tokenizer: Any) -> None:
             "chat_template = true in the ladder uses it",
             stage.name,
             stage.model,
+        )
+    _try_template(stage, tokenizer)
+
+
+def _try_template(stage: Stage, tokenizer: Any) -> None:
+    where = f"stage {stage.name!r}: the chat template of {stage.model}"
+    remedy = "correct it where the tokenizer's files are, or set chat_template = false in the ladder"
+    try:
+        text = as_read(PROBE, stage, tokenizer)
+    except RefusedError as error:
+        raise EngineError(
+            f"{where} fails on one message of a user: {_told(error.__cause__)}; {remedy}"
+        ) from error
+    if PROBE.prompt not in text:
+        raise EngineError(f"{where} leaves the user's message out; {remedy}")
+
+
+def check_vocabulary(stage: Stage, tokenizer: Any, n_vocab: int) -> None:
+    """Whether the model knows the tokens that its tokenizer puts into any prompt.
+
+    Args:
+        stage: Whose, after `check_template`.
+        tokenizer: The stage's.
+        n_vocab: Number of tokens that its model knows.
+
+    Raises:
+        EngineError: It does not know all of them. A tokenizer may have others, for images perhaps, that no
+            prompt holds unless somebody writes them out.
+    """
+    largest = max(_tokens(PROBE, stage, tokenizer), default=0)
+    if largest >= n_vocab:
+        token = tokenizer.convert_ids_to_tokens(largest)
+        raise EngineError(
+            f"stage {stage.name!r}: the tokenizer of {stage.model} puts {token!r} (token {largest}) into "
+            f"prompts, and the model knows {n_vocab} tokens; take both from one place, or resize the model "
+            "(resize_token_embeddings) and train it on what was added"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from asd.engines.checkpoints import check_directory, is_gguf
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
 
@@ -34,15 +35,15 @@ def revisions(ladder: Ladder, engine: str = "transformers") -> dict[str, str]:
 
 
 def local_directory(stage: Stage) -> Path | None:
-    """The local directory of a stage, checked for weights; None for a hub repository."""
+    """The local directory of a stage, checked for weights; None for a hub repository.
+
+    Raises:
+        EngineError: As `asd.engines.checkpoints.check_directory`.
+    """
     path = Path(stage.model).expanduser()
-    if not path.is_absolute() and not path.exists():
+    if not path.is_absolute() and not path.exists() and not is_gguf(path):
         return None
-    if not any(path.glob("*.safetensors")):
-        raise EngineError(
-            f"stage {stage.name!r}: no weights (*.safetensors) in {path}; put a model saved with "
-            "save_pretrained there, or correct the stage's model in the ladder"
-        )
+    check_directory(stage, path)
     return path
 
 
@@ -78,7 +79,11 @@ def _hub_commit(stage: Stage) -> str:
     try:
         return Path(hf_hub_download(stage.model, "config.json")).parent.name
     except (OSError, ValueError) as error:
+        remedy = (
+            "download its GGUF file and convert it with `asd convert FILE.gguf DIRECTORY`"
+            if "gguf" in stage.model.lower()
+            else "correct the stage's model in the ladder, or download it while there is a network"
+        )
         raise EngineError(
-            f"stage {stage.name!r}: cannot look up {stage.model} on the hub: {error}; correct the stage's "
-            "model in the ladder, or download it while there is a network"
+            f"stage {stage.name!r}: cannot look up {stage.model} on the hub: {error}; {remedy}"
         ) from error

@@ -62,7 +62,7 @@ def time_rivals(
 
 def _generate(engine: TransformersEngine, query: Query, assistant: TransformersEngine | None = None) -> str:
     loaded = engine.loaded
-    prompt = encode(query, engine.stage, loaded.tokenizer, loaded.context)
+    prompt = encode(query, engine.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
     ids = torch.tensor([prompt], device=engine.device)
     written = loaded.model.generate(
         input_ids=ids,

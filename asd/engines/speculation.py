@@ -247,7 +247,8 @@ class SpeculativeEngine(Closing):
 
     @staticmethod
     def _prompt(engine: TransformersEngine, query: Query) -> list[int]:
-        return encode(query, engine.stage, engine.loaded.tokenizer, engine.loaded.context)
+        loaded = engine.loaded
+        return encode(query, engine.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
 
 
 def _answer(row: Row) -> Answer:

@@ -23,6 +23,7 @@ from asd.engines.carrying import Carried, carry_over
 from asd.engines.choosing import Choose, beginning_with, chooser, generator_of
 from asd.engines.closing import Closing
 from asd.engines.decoding import Batch, decode, join, open_batch, prefill
+from asd.engines.devices import find_device
 from asd.engines.harvesting import Answer, harvest
 from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
@@ -49,7 +50,8 @@ class TransformersEngine(Closing):
 
     Args:
         stage: What to run; its `options.transformers` are `asd.engines.transformers_settings.Settings`.
-        device: Device in torch's words ("cpu", "cuda:1"); None takes a CUDA device if there is one.
+        device: Device in torch's words ("cpu", "cuda:1") of a stage whose options name none; None takes a
+            CUDA device if there is one.
         clock: Seconds now, for `Draft.seconds`.
 
     Raises:
@@ -64,9 +66,9 @@ class TransformersEngine(Closing):
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.stage = stage
-        self.device = _device(device)
-        self._clock = clock
         self.settings = Settings.of(stage)
+        self.device = find_device(self.settings.device or device, stage.name)
+        self._clock = clock
         self._keeper = Keeper(int(self.settings.kv_cache_gib * 2**30))
         self._has_told_of_evictions = False
         self._loaded: Loaded | None = None
@@ -281,7 +283,7 @@ class TransformersEngine(Closing):
             )
 
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:
-        return encode(query, self.stage, loaded.tokenizer, loaded.context)
+        return encode(query, self.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
 
     def _carry(self, loaded: Loaded, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
         return carry_over(
@@ -290,7 +292,7 @@ class TransformersEngine(Closing):
             query.max_new_tokens,
             tokenizer=loaded.tokenizer,
             stop_ids=loaded.stop_ids,
-            n_vocab=loaded.model.config.get_text_config().vocab_size,
+            n_vocab=loaded.n_vocab,
         )
 
     @staticmethod
@@ -357,18 +359,3 @@ def _accepted(verification: Verification, stop_ids: Sequence[int]) -> Answer:
     n = verification.n_accepted
     tokens = verification.tokens[:n]
     return Answer(tokens, verification.logprobs[:n], finished=bool(tokens) and tokens[-1] in stop_ids)
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {name!r}; torch knows 'cpu', 'cuda', 'cuda:1', ...") from error
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
-        why = str(error).partition("\n")[0]
-        raise ConfigError(f"device {name!r} is not here: {why}; name another, such as cpu") from error
-    return device

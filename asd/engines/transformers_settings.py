@@ -1,6 +1,6 @@
 """What a stage's `options.transformers` say.
 
-    options.transformers = { kv_cache_gib = 8 }
+    options.transformers = { device = "cuda:1", kv_cache_gib = 8 }
 
 The border: a stage in, checked values out; nothing is loaded.
 """
@@ -21,9 +21,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """The keys of `options.transformers` of a stage.
 
     Attributes:
+        device: Where the stage runs, in torch's words; None: where the run says (`--device`).
         kv_cache_gib: GiB of keys and values that verifying may leave for continuing, over all calls; 0: none.
     """
 
+    device: str | None = None
     kv_cache_gib: float = 1.0
 
     def __post_init__(self) -> None:

@@ -186,7 +186,7 @@ class VllmEngine(Closing):
             raise
 
     def _encode(self, running: Running, query: Query) -> list[int]:
-        return encode(query, self.stage, running.tokenizer, running.context)
+        return encode(query, self.stage, running.tokenizer, running.context, running.n_vocab)
 
     def _carry(self, running: Running, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
         """The draft in this stage's tokens; vLLM wants a free position behind what it scores."""

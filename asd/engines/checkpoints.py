@@ -1,0 +1,84 @@
+"""Model directories that cannot be a stage, told from names and first bytes and refused with the remedy.
+
+The border: files are looked at, never loaded; no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from asd.errors import EngineError
+from asd.ladder import Stage
+
+__all__ = ["check_directory", "is_gguf"]
+
+LFS_POINTER = b"version https://git-lfs"
+"""How the text begins that Git keeps in place of a large file."""
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+CHECKED = ("*.safetensors", "*.json", "*.model", "*.jinja")
+"""Files that may be Git LFS pointers."""
+
+
+def check_directory(stage: Stage, directory: Path) -> None:
+    """Refuse what is no directory with safetensors of a whole model.
+
+    Raises:
+        EngineError: Nothing is there, or something else: a GGUF file, a PEFT adapter, pickled weights,
+            pointers of Git LFS.
+    """
+    where = f"stage {stage.name!r}: {directory}"
+    if is_gguf(directory):
+        raise EngineError(_convert(where, directory))
+    if not directory.is_dir():
+        raise EngineError(f"{where} is not a directory; correct the stage's model in the ladder")
+    if (directory / "adapter_config.json").exists():
+        raise EngineError(
+            f"{where} holds a PEFT adapter, not a whole model; load it with peft, save what "
+            "`merge_and_unload()` returns and the base model's tokenizer with save_pretrained, and name that "
+            "directory"
+        )
+    if not any(directory.glob("*.safetensors")):
+        raise EngineError(_without_weights(where, directory))
+    for pattern in CHECKED:
+        for path in sorted(directory.glob(pattern)):
+            if _begins_with(path, LFS_POINTER):
+                raise EngineError(
+                    f"{where}: {path.name} is a Git LFS pointer, not the file itself; "
+                    "run `git lfs pull` there"
+                )
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether this is a GGUF file, by its name or its first bytes."""
+    return not path.is_dir() and (path.suffix.lower() == ".gguf" or _begins_with(path, b"GGUF"))
+
+
+def _without_weights(where: str, directory: Path) -> str:
+    for path in sorted(directory.iterdir()):
+        if is_gguf(path):
+            return _convert(f"{where}: no weights (*.safetensors)", path)
+    pickled = sorted(path.name for pattern in PICKLED for path in directory.glob(pattern))
+    if pickled:
+        return (
+            f"{where}: no weights (*.safetensors), but {pickled[0]}; pickled weights can run code and are "
+            "never read: save the model again with save_pretrained, which writes safetensors"
+        )
+    return (
+        f"{where}: no weights (*.safetensors); put a model saved with save_pretrained there, or correct the "
+        "stage's model in the ladder"
+    )
+
+
+def _convert(where: str, path: Path) -> str:
+    there = "" if path.exists() else ", and is not there"
+    return (
+        f"{where}: {path.name} is a GGUF file{there}; convert it with `asd convert {path} DIRECTORY` and "
+        "name that directory as the stage's model"
+    )
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
