@@ -35,10 +35,13 @@ from asd.errors import ConfigError
 from asd.prices import PriceFile, PriceRow, Prices, check_prices
 from asd.types import STOP, VERIFY, Usage
 
-__all__ = ["PRESETS", "Drafter", "Ladder", "Stage"]
+__all__ = ["PRESETS", "TINY_POLICY", "Drafter", "Ladder", "Stage"]
 
 PRESETS = Path(__file__).parent / "presets"
 """Where the ladders that ship with the package are."""
+
+TINY_POLICY = PRESETS.parent / "tiny" / "policy.json"
+"""The fitted policy of the embedded ladder."""
 
 REFERENCE_CALL = Usage(n_prompt=100, n_decoded=100, n_passes=100)
 """The call by whose cost stages are put in order."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from asd.engines.opening import ENGINES
 from asd.errors import ConfigError
-from asd.ladder import PRESETS, Ladder
+from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.environment import accelerators, hardware_key
 from asd.measurement.records import HardwareKey
 from asd.study.live import unit_size
@@ -158,7 +158,7 @@ def build_matrix(  # noqa: PLR0913 - one argument an option
         limited=limit is not None and limit < N_ITEMS,
         batch=batch,
         device=device or ("cuda:0" if accelerators() else "cpu"),
-        policy=policy or PRESETS.parent / "tiny" / "policy.json",
+        policy=policy or TINY_POLICY,
     )
     matrix.ladder.prices_at(batch)  # a wrong size ends here, not after the models have answered
     if policy is None and matrix.ladder.name != "tiny":

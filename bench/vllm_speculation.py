@@ -28,7 +28,7 @@ from tabulate import tabulate
 from asd.artifact import load as load_policy
 from asd.cascade import Cascade
 from asd.engines.vllm import VllmEngine
-from asd.ladder import PRESETS, Ladder, Stage
+from asd.ladder import TINY_POLICY, Ladder, Stage
 from asd.measurement.timing import Timings, interleave, warm_up
 from asd.types import Query
 from asd.workloads.catalogue import find_workloads
@@ -95,7 +95,7 @@ def _verified(small: VllmEngine, large: VllmEngine, queries: Sequence[Query]) ->
 
 
 def _cascade(ladder: Ladder, small: VllmEngine, large: VllmEngine) -> Cascade:
-    policy = load_policy(PRESETS.parent / "tiny" / "policy.json").policy(LAM, ladder=ladder)
+    policy = load_policy(TINY_POLICY).policy(LAM, ladder=ladder)
     middle = {stage.name: VllmEngine(stage) for stage in ladder.stages[1:-1]}
     engines = {small.stage_name: small, **middle, large.stage_name: large}
     return Cascade(engines, policy, {stage.name: stage.prices for stage in ladder.stages})

@@ -38,7 +38,7 @@ from asd.collect import read_collected
 from asd.engines.opening import open_drafted
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
-from asd.ladder import Ladder
+from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.environment import read_environment
 from asd.policies import Policy
 from asd.prices import write_prices
@@ -163,7 +163,7 @@ def _shipped_policy(ladder: Ladder) -> Path:
             f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit`, then "
             "give it with --policy"
         )
-    return Path(artifact.__file__).with_name("tiny") / "policy.json"
+    return TINY_POLICY
 
 
 def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:

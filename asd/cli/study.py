@@ -20,7 +20,7 @@ from asd.cli.replay import numbers, split
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
 from asd.guarantee import EVERYTHING
-from asd.ladder import Ladder
+from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.files import write_atomically
 from asd.monitor import ShiftMonitor
 from asd.traces import answered, read_traces
@@ -143,7 +143,7 @@ def _recorded(traces: str | None, stages: str | None, costs: str | None) -> Reco
 def _policy(path: Path | None, ladder: Ladder) -> PolicyArtifact | None:
     """The one given, else the one that ships with the embedded ladder."""
     if path is None and ladder.name == "tiny":
-        path = Path(artifact.__file__).with_name("tiny") / "policy.json"
+        path = TINY_POLICY
     return None if path is None else artifact.load(path)
 
 
