@@ -265,7 +265,7 @@ class Completion:
         """Drafts and verifications, in the order of the calls."""
         drafts, verifications = iter(self.drafts), iter(self.verifications)
         actions = (decision.action for decision in self.decisions if decision.action != STOP)
-        return tuple(next(verifications if action.startswith(VERIFY) else drafts) for action in actions)
+        return tuple(next(verifications) if action.startswith(VERIFY) else next(drafts) for action in actions)
 
     @property
     def n_reused(self) -> int:

@@ -396,3 +396,19 @@ def test_a_stop_token_that_the_model_has_no_logit_for_ends_nothing(path: Path, t
     read = engine.verify(asked, texts_only(own))
     assert any(v.text is not None for v in read)
     assert_same_answers(engine.continue_(asked, read), own)
+
+
+def test_the_first_of_several_stop_tokens_need_not_be_the_one_written(path: Path, tmp_path: Path) -> None:
+    """Chat models name an end of text before the end of turn that they write; drafts end in either."""
+    model = AutoModelForCausalLM.from_pretrained(path)
+    model.generation_config.eos_token_id = [0, 2]
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(path).save_pretrained(tmp_path)
+    engine = TransformersEngine(stage(tmp_path, "L"), "cpu")
+    asked = questions(12)
+    own = engine.generate(asked)
+    finished = [draft.tokens[-1] for draft in own if draft.finished]
+    assert set(finished) == {2}
+    read = engine.verify(asked, texts_only(own))
+    assert sum(v.text is not None for v in read) >= len(finished) // 2 > 0
+    assert all(v.tokens[-1] == 2 for v in read if v.text is not None)
