@@ -25,7 +25,7 @@ from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.questions import Questions, read_questions
 from asd.tracelog import TraceLog
-from asd.traces import Header, Key, StageHeader, merge, read_header, read_traces
+from asd.traces import Header, Key, StageHeader, as_recorded, merge, read_header, read_traces
 from asd.types import Draft, Failure, Outcome, Query, Trace, Verification, pair_name
 from asd.workloads import Split, Workload
 
@@ -235,6 +235,11 @@ def _told(stages: Mapping[str, StageHeader]) -> str:
     )
 
 
+def _n_recorded(header: Header) -> int:
+    """How much a header says of its models: files of earlier versions say less (`same_revision`)."""
+    return sum(len(stage.revision) for stage in header.stages.values())
+
+
 def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[Trace]:
     """The traces of several files, which must all be of this split and the stages of this ladder.
 
@@ -245,7 +250,7 @@ def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[
         ConfigError: A file was collected with other stages or on another split.
         DataError: A file is missing, broken or empty, or two files hold the same outcome.
     """
-    known = read_header(paths[0]).stages
+    known = max((read_header(path) for path in paths), key=_n_recorded).stages
     wanted = {
         stage.name: _stage_header(stage, known[stage.name].revision if stage.name in known else "any")
         for stage in ladder.stages
@@ -253,7 +258,7 @@ def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[
     merged: dict[Key, Trace] = {}
     for path in paths:
         header = read_header(path)
-        if header.stages != wanted:
+        if header.stages != as_recorded(header.stages, wanted):
             raise ConfigError(
                 f"{path} was collected with {_told(header.stages)}, not with {_told(wanted)} of ladder "
                 f"{ladder.name!r}; name the ladder it was collected on"

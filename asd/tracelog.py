@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from asd.errors import ConfigError, DataError, StorageError
 from asd.tracerecords import decode_trace, encode_trace
-from asd.traces import Header, Key, check_same, encode_header, key_of, merge, parse
+from asd.traces import Header, Key, as_recorded, check_same, encode_header, key_of, merge, parse
 from asd.types import Query, Trace, pair_name
 
 __all__ = ["TraceLog"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class TraceLog:
@@ -136,13 +141,21 @@ class TraceLog:
     def _take_up(self) -> None:
         """Continue the run that left the file, if it is the same; drop the line it died over."""
         contents = parse(self.path)
-        same = contents.header == self.header
+        known = contents.header and contents.header.stages
+        wanted = msgspec.structs.replace(self.header, stages=as_recorded(known or {}, self.header.stages))
+        same = contents.header == wanted
         if contents.header is not None and not same and (contents.traces or contents.cut):
             raise ConfigError(_difference(self.path, contents.header, self.header))
         if contents.header is None and not encode_header(self.header).startswith(contents.cut):
             raise DataError(f"{self.path} does not begin like a trace file; choose another path")
         with _storing(self.path):
             self._file.truncate(self.path.stat().st_size - len(contents.cut) if same else 0)
+        if same and wanted != self.header:
+            _LOG.warning(
+                "%s was begun by an earlier version, which did not record chat templates and tokenizers; "
+                "they are taken to be the same",
+                self.path,
+            )
         self._traces = contents.traces
         self.n_bytes_dropped = len(contents.cut)
         if not same:

@@ -24,13 +24,14 @@ from __future__ import annotations
 import gzip
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from asd.engines.revisions import same_revision
 from asd.errors import DataError
 from asd.tracerecords import decode_trace, encode_trace
 from asd.types import Outcome, Query, Trace
@@ -209,6 +210,18 @@ def check_same(recorded: Query, query: Query) -> None:
 def key_of(query: Query) -> Key:
     """What identifies the query within a file."""
     return query.dataset, query.id
+
+
+def as_recorded(
+    recorded: Mapping[str, StageHeader], wanted: Mapping[str, StageHeader]
+) -> dict[str, StageHeader]:
+    """The wanted stages, with the recorded revision of each model that may be the same (`same_revision`)."""
+    return {
+        name: msgspec.structs.replace(stage, revision=recorded[name].revision)
+        if name in recorded and same_revision(recorded[name].revision, stage.revision)
+        else stage
+        for name, stage in wanted.items()
+    }
 
 
 def encode_header(header: Header) -> bytes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from asd.engines.revisions import same_revision
 from asd.measurement.records import Cell, Environment, Metric, Run
 from bench.comparison import compare
 from bench.frontier import judge_frontier
@@ -123,7 +124,11 @@ def _moved_models(run: Run, stored: Run) -> Iterator[Finding]:
 def _other_models(run: Run, stored: Run) -> Iterator[tuple[str, str, str]]:
     """Stage, stored revision and new one, where they differ."""
     old, new = stored.header.ladder.models, run.header.ladder.models
-    return ((stage, old[stage], new[stage]) for stage in new if old.get(stage, new[stage]) != new[stage])
+    return (
+        (stage, old[stage], new[stage])
+        for stage in new
+        if not same_revision(old.get(stage, new[stage]), new[stage])
+    )
 
 
 def _is_commit(revision: str) -> bool:

@@ -322,3 +322,38 @@ def test_template_variables_are_part_of_a_stage() -> None:
         for stage in (chatting, replace(chatting, chat_template_kwargs={"enable_thinking": False}))
     ]
     assert headers[0] != headers[1]
+
+
+def test_another_template_is_another_stage(tmp_path: Path) -> None:
+    """A run is not continued with another chat template, and two such files are not fitted together."""
+    path, other = tmp_path / "t.jsonl", tmp_path / "other.jsonl"
+    for to, template in ((path, "1"), (other, "2")):
+        revisions = {"S": f"sha256:aa+{template}", "L": "r1"}
+        with TraceLog(to, header_for(LADDER, revisions, WORKLOADS, "fit")) as log:
+            collect(WORKLOADS, fleet(), log, limit=2)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match="collected with stages"):
+        TraceLog(path, header_for(LADDER, {"S": "sha256:aa+2", "L": "r1"}, WORKLOADS, "fit"))
+    assert path.read_bytes() == before
+    with pytest.raises(ConfigError, match="was collected with"):
+        read_collected([path, other], LADDER, "fit")
+
+
+def test_a_file_of_an_earlier_version_is_read_and_continued(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its revisions know nothing of templates: it goes on with the same weights, which is said, and no other;
+    files of both kinds are fitted together."""
+    old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    first, second = [WORKLOADS[0]], [WORKLOADS[1]]
+    with TraceLog(old, header_for(LADDER, {"S": "sha256:aa", "L": "r1"}, first, "fit")) as log:
+        collect(first, fleet(), log, limit=2)
+    with TraceLog(old, header_for(LADDER, {"S": "sha256:aa+1", "L": "r1"}, first, "fit")) as log:
+        assert "begun by an earlier version" in caplog.text
+        assert len(collect(first, fleet(), log, limit=3)) == 3
+    with TraceLog(new, header_for(LADDER, {"S": "sha256:aa+1", "L": "r1"}, second, "fit")) as log:
+        collect(second, fleet(), log, limit=2)
+    for paths in ([old, new], [new, old]):
+        assert len(read_collected(paths, LADDER, "fit")) == 5
+    with pytest.raises(ConfigError, match="collected with stages"):
+        TraceLog(old, header_for(LADDER, {"S": "sha256:bb+1", "L": "r1"}, first, "fit"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import asd
-from asd.engines.revisions import revisions
+from asd.engines.revisions import revisions, same_revision
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
@@ -76,3 +77,59 @@ def test_a_repository_is_known_by_its_commit(tmp_path: Path) -> None:
     assert _of_hub(tmp_path, "org/none").startswith(
         "EngineError stage 'S': cannot look up org/none on the hub"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja",
+        "tokenizer.model",
+        "sentencepiece.bpe.model",
+        "merges.txt",
+        "vocab.txt",
+        "qwen.tiktoken",
+        "vocab.bpe",
+        "generation_config.json",
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "chat_template.json",
+        "added_tokens.json",
+    ],
+)
+def test_every_file_that_decides_answers_is_in_the_revision(tmp_path: Path, name: str) -> None:
+    """To add or change a template, a file of the tokenizer, an adapter or settings makes another model."""
+    path = model(tmp_path / "a")
+    found = [revisions(ladder(path))["S"]]
+    (path / name).parent.mkdir(exist_ok=True)
+    for content in ("one", "two"):
+        (path / name).write_text(content)
+        found.append(revisions(ladder(path))["S"])
+    assert len(set(found)) == 3
+
+
+def test_recorded_revisions_of_the_embedded_ladder_stay_valid() -> None:
+    """What the baselines hold was recorded before templates were hashed: it still names these weights."""
+    stored = json.loads((ROOT / "baselines/cpu-x86-64-x1-float32-b1-transformers/tiny.json").read_text())
+    recorded, found = stored["run"]["header"]["ladder"]["models"], revisions(Ladder.load("tiny"))
+    assert recorded.keys() == found.keys()
+    for stage, was in recorded.items():
+        assert same_revision(was, found[stage])
+        assert not same_revision(was.replace("a", "b"), found[stage])
+
+
+def test_what_an_earlier_version_recorded_is_compared_as_far_as_it_goes() -> None:
+    """Weights alone are compared with a revision that knows no templates; nothing else is equal."""
+    assert same_revision("sha256:aa", "sha256:aa+1")
+    assert not same_revision("sha256:aa+1", "sha256:aa+2")
+    assert not same_revision("sha256:aa+1", "sha256:aa")
+    assert not same_revision("sha256:aa", "sha256:aab")
+    assert not same_revision("served:m", "served:m+1")
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    """A link into a cache that was cleared: the error names the file."""
+    path = model(tmp_path / "a")
+    (path / "merges.txt").symlink_to(tmp_path / "gone")
+    with pytest.raises(EngineError, match=r"cannot read .*merges\.txt"):
+        revisions(ladder(path))

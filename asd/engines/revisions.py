@@ -7,13 +7,29 @@ Hugging Face hub, or whatever the server calls it that serves it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from asd.engines.checkpoints import check_directory, is_gguf
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
 
-__all__ = ["directory_revision", "local_directory", "revision", "revisions"]
+__all__ = ["directory_revision", "local_directory", "revision", "revisions", "same_revision"]
+
+TEXT_FILES = (
+    "*.jinja",
+    "additional_chat_templates/*",
+    "*.model",
+    "*.tiktoken",
+    "*.spm",
+    "*.bpe",
+    "*.codes",
+    "*.vocab",
+    "vocab*.txt",
+    "merges*.txt",
+    "dict*.txt",
+)
+"""Files beside weights and JSON that decide what a model reads and writes: chat templates and tokenizers."""
 
 
 def revisions(ladder: Ladder, engine: str = "transformers") -> dict[str, str]:
@@ -48,12 +64,40 @@ def local_directory(stage: Stage) -> Path | None:
 
 
 def directory_revision(directory: Path) -> str:
-    """Hash of all safetensors and JSON files of a model directory: weights, configuration, tokenizer."""
+    """Hash of all files of a model directory that its answers depend on.
+
+    "sha256:" over safetensors and JSON (weights, adapters, configuration, tokenizer), and where there are
+    other files of templates or tokenizers "+" and a hash of those: "sha256:...+...".
+
+    Raises:
+        EngineError: A file cannot be read.
+    """
+    weights = _digest(directory, ("*.safetensors", "*.json"))
+    texts = _digest(directory, TEXT_FILES)
+    return f"sha256:{weights}+{texts[:16]}" if texts else f"sha256:{weights}"
+
+
+def _digest(directory: Path, patterns: Sequence[str]) -> str:
+    """Hash of names and contents; empty where no file matches."""
+    files = sorted({path for pattern in patterns for path in directory.glob(pattern) if not path.is_dir()})
     total = hashlib.sha256()
-    for path in sorted([*directory.glob("*.safetensors"), *directory.glob("*.json")]):
-        with path.open("rb") as file:
-            total.update(f"{path.name}:{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{total.hexdigest()}"
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise EngineError(f"cannot read {path}: {error.strerror}; restore the model's files") from error
+        total.update(f"{path.relative_to(directory).as_posix()}:{content}\n".encode())
+    return total.hexdigest() if files else ""
+
+
+def same_revision(recorded: str, found: str) -> bool:
+    """Whether two revisions of a model may be the same.
+
+    Those recorded by earlier versions know nothing of templates and tokenizers outside of JSON ("sha256:..."
+    without "+"): what they know is compared.
+    """
+    return recorded == found or (recorded.startswith("sha256:") and found.startswith(f"{recorded}+"))
 
 
 def revision(stage: Stage) -> str:
