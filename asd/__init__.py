@@ -24,7 +24,7 @@ from asd.ladder import Ladder, Stage
 from asd.policies import Policy
 from asd.prices import Prices
 from asd.traces import read_traces
-from asd.types import STOP, Completion, Decision, Draft, Outcome, Query, Trace, Usage
+from asd.types import STOP, AnswerForm, Completion, Decision, Draft, Outcome, Query, Trace, Usage
 from asd.workloads import Workload
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GREEDY",
     "STOP",
+    "AnswerForm",
     "AsdError",
     "Cascade",
     "Completion",

@@ -98,6 +98,8 @@ def collect(
     """
     _check(workloads, engines, log.header, limit)
     asked = read_questions(workloads, log.header.split, limit)
+    for questions in asked:
+        log.append([Trace(query, {}) for query in log.of_another_form(questions.queries)])
     smaller: list[str] = []
     for stage in log.header.stages:
         collector = _Collector(stage, engines[stage], log, batch_size, retry_refused)

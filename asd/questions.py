@@ -15,7 +15,7 @@ from asd.errors import ConfigError, DataError
 from asd.tracerecords import as_score, decode_trace, encode_trace
 from asd.traces import Key, key_of
 from asd.types import Query, Trace
-from asd.workloads import Split, Workload
+from asd.workloads import Split, Workload, score_of
 
 __all__ = ["Questions", "read_questions"]
 
@@ -41,7 +41,7 @@ class Questions:
             DataError: The workload fails, or its score is no number in [0, 1].
         """
         try:
-            score: object = self.workload.score(self.own[key_of(query)], text)
+            score: object = score_of(self.workload, self.own[key_of(query)], text)
         except Exception as error:  # a user's code may raise anything
             message = f"score() of workload {self.workload.name!r} raised {type(error).__name__}: {error}"
             raise DataError(message) from error

@@ -89,6 +89,11 @@ class TraceLog:
             if stage not in trace.outcomes and (refused or stage not in trace.refusals)
         ]
 
+    def of_another_form(self, queries: Iterable[Query]) -> list[Query]:
+        """The queries that are recorded without what their answer is, or with something else."""
+        known = [(query, self._traces.get(key_of(query))) for query in queries]
+        return [query for query, trace in known if trace is not None and trace.query.form != query.form]
+
     def unverified(
         self, drafter: str, verifier: str, queries: Iterable[Query], *, refused: bool = False
     ) -> list[Trace]:

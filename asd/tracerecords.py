@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from asd.errors import DataError
-from asd.types import VERIFY, Draft, Failure, Outcome, Query, Trace, Usage, Verification
+from asd.types import TEXT, VERIFY, AnswerForm, Draft, Failure, Outcome, Query, Trace, Usage, Verification
 
 __all__ = ["as_score", "decode_trace", "encode_trace"]
 
@@ -111,6 +111,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     outputs: dict[str, _Output]
     verifications: dict[str, _Verification] = {}
     refusals: dict[str, _Refusal] = {}
+    form: AnswerForm = TEXT
 
 
 def encode_trace(trace: Trace) -> bytes:
@@ -178,6 +179,7 @@ def _to_record(trace: Trace) -> _Record:
         reference=None if query.reference is None else _text(query.reference, "reference"),
         max_new_tokens=_count(query.max_new_tokens, "max_new_tokens"),
         tags={_text(name, "tag"): _text(label, f"tag {name!r}") for name, label in dict(query.tags).items()},
+        form=TEXT if query.form == TEXT else query.form,  # the default itself is left out
         outputs={_text(stage, "stage"): _to_output(found) for stage, found in trace.outcomes.items()},
         verifications={
             pair: _to_row(found, trace.continuations.get(pair)) for pair, found in trace.verifications.items()
@@ -237,6 +239,7 @@ def _to_trace(record: _Record) -> Trace:
         reference=record.reference,
         max_new_tokens=record.max_new_tokens,
         tags=record.tags,
+        form=record.form,
     )
     return Trace(
         query,

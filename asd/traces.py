@@ -13,10 +13,11 @@ Lines of the same query are merged, so a file grows by appending (`asd.tracelog`
                                "seconds": 0.01, "tokens": [9, 2], "token_logprobs": [-0.3, -0.1]}},
      "refusals": {"L": {"kind": "RefusedError", "message": "stage 'L' answered 400: content_filter"}}}
 
-`"complete": false` marks a verification that did not read the whole draft. What can be derived is not stored:
-the text of a draft accepted to its end is the verifier's own `response`, confidence comes from
-`token_logprobs`, cost from the counts and the ladder's prices, which may be measured anew. This module reads
-and merges; `asd.tracerecords` encodes a line.
+`"complete": false` marks a verification that did not read the whole draft, `"form": {"kind": "number"}` says
+what the answer to a query is, where that is not the whole text. What can be derived is not stored: the text
+of a draft accepted to its end is the verifier's own `response`, confidence comes from `token_logprobs`, the
+answer from text and form, cost from the counts and the ladder's prices, which may be measured anew. This
+module reads and merges; `asd.tracerecords` encodes a line.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ import msgspec
 from asd.engines.revisions import same_revision
 from asd.errors import DataError
 from asd.tracerecords import decode_trace, encode_trace
-from asd.types import Outcome, Query, Trace
+from asd.types import TEXT, Outcome, Query, Trace
 from asd.workloads import Split
 
 __all__ = ["Header", "StageHeader", "answered", "encode_trace", "read_header", "read_traces"]
@@ -185,8 +186,9 @@ def merge(traces: MutableMapping[Key, Trace], new: Trace) -> None:
     outcomes = {**known.outcomes, **new.outcomes}
     verifications = {**known.verifications, **new.verifications}
     refusals = {**known.refusals, **new.refusals}
-    traces[key_of(new.query)] = Trace(
-        new.query,
+    query = known.query if new.query.form == TEXT else new.query  # old files do not say what an answer is
+    traces[key_of(query)] = Trace(
+        query,
         outcomes,
         verifications,
         {**known.continuations, **new.continuations},

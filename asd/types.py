@@ -24,6 +24,33 @@ VERIFY = ">"
 """Opens the name of an action that verifies: ">L" lets L read the best answer in hand."""
 
 
+AnswerKind = Literal["text", "choice", "number", "words", "code"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """What the answer to a query is: replies are compared by what they answer (`asd.quality.answers`).
+
+    Attributes:
+        kind: "text": the whole reply; "choice": the letter of an option; "number"; "words": a name or a
+            phrase; "code": a Python program.
+        options: Texts of a choice's options, of which the first is A; empty where they are not known.
+        name: What a program has to define.
+        until: What begins the question that a model asks itself after its answer; "": it does not.
+    """
+
+    kind: AnswerKind = "text"
+    options: tuple[str, ...] = ()
+    name: str = ""
+    until: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", tuple(self.options))
+
+
+TEXT = AnswerForm()
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """One question.
@@ -35,6 +62,7 @@ class Query:
         reference: The right answer, if one is known.
         max_new_tokens: Room for the answer, in tokens of the stage's own tokenizer.
         tags: Labels the dataset carries ("family", "level", "subject"); never read by a policy.
+        form: What its answer is. Two queries that differ in it alone are equal: no stage reads it.
     """
 
     id: str
@@ -43,6 +71,7 @@ class Query:
     reference: str | None = None
     max_new_tokens: int = 64
     tags: Mapping[str, str] = field(default_factory=dict)
+    form: AnswerForm = field(default=TEXT, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asd.errors import ConfigError, DataError
+from asd.quality.thinking import without_thinking
 from asd.traces import read_traces
 from asd.types import Query, Trace
 from asd.workloads import Split
@@ -39,7 +40,8 @@ class Recorded:
         """
         for trace in self.traces:
             for outcome in trace.outcomes.values():
-                if trace.query.id == query.id and outcome.draft.text == text and outcome.score is not None:
+                said = {outcome.draft.text, without_thinking(outcome.draft.text)}
+                if trace.query.id == query.id and text in said and outcome.score is not None:
                     return outcome.score
         raise DataError(f"no recorded score of this answer to query {query.id!r} of {query.dataset!r}")
 

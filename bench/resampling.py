@@ -31,7 +31,7 @@ from asd.evidence.logistic import fit_logistic
 from asd.evidence.metrics import auroc
 from asd.ladder import Ladder
 from asd.types import Draft, Query
-from asd.workloads import Workload
+from asd.workloads import Workload, score_of
 from asd.workloads.catalogue import default_names, find_workloads
 
 __all__ = ["Judged", "Played", "play"]
@@ -155,7 +155,7 @@ def _samples(engine: Engine, queries: Sequence[Query], samples: int, sampling: S
 
 
 def _scores(asked: Sequence[tuple[Workload, Query]], drafts: Sequence[Draft]) -> list[float]:
-    return [w.score(query, draft.text) for (w, query), draft in zip(asked, drafts, strict=True)]
+    return [score_of(w, query, draft.text) for (w, query), draft in zip(asked, drafts, strict=True)]
 
 
 def _report(stage: str, judged: Judged, price: float) -> None:

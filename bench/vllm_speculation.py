@@ -31,6 +31,7 @@ from asd.engines.vllm import VllmEngine
 from asd.ladder import TINY_POLICY, Ladder, Stage
 from asd.measurement.timing import Timings, interleave, warm_up
 from asd.types import Query
+from asd.workloads import score_of
 from asd.workloads.catalogue import find_workloads
 
 __all__ = ["Answered", "compare"]
@@ -150,7 +151,7 @@ def main(limit: int, batch: int) -> None:
     )
 
     def right(texts: Sequence[str]) -> float:
-        return float(np.mean([w.score(q, text) for (w, q), text in zip(asked, texts, strict=True)]))
+        return float(np.mean([score_of(w, q, text) for (w, q), text in zip(asked, texts, strict=True)]))
 
     click.echo(_table(timings, right))
     click.echo(f"\n{len(queries)} questions, {N_PASSES} passes in turns, batch {batch}, provenance: measured")

@@ -167,7 +167,8 @@ def test_state_features_name_every_number() -> None:
     }
     answers = {stage: answer_features(d) for stage, d in drafts.items()}
     names = state_feature_names("L", ("S", "M", "L"), ("S", "M", "L", "XL"))
-    got = named(state_features("L", drafts, answers, [1.0, 2.0, 3.0, 4.0]), names)
+    said = {stage: d.text for stage, d in drafts.items()}
+    got = named(state_features("L", said, answers, [1.0, 2.0, 3.0, 4.0]), names)
     assert named(answers["L"], ANSWER_FEATURES).items() <= got.items()
     assert [got[f"S_{name}"] for name in PAIR_FEATURES] == [1.0, log_odds(-0.5), 0.0]
     assert [got[f"M_{name}"] for name in PAIR_FEATURES] == [0.0, 0.0, log_odds(-0.2)]

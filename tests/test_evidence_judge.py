@@ -49,7 +49,8 @@ def test_a_node_is_judged_by_its_own_heads_and_bins() -> None:
         logits = [head.logistic.logit(row) for head in model.prompt.values()]
         answers = {stage: answer_features(draft) for stage, draft in drafts.items()}
         node = model.nodes["S+L"]
-        want = {s: node.heads[s].p(state_features(s, drafts, answers, logits)) for s in ("S", "L")}
+        said = {stage: draft.text for stage, draft in drafts.items()}
+        want = {s: node.heads[s].p(state_features(s, said, answers, logits)) for s in ("S", "L")}
         state = evidence.judge(trace.query, drafts)
         assert state.p_good == pytest.approx(want)
         assert state.answer == max(("L", "S"), key=state.p_good.__getitem__)
@@ -108,7 +109,8 @@ def test_a_verified_answer_is_judged_by_the_heads_of_its_node() -> None:
         row = prompt_features(trace.query.prompt)
         logits = [head.logistic.logit(row) for head in model.prompt.values()]
         answers = {"S": answer_features(drafts["S"])}
-        features = [*state_features("S", drafts, answers, logits), *verification_features(read)]
+        said = {"S": drafts["S"].text}
+        features = [*state_features("S", said, answers, logits), *verification_features(read)]
         node = model.verified["S>L"]
         state = evidence.judge(trace.query, drafts, read)
         assert (state.node, state.answer) == ("S>L", "S")

@@ -13,6 +13,7 @@ ROOT = Path(asd.__file__).parent.parent
 PUBLIC = [
     "GREEDY",
     "STOP",
+    "AnswerForm",
     "AsdError",
     "Cascade",
     "Completion",

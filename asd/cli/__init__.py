@@ -12,12 +12,13 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Unpack, cast, get_args
 
 import click
 import msgspec
 
 from asd import __version__, artifact
+from asd.artifact import PolicyArtifact
 from asd.cascade import Cascade
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
@@ -44,7 +45,7 @@ from asd.policies import Policy
 from asd.prices import write_prices
 from asd.resilience import Health
 from asd.traces import answered
-from asd.types import Completion, Query, Trace, pair_name
+from asd.types import AnswerForm, AnswerKind, Completion, Query, Trace, pair_name
 
 EXIT_INTERRUPTED = 130
 _GROUPS = ("agreement", "assess", "certify", "collect", "evidence", "frontier", "replay", "study", "tiny")
@@ -118,6 +119,11 @@ def main() -> None:
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."
 )
+@click.option(
+    "--answers",
+    type=click.Choice(get_args(AnswerKind)),
+    help="What the answer is. [default: what the policy was fitted on]",
+)
 @device_option
 @engine_option
 @threads_option
@@ -129,6 +135,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     ladder: str,
     policy: Path | None,
     max_new_tokens: int,
+    answers: AnswerKind | None,
     device: str | None,
     engine: str,
     explain: bool,
@@ -144,7 +151,8 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
         {stage.name: stage.prices for stage in steps.stages},
         Health(),
     )
-    query = Query(id="prompt", dataset="command-line", prompt=text, max_new_tokens=max_new_tokens)
+    form = AnswerForm(answers or _only_kind(fitted))
+    query = Query("prompt", "command-line", text, max_new_tokens=max_new_tokens, form=form)
     [completion] = cascade.run([query])
     if as_json:
         click.echo(_as_json(completion, steps, cascade.policy))
@@ -155,6 +163,15 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     if explain:
         cost = f"priced cost {completion.cost:.3g} {steps.price_unit}"
         click.echo(f"\n{explain_completion(completion)}\n\n{cost}")
+
+
+def _only_kind(policy: PolicyArtifact) -> AnswerKind:
+    if len(policy.model.forms) > 1:
+        raise ConfigError(
+            f"the policy was fitted on answers of kind {', '.join(policy.model.forms)}; say with --answers "
+            "which of them the answer to this prompt is"
+        )
+    return policy.model.forms[0]
 
 
 def _shipped_policy(ladder: Ladder) -> Path:

@@ -1,7 +1,8 @@
 """What can be read off a prompt and off the answers in hand, as plain numbers.
 
-The border: only text, token counts and log-probabilities are read; never a reference, score, tag or dataset
-name. Fitting and deciding call these same functions, so the two cannot drift apart.
+The border: only text, token counts and log-probabilities are read, and of a query what its answer is; never a
+reference, score, tag or dataset name. Fitting and deciding call these same functions, so the two cannot drift
+apart. Two answers agree where what they say is the same (`asd.quality.answers`), not where the words are.
 
 Sums and means of token log-probabilities rank long answers wrongly, quantiles do not (arXiv 2404.10136); the
 sum, the mean and the length stand beside the quantiles so that a fit can find its own balance.
@@ -21,6 +22,7 @@ __all__ = [
     "ANSWER_FEATURES",
     "PAIR_FEATURES",
     "PROMPT_FEATURES",
+    "STATES_ANSWER",
     "VERIFICATION_FEATURES",
     "answer_features",
     "is_silent",
@@ -65,8 +67,11 @@ ANSWER_FEATURES: tuple[str, ...] = (
 )
 """Names of `answer_features`, what one answer says about itself."""
 
+STATES_ANSWER = "states_answer"
+"""Whether an answer of a certain form could be found in the reply; a feature where answers have forms."""
+
 PAIR_FEATURES: tuple[str, ...] = ("agrees", "sum_log_odds_if_agrees", "sum_log_odds_if_not")
-"""Names of what each other answer in hand says about an answer."""
+"""Names of what each other answer in hand says about an answer; all 0 where one of the two states none."""
 
 VERIFICATION_FEATURES: tuple[str, ...] = (
     "read_sum_logprob",
@@ -197,34 +202,47 @@ def _quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[low] + (at - low) * (ordered[low + 1] - ordered[low])
 
 
-def state_feature_names(stage: str, node: Sequence[str], stages: Sequence[str]) -> tuple[str, ...]:
+def state_feature_names(
+    stage: str, node: Sequence[str], stages: Sequence[str], *, forms: bool = False
+) -> tuple[str, ...]:
     """Names of `state_features` for the answer of `stage` where the stages of `node` have answered."""
     pairs = (f"{other}_{name}" for other in node if other != stage for name in PAIR_FEATURES)
-    return (*ANSWER_FEATURES, *pairs, *(f"prompt_logit_{name}" for name in stages))
+    own = (*ANSWER_FEATURES, STATES_ANSWER) if forms else ANSWER_FEATURES
+    return (*own, *pairs, *(f"prompt_logit_{name}" for name in stages))
 
 
 def state_features(
     stage: str,
-    drafts: Mapping[str, Draft],
+    said: Mapping[str, str | None],
     answers: Mapping[str, tuple[float, ...]],
     prompt_logits: Sequence[float],
+    *,
+    forms: bool = False,
 ) -> list[float]:
     """Everything in hand that bears on one answer: itself, every other answer, the prompt.
 
     Args:
         stage: Whose answer is judged.
-        drafts: The answers in hand by stage.
-        answers: `answer_features` of the same drafts, in ladder order.
+        said: The answers in hand by stage, as far as they can be compared; None: the reply states none.
+        answers: `answer_features` of the same replies, in ladder order.
         prompt_logits: Prompt-only log-odds of success of every stage of the ladder.
+        forms: Whether it is known what an answer is, so that a reply may state none.
 
     Returns:
         As many numbers as `state_feature_names` has names, in that order.
     """
-    row = list(answers[stage])
-    text = drafts[stage].text
+    row, own = list(answers[stage]), said[stage]
+    if forms:
+        row.append(float(own is not None))
     for other, features in answers.items():
         if other != stage:
-            confidence = features[1]
-            row += (1.0, confidence, 0.0) if drafts[other].text == text else (0.0, 0.0, confidence)
+            row += _pair(own, said[other], features[1])
     row += prompt_logits
     return row
+
+
+def _pair(own: str | None, other: str | None, confidence: float) -> tuple[float, float, float]:
+    """Agreement is of two answers; two replies that state none do not agree, nor do they differ."""
+    if own is None or other is None:
+        return 0.0, 0.0, 0.0
+    return (1.0, confidence, 0.0) if own == other else (0.0, 0.0, confidence)

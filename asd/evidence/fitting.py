@@ -31,9 +31,10 @@ from asd.evidence.length import LengthScale, fit_length_scale, usage_alone
 from asd.evidence.logistic import fit_logistic
 from asd.evidence.metrics import Reliability, log_loss, reliability
 from asd.ladder import ROOT
+from asd.quality.answers import answer_of
 from asd.stopping.kernels import Binning
 from asd.stopping.states import State, stage_sets, states
-from asd.types import Draft, Trace, Usage, Verification, pair_name
+from asd.types import TEXT, Draft, Trace, Usage, Verification, pair_name
 
 __all__ = ["N_FOLDS", "FittedRows", "Rows", "fit_evidence"]
 
@@ -133,6 +134,7 @@ def fit_evidence(
             if state.verifier is not None
         },
         tuple(stage for stage in stages if _is_silent_stage(stage, traces)),
+        tuple(sorted({trace.query.form.kind for trace in traces})),
     )
     reliability = {name: _reliability(node.heads, scores) for name, node in nodes.items()}
     return FittedRows(
@@ -161,6 +163,8 @@ class _View:
     """Features of all rows, computed once per answer and put together per node."""
 
     drafts: list[dict[str, Draft]]
+    said: list[dict[str, str | None]]
+    has_forms: bool
     answers: list[dict[str, tuple[float, ...]]]
     verifications: list[Mapping[str, Verification]]
     prompt_logits: list[list[float]]
@@ -168,14 +172,20 @@ class _View:
     @classmethod
     def of(cls, traces: Sequence[Trace], stages: Sequence[str], prompt_logits: Array) -> _View:
         drafts = [{stage: trace.outcomes[stage].draft for stage in stages} for trace in traces]
+        said = [
+            {stage: answer_of(trace.query.form, draft.text) for stage, draft in row.items()}
+            for trace, row in zip(traces, drafts, strict=True)
+        ]
+        has_forms = any(trace.query.form.kind != TEXT.kind for trace in traces)
         answers = [{stage: answer_features(draft) for stage, draft in row.items()} for row in drafts]
-        return cls(drafts, answers, [trace.verifications for trace in traces], prompt_logits.tolist())
+        verifications = [trace.verifications for trace in traces]
+        return cls(drafts, said, has_forms, answers, verifications, prompt_logits.tolist())
 
     def rows(self, stage: str, state: State) -> Array:
         """Features of the answer of `stage` in a state, read by its verifier if it has one, shape (n, d)."""
         rows = [
-            state_features(stage, drafts, {other: answers[other] for other in state.answered}, logits)
-            for drafts, answers, logits in zip(self.drafts, self.answers, self.prompt_logits, strict=True)
+            state_features(stage, said, {s: answers[s] for s in state.answered}, logits, forms=self.has_forms)
+            for said, answers, logits in zip(self.said, self.answers, self.prompt_logits, strict=True)
         ]
         if state.verifier is not None:
             pair = pair_name(stage, state.verifier)

@@ -32,8 +32,9 @@ from asd.evidence.features import (
 from asd.evidence.length import LengthScale, usage_alone
 from asd.evidence.logistic import Logistic
 from asd.ladder import ROOT
+from asd.quality.answers import answer_of
 from asd.stopping.states import State, stage_sets, states
-from asd.types import Draft, Query, Verification, pair_name
+from asd.types import TEXT, AnswerForm, AnswerKind, Draft, Query, Verification, pair_name
 
 __all__ = [
     "ROOT",
@@ -82,6 +83,7 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         verified: By node name ("S>M"), every set of stages whose best answer a larger one has read; of the
             heads that of the answer that was read is used.
         silent: Stages whose answers came without log-probabilities.
+        forms: Kinds of the answers it was fitted on; by default their texts were compared as they were.
     """
 
     stages: tuple[str, ...]
@@ -91,6 +93,28 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pairs: tuple[str, ...] = ()
     verified: dict[str, NodeModel] = {}
     silent: tuple[str, ...] = ()
+    forms: tuple[AnswerKind, ...] = (TEXT.kind,)
+
+    @property
+    def has_forms(self) -> bool:
+        """Whether answers are taken out of replies."""
+        return self.forms != (TEXT.kind,)
+
+    def form_of(self, query: Query) -> AnswerForm:
+        """What the answer to a query is, as far as this evidence was fitted on it.
+
+        Raises:
+            ConfigError: The answers that it was fitted on are of other kinds.
+        """
+        if not self.has_forms:
+            return TEXT
+        if query.form.kind not in self.forms:
+            raise ConfigError(
+                f"query {query.id!r} of {query.dataset!r} has an answer of kind {query.form.kind!r}, the "
+                f"evidence was fitted on {', '.join(map(repr, self.forms))}: say what its answer is "
+                "(`Query.form`, `asd generate --answers`), or fit again on queries of its kind"
+            )
+        return query.form
 
     def __post_init__(self) -> None:
         sets = {State(node).name: node for node in stage_sets(self.stages)}
@@ -98,7 +122,7 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"nodes {sorted(self.nodes)} are not the sets of stages {self.stages}")
         _check_heads(ROOT, self.prompt, dict.fromkeys(self.stages, PROMPT_FEATURES))
         for name, node in sets.items():
-            names = {stage: state_feature_names(stage, node, self.stages) for stage in node}
+            names = {stage: self._names(stage, node) for stage in node}
             _check_heads(name, self.nodes[name].heads, names)
         self._check_verified()
         if not self.centroids or any(len(centre) != len(self.stages) for centre in self.centroids):
@@ -110,10 +134,13 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"verified nodes {sorted(self.verified)} do not follow from pairs {self.pairs}")
         for name, state in known.items():
             names = {
-                stage: (*state_feature_names(stage, state.answered, self.stages), *VERIFICATION_FEATURES)
+                stage: (*self._names(stage, state.answered), *VERIFICATION_FEATURES)
                 for stage in state.answered
             }
             _check_heads(name, self.verified[name].heads, names)
+
+    def _names(self, stage: str, node: Sequence[str]) -> tuple[str, ...]:
+        return state_feature_names(stage, node, self.stages, forms=self.has_forms)
 
 
 def _check_heads(node: str, heads: Mapping[str, Head], features: Mapping[str, tuple[str, ...]]) -> None:
@@ -147,7 +174,8 @@ class FittedEvidence:
         """Where in the stopping problem this query stands.
 
         Raises:
-            ConfigError: A draft or the verification is of a kind that the evidence was not fitted on.
+            ConfigError: A draft, the verification or the query's answer is of a kind that the evidence was
+                not fitted on.
             DataError: A draft comes without log-probabilities where the evidence was fitted on them, or with
                 them where it was not.
         """
@@ -161,15 +189,17 @@ class FittedEvidence:
             )
         name, node = self._nodes[in_hand]
         answers = {stage: self._heard(drafts[stage]) for stage in in_hand}
+        form, has_forms = self.model.form_of(query), self.model.has_forms
+        said = {stage: answer_of(form, drafts[stage].text) for stage in in_hand}
         if verification is None:
             p_good = {
-                stage: head.p(state_features(stage, drafts, answers, logits))
+                stage: head.p(state_features(stage, said, answers, logits, forms=has_forms))
                 for stage, head in node.heads.items()
             }
         else:
             name, node = self._verified(name, verification)
             read = verification.drafter
-            row = state_features(read, drafts, answers, logits)
+            row = state_features(read, said, answers, logits, forms=has_forms)
             p_good = {read: node.heads[read].p([*row, *verification_features(verification)])}
         best = best_answer(p_good)
         scale = node.scale(usage_alone(drafts, in_hand))

@@ -34,7 +34,10 @@ _MOST_STARTS = 300
 
 def fenced(text: str) -> list[str]:
     """Pieces between fences or tags; those marked as another language only where there are no others."""
-    found = [(_PYTHON.fullmatch((m["info"] or "").split(" ")[0]), _inside(m)) for m in _FENCE.finditer(text)]
+    found = [
+        (_PYTHON.fullmatch((m["info"] or "").strip().split(" ")[0]), _inside(m))
+        for m in _FENCE.finditer(text)
+    ]
     return [code for is_python, code in found if is_python] or [code for _, code in found]
 
 

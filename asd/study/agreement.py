@@ -17,15 +17,15 @@ from itertools import islice
 from typing import Any
 
 from asd.errors import DataError
-from asd.quality.choice import choice_of
+from asd.quality.answers import answer_of
 from asd.quality.code import program_of
-from asd.quality.number import same_number
 from asd.quality.sandbox import CodeTests, Sandbox
+from asd.types import AnswerForm
 from asd.workloads import humaneval, mbpp
 from asd.workloads.choices import letter
 from asd.workloads.sources import Folder, HubTable, Table
 
-__all__ = ["Agreement", "Compared", "agreements"]
+__all__ = ["Agreement", "Compared", "Reply", "agreements", "replies"]
 
 Row = dict[str, Any]
 
@@ -75,11 +75,8 @@ def agreements(data: Folder, sandbox: Sandbox, n_code: int) -> Iterator[Agreemen
     Raises:
         DataError: A file is missing or damaged.
     """
-    for name, against in NUMBERS.items():
-        yield Agreement(name, against, tuple(_numbers(data, name)))
-    yield Agreement("ladder_mmlu", "recorded score", tuple(_mmlu(data)))
-    yield Agreement("routerbench_arc_challenge", "recorded score", tuple(_arc(data)))
-    yield Agreement("mmlu_pro", "letter recorded from the same text", tuple(_mmlu_pro(data)))
+    for name, against in (NUMBERS | LETTERS).items():
+        yield Agreement(name, against, tuple(map(_compared, replies(data, name))))
     yield Agreement("humaneval, mbpp", "the authors' solutions", tuple(_solutions(data, sandbox, n_code)))
     answered = list(islice(_mbpp_answers(data), n_code))
     yield Agreement("routerbench_mbpp", "one process", tuple(_one_process(sandbox, answered)))
@@ -93,6 +90,50 @@ NUMBERS = {
     "openai_gsm8k_solutions": "recorded score",
 }
 """Recorded answers to GSM8K, and how the record was scored."""
+LETTERS = {
+    "ladder_mmlu": "recorded score",
+    "routerbench_arc_challenge": "recorded score",
+    "mmlu_pro": "letter recorded from the same text",
+}
+"""The same for multiple choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One recorded reply.
+
+    Attributes:
+        id: Of the question.
+        model: Who gave it.
+        text: What was written.
+        form: What its answer is.
+        right: The right answer in that form; None where only the record says what is right.
+        recorded: The record calls it right.
+    """
+
+    id: str
+    model: str
+    text: str
+    form: AnswerForm
+    right: str | None
+    recorded: bool
+
+
+def replies(data: Folder, name: str) -> Iterator[Reply]:
+    """The recorded replies of a set that have a text and a score.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    readers = {"ladder_mmlu": _mmlu, "routerbench_arc_challenge": _arc, "mmlu_pro": _mmlu_pro}
+    if name in NUMBERS:
+        return _numbers(data, name)
+    return readers[name](data) if name in readers else _phrases(data, name)
+
+
+def _compared(reply: Reply) -> Compared:
+    ours = answer_of(reply.form, reply.text) == reply.right
+    return Compared(reply.id, reply.model, ours, reply.recorded)
 
 
 def _outputs(rows: Iterable[Row]) -> Iterator[tuple[Row, str, str, Row]]:
@@ -103,36 +144,49 @@ def _outputs(rows: Iterable[Row]) -> Iterator[tuple[Row, str, str, Row]]:
                 yield row, model, _text(output["response"]), output
 
 
-def _numbers(data: Folder, name: str) -> Iterator[Compared]:
+def _numbers(data: Folder, name: str) -> Iterator[Reply]:
     answers = {row["id"]: row["answer"] for row in _rows(data, "gsm8k_test")}
+    form = AnswerForm("number")
     for row, model, text, output in _outputs(_rows(data, name)):
         reference = row["reference"] if "split" in row else answers[row["id"]]
-        yield Compared(row["id"], model, same_number(text, reference), output["score"] == 1)
+        yield Reply(row["id"], model, text, form, answer_of(form, reference), output["score"] == 1)
 
 
-def _mmlu(data: Folder) -> Iterator[Compared]:
+def _mmlu(data: Folder) -> Iterator[Reply]:
     for row, model, text, output in _outputs(_rows(data, "ladder_mmlu")):
-        options = re.findall(r"^[A-D]: (.*)$", row["prompt"], re.MULTILINE)
-        yield Compared(row["id"], model, choice_of(text, options) == row["reference"], output["score"] == 1)
+        options = tuple(re.findall(r"^[A-D]: (.*)$", row["prompt"], re.MULTILINE))
+        form = AnswerForm("choice", options)
+        yield Reply(row["id"], model, text, form, row["reference"], output["score"] == 1)
 
 
-def _arc(data: Folder) -> Iterator[Compared]:
+def _arc(data: Folder) -> Iterator[Reply]:
     """The options are in another order than in the task files: the right one is found by its text."""
     right: dict[str, set[str]] = defaultdict(set)  # some questions are asked twice, with other options
     for row in _rows(data, "arc_challenge"):
         right[" ".join(row["question"].split())].add(row["choices"][row["labels"].index(row["answer"])])
     for row, model, text, output in _outputs(_rows(data, "routerbench_arc_challenge")):
         asked = _text(row["prompt"]).rstrip().rpartition("\n\n")[2]
-        options = re.findall(r"^[A-E1-5]\) (.*)$", asked, re.MULTILINE)
+        options = tuple(re.findall(r"^[A-E1-5]\) (.*)$", asked, re.MULTILINE))
         answers = right[" ".join(re.split(r"\n[A1]\)", asked)[0].split())]
         expected = next(letter(i) for i, option in enumerate(options) if option in answers)
-        yield Compared(row["id"], model, choice_of(text, options) == expected, output["score"] == 1)
+        yield Reply(row["id"], model, text, AnswerForm("choice", options), expected, output["score"] == 1)
 
 
-def _mmlu_pro(data: Folder) -> Iterator[Compared]:
+_SEVERAL = re.compile(r"answer is \(?[A-J]\)?(?:, ?(?:and )?| and | or )\(?[A-J]\b")
+
+
+def _mmlu_pro(data: Folder) -> Iterator[Reply]:
+    """Where a reply names several letters the record took one of them; that is no answer, and left out."""
     for row, model, text, output in _outputs(_rows(data, "mmlu_pro")):
-        chosen = choice_of(text, row["options"])
-        yield Compared(row["id"], model, chosen == row["reference"], output["answer"] == row["reference"])
+        if not _SEVERAL.search(text):
+            form = AnswerForm("choice", tuple(row["options"]))
+            yield Reply(row["id"], model, text, form, row["reference"], output["answer"] == row["reference"])
+
+
+def _phrases(data: Folder, name: str) -> Iterator[Reply]:
+    """Short answers that a judge model has scored."""
+    for row, model, text, output in _outputs(_rows(data, name)):
+        yield Reply(row["id"], model, text, AnswerForm("words"), None, output["score"] == 1)
 
 
 def _solutions(data: Folder, sandbox: Sandbox, n: int) -> Iterator[Compared]:

@@ -1,9 +1,9 @@
 """What two recorded answers have in common.
 
 An answer is reduced to its words: what follows the last "####" where that mark is (worked solutions), lower
-case, without punctuation and articles. Two answers agree by the Dice coefficient of their sets of words:
-1 for the same letter, number or name, something in between for sentences. The border: text only; whether an
-answer is right is not asked.
+case, without thoughts, punctuation and articles. Two answers agree by the Dice coefficient of their sets of
+words: 1 for the same letter, number or name, something in between for sentences. The border: text only;
+whether an answer is right is not asked.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asd.quality.thinking import without_thinking
+
 __all__ = ["agreement", "text_of", "words_of"]
 
 _MARK = "####"
@@ -25,8 +27,8 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 
 def text_of(output: Mapping[str, Any]) -> str:
-    """The whole reply, else what was taken out of it; "" where neither was recorded."""
-    return str(output.get("response") or output.get("answer") or "")
+    """The reply without thoughts, else what was taken out of it; "" where neither was recorded."""
+    return without_thinking(str(output.get("response") or output.get("answer") or ""))
 
 
 def words_of(output: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -36,7 +38,7 @@ def words_of(output: Mapping[str, Any]) -> tuple[str, ...] | None:
     """
     if output.get("response") is None and "answer" not in output:
         return None
-    text = str(output["answer"] if output.get("answer") is not None else output.get("response") or "")
+    text = without_thinking(str(output["answer"]) if output.get("answer") is not None else text_of(output))
     found = _WORD.findall(text.rsplit(_MARK, 1)[-1].lower().replace(",", ""))
     return tuple(word for word in found if word not in _ARTICLES) or tuple(found)
 

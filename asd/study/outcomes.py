@@ -15,6 +15,7 @@ import numpy.typing as npt
 from asd.errors import DataError
 from asd.evidence.features import ANSWER_FEATURES, answer_features
 from asd.ladder import Ladder
+from asd.quality.answers import answer_of
 from asd.study.recording import Recording
 from asd.types import Trace
 
@@ -93,7 +94,11 @@ def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
     if not scored:
         raise DataError(f"no trace is scored on all of {', '.join(stages)}")
     drafts = [[trace.outcomes[stage].draft for stage in stages] for trace in scored]
-    agreements = [_agreements([draft.text for draft in row]) for row in drafts]
+    said = [
+        [answer_of(trace.query.form, draft.text) for draft in row]
+        for trace, row in zip(scored, drafts, strict=True)
+    ]
+    agreements = [_agreements(row) for row in said]
     costs = np.array(
         [[s.prices.cost(d.usage) for s, d in zip(ladder.stages, row, strict=True)] for row in drafts]
     )
@@ -111,6 +116,8 @@ def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
     )
 
 
-def _agreements(answers: Sequence[str]) -> list[float]:
-    """Share of earlier answers that equal each answer."""
-    return [answers[:k].count(answer) / max(1, k) for k, answer in enumerate(answers)]
+def _agreements(answers: Sequence[str | None]) -> list[float]:
+    """Share of earlier answers that equal each answer; a reply that states none agrees with none."""
+    return [
+        0.0 if answer is None else answers[:k].count(answer) / max(1, k) for k, answer in enumerate(answers)
+    ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, runtime_checkable
 
+from asd.quality.thinking import without_thinking
 from asd.types import Query
 
-__all__ = ["FreeText", "Split", "Versioned", "Workload"]
+__all__ = ["FreeText", "Split", "Versioned", "Workload", "score_of"]
 
 Split = Literal["fit", "calibrate", "test"]
 """Disjoint by construction: what fits predictor and policy, what calibrates a guarantee, what is reported."""
@@ -23,7 +24,7 @@ class Workload(Protocol):
         """The first `limit` queries of a split, always the same ones in the same order."""
 
     def score(self, query: Query, text: str) -> float:
-        """Quality of an answer in [0, 1]."""
+        """Quality of an answer in [0, 1]; what a model thought aloud before it is left out of `text`."""
 
 
 @runtime_checkable
@@ -45,3 +46,8 @@ class FreeText(Protocol):
 
     def reply(self, text: str) -> str:
         """The part of what a model wrote that counts."""
+
+
+def score_of(workload: Workload, query: Query, text: str) -> float:
+    """Quality of what a model wrote: by its workload, without what it thought aloud."""
+    return workload.score(query, without_thinking(text))

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from asd.quality.choice import choice_of
+from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
@@ -70,6 +71,7 @@ ARC_CHALLENGE = TaskSet(
     instruction=lambda _: "The following are multiple choice questions (with answers) about science.",
     show=_show,
     reference=lambda row: row.right,
+    form=lambda row: AnswerForm("choice", options=row.choices),
     score=lambda row, text: float(choice_of(text, row.choices) == row.right),
 )
 """The test split, options under letters whatever the labels were; examples from the validation split."""

@@ -13,6 +13,9 @@ from typing import Any
 import msgspec
 
 from asd.quality.choice import choice_of
+from asd.quality.exact import stated
+from asd.quality.number import number_of
+from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet, digest
 
@@ -32,8 +35,8 @@ TASKS = (
     *("tracking_shuffled_objects_three_objects", "web_of_lies", "word_sorting"),
 )
 
-_OPTION = re.compile(r"^\(([A-Z])\)", re.MULTILINE)
-_STATED = re.compile(r"\banswer is:?\s*(.*?)\.?\s*$", re.IGNORECASE | re.MULTILINE)
+_OPTION = re.compile(r"^\(([A-Z])\)[ \t]*(.*)$", re.MULTILINE)
+_NUMBER = re.compile(r"-?\d+")
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -52,13 +55,20 @@ def _columns(row: Mapping[str, Any], task: str, position: int) -> dict[str, Any]
 TABLE = Table("bbh.jsonl.gz", Question, HubTable("lukaemon/bbh", TASKS, "test", _columns))
 
 
-def _score(row: Question, text: str) -> float:
-    """1.0 for the right option, or the same words; case, spaces and a full stop do not count."""
+def _form(row: Question) -> AnswerForm:
     if _OPTION.fullmatch(row.target):
-        options = [""] * len(_OPTION.findall(row.input))
-        return float(f"({choice_of(text, options)})" == row.target)
-    stated = _STATED.findall(text)
-    return float(_plain(stated[-1] if stated else text) == _plain(row.target))
+        return AnswerForm("choice", options=tuple(text for _, text in _OPTION.findall(row.input)))
+    return AnswerForm("number" if _NUMBER.fullmatch(row.target) else "words")
+
+
+def _score(row: Question, text: str) -> float:
+    """1.0 for the right option, the same number or the same words; case, commas and marks do not count."""
+    form = _form(row)
+    if form.kind == "choice":
+        return float(f"({choice_of(text, form.options)})" == row.target)
+    if form.kind == "number":
+        return float(number_of(text) == int(row.target))
+    return float(_plain(row.target) in {_plain(stated(text)), _plain(text)})
 
 
 def _show(row: Question, *, answered: bool) -> str:
@@ -70,7 +80,7 @@ def _is_example(row: Question) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split()).removesuffix(".").strip()
+    return " ".join(text.lower().replace(",", " ").split()).removesuffix(".").strip()
 
 
 BBH = TaskSet(
@@ -87,6 +97,7 @@ BBH = TaskSet(
     until="\nQ:",
     reference=lambda row: row.target,
     tags=lambda row: {"task": row.task},
+    form=_form,
     score=_score,
 )
 """All tasks."""

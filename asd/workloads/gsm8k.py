@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from asd.quality.number import same_number
+from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
 
@@ -53,6 +54,7 @@ GSM8K = TaskSet(
     show=_show,
     until="\nQuestion:",
     reference=lambda row: row.answer,
+    form=lambda _: AnswerForm("number"),
     score=lambda row, text: float(same_number(text, row.answer)),
 )
 """The test split; worked solutions from the training split, calculator annotations removed."""

@@ -9,6 +9,7 @@ import msgspec
 
 from asd.quality.code import complete
 from asd.quality.sandbox import CodeTests, Sandbox
+from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
 
@@ -58,6 +59,7 @@ def humaneval(sandbox: Sandbox) -> TaskSet[Task]:
         ),
         show=_show,
         reference=lambda row: row.prompt + row.canonical_solution,
+        form=lambda row: AnswerForm("code", name=row.entry_point),
         score=passes,
     )
 

@@ -13,6 +13,7 @@ import msgspec
 
 from asd.quality.code import program_of
 from asd.quality.sandbox import CodeTests, Sandbox
+from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
 
@@ -67,6 +68,7 @@ def mbpp(sandbox: Sandbox) -> TaskSet[Task]:
         instruction=lambda _: "",
         show=_show,
         reference=lambda row: row.code,
+        form=lambda row: AnswerForm("code", name=tests_of(row).names[0]),
         score=passes,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from asd.quality.choice import choice_of
+from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
@@ -55,6 +56,7 @@ MMLU = TaskSet(
     show=_show,
     reference=lambda row: row.answer,
     tags=lambda row: {"subject": row.subject},
+    form=lambda row: AnswerForm("choice", options=row.choices),
     score=lambda row, text: float(choice_of(text, row.choices) == row.answer),
 )
 """The test split, in the words of the original harness; examples from the dev split."""

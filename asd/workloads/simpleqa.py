@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from asd.quality.exact import contains
+from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
 
@@ -60,6 +61,7 @@ SIMPLEQA = TaskSet(
     until="\nQuestion:",
     reference=lambda row: row.answer,
     tags=lambda row: {"topic": row.topic, "answer_type": row.answer_type},
+    form=lambda _: AnswerForm("words"),
     score=lambda row, text: float(contains(text, [row.answer])),
 )
 """All questions, without examples."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 from asd.errors import ConfigError, DataError
-from asd.types import Query
+from asd.quality.thinking import without_thinking
+from asd.types import TEXT, AnswerForm, Query
 from asd.workloads import Split
 from asd.workloads.sources import Source, Table
 
@@ -61,6 +62,7 @@ class TaskSet(Generic[RowT]):
         show: A row as text.
         reference: The right answer, for a reader.
         score: Quality of a reply in [0, 1].
+        form: What the answer to a row is; the set's `until` is added.
         until: What begins the question that a model asks itself after its answer; "": it does not.
         max_new_tokens: Room for an answer.
         shots: Worked examples in a prompt.
@@ -78,6 +80,7 @@ class TaskSet(Generic[RowT]):
     reference: Callable[[RowT], str]
     score: Callable[[RowT, str], float]
     max_new_tokens: int
+    form: Callable[[RowT], AnswerForm] = lambda _row: TEXT
     until: str = ""
     shots: int = 0
     examples: Callable[[Source, RowT], Sequence[RowT]] = lambda _source, _row: ()
@@ -91,7 +94,8 @@ class TaskSet(Generic[RowT]):
 
     def reply(self, text: str) -> str:
         """The part of what a model wrote that counts."""
-        return text.partition(self.until)[0].strip() if self.until else text
+        said = without_thinking(text)
+        return said.partition(self.until)[0].strip() if self.until else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,7 @@ class TaskWorkload(Generic[RowT]):
             reference=self.set.reference(row),
             max_new_tokens=self.options.tokens or self.set.max_new_tokens,
             tags=dict(self.set.tags(row)),
+            form=replace(self.set.form(row), until=self.set.until),
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from asd.quality.choice import choice_of
+from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet, digest
@@ -63,6 +64,7 @@ TRUTHFULQA = TaskSet(
     show=lambda row, answered: lettered(row.question, row.options, row.right if answered else ""),
     reference=lambda row: f"{row.right}. {row.best_answer}",
     tags=lambda row: {"category": row.category},
+    form=lambda row: AnswerForm("choice", options=row.options),
     score=lambda row, text: float(choice_of(text, row.options) == row.right),
 )
 """All questions, without examples: there is no other split to take them from."""
