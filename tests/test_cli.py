@@ -105,6 +105,21 @@ def test_generate_reads_standard_input(place: Place) -> None:
     assert generate(place, prompt="-", stdin=f"{PROMPT}\n").stdout == generate(place).stdout
 
 
+def test_generate_takes_the_kind_of_answer_that_was_fitted(place: Place, tmp_path: Path) -> None:
+    """By default the policy's only one; where it has several, or another is named, the message says so."""
+    rows = read_traces(place.traces)
+    numbers = [replace(row, query=replace(row.query, form=asd.AnswerForm("number"))) for row in rows]
+    for name, traces in (("one", numbers), ("two", [*rows[::2], *numbers[1::2]])):
+        fitted = asd.fit_policy(traces, Ladder.load(place.ladder), fitted_at="2026-01-01")
+        fitted.save(tmp_path / f"{name}.json")
+    one, two = (replace(place, policy=tmp_path / f"{name}.json") for name in ("one", "two"))
+    assert json.loads(generate(one, "--json").stdout)["query"]["form"]["kind"] == "number"
+    refused = generate(one, "--answers", "text").output
+    assert "kind 'text', the evidence was fitted on 'number'" in " ".join(refused.split())
+    assert "kind number, text; say with --answers" in generate(two).output
+    assert generate(two, "--answers", "text").exit_code == 0
+
+
 def test_generate_json_tells_everything(place: Place) -> None:
     """One line: the completion with all drafts and decisions, policy, ladder, unit and provenance."""
     done = generate(place, "--json", "--lam", 50)

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from asd.cli.agreement import agreement
 from asd.quality.sandbox import Sandbox
-from asd.study.agreement import Agreement, Compared, agreements
+from asd.study.agreement import Agreement, Compared, agreements, replies
+from asd.study.consensus import consensus
 from asd.workloads.sources import Folder
 from tests.taskfiles import task_files
 
@@ -127,3 +128,64 @@ def test_real_records_agree() -> None:
     assert found["routerbench_arc_challenge", "recorded score"] > 0.999
     assert found["humaneval, mbpp", "the authors' solutions"] == 1.0
     assert found["routerbench_mbpp", "one process"] == 1.0
+
+
+def test_letters_of_which_the_record_took_one_are_left_out(data: Folder) -> None:
+    """ "(A) and (B)" is no answer, whatever a record made of it."""
+    pro = {
+        "id": "c",
+        "options": ["1", "2"],
+        "reference": "A",
+        "outputs": {
+            name: {"response": f"The answer is {said}.", "score": 1, "answer": "A"}
+            for name, said in {
+                "one": "(A)",
+                "both": "(A) and (B)",
+                "list": "(A, B)",
+                "either": "(A) or (B)",
+            }.items()
+        },
+    }
+    write(data.path / "traces" / "mmlu_pro.jsonl.gz", [pro])
+    assert [reply.model for reply in replies(data, "mmlu_pro")] == ["one"]
+
+
+def test_answers_say_more_than_texts(data: Folder) -> None:
+    """Two models that never write the same: by texts a coin is tossed, by answers it is not."""
+    rows = []
+    for i, (one, two) in enumerate(
+        [("1", "1"), ("1", "2"), ("2", "1"), ("3", "3"), ("1", "1"), ("none", "none")]
+    ):
+        outputs = {
+            "a": {"response": f"So it is {one}", "score": float(one == "1")},
+            "b": {"response": f"#### {two}", "score": float(two == "1")},
+        }
+        rows.append({"id": f"gsm8k-test-{i}", "outputs": outputs})
+    write(data.path / "traces" / "zeroeval_gsm.jsonl.gz", rows)
+    for name in ("ladder_triviaqa", "ladder_truthfulqa"):
+        both = {"a": {"response": "The Seine", "score": 1}, "b": {"response": "Seine.", "score": 1}}
+        other = {"a": {"response": "Rhine", "score": 0}, "b": {"response": "Rhone", "score": 0}}
+        write(
+            data.path / "traces" / f"{name}.jsonl.gz",
+            [{"id": "x", "prompt": "?", "outputs": both}, {"id": "y", "prompt": "?", "outputs": other}],
+        )
+    found = {c.name: c for c in consensus(data, ("zeroeval_gsm", "ladder_triviaqa"))}
+    numbers, words = found["zeroeval_gsm"], found["ladder_triviaqa"]
+    assert (numbers.n_models, numbers.n_questions, numbers.share_unstated) == (2, 6, 2 / 12)
+    assert (numbers.share_same_text, numbers.share_same_answer) == (0.0, 3 / 6)
+    # of a's answers 1, 1, 2, 3, 1, none the other says the same of the first, fourth and fifth
+    assert numbers.auroc_text == 0.5
+    assert numbers.auroc_answer == pytest.approx(2 / 3)
+    assert (words.auroc_text, words.auroc_answer) == (0.5, 1.0)
+
+
+def test_the_command_compares_models_with_each_other(data: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line a set, and how the numbers came about."""
+    monkeypatch.setattr("asd.study.consensus.SETS", ("zeroeval_gsm",))
+    row = {"id": "gsm8k-test-0", "outputs": outputs(("#### 1", 1), ("1", 0))}
+    wrong = {"id": "gsm8k-test-1", "outputs": outputs(("#### 2", 0), ("1", 1))}
+    write(data.path / "traces" / "zeroeval_gsm.jsonl.gz", [row, wrong])
+    done = CliRunner().invoke(agreement, ["--data", str(data.path), "--between-models"])
+    assert done.exit_code == 0, done.output
+    assert "zeroeval_gsm" in done.output.splitlines()[2]
+    assert done.output.splitlines()[-1].endswith("provenance: replayed")

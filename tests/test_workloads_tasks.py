@@ -13,9 +13,11 @@ import pytest
 from asd.engines.opening import open_engines
 from asd.errors import ConfigError, DataError, PromptTooLongError
 from asd.ladder import Ladder
+from asd.quality.answers import answer_of
 from asd.quality.sandbox import Sandbox
 from asd.types import Query
-from asd.workloads import Split, Versioned, Workload, mbpp, sources
+from asd.workloads import Split, Versioned, Workload, bbh, mbpp, sources
+from asd.workloads.bbh import BBH
 from asd.workloads.catalogue import HUB, find_workloads, task_names
 from asd.workloads.gsm8k import GSM8K
 from asd.workloads.sources import Folder, Hub, HubTable, Table
@@ -213,6 +215,68 @@ def test_what_a_model_goes_on_to_ask_itself_does_not_count(data: Path) -> None:
     translation = one("wmt22", data)
     [query] = translation.queries("test", 1)
     assert translation.score(query, f"{query.reference}\nGerman: Und jetzt?") == pytest.approx(1.0)
+
+
+def test_queries_say_what_their_answers_are(data: Path) -> None:
+    """The kind of every set's answers, with what is needed to read one: it is found in the reference."""
+    kinds = {}
+    for name in task_names():
+        workload = one(name, data)
+        for query in workload.queries("test", 20):
+            kinds.setdefault(name, set()).add(query.form.kind)
+            assert answer_of(query.form, str(query.reference)) is not None
+            assert answer_of(query.form, "<think>hm") is None
+            if query.form.kind == "choice":
+                assert len(query.form.options) >= 2
+    assert kinds == {
+        "arc_challenge": {"choice"},
+        "bbh": {"choice", "words"},
+        "gsm8k": {"number"},
+        "humaneval": {"code"},
+        "mbpp": {"code"},
+        "mmlu": {"choice"},
+        "simpleqa": {"words"},
+        "truthfulqa": {"choice"},
+        "wmt22": {"text"},
+    }
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_a_thought_is_not_scored(name: str, data: Path) -> None:
+    """Whatever was thought before the right answer, it is right; right in a thought only, it is wrong."""
+    workload = one(name, data)
+    [query] = workload.queries("test", 1)
+    right = str(query.reference)
+    thought = "<think>A? B? 12? No.\n```python\nimport os\n```\nQuestion: which?</think>"
+    assert workload.score(query, f"{thought}\n\n{right}") == pytest.approx(1.0)
+    assert workload.score(query, f"<think>{right}</think>xyzzy") < 0.5
+    assert workload.score(query, f"<think>{right}") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "reply", "right"),
+    [
+        ("True", "not False is", "True", True),
+        ("True", "not False is", "So the answer is **True**.", True),
+        ("True", "not False is", "True. Because not False is True.", True),
+        ("No", "Did he?", "No, because he slept.", True),
+        ("No", "Did he?", "Not only he.", False),
+        ("No", "Did he?", "<think>No</think>Yes", False),
+        ("valid", "Is it valid?", "<answer>valid</answer>", True),
+        ("8", "How many?", "I have 8 objects.", True),
+        ("-12", "Compute", "The answer is \u221212.", True),
+        ("8", "How many?", "7 or 8", False),
+        ("a b c", "Sort: c b a", "a, b, c", True),
+        ("] )", "Close: ( [", "So the answer is ] ).", True),
+        ("(B)", "Which?\n(A) red\n(B) blue", "The answer is blue.", True),
+        ("(B)", "Which?\n(A) red\n(B) blue", "So the answer is (B).", True),
+        ("(B)", "Which?\n(A) red\n(B) blue", "(A) or (B)", False),
+    ],
+)
+def test_big_bench_hard_is_read(target: str, given: str, reply: str, right: bool) -> None:
+    """An option, a number or a few words, in the forms that models put them."""
+    row = bbh.Question("i", "t", given, target)
+    assert BBH.score(row, BBH.reply(reply)) == float(right)
 
 
 def test_code_is_run_in_the_sandbox(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

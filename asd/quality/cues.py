@@ -41,7 +41,7 @@ _FILLERS = (
     r"|then|simply|just|actually|also|still|option|choice|letter|answer|alternative|correct|right|best|final"
     r"|one|is|die|la|le|il|el|opción|lettre|letra|buchstabe)\b[\s:*_,-]*|选项|not\s+\W*[A-Z]\W*?\s+but\s+)*"
 )
-_IS = rf"{_OF_WHAT}{_MARKS}(?:{_COPULA}{_MARKS})+{_FILLERS}"
+_IS = rf"{_OF_WHAT}{_MARKS}(?:{_COPULA}[\s*_\"'`]*)+{_FILLERS}"
 _MODAL = r"(?:'(?:d|ll|m|ve)|\s+(?:would|will|shall|must|am|should|can))?(?:\s+(?:have|going) to)?"
 _CHOOSE = (
     r"(?:choose|chose|pick(?:ed)?|select(?:ed)?|(?:go|going|went) (?:with|for)|opt for|say|vote for|settle on"

@@ -16,6 +16,7 @@ from asd.errors import DataError
 from asd.quality.aggregate import WEIGHTS, Answered, Assessment, assess
 from asd.quality.overlap import signatures
 from asd.quality.semantic import Encoder
+from asd.quality.thinking import without_thinking
 from asd.study.recording import prompt_of, read_queries
 from asd.workloads import FreeText
 
@@ -89,7 +90,7 @@ def _answers(record: dict[str, Any], workload: FreeText, models: Sequence[str] |
 
 def _said(output: Mapping[str, Any], workload: FreeText) -> str:
     """The reply; "" where it has no word, which is no answer."""
-    reply = workload.reply(output["response"])
+    reply = workload.reply(without_thinking(output["response"]))
     return reply if any(character.isalnum() for character in reply) else ""
 
 

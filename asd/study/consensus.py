@@ -10,7 +10,7 @@ The border: recorded replies and scores (replayed); no model runs and nothing is
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import NamedTuple
@@ -66,13 +66,13 @@ class _Pair(NamedTuple):
     auroc_answer: float
 
 
-def consensus(data: Folder) -> Iterator[Consensus]:
-    """Every set of a folder, one after the other.
+def consensus(data: Folder, sets: Sequence[str] | None = None) -> Iterator[Consensus]:
+    """Sets of a folder, by default all, one after the other.
 
     Raises:
         DataError: A file is missing or damaged.
     """
-    for name in SETS:
+    for name in SETS if sets is None else sets:
         by_model = _by_model(replies(data, name))
         pairs = np.array([pair for a, b in permutations(by_model.values(), 2) if (pair := _pair(a, b))])
         everything = [said for one in by_model.values() for said in one.values()]
