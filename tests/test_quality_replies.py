@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from fractions import Fraction
 from pathlib import Path
 
@@ -181,6 +182,15 @@ def test_a_long_loop_is_read_in_time(piece: str) -> None:
     number_of(text)
     complete(PROMPT, text, "root")
     assert time.perf_counter() - began < 3.0
+
+
+def test_bad_style_is_no_bad_code() -> None:
+    """What Python only warns of is taken all the same, where warnings are errors too."""
+    first, second = "def root(x):\n    return -1", 'def root(x):\n    "\\d"\n    return 1if x else 2'
+    reply = f"```python\n{first}\n```\n```python\n{second}\n```"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert "1if x" in program_of(reply, "root")
 
 
 def test_a_reply_ends_where_the_model_asks_itself_more() -> None:

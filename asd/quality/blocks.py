@@ -13,6 +13,7 @@ import ast
 import doctest
 import re
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator
 from itertools import islice, takewhile
 
@@ -59,7 +60,7 @@ def longest_valid(text: str) -> str:
     n = len(lines)
     while n:
         try:
-            ast.parse("".join(lines[:n]))
+            _parse("".join(lines[:n]))
         except SyntaxError as error:
             n = min(n, error.lineno or n) - 1
         except (ValueError, RecursionError, MemoryError):
@@ -77,9 +78,15 @@ def _is_within(indent: str) -> Callable[[str], bool]:
 def parsed(code: str) -> ast.Module | None:
     """The code's syntax tree; None where it is no Python."""
     try:
-        return ast.parse(code)
+        return _parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+
+
+def _parse(code: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the style of a model's code; as errors they would forbid it
+        return ast.parse(code)
 
 
 def _inside(found: re.Match[str]) -> str:
