@@ -177,11 +177,11 @@ LOOPS = (
 def test_a_long_loop_is_read_in_time(piece: str) -> None:
     """A model that repeats itself to the end of its room costs no more than a moment."""
     text = piece * (8_000 // len(piece))
-    began = time.perf_counter()
+    began = time.process_time()
     choice_of(text, ("Paris", "Rome", "a large dog"))
     number_of(text)
     complete(PROMPT, text, "root")
-    assert time.perf_counter() - began < 3.0
+    assert time.process_time() - began < 3.0
 
 
 def test_bad_style_is_no_bad_code() -> None:
