@@ -239,7 +239,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
                     "fit again, the traces need not be collected anew"
                 )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file in one step.
 
         Raises:

@@ -8,17 +8,17 @@ that fails is undone. The format of the lines is `asd.traces`' and `asd.tracerec
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from asd.errors import ConfigError, DataError, StorageError
+from asd.locking import lock
 from asd.tracerecords import decode_trace, encode_trace
 from asd.traces import Header, Key, as_recorded, check_same, encode_header, key_of, merge, parse
 from asd.types import Query, Trace, pair_name
@@ -56,11 +56,12 @@ class TraceLog:
         self.header = header
         with _storing(path):
             self._file = path.open("ab", buffering=0)
+        self._release: Callable[[], None] = lambda: None
         try:
-            self._lock()
+            self._release = lock(path, self._file.fileno())
             self._take_up()
         except BaseException:
-            self._file.close()
+            self.__exit__()
             raise
 
     def __enter__(self) -> Self:
@@ -68,6 +69,7 @@ class TraceLog:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        self._release()
 
     def pending(self, stage: str, queries: Iterable[Query], *, refused: bool = False) -> list[Query]:
         """The queries that `stage` has not answered yet.
@@ -136,12 +138,6 @@ class TraceLog:
     def select(self, queries: Iterable[Query]) -> list[Trace]:
         """The traces of these queries, in their order; all of them must have been appended."""
         return [self._traces[key_of(query)] for query in queries]
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StorageError(f"another process is collecting into {self.path}; let it finish") from error
 
     def _take_up(self) -> None:
         """Continue the run that left the file, if it is the same; drop the line it died over."""

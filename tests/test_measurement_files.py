@@ -8,6 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from asd import artifact
+from asd.artifact import load as load_policy
 from asd.errors import DataError, StorageError
 from asd.measurement.files import read_record, write_atomically, write_record
 from asd.measurement.records import HardwareKey, Run
@@ -95,3 +97,15 @@ def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path):
     with pytest.raises(StorageError, match="not a regular file"):
         write_record(tmp_path / "pipe", KEY)
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_paths_may_be_strings(tmp_path: Path):
+    """A record is written and read under a name as under a path; so are a policy artifact and a text."""
+    run, path = fabricate(np.random.default_rng(0)), str(tmp_path / "run.json")
+    write_record(path, run)
+    assert read_record(path, Run) == run
+    write_atomically(path, "text")
+    assert Path(path).read_text() == "text"
+    policy = load_policy(Path(artifact.__file__).with_name("tiny") / "policy.json")
+    policy.save(path)
+    assert load_policy(path) == policy

@@ -126,12 +126,12 @@ class QualityPredictor:
             [list(map(to_p, row)) for to_p, row in zip(self._maps, logits.tolist(), strict=True)]
         ).T
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file in one step; `StorageError` where that fails."""
         write_record(path, self.file)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: str | Path) -> Self:
         """Read a file; `DataError` where it is missing, broken or of other features."""
         return cls(read_record(path, PredictorFile))
 

@@ -22,12 +22,13 @@ __all__ = ["read_record", "write_atomically", "write_record"]
 T = TypeVar("T", bound=Record)
 
 
-def read_record(path: Path, kind: type[T]) -> T:
+def read_record(path: str | Path, kind: type[T]) -> T:
     """Read a record file.
 
     Raises:
         DataError: The file is missing, unreadable, cut off, from another schema or has unknown fields.
     """
+    path = Path(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError as error:
@@ -38,7 +39,7 @@ def read_record(path: Path, kind: type[T]) -> T:
         raise DataError(f"{path} cannot be read ({error}); restore it or record it again") from error
 
 
-def write_record(path: Path, record: Record, expand: int = 2) -> None:
+def write_record(path: str | Path, record: Record, expand: int = 2) -> None:
     """Write a record as JSON, laid out over lines down to nesting depth `expand`.
 
     Raises:
@@ -52,12 +53,13 @@ def write_record(path: Path, record: Record, expand: int = 2) -> None:
     write_atomically(path, _lay_out(content, expand) + "\n")
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Replace a file in one step: it holds either the old text or all of the new one.
 
     Raises:
         StorageError: Disk full, no permission, not a regular file; what was there is intact.
     """
+    path = Path(path)
     if path.exists() and not path.is_file():  # renaming onto a device would take its place
         raise StorageError(f"{path} is not a regular file; choose another path")
     temporary = None

@@ -22,7 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -158,15 +158,15 @@ class Sandbox:
             "pipes": pipes or [],
         }
         python = [str(_python()), "-I", "-S", "-B", str(_SCRIPT) if self.unsafe else _INSIDE]
-        with _as_file(b"" if self.unsafe else refusing_filter()) as seccomp:
+        with nullcontext() if self.unsafe else _as_file(refusing_filter()) as seccomp:
             process = subprocess.Popen(  # noqa: S603  (the command is ours, the answer is data)
-                [*([] if self.unsafe else _jail(self.limits, seccomp)), *python, json.dumps(settings)],
+                [*([] if seccomp is None else _jail(self.limits, seccomp)), *python, json.dumps(settings)],
                 stdin=stdin,
                 stdout=stdout,
                 stderr=subprocess.DEVNULL,
                 env={},
                 cwd="/",
-                pass_fds=[seccomp, *(fd for fd, *_ in pipes or [])],
+                pass_fds=[*([] if seccomp is None else [seccomp]), *(fd for fd, *_ in pipes or [])],
                 start_new_session=True,
             )
         try:

@@ -1,0 +1,51 @@
+"""Without `fcntl` (Windows) and `memfd_create` (macOS): in processes where both are hidden."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import asd
+
+ROOT = Path(asd.__file__).parent.parent
+HIDDEN = "import os, sys; sys.modules['fcntl'] = None; del os.memfd_create\n"
+
+
+def run(code: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", HIDDEN + code, *map(str, arguments)],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    return done.stdout + done.stderr
+
+
+def test_a_trace_file_is_locked_by_a_file_beside_it(tmp_path: Path) -> None:
+    """The package imports, a second log is refused and named the remedy, the lock goes with the first."""
+    code = (
+        "import asd\n"
+        "from asd.errors import StorageError\n"
+        "from asd.tracelog import TraceLog\n"
+        "from tests.test_tracelog import HEADER, trace\n"
+        "with TraceLog(sys.argv[1], HEADER) as log:\n"
+        "    log.append([trace('q1')])\n"
+        "    try: TraceLog(sys.argv[1], HEADER)\n"
+        "    except StorageError as error: print(error)\n"
+        "with TraceLog(sys.argv[1], HEADER) as log: print(len(log.select([trace('q1').query])))\n"
+    )
+    path = tmp_path / "t.jsonl"
+    assert run(code, path) == (
+        f"another process is collecting into {path}; let it finish, or remove {path}.lock if none is\n1\n"
+    )
+    assert [file.name for file in tmp_path.iterdir()] == ["t.jsonl"]
+
+
+def test_code_runs_without_a_jail() -> None:
+    """Unsafe mode needs no file in memory: what a system call filter would be in."""
+    code = (
+        "from asd.quality.sandbox import CodeTests, Sandbox\n"
+        "box = Sandbox.open(unsafe=True)\n"
+        "tests = CodeTests(tests='assert f(2) == 4', names=('f',))\n"
+        "print(*(box.run(f'def f(x): return x * {n}', tests).passed for n in (2, 3)))\n"
+    )
+    assert run(code) == "True False\n"
