@@ -139,3 +139,28 @@ def test_public_files_are_read(name: str) -> None:
     found = read_recording([path], models_in(path))
     assert len(found) == found.counts.n_used > 100
     assert found.counts.n_queries - len(found) == {"routerbench_arc_challenge": 20}.get(name, 0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path: Path, packed: bool) -> None:
+    """What editors put in front of a file, and so of lines where files were joined, is skipped."""
+    rows = records(4)
+    lines = [b"\xef\xbb\xbf" + json.dumps(row).encode() + b"\r\n" for row in rows]
+    content = b"".join(lines) + b"\xef\xbb\xbf\n"
+    path = tmp_path / ("rows.jsonl.gz" if packed else "rows.jsonl")
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assert (
+        read_recording([path], STAGES).scores.tolist()
+        == recording(tmp_path / "plain.jsonl", rows).scores.tolist()
+    )
+    assert models_in(path) == STAGES
+
+
+@pytest.mark.parametrize("name", ["score", "cost", "latency_ms", "confidence"])
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_numbers_beyond_all_floats_are_refused(tmp_path: Path, name: str, number: int) -> None:
+    """A whole number that no float can hold is an error with its line, not a traceback."""
+    rows = records(3)
+    rows[1]["outputs"]["small"][name] = number
+    with pytest.raises(DataError, match=f"line 2: {name} of 'small'"):
+        recording(tmp_path / "rows.jsonl", rows)

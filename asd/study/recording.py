@@ -17,6 +17,7 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -201,7 +202,10 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip() and (record := _decode(path, number, line)) is not None:
+                if (
+                    line.removeprefix(BOM_UTF8).strip()
+                    and (record := _decode(path, number, line)) is not None
+                ):
                     yield record
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read outcomes from {path}: {error}") from error
@@ -210,8 +214,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 def _decode(path: Path, number: int, line: bytes) -> dict[str, Any] | None:
     """One query, its numbers checked; None for the header line of this package's own traces."""
     try:
-        record = msgspec.json.decode(line, type=dict[str, Any])
-    except msgspec.DecodeError as error:
+        record = msgspec.json.decode(line.removeprefix(BOM_UTF8), type=dict[str, Any])
+    except ValueError as error:  # not JSON, or not UTF-8
         raise DataError(
             f"{path}, line {number}, is not strict JSON ({error}); NaN and Infinity are not"
         ) from error
@@ -239,7 +243,13 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is one that a float can hold: JSON's whole numbers have no end."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
 def read_queries(paths: Sequence[Path]) -> list[dict[str, Any]]:
