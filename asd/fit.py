@@ -42,7 +42,7 @@ from asd.stopping.states import Move, moves
 from asd.traces import answered
 from asd.types import Trace, Usage, pair_name
 
-__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_usages", "replay"]
+__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_usages", "rejected_pairs", "replay"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -53,6 +53,8 @@ LAMS = (
 """Where the replays look."""
 MIN_ROWS = 100
 """Fewer scored queries than this do not support a policy."""
+LEAST_ACCEPTED = 0.01
+"""A verifier that accepts a smaller share of a stage's drafted tokens is not asked to read them."""
 
 
 def fit(
@@ -343,4 +345,18 @@ def _verified_pairs(rows: Sequence[Trace], stages: Sequence[str]) -> list[str]:
                 f"going on from {pair!r} was recorded with a drafter for {n} of {len(rows)} queries and "
                 "without one for the others; fit on files that were collected alike"
             )
-    return [pair for pair in pairs if pair in rows[0].verifications]
+    return [pair for pair in pairs if pair in rows[0].verifications and pair not in rejected_pairs(rows)]
+
+
+def rejected_pairs(traces: Sequence[Trace]) -> dict[str, tuple[int, int]]:
+    """Pairs of stages whose verifier accepts next to nothing: tokens accepted and read, by pair.
+
+    Two models of different families can disagree on the first token of every answer; what verifying costs is
+    then spent for nothing, and a fit leaves it out.
+    """
+    counts: dict[str, tuple[int, int]] = {}
+    for trace in traces:
+        for pair, read in trace.verifications.items():
+            n_accepted, n_read = counts.get(pair, (0, 0))
+            counts[pair] = n_accepted + read.n_accepted, n_read + len(read.tokens)
+    return {pair: (a, n) for pair, (a, n) in counts.items() if a < LEAST_ACCEPTED * n}

@@ -13,7 +13,7 @@ import pytest
 from asd.artifact import PolicyArtifact
 from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import Rows
-from asd.fit import LAMS, MIN_ROWS, Table, estimate_graph, fit, replay
+from asd.fit import LAMS, MIN_ROWS, Table, estimate_graph, fit, rejected_pairs, replay
 from asd.ladder import Ladder, Stage
 from asd.policies import Policy
 from asd.prices import Prices
@@ -385,3 +385,17 @@ def test_refused_queries_are_left_out_and_counted() -> None:
     assert (artifact.fit.n_refused, artifact.fit.n_unscored) == (7, 0)
     assert msgspec.structs.replace(artifact.fit, n_refused=0) == plain.fit
     assert artifact.problem == plain.problem
+
+
+def test_a_verifier_that_accepts_nothing_is_not_asked_to_read() -> None:
+    """Where two stages agree on no draft's first token, verifying is told and left out of the problem."""
+    rows = worlds.verified(few(), np.random.default_rng(0))
+    assert not rejected_pairs(rows)
+    rejecting = [
+        replace(row, verifications={p: replace(v, n_accepted=0) for p, v in row.verifications.items()})
+        for row in rows
+    ]
+    n_read = sum(len(row.verifications["S>L"].tokens) for row in rows)
+    assert rejected_pairs(rejecting) == {"S>L": (0, n_read)}
+    assert small_fit(rejecting).problem == small_fit(few()).problem
+    assert small_fit(rows).problem != small_fit(few()).problem

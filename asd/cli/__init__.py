@@ -45,7 +45,7 @@ from asd.policies import Policy
 from asd.prices import write_prices
 from asd.resilience import Health
 from asd.traces import answered
-from asd.types import AnswerForm, AnswerKind, Completion, Query, Trace, pair_name
+from asd.types import VERIFY, AnswerForm, AnswerKind, Completion, Query, Trace, pair_name
 
 EXIT_INTERRUPTED = 130
 _GROUPS = ("agreement", "assess", "certify", "collect", "evidence", "frontier", "replay", "study", "tiny")
@@ -259,6 +259,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Options]) -> None:
     """Learn when to stop from TRACES of split "fit"; with --keep or --cap-cost, promise what comes of it."""
     from asd.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)
+    from asd.fit import rejected_pairs  # noqa: PLC0415
 
     steps = Ladder.load(ladder)
     asked = what_is_asked(steps, **options)
@@ -276,6 +277,12 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
     for stage in fitted.model.silent:
         click.echo(
             f"stage {stage} gives no log-probabilities: its answers go by agreement, length and prompt"
+        )
+    for pair, (n_accepted, n_read) in rejected_pairs(usable).items():
+        drafter, _, verifier = pair.partition(VERIFY)
+        click.echo(
+            f"{verifier} accepts {n_accepted:,} of {n_read:,} tokens of {drafter}'s drafts: "
+            "verification is left out"
         )
     for line in _blocks(steps, usable):
         click.echo(line)
