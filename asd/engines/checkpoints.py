@@ -72,8 +72,8 @@ def _without_weights(where: str, directory: Path) -> str:
 def _convert(where: str, path: Path) -> str:
     there = "" if path.exists() else ", and is not there"
     return (
-        f"{where}: {path.name} is a GGUF file{there}; convert it with `asd convert {path} DIRECTORY` and "
-        "name that directory as the stage's model"
+        f"{where}: {path.name} is a GGUF file{there}; name the same model in safetensors, or serve "
+        'the file (llama.cpp) and give the stage engine = "openai"'
     )
 
 
