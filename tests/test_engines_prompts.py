@@ -161,3 +161,13 @@ def test_a_stage_with_a_broken_template_does_not_load(tmp_path: Path) -> None:
     engine = TransformersEngine(replace(SMALL, model=str(tmp_path)), "cpu")
     with pytest.raises(EngineError, match="System role not supported; correct it where"):
         engine.load()
+
+
+def test_a_template_that_prints_the_date_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the date is in the prompt, and only there: not where it is a constant, or not printed."""
+    today = "{{ strftime_now('%d %b %Y') }}"
+    for quiet in (LOOP, "{% if tools %}" + today + "{% endif %}" + LOOP, "{{ '26 Jul 2024' }}" + LOOP):
+        check_template(stage(), with_template(quiet))
+    assert caplog.text == ""
+    check_template(stage(), with_template(today + LOOP))
+    assert "prints today's date" in caplog.text

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 from asd.errors import ConfigError, EngineError, PromptTooLongError, RefusedError
@@ -144,6 +145,20 @@ def _try_template(stage: Stage, tokenizer: Any) -> None:
         ) from error
     if PROBE.prompt not in text:
         raise EngineError(f"{where} leaves the user's message out; {remedy}")
+    if stage.chat_template and "strftime_now" in str(tokenizer.chat_template):
+        _warn_of_dates(stage, tokenizer, where)
+
+
+def _warn_of_dates(stage: Stage, tokenizer: Any, where: str) -> None:
+    """Render once with a clock that stands elsewhere: where that shows, answers change from day to day."""
+    clock = {"strftime_now": lambda _format: "another day"}
+    elsewhere = replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **clock})
+    if "another day" in as_read(PROBE, elsewhere, tokenizer):
+        _LOG.warning(
+            "%s prints today's date, so that answers may change from day to day; collect on one day, or set "
+            "the date in chat_template_kwargs if the template has a variable for it",
+            where,
+        )
 
 
 def check_vocabulary(stage: Stage, tokenizer: Any, n_vocab: int) -> None:
