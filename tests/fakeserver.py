@@ -207,11 +207,14 @@ class _Handler(BaseHTTPRequestHandler):
         return {"choices": [choice], "usage": usage}
 
     def _echo(self, ids: list[int]) -> dict[str, Any]:
-        """The first token has no log-probability, as none comes before it; one more token is written."""
+        """The first token has no log-probability, as none comes before it; one more token is written.
+
+        Behind what is not scripted that is the end where it ends in "!".
+        """
         prompt, script = self._find(ids)
         draft = ids[len(prompt) :]
         is_scripted = draft == script[: len(draft)] and len(draft) < len(script)
-        following = script[len(draft)] if is_scripted else 0
+        following = script[len(draft)] if is_scripted else script[-1] if draft[-1:] == [ord("!")] else 0
         token_logprobs: list[float | None] = [None] + [KNOWN] * (len(prompt) - 1)
         top_logprobs: list[dict[str, float] | None] = [None] + [{"token_id:0": KNOWN}] * (len(prompt) - 1)
         for i, token in enumerate([*draft, following]):

@@ -23,6 +23,7 @@ TEMPLATE = (
     "{{ bos_token + messages[-1]['content'] + '\\n' }}"
     "{% if enable_thinking is defined and not enable_thinking %}{{ '==' }}{% endif %}"
     "{% for tool in tools or [] %}{{ tool }}{% endfor %}"
+    "{% if add_generation_prompt %}{% endif %}"
 )
 
 

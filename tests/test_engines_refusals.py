@@ -264,6 +264,7 @@ def test_a_page_is_reduced_to_its_words(server: FakeServer, status: int) -> None
     ("body", "words"),
     [
         (STREAM, r"event stream, which was not requested.*extra_body = { stream = false }"),
+        ('{"response": "4", "done": false}\n{"response": "", "done": true}\n', "event stream"),
         (": keep-alive\n\n" + STREAM, "event stream"),
         ("", "empty body; correct base_url"),
         ("OK", "malformed data"),

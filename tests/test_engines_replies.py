@@ -133,10 +133,12 @@ def test_reasoning_without_an_answer_is_named_once(
     server.faults.extend([saying(chat(message | {name: "2 and 2 make 4."}))] * 2)
     with opened(server, chat=True) as engine:
         for _ in range(2):
-            with pytest.raises(RefusedError, match=r"wrote reasoning and no answer.*chat_template_kwargs"):
+            with pytest.raises(
+                RefusedError, match=rf"wrote no answer: {name} holds what .*chat_template_kwargs"
+            ):
                 engine.generate([query()])
     [record] = caplog.records
-    assert (record.levelname, "reasoning" in record.getMessage()) == ("WARNING", True)
+    assert (record.levelname, f"{name} holds" in record.getMessage()) == ("WARNING", True)
 
 
 @pytest.mark.parametrize("message", [{"content": None, "reasoning_content": "First, "}, {"content": ""}])
@@ -151,6 +153,42 @@ def test_no_room_for_an_answer_is_named_once(
     [record] = caplog.records
     assert "raise the max_new_tokens" in record.getMessage()
     assert "stage 'S'" in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        reply({"text": "", "reasoning": "2 and 2 make 4.", "finish_reason": "stop"}),
+        chat({"content": None, "tool_calls": [{"function": {"name": "add"}}]}, "tool_calls"),
+        chat({"content": [{"type": "thinking", "thinking": "2 and 2"}]}),
+    ],
+)
+def test_words_in_other_fields(server: FakeServer, body: str) -> None:
+    """The same of other fields that hold words in place of the text."""
+    with pytest.raises(RefusedError, match=r"(reasoning|tool_calls|thinking) holds what the model said"):
+        drafted(server, body, chat=True)
+
+
+def test_tokens_without_text(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer of several tokens and no text is kept and told; one of an end alone is an empty answer."""
+    usage = {"prompt_tokens": 4, "completion_tokens": 50}
+    assert drafted(server, reply({"text": "", "finish_reason": "stop"}, usage)).text == ""
+    assert "wrote 50 tokens and no text" in caplog.text
+    caplog.clear()
+    assert drafted(server, reply({"text": "", "finish_reason": "stop"})).text == ""
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 4.0, "completion_tokens": 1.0, "total_tokens": 5.0},
+        {"input_tokens": 4, "output_tokens": 1},
+    ],
+)
+def test_counts_in_other_forms(server: FakeServer, usage: object) -> None:
+    """Whole numbers with a point, and the other names that are in use, are counts too."""
+    assert drafted(server, reply(None, usage)).usage == Usage(4, 1, 1)
 
 
 def test_reasoning_beside_an_answer_is_left_out(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -218,6 +256,15 @@ def test_a_tokenizer_that_cannot_be_loaded(server: FakeServer, tmp_path: Path) -
     """It is named with its option."""
     with pytest.raises(ConfigError, match=r"stage 'S': options.openai.tokenizer = .* cannot be loaded"):
         drafted(server, reply(None, ...), prices=PRICED, tokenizer=str(tmp_path))
+
+
+def test_a_tokenizer_without_the_chat_template(server: FakeServer, tmp_path: Path) -> None:
+    """A chat cannot be counted with a tokenizer that has no template, which is said."""
+    _tiny().save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    body = chat({"content": "4"}).replace('"usage"', '"unused"')
+    with pytest.raises(EngineError, match=r"the tokenizer of .* has none"):
+        drafted(server, body, chat=True, prices=PRICED, tokenizer=str(tmp_path))
 
 
 def test_what_the_server_counts_is_believed(server: FakeServer) -> None:

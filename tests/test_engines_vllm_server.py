@@ -182,6 +182,14 @@ def test_a_senseless_echo(
         verifier.verify([query("say abc ")], [draft("ab", finished=False)])
 
 
+def test_an_end_behind_a_wrong_draft(verifier: VllmServerEngine) -> None:
+    """Where the server would end behind a draft that it does not accept, the end is read, and no answer."""
+    asked = query("say abc ")
+    [seen] = verifier.verify([asked], [draft("ax!")])
+    assert (seen.tokens[-1], seen.n_accepted, seen.complete, seen.text) == (END, 1, True, None)
+    assert verifier.continue_([asked], [seen])[0].text == "abc"
+
+
 def test_of_equally_probable_tokens_none_is_accepted(verifier: VllmServerEngine, server: FakeServer) -> None:
     """In a tie the server's own choice is not known, so that the answer goes on from before it."""
     server.tied = True

@@ -41,9 +41,10 @@ CUT_EARLY = (
     "ran out of room before the first word of an answer (finish_reason 'length'); raise the max_new_tokens "
     "(max tokens) of the workload, "
 )
-THOUGHT_ONLY = (
-    "wrote reasoning and no answer: the field for reasoning holds text, content is empty; correct the "
-    "reasoning parser of the server, "
+EMPTY = "wrote {n} tokens and no text; look at what the server does with the model's words, "
+ELSEWHERE = (
+    "wrote no answer: {fields} holds what the model said, content is empty; correct the server's parser of "
+    "reasoning or tool calls, "
 )
 THINKING_OFF = (
     "or turn thinking off: chat_template_kwargs = { enable_thinking = false } in the stage, or the "
@@ -165,18 +166,21 @@ class OpenAIEngine(Closing):
         """Say once why answers may be empty.
 
         Raises:
-            RefusedError: The model has thought and said nothing, which is no answer.
+            RefusedError: The model said something, and not in the text: that is no answer.
         """
         if written.is_cut:
-            self._warn(f"{self._server.where} {CUT_EARLY}{THINKING_OFF}")
-        elif written.has_thought:
-            self._warn(f"{self._server.where} {THOUGHT_ONLY}{THINKING_OFF}")
-            raise RefusedError(f"{self._server.where} {THOUGHT_ONLY}{THINKING_OFF}")
+            self._warn(CUT_EARLY)
+        elif written.elsewhere:
+            found = ELSEWHERE.format(fields=", ".join(written.elsewhere))
+            self._warn(found)
+            raise RefusedError(f"{self._server.where} {found}{THINKING_OFF}")
+        elif written.n_decoded > 1:
+            self._warn(EMPTY.format(n=written.n_decoded))
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, what: str) -> None:
         if not self._warned:
             self._warned = True
-            _LOG.warning("%s", message)
+            _LOG.warning("%s %s%s", self._server.where, what, THINKING_OFF)
 
     def _read(self, reading: Callable[[], T]) -> T:
         try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 from typing import Any
 
-from asd.engines.prompts import as_read
+from asd.engines.prompts import as_read, check_template
 from asd.engines.replies import Written
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Stage
@@ -36,8 +37,8 @@ class Counter:
         """What the server counted, and where it did not, what can be counted here.
 
         Raises:
-            ConfigError: The tokenizer cannot be loaded.
-            EngineError: It takes a tokenizer, and the stage names none.
+            ConfigError: The tokenizer cannot be loaded, or has other template variables than the stage.
+            EngineError: It takes a tokenizer, and the stage names none, or one without its chat template.
         """
         n_decoded = written.n_decoded or self._n_written(query, written)
         return Usage(
@@ -85,12 +86,12 @@ class Counter:
     def _loaded(self) -> Any:
         with self._loading:
             if self._tokenizer is None:
-                self._tokenizer = _load(self._stage.name, str(self._name))
+                self._tokenizer = _load(self._stage, str(self._name))
             return self._tokenizer
 
 
-def _load(stage_name: str, name: str) -> Any:
-    where = f"stage {stage_name!r}: options.openai.tokenizer = {name!r}"
+def _load(stage: Stage, name: str) -> Any:
+    where = f"stage {stage.name!r}: options.openai.tokenizer = {name!r}"
     try:
         from transformers import AutoTokenizer  # noqa: PLC0415  (servers that count need none)
     except ImportError as error:
@@ -98,6 +99,8 @@ def _load(stage_name: str, name: str) -> Any:
             f"{where} needs a library that is not here: pip install 'asd[transformers]'"
         ) from error
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ConfigError(f"{where} cannot be loaded: {error}") from error
+    check_template(replace(stage, model=name), tokenizer)
+    return tokenizer

@@ -134,7 +134,7 @@ def not_json(text: str) -> str | None:
         return "answered with an empty body; correct base_url"
     if text.lstrip().startswith("<"):
         return f"answered with a page instead of JSON; correct base_url: {_plain(text)}"
-    if text.lstrip().startswith(("data:", "event:", ": ")):
+    if text.lstrip().startswith(("data:", "event:", ": ")) or re.match(r"\s*{.*}\s*\n\s*{", text):
         return (
             "answered with an event stream, which was not requested; switch streaming off or set "
             f"options.openai.extra_body = {{ stream = false }}: {text}"
@@ -158,8 +158,6 @@ def trouble_in(reply: Any) -> Trouble | None:
 
 def _reports(reply: Mapping[str, Any]) -> Iterator[Any]:
     """Whatever says in a reply that something went wrong."""
-    if reply.get("object") == "error":
-        yield reply
     for holder in (reply, _first(reply.get("choices"))):
         for name in ("error", "errors"):
             if holder.get(name):

@@ -65,8 +65,10 @@ class _Cached(msgspec.Struct, frozen=True):
 
 
 class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: float | None = None
+    completion_tokens: float | None = None
+    input_tokens: float | None = None
+    output_tokens: float | None = None
     prompt_tokens_details: _Cached | None = None
 
     @property
@@ -85,7 +87,7 @@ class Written:
         logprobs: One a token; empty where the server gives none, or not of every token.
         finished: The answer ended by itself.
         is_cut: It ran out of room.
-        has_thought: Something stands in a field for reasoning, beside the text.
+        elsewhere: Names of the fields beside the text that hold something: reasoning, calls of tools.
         n_prompt: Prompt tokens as the server counts them; 0 where it does not.
         n_decoded: Tokens written, likewise.
         n_cached: Prompt tokens it found in its cache.
@@ -96,7 +98,7 @@ class Written:
     logprobs: tuple[float, ...]
     finished: bool
     is_cut: bool
-    has_thought: bool
+    elsewhere: tuple[str, ...]
     n_prompt: int
     n_decoded: int
     n_cached: int
@@ -122,12 +124,25 @@ class _Part(msgspec.Struct, frozen=True):
     thinking: Any = None
 
 
-class _Message(msgspec.Struct, frozen=True):
-    content: str | list[str | _Part] | None = None
-    refusal: str | None = None
+class _Elsewhere(msgspec.Struct, frozen=True):
+    """Fields beside the text where servers put what a model has written."""
+
     reasoning_content: Any = None
     reasoning: Any = None
+    reasoning_details: Any = None
     thinking: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+
+    @property
+    def filled(self) -> list[str]:
+        """Names of those that hold something."""
+        return [name for name in _Elsewhere.__struct_fields__ if getattr(self, name)]
+
+
+class _Message(_Elsewhere, frozen=True):
+    content: str | list[str | _Part] | None = None
+    refusal: str | None = None
 
     @property
     def parts(self) -> list[_Part]:
@@ -141,9 +156,9 @@ class _Message(msgspec.Struct, frozen=True):
         return "".join(part.text or "" for part in self.parts)
 
     @property
-    def has_thought(self) -> bool:
-        """Whether something stands where servers put reasoning."""
-        return any((self.reasoning_content, self.reasoning, self.thinking, *(p.thinking for p in self.parts)))
+    def elsewhere(self) -> list[str]:
+        """Names of the fields and parts beside the text that hold something."""
+        return [*self.filled, *("thinking" for part in self.parts if part.thinking)]
 
     @property
     def words_of_refusal(self) -> str:
@@ -151,7 +166,7 @@ class _Message(msgspec.Struct, frozen=True):
         return self.refusal or "".join(part.refusal or "" for part in self.parts)
 
 
-class _Choice(msgspec.Struct, frozen=True):
+class _Choice(_Elsewhere, frozen=True):
     text: str | None = None
     message: _Message | None = None
     finish_reason: str | None = None
@@ -201,9 +216,9 @@ class Reply(msgspec.Struct, frozen=True):
             logprobs=_believed([s for s in scores if s is not None]) if None not in scores else (),
             finished=choice.reason in ENDED,
             is_cut=choice.reason in CUT,
-            has_thought=choice.message is not None and choice.message.has_thought,
-            n_prompt=_count(usage.prompt_tokens),
-            n_decoded=_count(usage.completion_tokens),
+            elsewhere=(*choice.filled, *(choice.message.elsewhere if choice.message else ())),
+            n_prompt=_count(usage.prompt_tokens or usage.input_tokens),
+            n_decoded=_count(usage.completion_tokens or usage.output_tokens),
             n_cached=usage.n_cached,
         )
 
@@ -289,10 +304,12 @@ def _believed(logprobs: Sequence[float]) -> tuple[float, ...]:
     return tuple(LEAST_LOGPROB if math.isinf(value) else min(value, 0.0) for value in logprobs)
 
 
-def _count(value: int | None) -> int:
-    if value is not None and value < 0:
-        raise ValueError(f"a count of {value} tokens")
-    return value or 0
+def _count(value: float | None) -> int:
+    if value is None:
+        return 0
+    if value < 0 or not value.is_integer():
+        raise ValueError(f"a count of {value:g} tokens")
+    return int(value)
 
 
 def _whole(text: str) -> str:
