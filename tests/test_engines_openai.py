@@ -260,6 +260,7 @@ def test_a_server_that_is_not_there() -> None:
         (reply("1e999"), "makes no sense: log-probability inf"),
         (reply("0.5"), "makes no sense: log-probability 0.5"),
         (reply(usage='{"prompt_tokens": 4, "completion_tokens": -1}'), "a count of -1 tokens"),
+        (reply(usage='{"prompt_tokens": 4, "completion_tokens": 1.5}'), "a count of 1.5 tokens"),
         (reply(choices=""), "0 choices instead of 1"),
         ('{"choices": null}', "0 choices instead of 1"),
         ('{"object": "text_completion"}', "0 choices instead of 1"),

@@ -390,6 +390,24 @@ def test_chat_template_wraps_the_prompt(path: Path, tmp_path: Path) -> None:
     assert [(d.tokens, d.usage) for d in ours] == [(d.tokens, d.usage) for d in theirs]
 
 
+def test_template_variables_reach_the_template(tmp_path: Path) -> None:
+    """The stage's variables change what it reads; one that the template does not have is refused."""
+    own = shutil.copytree(TINY["S"].model, tmp_path / "S")
+    with (own / "chat_template.jinja").open("a") as template:
+        template.write("{% if enable_thinking is defined and not enable_thinking %}=={% endif %}")
+    asked = Query("q", "d", "add 2+3", max_new_tokens=4)
+
+    def opened(**kwargs: object) -> VllmEngine:
+        return VllmEngine(replace(stage(own, chat_template=True), chat_template_kwargs=kwargs), "cpu")
+
+    counts = [
+        engine.generate([asked])[0].usage.n_prompt for engine in (opened(), opened(enable_thinking=False))
+    ]
+    assert counts == [7, 9]
+    with pytest.raises(ConfigError, match="no variable 'thinking'"):
+        opened(thinking=False).load()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,10 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -24,6 +25,7 @@ import stamina
 from asd.cascade import Cascade
 from asd.engines.completions import OpenAIEngine
 from asd.engines.openai import open_stage
+from asd.engines.server import Server
 from asd.engines.transformers import TransformersEngine
 from asd.engines.vllm_server import VllmServerEngine
 from asd.errors import PromptTooLongError
@@ -57,22 +59,27 @@ ARGUMENTS = (
 ).split()
 
 
+THINKING = "{% if enable_thinking is defined and not enable_thinking %}=={% endif %}"
+"""What a chat template adds where thinking is turned off."""
+
+
 class VllmServer:
     """One server process on a port of its own; it may be killed and started again."""
 
-    def __init__(self, model: str, log: Path) -> None:
+    def __init__(self, model: str, log: Path, *arguments: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/v1"
         self._model = model
         self._log = log
+        self._arguments = (*ARGUMENTS, *arguments)
 
     def start(self) -> None:
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self._model]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *ARGUMENTS],
+                [*command, "--port", str(self.port), *self._arguments],
                 env=os.environ | QUIET,
                 stdout=log,
                 stderr=log,
@@ -105,7 +112,10 @@ class VllmServer:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServer]:
-    running = VllmServer(SMALL.model, tmp_path_factory.mktemp("server") / "log")
+    place = tmp_path_factory.mktemp("server")
+    template = place / "template.jinja"
+    template.write_text((Path(SMALL.model) / "chat_template.jinja").read_text() + THINKING)
+    running = VllmServer(SMALL.model, place / "log", "--chat-template", str(template))
     running.start()
     yield running
     running.stop()
@@ -199,6 +209,39 @@ def test_a_prompt_that_does_not_fit(engine: VllmServerEngine) -> None:
     """What vLLM says of it is understood."""
     with pytest.raises(PromptTooLongError, match="shorten the prompt"):
         engine.generate([Query("long", "d", "add 1+1 " * 200, max_new_tokens=20)])
+
+
+@pytest.mark.parametrize("dialect", ["openai", "vllm"])
+def test_template_variables_reach_the_template(server: VllmServer, dialect: str) -> None:
+    """A stage's variables change what the server makes of a chat, and so what it reads."""
+    query = Query("q", "d", "add 2+3", max_new_tokens=4)
+    stages = [
+        replace(served(server, dialect), chat_template_kwargs=kwargs)
+        for kwargs in ({}, {"enable_thinking": True}, {"enable_thinking": False})
+    ]
+    drafts = [open_stage(stage).generate([query])[0] for stage in stages]
+    assert [draft.usage.n_prompt for draft in drafts] == [7, 7, 9]
+
+
+def test_one_request_a_verification(
+    server: VllmServer, asked: list[Query], reference: list[Draft], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new engine, which has seen no answer end, needs none to judge the end of a draft."""
+    sent: list[tuple[str, object]] = []
+    post = Server.post
+
+    def counted(self: Server, path: str, body: Mapping[str, object], reply: type[Any]) -> Any:
+        sent.append((path, body.get("max_tokens")))
+        return post(self, path, body, reply)
+
+    monkeypatch.setattr(Server, "post", counted)
+    engine = open_stage(served(server))
+    assert isinstance(engine, VllmServerEngine)
+    finished = [(q, d) for q, d in zip(asked, reference, strict=True) if d.finished]
+    seen = engine.verify([q for q, _ in finished], [replace(d, stage="XS") for _, d in finished])
+    engine.unload()
+    assert [v.text for v in seen] == [d.text for _, d in finished]
+    assert [n for path, n in sent if path == "completions"] == [1] * len(finished)
 
 
 def test_killed_in_the_middle_of_a_batch_and_back_again(server: VllmServer, asked: list[Query]) -> None:
