@@ -15,7 +15,7 @@ from asd.engines import Acceptance, Drafted, Sampling, Verifier
 from asd.engines.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals
 from asd.engines.speculation import SpeculativeEngine
 from asd.engines.transformers import TransformersEngine
-from asd.errors import ConfigError
+from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.types import Query
 from tests.models import save_random_model, save_shaken, stage
 
@@ -219,6 +219,87 @@ def test_a_drafter_that_cannot_help_is_done_without(paths: tuple[Path, Path], tm
         read = engine.verify(asked, drafter.generate(asked))
         [on] = engine.continue_(asked, read)
         assert on.tokens == own.tokens
+
+
+def short_context(source: Path, to: Path, context: int) -> Path:
+    """The same model with fewer positions."""
+    shutil.copytree(source, to)
+    config = json.loads((to / "config.json").read_text())
+    (to / "config.json").write_text(json.dumps(config | {"max_position_embeddings": context}))
+    return to
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "drafter" in r.getMessage()
+    ]
+
+
+def test_a_drafter_that_cannot_be_loaded_is_told_once(
+    paths: tuple[Path, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its queries are counted by cause, one warning says why, and no call tries again until `unload`."""
+    caplog.set_level("DEBUG", "asd")
+    _, verifier = pair(paths)
+    drafter = TransformersEngine(stage(tmp_path / "none", "S"), "cpu")
+    tried: list[int] = []
+    load = drafter.load
+    monkeypatch.setattr(drafter, "load", lambda: (tried.append(1), load()))
+    engine, asked = SpeculativeEngine(drafter, verifier, 3), questions(3)
+    for _ in range(3):
+        engine.generate(asked)
+    assert (len(tried), engine.undrafted) == (1, {"EngineError": 9})
+    [told] = warnings(caplog)
+    assert "stage 'L' writes 3 queries without its drafter, which takes longer: stage 'S'" in told
+    traced = [record.exc_info for record in caplog.records if record.exc_info]
+    assert traced
+    assert all(info[0] is EngineError for info in traced)
+    engine.unload()
+    engine.generate(asked)
+    assert (len(tried), engine.undrafted) == (2, {"EngineError": 12})
+    assert len(warnings(caplog)) == 1
+    with pytest.raises(EngineError, match="stage 'S'"):
+        engine.load()
+
+
+def test_prompts_too_long_for_the_drafter_are_written_apart(
+    paths: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They alone are written without it, from the caches that verifying left; one warning says so."""
+    drafter, verifier = pair(paths)
+    short = TransformersEngine(stage(short_context(paths[0], tmp_path / "short", 48), "S"), "cpu")
+    engine = SpeculativeEngine(short, verifier, 3)
+    asked = [Query(str(i), "d", f"sort pear {i} " * (1 + 9 * (i % 2)), max_new_tokens=12) for i in range(6)]
+    own = verifier.generate(asked)
+    for drafts in (
+        engine.generate(asked),
+        engine.continue_(asked, engine.verify(asked, drafter.generate(asked))),
+    ):
+        assert [(d.tokens, d.text) for d in drafts] == [(d.tokens, d.text) for d in own]
+        assert {i for i, d in enumerate(drafts) if d.usage.n_drafted} <= {0, 2, 4}
+        assert any(d.usage.n_drafted for d in drafts)
+    assert [d.usage.n_prompt for d in drafts] == [0] * 6
+    assert engine.undrafted == {"PromptTooLongError": 6}
+    assert len(warnings(caplog)) == 1
+
+
+def test_a_prompt_too_long_for_both_is_refused_before_anything_is_written(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The error is the larger stage's own, and no forward pass has been made for the others."""
+    _, verifier = pair(paths)
+    short = TransformersEngine(stage(short_context(paths[0], tmp_path / "short", 48), "S"), "cpu")
+    engine = SpeculativeEngine(short, verifier, 3)
+    passes: list[int] = []
+    for loaded in (short.loaded, verifier.loaded):
+        loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    with pytest.raises(PromptTooLongError, match="context of stage 'L'"):
+        engine.generate([*questions(2), Query("long", "d", "a b " * 200, max_new_tokens=4)])
+    assert not passes
+    assert not engine.undrafted
 
 
 def test_impossible_pairs_are_refused(paths: tuple[Path, Path], tmp_path: Path) -> None:

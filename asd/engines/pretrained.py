@@ -20,6 +20,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from asd.engines.memory import is_out_of_memory
 from asd.engines.quantization import is_scale, missing_libraries, quantization_method
 from asd.engines.revisions import local_directory
 from asd.errors import EngineError, StageTooLargeError
@@ -175,4 +176,9 @@ def _quantised_remedy(method: str) -> str:
 
 def _unreadable(stage: Stage, what: str, why: object, remedy: str = RESTORE) -> EngineError:
     words = " ".join(str(why).split()) or type(why).__name__
+    if isinstance(why, Exception) and is_out_of_memory(why):
+        return StageTooLargeError(
+            f"stage {stage.name!r}: the {what} of {stage.model} do not fit into the memory that is free "
+            f"({words}); close what else uses it, or take a smaller dtype or device"
+        )
     return EngineError(f"stage {stage.name!r}: cannot load the {what} of {stage.model}: {words}; {remedy}")

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from asd.errors import EngineError, PromptTooLongError, RefusedError, UnavailableError
+from asd.engines.memory import says_out_of_memory
+from asd.errors import EngineError, OutOfMemoryError, PromptTooLongError, RefusedError, UnavailableError
 
 __all__ = ["Trouble", "not_json", "trouble_in", "words_of"]
 
@@ -103,7 +104,7 @@ class Trouble:
             fields: Names of the fields of the request.
         """
         if self.passes:
-            return UnavailableError(message)
+            return (OutOfMemoryError if says_out_of_memory(self.words) else UnavailableError)(message)
         if self.status in OF_THE_STAGE:
             return EngineError(message)
         if self.status == TOO_LARGE or TOO_LONG.search(self.words):

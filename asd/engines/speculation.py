@@ -10,7 +10,9 @@ arXiv 2211.17192 (here the draft is an unconditional draw from a known q; a casc
 `asd.pricing.plan_block` says how long a block should be, 0 where plain decoding is faster.
 
 Models that cannot take tokens back, because they add up what they read in a state (linear attention,
-convolutions), neither draft nor are drafted for: their stage writes alone.
+convolutions), neither draft nor are drafted for: their stage writes alone. So it does where the drafter
+cannot be loaded, its context is too short, or the two do not fit into memory together. Queries written alone
+are counted by cause in `SpeculativeEngine.undrafted`, and the first of each cause is logged.
 
 The border: two `transformers` stages of one vocabulary in this process.
 """
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -28,15 +31,19 @@ from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.closing import Closing
 from asd.engines.decoding import Batch, open_batch
 from asd.engines.harvesting import Answer
+from asd.engines.memory import translated
 from asd.engines.prompts import encode
 from asd.engines.speculating import Rounds, Row
 from asd.engines.transformers import Resumed, TransformersEngine
-from asd.errors import ConfigError, EngineError, PromptTooLongError
+from asd.errors import ConfigError, EngineError, OutOfMemoryError, PromptTooLongError
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["Speculated", "SpeculativeEngine"]
 
 _LOG = logging.getLogger(__name__)
+
+Write = Callable[[list[int]], list[Draft]]
+"""Writes the answers to some of a batch's queries, given by their places in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,9 @@ class SpeculativeEngine(Closing):
         block: Most tokens drafted at a time; 0: plain decoding.
         clock: Seconds now, for `Draft.seconds`.
 
+    Attributes:
+        undrafted: Queries written without the drafter so far, by the kind of error that kept it from helping.
+
     Raises:
         ConfigError: `block` is negative, or the stages are on different devices.
     """
@@ -80,7 +90,8 @@ class SpeculativeEngine(Closing):
         self.block = block
         self._clock = clock
         self._checked = False
-        self._has_told = False
+        self._obstacle: EngineError | None = None
+        self.undrafted: Counter[str] = Counter()
 
     @property
     def stage_name(self) -> str:
@@ -108,30 +119,35 @@ class SpeculativeEngine(Closing):
         self._checked = True
 
     def unload(self) -> None:
-        """Give the verifier's memory back; the drafter is a stage of its own."""
+        """Give the verifier's memory back; the drafter, a stage of its own, will be tried again."""
         self.verifier.unload()
+        self._obstacle = None
 
     def close(self) -> None:
         """Close both stages; either opens again when it is asked."""
-        self.verifier.close()
+        self.unload()
         self.drafter.close()
+
+    def make_room(self) -> None:
+        """Give back what both stages hold between calls."""
+        self.verifier.make_room()
+        self.drafter.make_room()
 
     def synchronise(self) -> None:
         """Wait until the device is idle."""
         self.verifier.synchronise()
 
     def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
-        """The verifier's answers; errors as in its own `generate`.
+        """The verifier's answers; errors as in its own `generate`."""
 
-        Where the drafter cannot help, because it cannot be loaded, a prompt exceeds its context or one of the
-        two models cannot take tokens back, the verifier writes alone.
-        """
-        if self._can_draft():
-            try:
-                return [speculated.draft for speculated in self.speculate(queries, sampling)]
-            except PromptTooLongError:  # before anything was written; the verifier says if it is its own
-                pass
-        return self.verifier.generate(queries, sampling)
+        def drafted(places: list[int]) -> list[Draft]:
+            speculated = self.speculate([queries[i] for i in places], sampling)
+            return [each.draft for each in speculated]
+
+        def alone(places: list[int]) -> list[Draft]:
+            return self.verifier.generate([queries[i] for i in places], sampling)
+
+        return self._write(queries, drafted, alone)
 
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
@@ -147,28 +163,74 @@ class SpeculativeEngine(Closing):
     ) -> list[Draft]:
         """Go on after each accepted prefix, block by block; errors as in the verifier's own `continue_`.
 
-        Samples go on without the drafter, and whatever it cannot help with.
+        Samples go on without the drafter.
         """
-        if acceptance.sampling.temperature == 0 and self._can_draft():
-            try:
-                return self._go_on(queries, verifications)
-            except PromptTooLongError:
-                pass
-        return self.verifier.continue_(queries, verifications, acceptance)
+        if acceptance.sampling.temperature != 0:
+            return self.verifier.continue_(queries, verifications, acceptance)
 
-    def _can_draft(self) -> bool:
-        """Whether there is a drafter; a stage whose drafter is broken can still answer alone."""
-        if self.block == 0:
-            return False
+        def drafted(places: list[int]) -> list[Draft]:
+            return self._go_on([queries[i] for i in places], [verifications[i] for i in places])
+
+        def alone(places: list[int]) -> list[Draft]:
+            read = [verifications[i] for i in places]
+            return self.verifier.continue_([queries[i] for i in places], read, acceptance)
+
+        return self._write(queries, drafted, alone)
+
+    def _write(self, queries: Sequence[Query], drafted: Write, alone: Write) -> list[Draft]:
+        """Answers with the drafter as far as it can help, the others without; in the order of the queries."""
+        places = list(range(len(queries)))
+        if self.block == 0 or not self._has_drafter(len(queries)):
+            return alone(places)
         try:
-            self.drafter.load()
-        except EngineError:
+            return drafted(places)
+        except OutOfMemoryError as error:
+            self._do_without(error, len(queries))
+            return alone(places)
+        except PromptTooLongError:  # before anything was written
+            return self._write_apart(queries, drafted, alone)
+
+    def _write_apart(self, queries: Sequence[Query], drafted: Write, alone: Write) -> list[Draft]:
+        """Alone where the drafter's context is too short for a prompt; raises where the verifier's is."""
+        for query in queries:
+            self._prompt(self.verifier, query)
+        fitting = {i for i, query in enumerate(queries) if self._fits_drafter(query)}
+        apart = [sorted(fitting), [i for i in range(len(queries)) if i not in fitting]]
+        found: dict[int, Draft] = {}
+        for places, write in zip(apart, (drafted, alone), strict=True):
+            found |= zip(places, write(places), strict=True)
+        return [found[i] for i in range(len(queries))]
+
+    def _fits_drafter(self, query: Query) -> bool:
+        try:
+            self._prompt(self.drafter, query)
+        except PromptTooLongError as error:
+            self._do_without(error, 1)
             return False
-        stuck = self._cannot_rewind()
-        if stuck and not self._has_told:
-            self._has_told = True
-            _LOG.warning("stage %r writes without its drafter: %s", self.stage_name, stuck)
-        return not stuck
+        return True
+
+    def _has_drafter(self, n_queries: int) -> bool:
+        """Whether there is one that can help; what cannot is not tried again before `unload`."""
+        if self._obstacle is None:
+            try:
+                self.drafter.load()
+            except EngineError as error:
+                self._obstacle = error
+            else:
+                stuck = self._cannot_rewind()
+                self._obstacle = EngineError(stuck) if stuck else None
+        if self._obstacle is not None:
+            self._do_without(self._obstacle, n_queries)
+        return self._obstacle is None
+
+    def _do_without(self, error: EngineError, n_queries: int) -> None:
+        """Count and log queries that are written without the drafter."""
+        kind = type(error).__name__
+        level = logging.DEBUG if self.undrafted[kind] else logging.WARNING
+        self.undrafted[kind] += n_queries
+        message = "stage %r writes %d queries without its drafter, which takes longer: %s"
+        _LOG.log(level, message, self.stage_name, n_queries, error)
+        _LOG.debug("why stage %r writes without its drafter", self.stage_name, exc_info=error)
 
     def _cannot_rewind(self) -> str:
         """Why a rejected block could not be taken back; empty where it can."""
@@ -177,6 +239,7 @@ class SpeculativeEngine(Closing):
                 return f"the model of stage {engine.stage_name!r} has layers that cannot take tokens back"
         return ""
 
+    @translated
     @torch.inference_mode()
     def speculate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Speculated]:
         """The verifier's answers, and how they came about.
@@ -197,6 +260,7 @@ class SpeculativeEngine(Closing):
         drafts = self.verifier.drafts(list(map(_answer, rows)), [row.usage for row in rows], start)
         return [Speculated(draft, tuple(row.accepted)) for draft, row in zip(drafts, rows, strict=True)]
 
+    @translated
     @torch.inference_mode()
     def _go_on(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> list[Draft]:
         if not queries:
@@ -204,10 +268,11 @@ class SpeculativeEngine(Closing):
         self.load()
         self.synchronise()
         start = self._clock()
+        prompts = [self._prompt(self.drafter, query) for query in queries]  # before caches are taken
         resumed = self.verifier.resume(queries, verifications)
         answers, usages = resumed.answers, [NO_CALL] * len(queries)
         if resumed.open:
-            rows = self._rows_on(queries, resumed)
+            rows = self._rows_on(queries, prompts, resumed)
             self._run(rows, resumed.batch, GREEDY)
             for i, row in zip(resumed.open, rows, strict=True):
                 answers[i], usages[i] = _answer(row), row.usage
@@ -222,7 +287,7 @@ class SpeculativeEngine(Closing):
         small, big = self._prompt(self.drafter, query), self._prompt(self.verifier, query)
         return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0))
 
-    def _rows_on(self, queries: Sequence[Query], resumed: Resumed) -> list[Row]:
+    def _rows_on(self, queries: Sequence[Query], prompts: Sequence[list[int]], resumed: Resumed) -> list[Row]:
         """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
         rows: list[Row] = []
         logits = resumed.batch.logits
@@ -234,7 +299,7 @@ class SpeculativeEngine(Closing):
             written = [*resumed.answers[i].tokens, token]
             rows.append(
                 Row(
-                    unread_small=self._prompt(self.drafter, queries[i]) + written,
+                    unread_small=prompts[i] + written,
                     unread_big=[token],
                     limit=queries[i].max_new_tokens,
                     usage=Usage(n_read, n_decoded=1, n_passes=int(n_read > 0)),

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -27,10 +28,11 @@ from asd.engines.devices import find_device
 from asd.engines.harvesting import Answer, harvest
 from asd.engines.keeping import Keeper
 from asd.engines.loading import Loaded, load
+from asd.engines.memory import release, translated
 from asd.engines.prompts import encode
 from asd.engines.transformers_settings import Settings
 from asd.engines.verifying import first_tokens, read_drafts
-from asd.errors import ConfigError
+from asd.errors import ConfigError, StageTooLargeError
 from asd.ladder import Stage
 from asd.stopping.acceptance import point_mass
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
@@ -92,10 +94,16 @@ class TransformersEngine(Closing):
         """Bring the weights into memory; a second call does nothing.
 
         Raises:
-            EngineError: The weights or the tokenizer are missing, damaged or do not fit.
+            StageTooLargeError: The weights do not fit into the memory that is free.
+            EngineError: The weights or the tokenizer are missing or damaged.
         """
         if self._loaded is None:
-            self._loaded = load(self.stage, self.device)
+            try:
+                self._loaded = load(self.stage, self.device)
+            except StageTooLargeError as error:
+                release(error)
+                self.make_room()
+                raise
 
     @property
     def loaded(self) -> Loaded:
@@ -107,15 +115,21 @@ class TransformersEngine(Closing):
     def unload(self) -> None:
         """Give the memory back; a later `generate` loads again."""
         self._loaded = None
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Give back the caches that `verify` left, and what the device keeps ready for new ones."""
         self._keeper.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        backend: Any = getattr(torch, self.device.type, None)
+        if hasattr(backend, "empty_cache"):
+            backend.empty_cache()
 
     def synchronise(self) -> None:
         """Wait until the device is idle."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
 
+    @translated
     @torch.inference_mode()
     def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
         """Answer one batch; log-probabilities are the stage's own, at temperature 1, however it samples.
@@ -123,6 +137,7 @@ class TransformersEngine(Closing):
         Raises:
             ConfigError: An empty prompt, no room for an answer, or `sampling` that cannot be followed.
             PromptTooLongError: A prompt and the room for its answer exceed the model's context.
+            OutOfMemoryError: The batch does not fit; its memory has been given back.
             EngineError: The stage cannot be loaded.
         """
         if not queries:
@@ -141,6 +156,7 @@ class TransformersEngine(Closing):
         ]
         return self.drafts(answers, usages, start)
 
+    @translated
     @torch.inference_mode()
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
@@ -152,7 +168,8 @@ class TransformersEngine(Closing):
         for an answer is cut.
 
         Raises:
-            ConfigError, PromptTooLongError, EngineError: As `generate`; `acceptance` cannot be followed.
+            ConfigError: As `generate`; `acceptance` cannot be followed.
+            PromptTooLongError, OutOfMemoryError, EngineError: As `generate`.
         """
         if not queries:
             return []
@@ -200,6 +217,7 @@ class TransformersEngine(Closing):
             self._keeper.put(batch, judged.drop, keys)
         return verifications
 
+    @translated
     @torch.inference_mode()
     def continue_(
         self,
@@ -215,7 +233,7 @@ class TransformersEngine(Closing):
 
         Raises:
             ConfigError: Another stage verified, or `acceptance` cannot be followed.
-            PromptTooLongError, EngineError: As `generate`.
+            PromptTooLongError, OutOfMemoryError, EngineError: As `generate`.
         """
         if not queries:
             return []

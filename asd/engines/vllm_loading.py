@@ -29,9 +29,10 @@ from dataclasses import dataclass, fields
 from importlib import metadata, util
 from typing import Any
 
+from asd.engines.memory import is_out_of_memory
 from asd.engines.prompts import check_template
 from asd.engines.revisions import local_directory, revision
-from asd.errors import AsdError, ConfigError, EngineError
+from asd.errors import AsdError, ConfigError, EngineError, StageTooLargeError
 from asd.ladder import Stage
 
 __all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "stop", "unwarned"]
@@ -39,6 +40,9 @@ __all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}
 CPU_SETTINGS = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "block_size": 32}
+
+UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, MemoryError, AssertionError)
+"""What vLLM raises where it cannot load a stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ def start(stage: Stage) -> Running:
     Raises:
         ConfigError: The stage's options name an argument that vLLM does not have or that is not theirs.
         EngineError: No weights or tokenizer there, damaged or incomplete files, a model that vLLM cannot run,
-            no chat template where the stage asks for one, not enough memory.
+            no chat template where the stage asks for one.
+        StageTooLargeError: Weights and key-value cache do not fit into the memory that vLLM may use.
     """
     found = revision(stage)
     commit = found if local_directory(stage) is None else None
@@ -115,7 +120,7 @@ def start(stage: Stage) -> Running:
         with unwarned():
             engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**settings))
         tokenizer = engine.get_tokenizer()
-    except (OSError, ValueError, KeyError, RuntimeError, AssertionError, SafetensorError) as error:
+    except (*UNLOADABLE, SafetensorError) as error:
         raise _unloadable(stage, error) from error
     running = Running(
         stage=stage.name,
@@ -238,6 +243,12 @@ def _stop_ids(stage: Stage, commit: str | None, tokenizer: Any) -> tuple[int, ..
 
 
 def _unloadable(stage: Stage, why: object) -> EngineError:
+    if isinstance(why, Exception) and is_out_of_memory(why):
+        return StageTooLargeError(
+            f"stage {stage.name!r}: {stage.model} does not fit into the memory that vLLM may use "
+            f"({why or type(why).__name__}); free some, or lower max_model_len or kv_cache_memory_bytes or "
+            "raise gpu_memory_utilization in options.vllm"
+        )
     return EngineError(
         f"stage {stage.name!r}: vLLM cannot load {stage.model}: {why}; restore the files from where they "
         "were made or downloaded, correct the stage's model, or change its options.vllm (memory, context)"

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from asd.engines.memory import is_out_of_memory
 from asd.engines.vllm_loading import Running, unwarned
-from asd.errors import EngineError, UnavailableError
+from asd.errors import EngineError, OutOfMemoryError, UnavailableError
 
 __all__ = ["Reply", "Request", "Score", "ask"]
 
@@ -68,6 +69,7 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
 
     Raises:
         UnavailableError: vLLM's process died; the stage has to be started again.
+        OutOfMemoryError: They do not fit into memory together; nothing of them is left in vLLM.
         EngineError: vLLM failed; nothing of these requests is left in it.
     """
     from vllm.exceptions import VLLMError  # noqa: PLC0415  (loaded with the stage)
@@ -81,8 +83,9 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
         raise UnavailableError(f"stage {running.stage!r}: vLLM's process died: {error}") from error
     except BaseException as error:
         running.engine.abort_request(list(replies))  # else they would come back in the next call
-        if isinstance(error, (VLLMError, ValueError, RuntimeError)):
-            raise EngineError(f"stage {running.stage!r}: vLLM cannot answer: {error}") from error
+        if isinstance(error, (VLLMError, ValueError, RuntimeError, MemoryError)):
+            kind = OutOfMemoryError if is_out_of_memory(error) else EngineError
+            raise kind(f"stage {running.stage!r}: vLLM cannot answer: {error or kind.__name__}") from error
         raise
     return list(replies.values())
 

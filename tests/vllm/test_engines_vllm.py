@@ -19,9 +19,17 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.engines import Acceptance, Sampling, Verifier
+from asd.engines.batching import in_batches
 from asd.engines.transformers import TransformersEngine
 from asd.engines.vllm import VllmEngine
-from asd.errors import ConfigError, EngineError, PromptTooLongError, UnavailableError
+from asd.errors import (
+    ConfigError,
+    EngineError,
+    OutOfMemoryError,
+    PromptTooLongError,
+    StageTooLargeError,
+    UnavailableError,
+)
 from asd.ladder import Ladder, Stage
 from asd.types import NO_CALL, Draft, Query, Usage
 from asd.workloads.catalogue import find_workloads, workload_names
@@ -505,3 +513,35 @@ def test_only_the_stage_that_verified_goes_on(engine: VllmEngine, tiny: dict[str
 def test_a_stage_is_a_verifier(path: Path) -> None:
     """The engine follows the protocol that the cascade asks for."""
     assert isinstance(VllmEngine(stage(path), None), Verifier)
+
+
+def test_short_of_memory(engine: VllmEngine, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that this machine cannot hold is named so at load; a batch that does not fit can be halved."""
+    huge = VllmEngine(stage(path, kv_cache_memory_bytes=1 << 50), "cpu")
+    with pytest.raises(StageTooLargeError, match="does not fit into the memory that vLLM may use"):
+        huge.load()
+    asked = prompts(4)
+    before = [draft.tokens for draft in engine.generate(asked)]
+    vllm = engine._ready().engine
+    step = vllm.step
+
+    def short() -> object:
+        if vllm.get_num_unfinished_requests() > 2:
+            torch.empty(1 << 50)
+        return step()
+
+    monkeypatch.setattr(vllm, "step", short)
+    with pytest.raises(OutOfMemoryError, match="can't allocate memory"):
+        engine.generate(asked)
+    found = [draft for batch in in_batches(engine, asked, 4) for draft in batch.items()]
+    assert [draft.tokens for _, draft in sorted(found)] == before
+
+
+def test_a_stage_is_a_context_manager(path: Path) -> None:
+    """Its end closes vLLM's engine; closing again does nothing, and asking starts it again."""
+    with VllmEngine(stage(path), "cpu") as engine:
+        before = [draft.tokens for draft in engine.generate(prompts(2))]
+    assert engine._running is None
+    engine.close()
+    assert [draft.tokens for draft in engine.generate(prompts(2))] == before
+    engine.close()
