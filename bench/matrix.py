@@ -7,7 +7,6 @@ before anything is loaded. Suites take their parameters from it; the gate derive
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,7 +15,7 @@ from pathlib import Path
 from asd.engines.opening import ENGINES
 from asd.errors import ConfigError
 from asd.ladder import TINY_POLICY, Ladder
-from asd.measurement.environment import accelerators, hardware_key
+from asd.measurement.environment import accelerators, hardware_key, omp_threads
 from asd.measurement.records import HardwareKey
 from asd.study.live import unit_size
 from asd.workloads import Workload
@@ -87,7 +86,7 @@ class Matrix:
         if self.engine == REPLAY:
             return HardwareKey(device="recorded", count=1, dtype="any", batch=self.batch, engine=REPLAY)
         is_cpu = self.device == "cpu"
-        threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
+        threads = omp_threads() or 1  # one is fastest for small models
         stages = self.ladder.stages
         dtypes = sorted({"float32" if is_cpu and s.dtype == "auto" else s.dtype for s in stages})
         return hardware_key(

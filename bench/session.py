@@ -193,7 +193,14 @@ def _check_answered(traces: Sequence[Trace]) -> None:
 
 
 def _open_stages(matrix: Matrix) -> dict[str, Engine]:
-    if "torch" not in sys.modules:
-        # One thread is fastest for small models; torch reads the variable when it is imported.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _use_threads(matrix)
     return open_engines(matrix.ladder, matrix.device, matrix.engine, batch=matrix.batch)
+
+
+def _use_threads(matrix: Matrix) -> None:
+    """What runs is what the hardware key says: torch reads the variable when it is imported."""
+    if matrix.device != "cpu":
+        return
+    os.environ["OMP_NUM_THREADS"] = str(matrix.hardware.count)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(matrix.hardware.count)

@@ -46,6 +46,13 @@ def test_hardware_key_counts_threads_on_a_cpu(monkeypatch: pytest.MonkeyPatch):
     assert (matrix.hardware.count, matrix.hardware.batch, matrix.hardware.dtype) == (3, 4, "float32")
 
 
+@pytest.mark.parametrize("value", ["", "1.0", "many", "0"])
+def test_a_number_of_threads_that_is_none_is_as_if_unset(monkeypatch: pytest.MonkeyPatch, value: str):
+    """Schedulers of clusters export all kinds of things."""
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert build_matrix(device="cpu").hardware.count == 1
+
+
 def two_stages(unit: str) -> Ladder:
     stages = (
         Stage("S", "org/small", Prices(0.0, 0.0, 1.0), memory_gib=15.2),

