@@ -17,7 +17,7 @@ import msgspec
 from asd.errors import DataError, StorageError
 from asd.measurement.records import Record
 
-__all__ = ["read_record", "write_atomically", "write_record"]
+__all__ = ["check_writable", "read_record", "write_atomically", "write_record"]
 
 T = TypeVar("T", bound=Record)
 
@@ -53,17 +53,31 @@ def write_record(path: str | Path, record: Record, expand: int = 2) -> None:
     write_atomically(path, _lay_out(content, expand) + "\n")
 
 
+def check_writable(path: str | Path) -> None:
+    """Make sure, before the work is done, that a file can be written there: missing folders are made.
+
+    Raises:
+        StorageError: No permission, no regular file, or something in the way of its folders.
+    """
+    path = Path(path)
+    try:
+        _check_regular(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise StorageError(f"{path} could not be written ({error}); choose another path") from error
+
+
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Replace a file in one step: it holds either the old text or all of the new one.
 
     Raises:
         StorageError: Disk full, no permission, not a regular file; what was there is intact.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():  # renaming onto a device would take its place
-        raise StorageError(f"{path} is not a regular file; choose another path")
-    temporary = None
+    path, temporary = Path(path), None
     try:
+        _check_regular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             temporary = Path(file.name)
@@ -76,6 +90,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise StorageError(f"{path} could not be written ({error}); what was there is intact") from error
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # renaming onto a device would take its place
+        raise StorageError(f"{path} is not a regular file; choose another path")
 
 
 def _numbers(content: Any, where: str) -> Iterator[tuple[str, float]]:

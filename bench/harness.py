@@ -1,0 +1,269 @@
+"""One pytest session's harness: what was asked for, what was measured, and what the gate said of it.
+
+pytest-benchmark shows the times; what is compared with the baseline goes through `cells` into one run record,
+which `gate` judges when the session ends. Once there is a record the session ends with a verdict: a file that
+cannot be written, a baseline that cannot be read and even an error of the harness itself are reported after
+what was measured.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from asd.errors import AsdError, ConfigError, StorageError
+from asd.measurement.environment import accelerators
+from asd.measurement.files import check_writable, write_atomically, write_record
+from asd.measurement.records import Cell, Run
+from asd.workloads.catalogue import HUB
+from bench.gate import Options, judge
+from bench.itemlog import write_items
+from bench.matrix import Matrix, build_matrix
+from bench.plan import describe_plan
+from bench.recorded import REPLAY
+from bench.session import Session
+from bench.store import Baseline, find_baseline, pinned_by, record_baseline
+from bench.summary import render, render_markdown
+from bench.verdicts import CANNOT_RUN, Report
+
+__all__ = ["Harness"]
+
+TOLERATED = (
+    "ignore:::(?!(asd|bench)\\b)",
+    "ignore::DeprecationWarning",
+    "ignore::PendingDeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::UserWarning:asd\\.(engines|tiny)\\b",
+)
+"""Warnings that no measurement fails for: those of other libraries, of what they are going to remove, and what
+torch says in the place of the modules that call it. Those of our own code stay errors (pyproject.toml)."""
+
+JUDGED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+
+
+class Harness:
+    """What one session asked for and measured; a pytest plugin of its own while it lasts.
+
+    Args:
+        config: Of the session.
+        named: Paths on its command line.
+
+    Raises:
+        ConfigError: The options contradict each other or name something that does not exist.
+        StorageError: A file that the run is to write cannot be written.
+    """
+
+    def __init__(self, config: pytest.Config, named: Sequence[Path]) -> None:
+        option = config.getoption
+        self.config = config
+        self.folder = (config.rootpath / "bench").resolve()
+        self.named = named
+        self._check_options()
+        self.matrix = self._matrix({})
+        if option("data") == HUB and not option("record_baseline"):
+            self.matrix = self._matrix(pinned_by(self._baseline()))
+        if not option("plan") and not option("collectonly"):
+            self._check_files()
+        self.session: Session | None = None
+        self.cells: list[Cell] = []
+        self.selected: list[str] = []
+        self.n_deselected = 0
+        self.text = ""
+
+    @classmethod
+    def of(cls, config: pytest.Config, named: Sequence[Path]) -> Self:
+        """The harness of a session; options that are wrong end it with pytest's usage error."""
+        try:
+            return cls(config, named)
+        except ConfigError as error:
+            raise pytest.UsageError(str(error)) from error
+        except AsdError as error:
+            pytest.exit(f"cannot run: {error}", returncode=CANNOT_RUN)
+
+    def _matrix(self, pinned: Mapping[str, str]) -> Matrix:
+        option = self.config.getoption
+        return build_matrix(
+            ladder=option("ladder"),
+            engine=option("engine"),
+            lam=option("lam"),
+            datasets=option("datasets"),
+            limit=option("limit"),
+            batch=option("batch"),
+            device=option("device"),
+            policy=option("policy"),
+            data=option("data"),
+            traces=option("traces"),
+            unsafe_code=option("unsafe_code"),
+            pinned=pinned,
+        )
+
+    def _baseline(self) -> Baseline | None:
+        folder = self.config.getoption("baselines")
+        return find_baseline(folder, self.matrix.hardware, self.matrix.ladder.name)
+
+    def _check_options(self) -> None:
+        option = self.config.getoption
+        if option("record_baseline") and not option("reason").strip():
+            raise ConfigError("--record-baseline wants a reason, which is stored: --reason 'why'")
+        if option("reason") and not option("record_baseline"):
+            raise ConfigError("--reason is stored with a baseline: give --record-baseline as well")
+        if option("require_gpu") and option("device") == "cpu":
+            raise ConfigError("--require-gpu contradicts --device cpu")
+        if option("require_gpu") and not accelerators():
+            raise StorageError("--require-gpu: this machine has no GPU (nvidia-smi lists none)")
+
+    def _check_files(self) -> None:
+        """Before hours of measuring, not after."""
+        option = self.config.getoption
+        paths = [path for name in ("json_out", "log_items", "markdown_out") if (path := option(name))]
+        if option("traces") and self.matrix.engine != REPLAY:
+            paths.append(option("traces"))
+        if option("record_baseline"):
+            paths.append(option("baselines") / self.matrix.hardware.slug / "baseline")
+        for path in paths:
+            if paths.count(path) > 1:
+                raise ConfigError(f"{path} is named twice among the files to write")
+            check_writable(path)
+
+    def owns(self, path: Path) -> bool:
+        """The path lies in the folder of the suites."""
+        return path.resolve().is_relative_to(self.folder)
+
+    def start(self, scratch: pytest.TempPathFactory) -> Session:
+        """The run that all suites read.
+
+        Raises:
+            AsdError: Every suite would fail for the same reason.
+        """
+        traces = self.config.getoption("traces") or scratch.mktemp("outcomes") / "traces.jsonl"
+        self.session = Session(self.matrix, traces)
+        self.session.check()
+        return self.session
+
+    @property
+    def partial(self) -> str:
+        """Why only some of the suites were selected; empty if all were."""
+        if self.n_deselected:
+            return f"{self.n_deselected} measurements were deselected"
+        if any(self.folder.is_relative_to(path) for path in self.named):
+            return ""
+        return "only some suites were named: " + " ".join(self.config.args)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Count what -k, -m and the like took away."""
+        self.n_deselected += sum(self.owns(item.path) for item in items)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what recorded outcomes cannot tell, and count it; let no dependency's warning fail a test."""
+        for item in items:
+            if self.owns(item.path):
+                for rule in TOLERATED:
+                    item.add_marker(pytest.mark.filterwarnings(rule))
+        if self.matrix.engine == REPLAY:
+            live = [item for item in items if item.get_closest_marker("live")]
+            items[:] = [item for item in items if not item.get_closest_marker("live")]
+            self.config.hook.pytest_deselected(items=live)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """See what is going to be measured, and refuse what cannot be."""
+        self.selected = [item.nodeid for item in session.items if self.owns(item.path)]
+        if not self.selected:
+            return
+        if self.config.getoption("record_baseline") and (self.partial or self.matrix.limited):
+            raise pytest.UsageError(f"a baseline is recorded from a whole run ({self.partial or '--limit'})")
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool | None:
+        """Under --plan, tell instead of run."""
+        if not self.config.getoption("plan"):
+            return None
+        self.text = describe_plan(self.matrix, self.selected)
+        return True
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        """Judge or record the run; a failed test keeps its own exit code."""
+        if not self.selected or self.text or self.config.getoption("collectonly"):
+            return
+        if exitstatus not in JUDGED:
+            self.text = f"gate: not judged, because pytest ended early (exit code {int(exitstatus)})"
+            return
+        try:
+            code = self._conclude(failed=exitstatus == pytest.ExitCode.TESTS_FAILED)
+        except AsdError as error:
+            self.text, code = f"gate: cannot judge this run: {error}", CANNOT_RUN
+        except Exception:  # an error of the harness itself is no reason to end without a word
+            self.text, code = f"gate: cannot judge this run:\n{traceback.format_exc()}", CANNOT_RUN
+        session.exitstatus = exitstatus or code
+
+    def _conclude(self, *, failed: bool) -> int:
+        session = self.session or Session(self.matrix, self.config.getoption("traces") or Path())
+        run = Run(header=session.header(), datasets=session.datasets(), cells=tuple(self.cells))
+        unwritten = self._write_data(run)
+        if self.config.getoption("record_baseline"):
+            self.text, code = self._record(run, failed=failed), 0
+        else:
+            report = self._judge(run)
+            code = report.exit_code
+            unwritten += self._write_report(run, report)
+        self.text = "\n".join([*unwritten, self.text])
+        return code or (CANNOT_RUN if unwritten else 0)
+
+    def _write_data(self, run: Run) -> list[str]:
+        """Write what was measured, whatever it is worth; returns what could not be written."""
+        option, problems = self.config.getoption, []
+        if option("log_items") and self.session:
+            replays = [replay for name in self.matrix.datasets for replay in self.session.replays(name)]
+            problems += _tried(lambda: write_items(option("log_items"), replays))
+        if option("json_out"):
+            problems += _tried(lambda: write_record(option("json_out"), run))
+        return problems
+
+    def _write_report(self, run: Run, report: Report) -> list[str]:
+        path = self.config.getoption("markdown_out")
+        return _tried(lambda: write_atomically(path, render_markdown(run, report))) if path else []
+
+    def _record(self, run: Run, *, failed: bool) -> str:
+        if failed:
+            return "gate: no baseline was recorded, because tests failed"
+        option = self.config.getoption
+        return f"baseline recorded: {record_baseline(option('baselines'), run, option('reason'))}"
+
+    def _judge(self, run: Run) -> Report:
+        options = Options(
+            lams=self.matrix.lams,
+            datasets=self.matrix.datasets,
+            limited=self.matrix.limited,
+            partial=self.partial,
+            strict=bool(self.config.getini("strict")),
+        )
+        report = judge(run, self._baseline(), options)
+        self.text = render(run, report, verbose=self.config.getoption("verbose") > 0)
+        return report
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_terminal_summary(self, terminalreporter: Any) -> Iterator[None]:
+        """Print the plan, or the report, below all other tables: a log's end should show the verdict."""
+        yield
+        if self.text:
+            terminalreporter.section("asd")
+            terminalreporter.write_line(self.text)
+            self.text = ""
+
+    def pytest_unconfigure(self) -> None:
+        """Print it all the same where pytest prints no summary (--no-summary, -p no:terminal)."""
+        if self.text:
+            sys.stdout.write(f"\n{self.text}\n")
+
+
+def _tried(write: Callable[[], None]) -> list[str]:
+    """Write a file; what went wrong, if it did, is told beside the verdict and not in its place."""
+    try:
+        write()
+    except AsdError as error:
+        return [f"gate: {error}"]
+    return []

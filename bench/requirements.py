@@ -1,0 +1,71 @@
+"""What `pytest bench/` needs on a machine where nothing of this checkout was installed.
+
+The versions are those of pyproject.toml. Whatever else the checkout uses is optional here: see `bench.tables`
+and `bench.standins`. No library that may be missing is imported.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement  # pytest needs it too
+from packaging.version import Version
+
+__all__ = ["NEEDED", "what_is_missing"]
+
+NEEDED = ("torch", "transformers", "numpy", "scipy", "pytest", "pytest-benchmark")
+MODELS = ("torch", "transformers")
+"""Not needed by engines that leave the models to somebody else."""
+
+REMOTE = ("replay", "openai")
+
+PAIRS = ((Requirement("pytest>=9.2"), Requirement("pytest-benchmark>=5.3.1")),)
+"""Where the first is installed, the second is needed."""
+
+_PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+
+
+def what_is_missing(engine: str = "transformers") -> str:
+    """One line that names what is missing or too old, and the `pip install` that helps; empty if nothing is.
+
+    Args:
+        engine: What runs the stages.
+    """
+    wanted = [_stated(name) for name in NEEDED if engine not in REMOTE or name not in MODELS]
+    problems = [problem for requirement in wanted if (problem := _problem(requirement))]
+    remedies = [requirement for requirement in wanted if _problem(requirement)]
+    for given, needed in PAIRS:
+        if not problems and not _problem(given) and (problem := _problem(needed)):
+            problems.append(f"{problem}, which {given.name} {_version(given.name)} needs")
+            remedies.append(needed)
+    if not problems:
+        return ""
+    return f"{'; '.join(problems)}: pip install {' '.join(f"'{requirement}'" for requirement in remedies)}"
+
+
+def _problem(requirement: Requirement) -> str:
+    """What is wrong with the version that is installed; empty if nothing is."""
+    version = _version(requirement.name)
+    if version is None:
+        return f"{requirement.name} is not installed"
+    # images carry builds like 2.11.0a0+git, which are what they will be called
+    if requirement.specifier.contains(Version(version).base_version):
+        return ""
+    return f"{requirement.name} {version} is not {requirement.specifier}"
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _stated(name: str) -> Requirement:
+    """The requirement as pyproject.toml has it."""
+    project = tomllib.loads(_PYPROJECT.read_text("utf8"))["project"]
+    extras = project["optional-dependencies"]
+    texts = (*project["dependencies"], *extras["transformers"], *extras["bench"])
+    return next(stated for stated in map(Requirement, texts) if stated.name == name)
