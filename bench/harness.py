@@ -27,7 +27,7 @@ from bench.matrix import Matrix, build_matrix
 from bench.plan import describe_plan
 from bench.recorded import REPLAY
 from bench.session import Session
-from bench.store import Baseline, find_baseline, pinned_by, record_baseline
+from bench.store import Baseline, baseline_path, find_baseline, pinned_by, record_baseline
 from bench.summary import render, render_markdown
 from bench.verdicts import CANNOT_RUN, Report
 
@@ -40,10 +40,11 @@ TOLERATED = (
     "ignore::FutureWarning",
     "ignore::UserWarning:asd\\.(engines|tiny)\\b",
 )
-"""Warnings that no measurement fails for: those of other libraries, of what they are going to remove, and what
-torch says in the place of the modules that call it. Those of our own code stay errors (pyproject.toml)."""
+"""Warnings that no measurement fails for: those of other libraries, those of what they will remove, and what
+torch says on behalf of the modules that call it. Those of our own code stay errors (pyproject.toml)."""
 
 JUDGED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+BROKEN_OFF = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
 class Harness:
@@ -67,6 +68,9 @@ class Harness:
         self.matrix = self._matrix({})
         if option("data") == HUB and not option("record_baseline"):
             self.matrix = self._matrix(pinned_by(self._baseline()))
+        self.hardware = self.matrix.hardware  # a device that is not there ends here
+        if option("record_baseline") and self.matrix.limited:
+            raise ConfigError("a baseline is recorded from a whole run: leave --limit out")
         if not option("plan") and not option("collectonly"):
             self._check_files()
         self.session: Session | None = None
@@ -124,7 +128,7 @@ class Harness:
         if option("traces") and self.matrix.engine != REPLAY:
             paths.append(option("traces"))
         if option("record_baseline"):
-            paths.append(option("baselines") / self.matrix.hardware.slug / "baseline")
+            paths.append(baseline_path(option("baselines"), self.hardware, self.matrix.ladder.name))
         for path in paths:
             if paths.count(path) > 1:
                 raise ConfigError(f"{path} is named twice among the files to write")
@@ -159,7 +163,7 @@ class Harness:
         self.n_deselected += sum(self.owns(item.path) for item in items)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leave out what recorded outcomes cannot tell, and count it; let no dependency's warning fail a test."""
+        """Leave out, and count, what recorded outcomes cannot tell; let no warning of a dependency fail."""
         for item in items:
             if self.owns(item.path):
                 for rule in TOLERATED:
@@ -174,8 +178,8 @@ class Harness:
         self.selected = [item.nodeid for item in session.items if self.owns(item.path)]
         if not self.selected:
             return
-        if self.config.getoption("record_baseline") and (self.partial or self.matrix.limited):
-            raise pytest.UsageError(f"a baseline is recorded from a whole run ({self.partial or '--limit'})")
+        if self.config.getoption("record_baseline") and self.partial:
+            raise pytest.UsageError(f"a baseline is recorded from a whole run ({self.partial})")
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self) -> bool | None:
@@ -189,8 +193,9 @@ class Harness:
         """Judge or record the run; a failed test keeps its own exit code."""
         if not self.selected or self.text or self.config.getoption("collectonly"):
             return
+        if exitstatus in BROKEN_OFF:
+            self.text = f"gate: not judged, because the run was broken off (exit code {int(exitstatus)})"
         if exitstatus not in JUDGED:
-            self.text = f"gate: not judged, because pytest ended early (exit code {int(exitstatus)})"
             return
         try:
             code = self._conclude(failed=exitstatus == pytest.ExitCode.TESTS_FAILED)

@@ -1,8 +1,8 @@
 """The harness as a pytest plugin: its options, and a `Harness` for sessions that are about `bench/`.
 
-Loaded for every session of this checkout, so nothing here may fail or be slow where `bench/` is not asked for:
-the harness, its libraries and its options are looked at only if a path on the command line lies in `bench/`
-or above it. Exit codes are those of `bench.verdicts`; a failed test keeps pytest's own 1.
+Loaded for every session of this checkout, so nothing here may fail or be slow where `bench/` is not asked
+for: the harness, its libraries and its options are looked at only if a path on the command line lies in
+`bench/` or above it. Exit codes are those of `bench.verdicts`; a failed test keeps pytest's own 1.
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ def clocked(request: pytest.FixtureRequest) -> Callable[..., None]:
 def _is_about_bench(config: pytest.Config) -> bool:
     """A path on the command line lies in `bench/` or above it."""
     folder = (config.rootpath / "bench").resolve()
-    return any(
-        folder.is_relative_to(path) or path.is_relative_to(folder) for path in _named_paths(config)
-    )
+    return any(folder.is_relative_to(path) or path.is_relative_to(folder) for path in _named_paths(config))
 
 
 def _named_paths(config: pytest.Config) -> list[Path]:

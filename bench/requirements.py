@@ -6,6 +6,7 @@ and `bench.standins`. No library that may be missing is imported.
 
 from __future__ import annotations
 
+import shlex
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -42,7 +43,7 @@ def what_is_missing(engine: str = "transformers") -> str:
             remedies.append(needed)
     if not problems:
         return ""
-    return f"{'; '.join(problems)}: pip install {' '.join(f"'{requirement}'" for requirement in remedies)}"
+    return f"{'; '.join(problems)}: pip install {shlex.join(map(str, remedies))}"
 
 
 def _problem(requirement: Requirement) -> str:

@@ -27,11 +27,12 @@ from asd.errors import DataError
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
 from asd.measurement.timing import Clock
+from asd.questions import read_questions
 from asd.study.live import Live, run_live
 from asd.study.walks import SHARES, Outcomes, Replay, contenders
 from asd.tracelog import TraceLog
 from asd.traces import key_of, read_header
-from asd.types import Trace
+from asd.types import Query, Trace
 from asd.workloads import Versioned
 from bench.matrix import N_PASSES, Matrix
 from bench.recorded import REPLAY
@@ -85,6 +86,25 @@ class Session:
             return {name: stage.revision for name, stage in read_header(self._data).stages.items()}
         return revisions(self.matrix.ladder, self.matrix.engine)
 
+    def check(self) -> None:
+        """Find out, before a model is loaded, whether this can be measured at all.
+
+        Raises:
+            AsdError: A policy of another ladder, a dataset without questions, an engine without its library,
+                outcomes on file that are not of this run.
+        """
+        self.policy.check(self.matrix.ladder)
+        assert self.queries
+        if self.matrix.engine != REPLAY and self.engines:  # opened, not loaded
+            with self._log():
+                pass
+
+    @cached_property
+    def queries(self) -> dict[str, Sequence[Query]]:
+        """What is asked, by dataset."""
+        asked = read_questions(self.matrix.workloads, "test", self.matrix.n_items)
+        return {questions.workload.name: questions.queries for questions in asked}
+
     @cached_property
     def outcomes(self) -> dict[str, Outcomes]:
         """By dataset, every stage's answer to every item of the split that is reported."""
@@ -102,16 +122,23 @@ class Session:
             for name in self.matrix.datasets
         }
 
+    def _log(self) -> TraceLog:
+        header = header_for(self.matrix.ladder, self._revisions, self.matrix.workloads, "test")
+        return TraceLog(self._data, header)
+
     def _collected(self) -> list[Trace]:
-        workloads = self.matrix.workloads
-        header = header_for(self.matrix.ladder, self._revisions, workloads, "test")
-        with TraceLog(self._data, header) as log:
-            return collect(workloads, self.engines, log, limit=self.matrix.n_items, batch_size=COLLECT_BATCH)
+        with self._log() as log:
+            return collect(
+                self.matrix.workloads,
+                self.engines,
+                log,
+                limit=self.matrix.n_items,
+                batch_size=COLLECT_BATCH,
+            )
 
     def _recorded(self) -> list[Trace]:
         traces = {key_of(t.query): t for t in read_collected([self._data], self.matrix.ladder, "test")}
-        queries = (w.queries("test", self.matrix.n_items) for w in self.matrix.workloads)
-        return [traces[key_of(query)] for of_dataset in queries for query in of_dataset]
+        return [traces[key_of(query)] for of_dataset in self.queries.values() for query in of_dataset]
 
     def replays(self, dataset: str) -> list[Replay]:
         """Every contender on one dataset."""
@@ -143,7 +170,7 @@ class Session:
             swept = [("optimal", lam) for lam in self.matrix.lams]
             wanted = dict.fromkeys([(largest, None), *self.settings.values(), *swept])
             arms = [self.replay(dataset, *setting) for setting in wanted]
-            items = range(self.matrix.n_timed)
+            items = range(min(self.matrix.n_timed, len(self.outcomes[dataset].traces)))
             self._live[dataset] = run_live(
                 self.matrix.ladder,
                 self.engines,
@@ -171,11 +198,11 @@ class Session:
         )
 
     def datasets(self) -> tuple[DatasetRecord, ...]:
-        """The items of this run."""
+        """The items of this run, in the order of the cells' per-item values."""
         return tuple(
             DatasetRecord.of(
                 workload.name,
-                workload.queries("test", self.matrix.n_items),
+                list(self.queries[workload.name]),
                 workload.version if isinstance(workload, Versioned) else "",
             )
             for workload in self.matrix.workloads
@@ -190,6 +217,12 @@ def _check_answered(traces: Sequence[Trace]) -> None:
                 f"query {trace.query.id!r} of {trace.query.dataset!r} is refused by {action}: {why.message}; "
                 "the harness compares stages on queries that all answer: leave it out of the workload"
             )
+        for stage, outcome in trace.outcomes.items():
+            if outcome.score is None:
+                raise DataError(
+                    f"query {trace.query.id!r} of {trace.query.dataset!r}: the workload does not score the "
+                    f"answer of stage {stage!r}; the harness compares stages by what their answers are worth"
+                )
 
 
 def _open_stages(matrix: Matrix) -> dict[str, Engine]:

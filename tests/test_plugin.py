@@ -7,13 +7,12 @@ import pytest
 from asd.ladder import PRESETS
 from asd.measurement.files import read_record
 from asd.measurement.records import Run
-from bench import gate, summary
+from bench import harness as loaded
 from bench.store import Baseline
 from bench.verdicts import CANNOT_RUN
 
-# pytester unloads what a run of its own imported first, which scipy, imported late by these, does not survive
-assert gate
-assert summary
+# pytester unloads what a run of its own imported first, which scipy, imported by this, does not survive
+assert loaded
 
 pytest_plugins = ["pytester"]
 
@@ -201,7 +200,7 @@ def test_a_gpu_that_is_required_and_not_there(
     harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ):
     """The run ends before anything else is looked at: neither data nor policy are missed first."""
-    monkeypatch.setattr("bench.plugin.accelerators", tuple)
+    monkeypatch.setattr("bench.harness.accelerators", tuple)
     wanted = ("--ladder=qwen2.5-3", "--engine=vllm", "--datasets=mmlu,gsm8k", "--require-gpu", *more)
     result = harness.runpytest_inprocess("-p", "bench.plugin", "bench", *wanted)
     assert result.ret == CANNOT_RUN
