@@ -22,8 +22,14 @@ if hypothesis is not None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything that hypothesis runs is a property; hypothesis's own mark comes too late for -m."""
+BACKGROUND = ("PytestUnraisableExceptionWarning", "PytestUnhandledThreadExceptionWarning")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What hypothesis runs is a property: its own mark comes too late for -m. Tests fail in the background too."""
     for item in items:
+        if item.path.is_relative_to(config.rootpath / "tests"):
+            for warning in BACKGROUND:
+                item.add_marker(pytest.mark.filterwarnings(f"error::pytest.{warning}"))
         if hypothesis is not None and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("property")

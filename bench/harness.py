@@ -34,11 +34,11 @@ from bench.verdicts import CANNOT_RUN, Report
 __all__ = ["Harness"]
 
 TOLERATED = (
-    "ignore:::(?!(asd|bench)\\b)",
+    "ignore:::(?!(asd|bench)(\\.|$))",
     "ignore::DeprecationWarning",
     "ignore::PendingDeprecationWarning",
     "ignore::FutureWarning",
-    "ignore::UserWarning:asd\\.(engines|tiny)\\b",
+    "ignore::UserWarning:asd\\.(engines|tiny)(\\.|$)",
 )
 """Warnings that no measurement fails for: those of other libraries, those of what they will remove, and what
 torch says on behalf of the modules that call it. Those of our own code stay errors (pyproject.toml)."""
@@ -99,16 +99,23 @@ class Harness:
             limit=option("limit"),
             batch=option("batch"),
             device=option("device"),
-            policy=option("policy"),
+            policy=self._path("policy"),
             data=option("data"),
-            traces=option("traces"),
+            traces=self._path("traces"),
             unsafe_code=option("unsafe_code"),
             pinned=pinned,
         )
 
+    def _path(self, name: str) -> Path | None:
+        given = self.config.getoption(name)
+        return Path(given) if given else None
+
+    @property
+    def _baselines(self) -> Path:
+        return Path(self.config.getoption("baselines"))
+
     def _baseline(self) -> Baseline | None:
-        folder = self.config.getoption("baselines")
-        return find_baseline(folder, self.matrix.hardware, self.matrix.ladder.name)
+        return find_baseline(self._baselines, self.matrix.hardware, self.matrix.ladder.name)
 
     def _check_options(self) -> None:
         option = self.config.getoption
@@ -123,12 +130,12 @@ class Harness:
 
     def _check_files(self) -> None:
         """Before hours of measuring, not after."""
-        option = self.config.getoption
-        paths = [path for name in ("json_out", "log_items", "markdown_out") if (path := option(name))]
-        if option("traces") and self.matrix.engine != REPLAY:
-            paths.append(option("traces"))
-        if option("record_baseline"):
-            paths.append(baseline_path(option("baselines"), self.hardware, self.matrix.ladder.name))
+        names = ["json_out", "log_items", "markdown_out"]
+        if self.matrix.engine != REPLAY:
+            names.append("traces")
+        paths = [path for name in names if (path := self._path(name))]
+        if self.config.getoption("record_baseline"):
+            paths.append(baseline_path(self._baselines, self.hardware, self.matrix.ladder.name))
         for path in paths:
             if paths.count(path) > 1:
                 raise ConfigError(f"{path} is named twice among the files to write")
@@ -144,7 +151,7 @@ class Harness:
         Raises:
             AsdError: Every suite would fail for the same reason.
         """
-        traces = self.config.getoption("traces") or scratch.mktemp("outcomes") / "traces.jsonl"
+        traces = self._path("traces") or scratch.mktemp("outcomes") / "traces.jsonl"
         self.session = Session(self.matrix, traces)
         self.session.check()
         return self.session
@@ -206,7 +213,7 @@ class Harness:
         session.exitstatus = exitstatus or code
 
     def _conclude(self, *, failed: bool) -> int:
-        session = self.session or Session(self.matrix, self.config.getoption("traces") or Path())
+        session = self.session or Session(self.matrix, self._path("traces") or Path())
         run = Run(header=session.header(), datasets=session.datasets(), cells=tuple(self.cells))
         unwritten = self._write_data(run)
         if self.config.getoption("record_baseline"):
@@ -220,23 +227,22 @@ class Harness:
 
     def _write_data(self, run: Run) -> list[str]:
         """Write what was measured, whatever it is worth; returns what could not be written."""
-        option, problems = self.config.getoption, []
-        if option("log_items") and self.session:
-            replays = [replay for name in self.matrix.datasets for replay in self.session.replays(name)]
-            problems += _tried(lambda: write_items(option("log_items"), replays))
-        if option("json_out"):
-            problems += _tried(lambda: write_record(option("json_out"), run))
+        problems, session = [], self.session
+        if (log := self._path("log_items")) and session:
+            replays = [replay for name in self.matrix.datasets for replay in session.replays(name)]
+            problems += _tried(lambda: write_items(log, replays))
+        if record := self._path("json_out"):
+            problems += _tried(lambda: write_record(record, run))
         return problems
 
     def _write_report(self, run: Run, report: Report) -> list[str]:
-        path = self.config.getoption("markdown_out")
+        path = self._path("markdown_out")
         return _tried(lambda: write_atomically(path, render_markdown(run, report))) if path else []
 
     def _record(self, run: Run, *, failed: bool) -> str:
         if failed:
             return "gate: no baseline was recorded, because tests failed"
-        option = self.config.getoption
-        return f"baseline recorded: {record_baseline(option('baselines'), run, option('reason'))}"
+        return f"baseline recorded: {record_baseline(self._baselines, run, self.config.getoption('reason'))}"
 
     def _judge(self, run: Run) -> Report:
         options = Options(

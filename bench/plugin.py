@@ -27,7 +27,7 @@ _CHECKOUT = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """All options of the harness."""
+    """All options of the harness: plain values, which other plugins may send to other processes."""
     # --strict is pytest's own; under it the gate fails as well on what is inconclusive, partial or unjudged
     group = parser.getgroup("asd", "the harness of asd (bench/); with --strict, nothing may stay unjudged")
     group.addoption("--ladder", default="tiny", help="Preset or TOML file (default: tiny)")
@@ -40,18 +40,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--datasets", help="Names, separated by commas (default: the embedded ones)")
     group.addoption("--data", help="Folder of the public task sets, or hub (default: $ASD_DATA)")
     group.addoption("--unsafe-code", action="store_true", help="Run models' code without a sandbox")
-    group.addoption("--traces", type=Path, help="Trace file that keeps the outcomes and is taken up again")
-    group.addoption("--policy", type=Path, help="Made by `asd fit` (default: the one that ships with tiny)")
+    group.addoption("--traces", help="Trace file that keeps the outcomes and is taken up again")
+    group.addoption("--policy", help="Made by `asd fit` (default: the one that ships with tiny)")
     group.addoption("--limit", type=int, help="Items of each dataset (default: 200)")
     group.addoption("--batch", type=int, default=1, help="Queries a call in the live passes (default: 1)")
     group.addoption("--device", help="Such as cpu or cuda:0 (default: a GPU if there is one)")
     group.addoption("--require-gpu", action="store_true", help="End with an error where there is no GPU")
-    group.addoption("--baselines", type=Path, default=_CHECKOUT / "baselines", help="Folder of the baselines")
+    group.addoption("--baselines", default=str(_CHECKOUT / "baselines"), help="Folder of the baselines")
     group.addoption("--record-baseline", action="store_true", help="Make this run the baseline")
     group.addoption("--reason", default="", help="Why the baseline is recorded; stored with it")
-    group.addoption("--json-out", type=Path, help="Write the record of the run to this file")
-    group.addoption("--log-items", type=Path, help="Write one JSON line an item and policy to this file")
-    group.addoption("--markdown-out", type=Path, help="Write the report to this file, as Markdown")
+    group.addoption("--json-out", help="Write the record of the run to this file")
+    group.addoption("--log-items", help="Write one JSON line an item and policy to this file")
+    group.addoption("--markdown-out", help="Write the report to this file, as Markdown")
     group.addoption("--plan", action="store_true", help="Tell what would be measured; run nothing")
 
 
