@@ -17,11 +17,11 @@ from asd.study.binned import BinnedInduction
 from asd.study.curves import Curve, cross_validate, cross_validate_all, sweep
 from asd.study.folds import deal, evenly
 from asd.study.lists import Lists
-from asd.study.logistic import fit_many
+from asd.study.logistic import fit_folds, fit_many
 from asd.study.policies import Method, Recorded, as_traces, play, prices_of
 from asd.study.recording import Recording, read_recording
 from asd.study.routing import Foresight, PromptRouter, SingleStage
-from asd.study.selection import Always, Asked, Best, FittedBest, Setting, deliver, reference_stage
+from asd.study.selection import Always, Asked, Best, Contest, FittedBest, Setting, deliver, reference_stage
 from asd.study.signals import Signals
 from asd.study.stopping import Stopping
 from tests.recordings import STAGES, recording, records
@@ -81,10 +81,7 @@ def test_only_what_was_bought_is_seen(method: Method, train: Recording, test: Re
         scores=rng.random(test.scores.shape),
         costs=rng.random(test.costs.shape),
         confidence=np.where(hidden, -rng.random(hidden.shape) * 9, test.confidence),
-        texts=tuple(
-            tuple("anything" if unseen else text for unseen, text in zip(*row, strict=True))
-            for row in zip(hidden, test.texts, strict=True)
-        ),
+        texts=np.where(hidden, "anything", test.texts),
         words=np.where(hidden, 1.0, test.words),
         agreement=np.where(both, rng.random(both.shape), test.agreement),
     )
@@ -190,40 +187,45 @@ def test_the_smallest_recorded_llama_is_skipped(method: Method, dataset: str) ->
     assert curve.called[:, :, 0].mean() < 0.05
 
 
+def delivered(fitted: FittedBest, asked: Asked, rows: Recording) -> Curve:
+    """What was picked, played."""
+    return deliver(asked, sweep(fitted, rows, asked.lams or LAMS), rows, fitted.contest.reference)
+
+
 def test_a_ladder_that_does_not_pay_is_the_best_stage_alone(tmp_path: Path) -> None:
     """Where the best stage is the cheapest, asking for no loss returns it for every query."""
     rows = recording(tmp_path / "rows.jsonl", records(200, 4, quality=(0.9, 0.6, 0.6)))
     fitted = Best((Lists(), Stopping())).fit(rows)
-    assert rows.stages[fitted.reference] == "small"
-    asked = fitted.ask(0.0)
+    assert rows.stages[fitted.contest.reference] == "small"
+    asked = fitted.contest.ask(0.0)
     assert [setting.lam for setting in asked.settings] == [None]
     assert asked.expected_loss == 0.0
-    curve = deliver(fitted, asked, rows)
+    curve = delivered(fitted, asked, rows)
     assert curve.called.sum(axis=(0, 1)).tolist() == [200, 0, 0]
 
 
 def test_the_first_member_stays_unless_another_is_surely_better(tmp_path: Path) -> None:
     """A method that is worth a little more by luck replaces nothing; one that is worth much more does."""
     rows = recording(tmp_path / "rows.jsonl", records(400, 5))
-    assert Best((Always(2, "dearest"), Lists())).fit(rows).winner == "lists of two"
+    assert Best((Always(2, "dearest"), Lists())).compete(rows).name == "lists of two"
     alike = Best((Lists(name="these"), Lists(n_steps=49, name="those")))
     reverse = Best(alike.members[::-1])
-    assert (alike.fit(rows).winner, reverse.fit(rows).winner) == ("these", "those")
+    assert (alike.compete(rows).name, reverse.compete(rows).name) == ("these", "those")
 
 
 def test_what_is_asked_is_picked_with_a_margin(tmp_path: Path) -> None:
     """The setting's out-of-fold loss lies below the asked one, the more so the surer it has to be."""
     rows = recording(tmp_path / "rows.jsonl", records(400, 5))
     fitted = Best((Lists(),)).fit(rows)
-    easy, sure = fitted.ask(0.05, confidence=0.5), fitted.ask(0.05, confidence=0.95)
+    easy, sure = (fitted.contest.ask(0.05, confidence) for confidence in (0.5, 0.95))
     assert any(setting.lam is not None for setting in easy.settings)
     assert easy.expected_loss == pytest.approx(0.05)
     assert sure.expected_loss < 0.05 - 0.005
-    cheap, dear = (deliver(fitted, asked, rows).cost.mean() for asked in (easy, sure))
+    cheap, dear = (delivered(fitted, asked, rows).cost.mean() for asked in (easy, sure))
     assert cheap < dear
 
 
-def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float) -> FittedBest:
+def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float) -> Contest:
     """Settings 1, 2, ... that lose so much against the reference, with this spread over rows."""
     n = len(rows)
     noise = np.tile([-1.0, 1.0], n // 2)
@@ -232,7 +234,10 @@ def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float)
     shape = np.zeros(quality.shape, dtype=np.intp)
     cost = np.broadcast_to(np.array(costs)[:, None], quality.shape)
     curve = Curve(np.arange(1.0, len(losses) + 1), quality, cost, shape, np.zeros((*quality.shape, 3), bool))
-    return FittedBest("by hand", Always(0), curve, reference_stage(rows), rows)
+    reference = reference_stage(rows)
+    alone = rows.scores[:, reference], float(rows.costs[:, reference].mean())
+    curve = Curve(np.arange(1.0, len(losses) + 1), quality, cost, shape, np.zeros((*quality.shape, 3), bool))
+    return Contest(0, "by hand", curve, reference, *alone)
 
 
 def test_the_margin_is_that_of_the_normal_quantile(train: Recording) -> None:
@@ -262,12 +267,12 @@ def test_a_mix_is_dealt_by_the_name_of_the_query(train: Recording) -> None:
     """About its share of the rows get each setting, the same ones whatever stands beside them."""
     fitted = Best((Lists(),)).fit(train)
     mixed = Asked(0.0, (Setting(0.05, 0.3), Setting(None, 0.7)), 0.0)
-    cheap, dear = (deliver(fitted, Asked(0.0, (Setting(lam, 1.0),), 0.0), train) for lam in (0.05, None))
-    curve = deliver(fitted, mixed, train)
+    cheap, dear = (delivered(fitted, Asked(0.0, (Setting(lam, 1.0),), 0.0), train) for lam in (0.05, None))
+    curve = delivered(fitted, mixed, train)
     is_cheap = curve.cost[0] == cheap.cost[0]
     assert (np.where(is_cheap, cheap.quality[0], dear.quality[0]) == curve.quality[0]).all()
     assert is_cheap.mean() == pytest.approx(0.3, abs=0.1)
-    back = deliver(fitted, mixed, train.take(np.arange(len(train))[::-1]))
+    back = delivered(fitted, mixed, train.take(np.arange(len(train))[::-1]))
     assert (back.cost[0][::-1] == curve.cost[0]).all()
     assert (back.called[0][::-1] == curve.called[0]).all()
 
@@ -332,18 +337,20 @@ def test_reference_is_the_best_and_of_equals_the_cheapest(train: Recording) -> N
 
 
 def test_many_logistic_fits_equal_scikit_learn() -> None:
-    """Same weights as one penalised fit at a time; rows masked out do not enter."""
+    """Same weights as one penalised fit at a time, on all rows and without each fold."""
     rng = np.random.default_rng(0)
     x = np.column_stack([rng.normal(size=(80, 3)), np.ones(80)])
     y = (rng.random((80, 2)) < 0.4).astype(float)
-    masks = np.column_stack([np.ones(80), np.arange(80) % 4 != 0]).astype(float)
-    weights = fit_many(x, y, masks, strength=2.0)
-    for t in range(2):
-        rows = masks[:, t] > 0
-        # scikit-learn does not penalise its constant at all, ours next to nothing.
-        model = LogisticRegression(C=0.5, tol=1e-8, max_iter=1000).fit(x[rows, :3], y[rows, t])
-        assert weights[:3, t] == pytest.approx(model.coef_[0], abs=2e-3)
-        assert weights[3, t] == pytest.approx(model.intercept_[0], abs=2e-3)
+    folds = np.arange(80) % 4
+    everything, *without = fit_folds(x, y, folds, strength=2.0)
+    assert everything.tolist() == fit_many(x, y, strength=2.0).tolist()
+    for fold, weights in ((-1, everything), *enumerate(without)):
+        rows = folds != fold
+        for t in range(2):
+            # scikit-learn does not penalise its constant at all, ours next to nothing.
+            model = LogisticRegression(C=0.5, tol=1e-8, max_iter=1000).fit(x[rows, :3], y[rows, t])
+            assert weights[:3, t] == pytest.approx(model.coef_[0], abs=2e-3)
+            assert weights[3, t] == pytest.approx(model.intercept_[0], abs=2e-3)
 
 
 def test_rows_are_dealt_and_taken_evenly() -> None:

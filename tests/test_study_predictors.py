@@ -18,12 +18,12 @@ from asd.types import Draft, Outcome, Query, Trace, Usage
 RECORDING = Recording(
     stages=("s", "m", "l"),
     keys=(("d", "q1"), ("d", "q2")),
-    prompts=("2+2?", "3+3?"),
+    prompts=np.array(["2+2?", "3+3?"], dtype=object),
     scores=np.array([[1.0, 0.0, 1.0], [0.0, 0.5, 1.0]]),
     costs=np.array([[0.5, 2.0, 4.0], [0.5, 2.0, 12.0]]),
     latency=np.full((2, 3), np.nan),
     confidence=np.array([[-0.5, np.nan, -np.inf], [-1.0, np.nan, -0.1]]),
-    texts=(("", "", ""), ("", "", "")),
+    texts=np.full((2, 3), "", dtype=object),
     words=np.array([[6.0, np.nan, 0.0], [1.0, 1.0, 1.0]]),
     agreement=np.array([np.full((3, 3), 0.5), [[1.0, 0.0, 1.0], [0.0, 1.0, np.nan], [1.0, np.nan, 1.0]]]),
     counts=Counts(5, 2, {}, {}, {}, "recorded"),
@@ -33,7 +33,7 @@ RECORDING = Recording(
 def test_a_recording_becomes_outcomes() -> None:
     """Costs in runs of the largest, and what every answer says; what is missing is marked, not made up."""
     got = from_recording(RECORDING)
-    assert got.prompts == RECORDING.prompts
+    assert got.prompts == ("2+2?", "3+3?")
     assert got.n_left_out == 3
     np.testing.assert_array_equal(got.scores, RECORDING.scores)
     np.testing.assert_allclose(got.costs, RECORDING.costs / 8.0)

@@ -68,9 +68,9 @@ def test_replies_are_kept_whole(tmp_path: Path) -> None:
     rows[0]["outputs"]["medium"] |= {"response": None, "answer": "8"}
     del rows[0]["outputs"]["large"]["response"]
     found = recording(tmp_path / "rows.jsonl", rows)
-    assert found.texts[0] == ("so\n#### 7", "8", "")
-    assert found.take(np.array([1, 0])).texts[1] == found.texts[0]
-    assert found.only([2, 0]).texts[0] == ("", "so\n#### 7")
+    assert found.texts[0].tolist() == ["so\n#### 7", "8", ""]
+    assert found.take(np.array([1, 0])).texts[1].tolist() == found.texts[0].tolist()
+    assert found.only([2, 0]).texts[0].tolist() == ["", "so\n#### 7"]
 
 
 def test_answers_agree_by_their_words(tmp_path: Path) -> None:

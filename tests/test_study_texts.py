@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import Ridge
 
 from asd.study import texts
@@ -33,7 +32,7 @@ def test_ridge_on_a_kernel_is_ridge_on_its_features() -> None:
     x, other, y = rng.normal(size=(40, 5)), rng.normal(size=(7, 5)), rng.uniform(0.3, 0.7, size=(40, 1))
     fitted = texts._Ridge.fit(x @ x.T, y)
     expected = Ridge(alpha=texts._STRENGTH).fit(x, y[:, 0]).predict(other)
-    p = fitted(other @ x.T) + np.log(y.mean() / (1 - y.mean()))
+    p = fitted.beyond(other @ x.T @ fitted.weights) + np.log(y.mean() / (1 - y.mean()))
     np.testing.assert_allclose(1 / (1 + np.exp(-p)), expected, rtol=1e-6)
 
 
@@ -63,7 +62,7 @@ def test_words_that_tell_are_heard(tmp_path: Path) -> None:
 def test_without_words_nothing_is_said(tmp_path: Path) -> None:
     """No prompts and no answers: 0 for every row."""
     rows = told(tmp_path, 60)
-    mute = replace(rows, prompts=("",) * 60, texts=(("", "", ""),) * 60)
+    mute = replace(rows, prompts=np.full(60, "", object), texts=np.full((60, 3), "", object))
     fitted = Texts.fit(mute)
     assert np.abs(fitted.on(rows)).max() < 1e-9
     # leaving a row out moves the mean, and that alone
@@ -79,21 +78,3 @@ def test_of_too_many_rows_the_others_are_predicted(tmp_path: Path, monkeypatch: 
     others = np.setdiff1d(np.arange(120), used)
     np.testing.assert_allclose(fitted.held_out[others], fitted.on(rows.take(others)))
     assert not np.allclose(fitted.held_out[used], fitted.on(rows.take(used)))
-
-
-def test_grams_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As many n-grams as scikit-learn counts, weighted 1 + log; of a long text both ends."""
-    text = "  The cat\nand the CAT "
-    _, weights = texts._grams(text)
-    counts = CountVectorizer(analyzer="char", ngram_range=(2, 4)).fit_transform([" the cat and the cat "])
-    assert sorted(weights.tolist()) == pytest.approx(sorted((1 + np.log(counts.data)).tolist()), rel=1e-6)
-    monkeypatch.setattr(texts, "_MOST_CHARACTERS", 3)
-    assert texts._grams("abcdefgh 1")[0].tolist() == texts._grams("abch 1")[0].tolist()
-
-
-def test_rare_words_weigh_more_and_texts_have_unit_length() -> None:
-    """A text's product with itself is 1; sharing a rare word is more likeness than sharing a common one."""
-    grams = texts._Grams.fit(["the sea", "the sky", "the oak", "zebra"])
-    likeness = grams.likeness(["the sea", "the zebra"])
-    assert likeness[0, 0] == pytest.approx(1.0)
-    assert likeness[1, 3] > likeness[1, 1] > 0.0

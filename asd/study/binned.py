@@ -53,7 +53,7 @@ class BinnedInduction:
 
 def _head(signal: Array, scores: Array) -> Array:
     x = np.stack([signal, np.ones(len(signal))], axis=1)
-    return np.asarray(fit_many(x, scores[:, None], np.ones((len(x), 1)), strength=1.0)[:, 0])
+    return np.asarray(fit_many(x, scores[:, None], strength=1.0)[:, 0])
 
 
 def _graph(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from asd.errors import DataError
 from asd.evidence.metrics import auroc
 from asd.measurement.records import Record
-from asd.study.curves import LOSSES, SWEEP, Curve, cost_shares, cross_validate
+from asd.study.curves import LOSSES, SWEEP, cost_shares, cross_validate
 from asd.study.lists import Lists
 from asd.study.recording import Counts, Recording
 from asd.study.replay import MIN_ROWS, Interval
@@ -29,8 +29,6 @@ from asd.study.selection import reference_stage
 __all__ = ["Certificate", "Rung", "Saving", "certify"]
 
 Array = npt.NDArray[np.float64]
-
-_N_RESAMPLES = 200
 
 
 class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -155,18 +153,9 @@ def _savings(rows: Recording, best: int) -> tuple[Saving, ...]:
     if not rows.costs[:, best].mean() > 0.0:
         return ()
     curve = cross_validate(Lists(), rows, SWEEP)
-    rng = np.random.default_rng(0)
-    n = len(rows)
-    drawn = rng.multinomial(n, np.full(n, 1.0 / n), size=_N_RESAMPLES) / n
-    draws = np.array([_saved(rows, curve, weights) for weights in drawn])
+    here, *draws = 1.0 - cost_shares(rows, [curve])[0]
     low, high = np.quantile(draws, [0.025, 0.975], axis=0)
-    here = _saved(rows, curve, np.full(n, 1.0 / n))
     return tuple(
         Saving(loss=loss, saving=float(here[i]), interval=Interval(float(low[i]), float(high[i])))
         for i, loss in enumerate(LOSSES)
     )
-
-
-def _saved(rows: Recording, curve: Curve, weights: Array) -> Array:
-    """One minus the cost share at each loss, for rows weighted so."""
-    return 1.0 - cost_shares(rows, curve, weights)

@@ -23,12 +23,12 @@ from tqdm import tqdm
 
 from asd.measurement.records import Record
 from asd.study.binned import BinnedInduction
-from asd.study.curves import LOSSES, SWEEP, Curve, cost_shares, cross_validate_all, in_order, splits, sweep
+from asd.study.curves import LOSSES, SWEEP, Curve, cost_shares, in_order, splits, sweep
 from asd.study.policies import Method
 from asd.study.recording import Recording
 from asd.study.replay import Interval, ours
 from asd.study.routing import Foresight, PromptRouter, SingleStage
-from asd.study.selection import CONFIDENCE, FittedBest, deliver, reference_stage
+from asd.study.selection import CONFIDENCE, Contest, deliver, reference_stage
 from asd.study.stopping import Stopping
 
 __all__ = ["Comparison", "Delivered", "Row", "compare", "rivals"]
@@ -36,7 +36,6 @@ __all__ = ["Comparison", "Delivered", "Row", "compare", "rivals"]
 Array = npt.NDArray[np.float64]
 
 _N_FOLDS = 5
-_N_RESAMPLES = 200
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -118,12 +117,9 @@ def compare(cells: Sequence[Cell]) -> Comparison:
     shares: dict[str, dict[str, Array]] = {}
     delivered: dict[str, list[Array]] = {}
     for cell in tqdm(cells, desc="frontier", unit="cell", disable=None):
-        methods = rivals(len(cell.rows.stages))
-        curves = cross_validate_all(methods, cell.rows, SWEEP, _N_FOLDS, seed=0)
-        for method, curve in zip(methods, curves, strict=True):
-            shares.setdefault(method.name, {})[cell.name] = _draws(cell.rows, curve)
-        curve, delivered[cell.name] = _ours(cell.rows)
-        shares.setdefault("asd", {})[cell.name] = _draws(cell.rows, curve)
+        curves, delivered[cell.name] = _cross_validated(cell.rows)
+        for name, draws in zip(curves, cost_shares(cell.rows, list(curves.values())), strict=True):
+            shares.setdefault(name, {})[cell.name] = draws
     complete = {name: found for name, found in shares.items() if len(found) == len(cells)}
     return Comparison(
         n_rows={cell.name: len(cell.rows) for cell in cells},
@@ -132,12 +128,32 @@ def compare(cells: Sequence[Cell]) -> Comparison:
     )
 
 
-def _draws(rows: Recording, curve: Curve) -> Array:
-    """Cost shares on all rows (first) and on resampled ones, shape (1 + resamples, losses)."""
-    n = len(rows)
-    drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=_N_RESAMPLES) / n
-    weights = np.concatenate([np.full((1, n), 1.0 / n), drawn])
-    return np.stack([cost_shares(rows, curve, row) for row in weights])
+def _cross_validated(rows: Recording) -> tuple[dict[str, Curve], list[Array]]:
+    """Of every method and of ours, the curve on held-out rows; what each asked loss cost, shape (2, n)."""
+    best, methods = ours(len(rows.stages)), rivals(len(rows.stages))
+    names = [*(method.name for method in methods), best.name]
+    found: list[list[Curve]] = [[] for _ in names]
+    asked: list[list[Array]] = [[] for _ in LOSSES]
+    parts = list(splits(len(rows), _N_FOLDS, seed=0))
+    for seen, held_out in parts:
+        train, other = rows.take(seen), rows.take(held_out)
+        curves = {method.name: sweep(method.fit(train), other, SWEEP) for method in methods}
+        contest = best.compete(train)
+        # The winner is one of the methods, fitted on these very rows.
+        curves[best.name] = curves[contest.name]
+        for own, name in zip(found, names, strict=True):
+            own.append(curves[name])
+        for own, loss in zip(asked, LOSSES, strict=True):
+            own.append(_ask(contest, curves[best.name], other, loss))
+    back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
+    joined = [np.concatenate(own, axis=1)[:, back] for own in asked]
+    return {name: in_order(own, back) for name, own in zip(names, found, strict=True)}, joined
+
+
+def _ask(contest: Contest, played: Curve, rows: Recording, loss: float) -> Array:
+    """What was lost and paid on every row, shape (2, n)."""
+    curve = deliver(contest.ask(loss), played, rows, contest.reference)
+    return np.stack([rows.scores[:, contest.reference] - curve.quality[0], curve.cost[0]])
 
 
 def _row(name: str, found: dict[str, Array]) -> Row:
@@ -150,24 +166,6 @@ def _row(name: str, found: dict[str, Array]) -> Row:
         intervals={loss: Interval(float(low[i]), float(high[i])) for i, loss in enumerate(names)},
         cells={cell: dict(zip(names, draws[0].tolist(), strict=True)) for cell, draws in found.items()},
     )
-
-
-def _ours(rows: Recording) -> tuple[Curve, list[Array]]:
-    """Our curve on held-out rows; by asked loss, what was lost and paid on every row, shape (2, n)."""
-    curves, asked, order = [], [], []
-    for seen, held_out in splits(len(rows), _N_FOLDS, seed=0):
-        fitted, other = ours(len(rows.stages)).fit(rows.take(seen)), rows.take(held_out)
-        curves.append(sweep(fitted, other, SWEEP))
-        asked.append([_ask(fitted, other, loss) for loss in LOSSES])
-        order.append(held_out)
-    back = np.argsort(np.concatenate(order))
-    curve = in_order(curves, back)
-    return curve, [np.concatenate(parts, axis=1)[:, back] for parts in zip(*asked, strict=True)]
-
-
-def _ask(fitted: FittedBest, rows: Recording, loss: float) -> Array:
-    curve = deliver(fitted, fitted.ask(loss), rows)
-    return np.stack([rows.scores[:, fitted.reference] - curve.quality[0], curve.cost[0]])
 
 
 def _delivered(i: int, cells: Sequence[Cell], delivered: dict[str, list[Array]]) -> Delivered:

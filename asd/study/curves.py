@@ -31,6 +31,12 @@ Index = npt.NDArray[np.intp]
 LOSSES = (0.01, 0.02, 0.05)
 """Where frontiers are read off, in quality below the best single model."""
 
+_BLOCK = 10_000
+"""Rows that are played at once."""
+_N_RESAMPLES = 200
+_MOST_DRAWN = 2_000_000
+"""Numbers drawn at once."""
+
 SWEEP = tuple(float(lam) for lam in np.geomspace(0.05, 500.0, 29))
 """Where a method's own curve is looked at; a factor of 1.39 apart."""
 
@@ -56,13 +62,27 @@ class Curve(NamedTuple):
         """Mean cost and mean quality of every setting."""
         return list(zip(self.cost.mean(axis=1).tolist(), self.quality.mean(axis=1).tolist(), strict=True))
 
+    def at(self, lam: float) -> Curve:
+        """One of its settings."""
+        i = self.lams.tolist().index(lam)
+        return Curve(*(part[i : i + 1] for part in self))
+
     def values(self, unit: float) -> Array:
         """Of every setting and row, lam * quality - cost with the cost in `unit`, shape (L, n)."""
         return np.asarray(self.lams[:, None] * self.quality - self.cost / unit)
 
 
 def sweep(fitted: Fitted, rows: Recording, lams: Sequence[float]) -> Curve:
-    """Play rows at every lam."""
+    """Play rows at every lam, some thousand rows at a time: what a method sees of them takes room."""
+    n = len(rows)
+    blocks = (
+        [rows.take(np.arange(i, min(i + _BLOCK, n))) for i in range(0, n, _BLOCK)] if n > _BLOCK else [rows]
+    )
+    found = [_swept(fitted, block, lams) for block in blocks]
+    return found[0] if len(found) == 1 else in_order(found, np.arange(n))
+
+
+def _swept(fitted: Fitted, rows: Recording, lams: Sequence[float]) -> Curve:
     sight = fitted.on(rows)
     played = [play(sight, rows, float(lam)) for lam in lams]
     return Curve(np.array(lams, dtype=np.float64), *(np.stack(part) for part in zip(*played, strict=True)))
@@ -102,13 +122,37 @@ def in_order(curves: Sequence[Curve], order: Index) -> Curve:
     return Curve(curves[0].lams, *joined)
 
 
-def cost_shares(rows: Recording, curve: Curve, weights: Array) -> Array:
-    """Cost at each of `LOSSES` below the best single model over its cost; weights of rows sum to 1."""
-    quality, cost = weights @ rows.scores, weights @ rows.costs
+def cost_shares(rows: Recording, curves: Sequence[Curve]) -> list[Array]:
+    """What quality costs by every curve: on the rows, then on 200 resamples of them.
+
+    Returns:
+        Of every curve, the cost at each of `LOSSES` below the best single model over its cost, shape
+        (1 + resamples, losses).
+    """
+    n, rng, found = len(rows), np.random.default_rng(0), []
+    for n_draws in (0, *_portions(_N_RESAMPLES, max(1, _MOST_DRAWN // n))):
+        drawn = rng.multinomial(n, np.full(n, 1.0 / n), size=n_draws) if n_draws else np.ones((1, n))
+        weights = drawn / n
+        alone = weights @ rows.costs, weights @ rows.scores
+        found.append([_drawn_shares(*alone, weights @ c.cost.T, weights @ c.quality.T) for c in curves])
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+def _portions(total: int, most: int) -> list[int]:
+    """A number as a sum of others that are no larger than `most`."""
+    return [min(most, total - start) for start in range(0, total, most)]
+
+
+def _drawn_shares(cost: Array, quality: Array, costs: Array, qualities: Array) -> Array:
+    """By draw: from means of single models, shape (draws, K), and of the curve's settings, (draws, L)."""
+    draws = zip(cost, quality, costs, qualities, strict=True)
+    return np.stack([_shares(*means) for means in draws])
+
+
+def _shares(cost: Array, quality: Array, costs: Array, qualities: Array) -> Array:
     best = min(range(len(quality)), key=lambda k: (-quality[k], cost[k]))
     singles = zip(cost.tolist(), quality.tolist(), strict=True)
-    points = zip((curve.cost @ weights).tolist(), (curve.quality @ weights).tolist(), strict=True)
-    hull = Hull([*singles, *points])
+    hull = Hull([*singles, *zip(costs.tolist(), qualities.tolist(), strict=True)])
     shares = [hull.cost_at(float(quality[best]) - loss) for loss in LOSSES]
     # The best single model is on the hull, so that every loss is reached.
     return np.array([share for share in shares if share is not None], dtype=np.float64) / float(cost[best])

@@ -15,14 +15,13 @@ thousand lists on a few hundred rows owes its rank to noise, which the vote aver
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from asd.study.folds import deal
-from asd.study.logistic import fit_many
+from asd.study.logistic import fit_folds
 from asd.study.policies import STOPS, Bought, Choice
 from asd.study.recording import Recording
 from asd.study.signals import Signals
@@ -75,13 +74,25 @@ class Lists:
         weights = self._weights(len(train))
         quality, cost = weights @ train.scores, weights @ costs
         tables = [_alone(quality[:, i], cost[:, i], i) for i in range(len(train.stages))]
-        for i, j in permutations(range(len(train.stages)), 2):
-            order, going = self._cuts(numbers[:, i])
-            gained = _sums(weights, order, train.scores[:, j] - train.scores[:, i], going)
-            paid = _sums(weights, order, costs[:, j], going)
-            pair = np.full(len(going), i), np.full(len(going), j), numbers[order[going], i]
-            tables.append(_Table(*pair, quality[:, i] + gained, cost[:, i] + paid))
+        tables += [self._pairs(i, numbers[:, i], train.scores, costs, weights) for i in range(len(costs.T))]
         return _FittedLists(signals, reader, _Table(*map(np.concatenate, zip(*tables, strict=True))))
+
+    def _pairs(self, i: int, signal: Array, scores: Array, costs: Array, weights: Array) -> _Table:
+        """Every list that begins with model `i`, at every threshold."""
+        order, going = self._cuts(signal)
+        others = np.delete(np.arange(len(scores.T)), i)
+        values = np.concatenate([(scores - scores[:, [i]])[:, others], costs[:, others]], axis=1)
+        gained, paid = np.split(_sums(weights[:, order], values[order], going), 2, axis=2)
+        quality = weights @ scores[:, i] + gained.transpose(2, 0, 1)
+        cost = weights @ costs[:, i] + paid.transpose(2, 0, 1)
+        n_lists = len(others) * len(going)
+        return _Table(
+            np.full(n_lists, i),
+            np.repeat(others, len(going)),
+            np.tile(signal[order[going]], len(others)),
+            quality.reshape(n_lists, len(weights)),
+            cost.reshape(n_lists, len(weights)),
+        )
 
     def _weights(self, n: int) -> Array:
         """Of every row in every draw, shape (draws, n); each draw's sum to 1."""
@@ -103,9 +114,11 @@ def _alone(quality: Array, cost: Array, i: int) -> _Table:
     return _Table(itself, itself, np.array([-np.inf]), quality[None], cost[None])
 
 
-def _sums(weights: Array, order: Index, values: Array, going: Index) -> Array:
-    """Weighted sums of the first `going[c]` values in that order, shape (cuts, draws)."""
-    return np.cumsum((weights * values)[:, order], axis=1)[:, going - 1].T
+def _sums(weights: Array, values: Array, going: Index) -> Array:
+    """Weighted sums of the first `going[c]` rows of every column, shape (cuts, draws, columns)."""
+    starts = np.append(0, going)[:-1]
+    parts = [weights[:, a:b] @ values[a:b] for a, b in zip(starts.tolist(), going.tolist(), strict=True)]
+    return np.cumsum(np.reshape(parts, (len(going), len(weights), values.shape[1])), axis=0)
 
 
 class _Reader(NamedTuple):
@@ -118,13 +131,13 @@ class _Reader(NamedTuple):
     def fit(cls, train: Recording, numbers: Array) -> tuple[_Reader, Array]:
         """The reader, and the log-odds of the rows fitted on by weights from other folds, shape (n, K)."""
         texts, folds = Texts.fit(train), deal(len(train), _N_FOLDS)
-        masks = np.stack([np.ones(len(train)), *(folds != fold for fold in range(_N_FOLDS))], axis=1)
         odds, weights = np.empty_like(numbers), []
         for k in range(numbers.shape[1]):
             x = _told(numbers, texts.held_out, k)
-            fitted = fit_many(x, np.repeat(train.scores[:, [k]], masks.shape[1], axis=1), masks, strength=1.0)
-            odds[:, k] = (x @ fitted)[np.arange(len(x)), 1 + folds]
-            weights.append(fitted[:, 0])
+            everything, *without = fit_folds(x, train.scores[:, [k]], folds, strength=1.0)
+            for fold, fitted in enumerate(without):
+                odds[folds == fold, k] = x[folds == fold] @ fitted[:, 0]
+            weights.append(everything[:, 0])
         return cls(texts, np.stack(weights, axis=1)), odds
 
     def __call__(self, rows: Recording, numbers: Array) -> Array:

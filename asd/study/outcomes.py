@@ -57,8 +57,8 @@ def from_recording(recording: Recording) -> Outcomes:
     Raises:
         DataError: The prompts were not recorded, or the largest stage costs nothing.
     """
-    if not all(recording.prompts):
-        raise DataError(f"{recording.prompts.count('')} queries have no prompt to predict from")
+    if n_without := sum(not prompt for prompt in recording.prompts):
+        raise DataError(f"{n_without} queries have no prompt to predict from")
     unit = float(recording.costs[:, -1].mean())
     if not unit > 0.0:
         raise DataError(f"stage {recording.stages[-1]!r} costs {unit} on average; declare costs")
@@ -68,7 +68,7 @@ def from_recording(recording: Recording) -> Outcomes:
     answers = np.stack([confidence, known, length, _agreement(recording.agreement)], axis=2)
     return Outcomes(
         stages=recording.stages,
-        prompts=recording.prompts,
+        prompts=tuple(recording.prompts),
         scores=recording.scores,
         costs=recording.costs / unit,
         answers=answers,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from asd.errors import DataError
 from asd.study.comparisons import interval
-from asd.study.curves import Curve, splits, sweep
+from asd.study.curves import Curve, in_order, splits, sweep
 from asd.study.latency import speed_up
 from asd.study.methods import KEPT, LAMS
 from asd.study.record import Table, Value
@@ -93,23 +93,17 @@ def _play(name: str, rows: Recording, seed: int) -> _Played:
         found[0].append(sweep(fitted, other, LAMS))
         found[1].append(sweep(Foresight().fit(train), other, LAMS))
         found[2].append(_keeping(fitted, other))
-    return _Played(name, rows, *(_in_order(curves, back) for curves in found))
+    return _Played(name, rows, *(in_order(curves, back) for curves in found))
 
 
 def _keeping(fitted: FittedBest, rows: Recording) -> Curve:
     """The cheapest setting to keep `KEPT` out of fold on the rows fitted on, or the best single stage."""
-    quality, cost = fitted.curve.quality.mean(axis=1), fitted.curve.cost.mean(axis=1)
-    scores, costs = (part[:, fitted.reference].mean() for part in (fitted.train.scores, fitted.train.costs))
-    cost = np.where(quality >= KEPT * scores, cost, np.inf)
-    if not cost.min() < costs:
-        return sweep(Always(fitted.reference), rows, [1.0])
-    return sweep(fitted, rows, [float(fitted.curve.lams[cost.argmin()])])
-
-
-def _in_order(curves: Sequence[Curve], order: NDArray[np.intp]) -> Curve:
-    """Rows of several curves one after another, then put in this order."""
-    joined = (np.concatenate(part, axis=1)[:, order] for part in zip(*(c[1:] for c in curves), strict=True))
-    return Curve(curves[0].lams, *joined)
+    contest = fitted.contest
+    quality, cost = contest.curve.quality.mean(axis=1), contest.curve.cost.mean(axis=1)
+    cost = np.where(quality >= KEPT * contest.quality.mean(), cost, np.inf)
+    if not cost.min() < contest.cost:
+        return sweep(Always(contest.reference), rows, [1.0])
+    return sweep(fitted, rows, [float(contest.curve.lams[cost.argmin()])])
 
 
 def _pooled(played: Sequence[_Played], recording: Recording, datasets: NDArray[np.str_]) -> _Played:
@@ -117,7 +111,7 @@ def _pooled(played: Sequence[_Played], recording: Recording, datasets: NDArray[n
     order = np.concatenate([np.flatnonzero(datasets == part.name) for part in played])
     straight = np.arange(len(order))
     curves = zip(*((part.sweep, part.foresight, part.keeping) for part in played), strict=True)
-    return _Played(EVERYTHING, recording.take(order), *(_in_order(parts, straight) for parts in curves))
+    return _Played(EVERYTHING, recording.take(order), *(in_order(parts, straight) for parts in curves))
 
 
 def _methods(played: Sequence[_Played], seed: int) -> Table:

@@ -8,8 +8,9 @@ One line of a file is one query, `.gz` is unpacked:
 Only `id` and `outputs` with a `score` are needed; a query that names no `dataset` gets the file's name. What
 is missing is counted, never made up: a query without a score or a cost of every stage cannot be replayed and
 is left out (`Counts` says how many); a confidence that is null where others of that stage are numbers is the
-lowest there is (minus infinity, in these files); a stage without any has none. The border: reading; nothing
-is fitted and nothing is chosen here.
+lowest there is (minus infinity, in these files); a stage without any has none. Lines become columns some
+thousand at a time: what is kept of a query is its texts and a few numbers, never the line. The border:
+reading; nothing is fitted and nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import gzip
 import math
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -29,11 +31,16 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
 from asd.study.answers import agreement, text_of, words_of
+from asd.study.folds import evenly
 
 __all__ = ["Counts", "Recording", "models_in", "prompt_of", "read_queries", "read_recording"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+Strings = npt.NDArray[np.object_]
+
+_BLOCK = 2000
+"""Lines that are turned into columns at once."""
 
 
 class Counts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,12 +70,12 @@ class Recording:
     Attributes:
         stages: Names, in the order they were asked for.
         keys: Dataset and id of every query.
-        prompts: What was asked ("" where not recorded).
+        prompts: What was asked ("" where not recorded), shape (n,).
         scores: Quality in [0, 1], shape (n, K).
         costs: Of one call, in the files' unit, shape (n, K).
         latency: Recorded seconds of the call, NaN where none were recorded, shape (n, K).
         confidence: Raw, any monotone scale; minus infinity for null, NaN for a stage without any; (n, K).
-        texts: What every stage answered ("" where not recorded), n tuples of K.
+        texts: What every stage answered ("" where not recorded), shape (n, K).
         words: Length of every answer in words, NaN where none was recorded, shape (n, K).
         agreement: How far answers of two stages agree, in [0, 1], NaN where a text is missing; (n, K, K).
         counts: What was read and what was left out.
@@ -76,12 +83,12 @@ class Recording:
 
     stages: tuple[str, ...]
     keys: tuple[tuple[str, str], ...]
-    prompts: tuple[str, ...]
+    prompts: Strings
     scores: Array
     costs: Array
     latency: Array
     confidence: Array
-    texts: tuple[tuple[str, ...], ...]
+    texts: Strings
     words: Array
     agreement: Array
     counts: Counts
@@ -94,20 +101,29 @@ class Recording:
         """Names of the datasets in it, sorted."""
         return tuple(sorted({dataset for dataset, _ in self.keys}))
 
+    @property
+    def prompt_length(self) -> Array:
+        """Of every prompt in characters, shape (n,)."""
+        return np.fromiter(map(len, self.prompts), dtype=np.float64, count=len(self.prompts))
+
     def take(self, rows: Index) -> Recording:
         """The queries at these positions."""
         return replace(
             self,
             keys=tuple(self.keys[i] for i in rows.tolist()),
-            prompts=tuple(self.prompts[i] for i in rows.tolist()),
+            prompts=self.prompts[rows],
             scores=self.scores[rows],
             costs=self.costs[rows],
             latency=self.latency[rows],
             confidence=self.confidence[rows],
-            texts=tuple(self.texts[i] for i in rows.tolist()),
+            texts=self.texts[rows],
             words=self.words[rows],
             agreement=self.agreement[rows],
         )
+
+    def thinned(self, most: int) -> Recording:
+        """Itself, or where it has more queries than `most`, so many evenly spaced."""
+        return self if len(self) <= most else self.take(evenly(len(self), most))
 
     def only(self, stages: Sequence[int]) -> Recording:
         """The same queries on some of the stages, by position."""
@@ -119,7 +135,7 @@ class Recording:
             costs=self.costs[:, columns],
             latency=self.latency[:, columns],
             confidence=self.confidence[:, columns],
-            texts=tuple(tuple(row[k] for k in columns) for row in self.texts),
+            texts=self.texts[:, columns],
             words=self.words[:, columns],
             agreement=self.agreement[:, columns][:, :, columns],
         )
@@ -153,18 +169,20 @@ def read_recording(
             query occurs twice, or no query has a score and a cost of every stage.
     """
     _check_request(stages, costs)
-    records = read_queries(paths)
-    outputs = [[record["outputs"].get(stage) or {} for stage in stages] for record in records]
-    scores, recorded = _column(outputs, "score"), _column(outputs, "cost")
-    _check_present(paths, records, stages)
-    priced, source = _priced(recorded, stages, costs)
-    used = np.flatnonzero(np.isfinite(scores).all(axis=1) & np.isfinite(priced).all(axis=1))
+    known: dict[str, None] = {}
+    read = _columns(paths, stages, known)
+    if missing := [stage for stage in stages if stage not in known]:
+        raise DataError(
+            f"no outcome of {', '.join(missing)} in {', '.join(map(str, paths))}; there: {', '.join(known)}"
+        )
+    priced, source = _priced(read.costs, stages, costs)
+    used = np.flatnonzero(np.isfinite(read.scores).all(axis=1) & np.isfinite(priced).all(axis=1))
     counts = Counts(
-        n_queries=len(records),
+        n_queries=len(priced),
         n_used=len(used),
-        no_score=_by_stage(stages, np.isnan(scores)),
+        no_score=_by_stage(stages, np.isnan(read.scores)),
         no_cost=_by_stage(stages, np.isnan(priced)),
-        no_confidence=_by_stage(stages, np.isnan(_column(outputs, "confidence"))[used]),
+        no_confidence=_by_stage(stages, np.isnan(read.confidence)[used]),
         cost_source=source,
     )
     if not len(used):
@@ -172,30 +190,66 @@ def read_recording(
             f"no query in {', '.join(map(str, paths))} has a score and a cost of all of {', '.join(stages)}; "
             f"without a score: {counts.no_score}, without a cost: {counts.no_cost}"
         )
-    return _table([records[i] for i in used], [outputs[i] for i in used], stages, priced[used], counts)
-
-
-def _table(
-    records: list[dict[str, Any]],
-    outputs: list[list[dict[str, Any]]],
-    stages: Sequence[str],
-    costs: Array,
-    counts: Counts,
-) -> Recording:
-    texts = [[words_of(output) for output in row] for row in outputs]
+    kept = _Columns(*(column[used] for column in read._replace(costs=priced)))
     return Recording(
         stages=tuple(stages),
-        keys=tuple(_key(record) for record in records),
-        prompts=tuple(prompt_of(record) for record in records),
-        scores=_column(outputs, "score"),
-        costs=costs,
-        latency=_column(outputs, "latency_ms") / 1e3,
-        confidence=_with_lowest(_column(outputs, "confidence")),
-        texts=tuple(tuple(text_of(output) for output in row) for row in outputs),
-        words=np.array([[math.nan if text is None else len(text) for text in row] for row in texts]),
-        agreement=agreement(texts),
+        keys=tuple(zip(kept.datasets.tolist(), kept.ids.tolist(), strict=True)),
+        prompts=kept.prompts,
+        scores=kept.scores,
+        costs=kept.costs,
+        latency=kept.latency,
+        confidence=_with_lowest(kept.confidence),
+        texts=kept.texts,
+        words=kept.words,
+        agreement=kept.agreement,
         counts=counts,
     )
+
+
+class _Columns(NamedTuple):
+    """Lines as columns, of the stages asked for; numbers that are null or absent are NaN."""
+
+    datasets: Strings
+    ids: Strings
+    prompts: Strings
+    scores: Array
+    costs: Array
+    latency: Array
+    confidence: Array
+    texts: Strings
+    words: Array
+    agreement: Array
+
+
+def _columns(paths: Sequence[Path], stages: Sequence[str], known: dict[str, None]) -> _Columns:
+    """All lines of all files; every model met is added to `known`."""
+    queries = _queries(paths)
+    blocks = []
+    while block := list(islice(queries, _BLOCK)):
+        known.update(dict.fromkeys(model for record in block for model in record["outputs"]))
+        blocks.append(_block(block, stages))
+    return _Columns(*map(np.concatenate, zip(*blocks, strict=True)))
+
+
+def _block(records: list[dict[str, Any]], stages: Sequence[str]) -> _Columns:
+    outputs = [[record["outputs"].get(stage) or {} for stage in stages] for record in records]
+    words = [[words_of(output) for output in row] for row in outputs]
+    return _Columns(
+        datasets=_strings(str(record["dataset"]) for record in records),
+        ids=_strings(str(record["id"]) for record in records),
+        prompts=_strings(prompt_of(record) for record in records),
+        scores=_column(outputs, "score"),
+        costs=_column(outputs, "cost"),
+        latency=_column(outputs, "latency_ms") / 1e3,
+        confidence=_column(outputs, "confidence"),
+        texts=_strings(text_of(output) for row in outputs for output in row).reshape(len(records), -1),
+        words=np.array([[math.nan if text is None else len(text) for text in row] for row in words]),
+        agreement=agreement(words),
+    )
+
+
+def _strings(texts: Iterable[str]) -> Strings:
+    return np.array(list(texts), dtype=np.object_)
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
@@ -258,22 +312,22 @@ def read_queries(paths: Sequence[Path]) -> list[dict[str, Any]]:
     Raises:
         DataError: A file is missing, broken or empty, a number is out of range, or a query occurs twice.
     """
-    records: dict[tuple[str, str, str], dict[str, Any]] = {}
+    return list(_queries(paths))
+
+
+def _queries(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    known: set[tuple[str, str, str]] = set()
     for path in paths:
-        before = len(records)
+        before = len(known)
         for record in _records(path):
             record.setdefault("dataset", path.name.split(".")[0])
-            key = (*_key(record), prompt_of(record))
-            if key in records:
+            key = str(record["dataset"]), str(record["id"]), prompt_of(record)
+            if key in known:
                 raise DataError(f"{path}: query {record['id']!r} occurs twice with the same prompt; keep one")
-            records[key] = record
-        if len(records) == before:
+            known.add(key)
+            yield record
+        if len(known) == before:
             raise DataError(f"{path} holds no queries")
-    return list(records.values())
-
-
-def _key(record: dict[str, Any]) -> tuple[str, str]:
-    return str(record["dataset"]), str(record["id"])
 
 
 def prompt_of(record: dict[str, Any]) -> str:
@@ -314,11 +368,3 @@ def _check_request(stages: Sequence[str], costs: Sequence[float] | None) -> None
         return
     if len(costs) != len(stages) or not all(math.isfinite(cost) and cost >= 0.0 for cost in costs):
         raise ConfigError(f"declare one cost a stage, not negative, got {list(costs)} for {list(stages)}")
-
-
-def _check_present(paths: Sequence[Path], records: list[dict[str, Any]], stages: Sequence[str]) -> None:
-    known = {model: None for record in records for model in record["outputs"]}
-    if missing := [stage for stage in stages if stage not in known]:
-        raise DataError(
-            f"no outcome of {', '.join(missing)} in {', '.join(map(str, paths))}; there: {', '.join(known)}"
-        )

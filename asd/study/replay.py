@@ -5,13 +5,14 @@ that has at least `MIN_ROWS` train rows is fitted on those; the other test datas
 
 The result is one JSON document, `Report`, schema version 1. Costs are in the files' unit unless they say
 "share": that is of the mean cost of the best single model on the test rows. Intervals are 95 % percentile
-intervals over resampled test rows, what was fitted held fixed.
+intervals over resampled test rows (of more than 10,000 rows: normal ones), what was fitted held fixed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from statistics import NormalDist
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,6 +35,7 @@ from asd.study.selection import (
     deliver,
     reference_stage,
 )
+from asd.study.signals import cost_unit
 from asd.study.stopping import Stopping
 
 __all__ = ["MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "Report", "ours", "replay"]
@@ -43,6 +45,8 @@ Array = npt.NDArray[np.float64]
 MIN_ROWS = 50
 """Fewer rows than this fit nothing."""
 _N_RESAMPLES = 1000
+_MOST_RESAMPLED = 10_000
+"""Beyond so many rows an interval is the normal one: resampling would come to the same."""
 _MOST_FOR_DEPTH = 6
 """Stages up to which sets of three are tried: 42 sets; of eleven stages there are 232."""
 
@@ -193,21 +197,17 @@ def replay(
         DataError: Too few train rows, or a query is in both.
     """
     _check(train, test, lams)
-    curves, asked, chosen, unit = [], [], {}, float(train.costs.mean(axis=0).max()) or 1.0
     groups = _groups(train, test)
+    played = []
     for name, seen, held_out in groups:
         progress(f"fitting on {len(seen)} rows of {name}")
-        fitted = ours(len(train.stages)).fit(train.take(seen))
-        chosen[name] = fitted.winner
+        fitted = ours(len(train.stages)).fit(train if len(seen) == len(train) else train.take(seen))
         progress(f"playing {len(held_out)} rows of {name}")
-        rows = test.take(held_out)
-        curves.append(sweep(fitted, rows, lams))
-        asked.append([_delivered(fitted, rows, loss) for loss in LOSSES])
-    order = np.concatenate([held_out for _, _, held_out in groups])
-    rows = test.take(order)
-    curve = in_order(curves, np.arange(len(order)))
+        played.append(_play(name, fitted, test.take(held_out), lams))
+    rows = test.take(np.concatenate([held_out for _, _, held_out in groups]))
+    curve = in_order([group.curve for group in played], np.arange(len(rows)))
     oracle = sweep(Foresight().fit(train), rows, lams)
-    return _report(train, rows, curve, oracle, unit, chosen, _ask(rows, groups, asked))
+    return _report(train, rows, curve, oracle, played)
 
 
 def _check(train: Recording, test: Recording, lams: Sequence[float]) -> None:
@@ -242,39 +242,52 @@ def _groups(train: Recording, test: Recording) -> list[Group]:
     return [*groups, ("all", np.arange(len(train)), rest)] if len(rest) else groups
 
 
-class _Delivered(msgspec.Struct, frozen=True):
-    """One asked loss on one group's rows."""
+class _Played(NamedTuple):
+    """The test rows of a group: by which method, every lam, and by asked loss what was lost and paid."""
 
-    asked: Asked
-    loss: Array
-    cost: Array
-
-
-def _delivered(fitted: FittedBest, rows: Recording, loss: float) -> _Delivered:
-    asked = fitted.ask(loss)
-    curve = deliver(fitted, asked, rows)
-    return _Delivered(asked, rows.scores[:, fitted.reference] - curve.quality[0], curve.cost[0])
+    name: str
+    method: str
+    curve: Curve
+    asked: tuple[Asked, ...]
+    lost: tuple[Array, ...]
+    paid: tuple[Array, ...]
 
 
-def _ask(
-    rows: Recording, groups: Sequence[Group], asked: Sequence[Sequence[_Delivered]]
-) -> list[AskedAndDelivered]:
+def _play(name: str, fitted: FittedBest, rows: Recording, lams: Sequence[float]) -> _Played:
+    contest = fitted.contest
+    asked = [contest.ask(loss) for loss in LOSSES]
+    everywhere = dict.fromkeys([*lams, *(lam for one in asked for lam in one.lams)])
+    curve = sweep(fitted, rows, list(everywhere))
+    delivered = [deliver(one, curve, rows, contest.reference) for one in asked]
+    return _Played(
+        name,
+        contest.name,
+        Curve(*(part[: len(lams)] for part in curve)),
+        tuple(asked),
+        tuple(rows.scores[:, contest.reference] - got.quality[0] for got in delivered),
+        tuple(got.cost[0] for got in delivered),
+    )
+
+
+def _ask(rows: Recording, played: Sequence[_Played]) -> list[AskedAndDelivered]:
     best_cost = float(rows.costs[:, reference_stage(rows)].mean())
     found = []
-    for loss, parts in zip(LOSSES, zip(*asked, strict=True), strict=True):
-        lost = np.concatenate([part.loss for part in parts])
-        weights = np.array([len(part.loss) for part in parts]) / len(lost)
+    for i, loss in enumerate(LOSSES):
+        lost = np.concatenate([group.lost[i] for group in played])
+        weights = np.array([len(group.lost[i]) for group in played]) / len(lost)
         delivered = float(lost.mean())
         found.append(
             AskedAndDelivered(
                 asked=loss,
                 confidence=CONFIDENCE,
-                settings={name: p.asked.settings for (name, _, _), p in zip(groups, parts, strict=True)},
-                expected=float(weights @ [part.asked.expected_loss for part in parts]),
+                settings={group.name: group.asked[i].settings for group in played},
+                expected=float(weights @ [group.asked[i].expected_loss for group in played]),
                 delivered=delivered,
-                delivered_interval=_interval(lost),
+                delivered_interval=_intervals(lost[None])[0],
                 shortfall=delivered - loss,
-                cost_share=_ratio(float(np.concatenate([part.cost for part in parts]).mean()), best_cost),
+                cost_share=_ratio(
+                    float(np.concatenate([group.paid[i] for group in played]).mean()), best_cost
+                ),
             )
         )
     return found
@@ -285,9 +298,7 @@ def _report(
     rows: Recording,
     curve: Curve,
     oracle: Curve,
-    unit: float,
-    chosen: dict[str, str],
-    asked: Sequence[AskedAndDelivered],
+    played: Sequence[_Played],
 ) -> Report:
     best = reference_stage(rows)
     singles = _joined_settings([sweep(Always(k), rows, [1.0]) for k in range(len(rows.stages))])
@@ -298,9 +309,9 @@ def _report(
         stages=rows.stages,
         train=train.counts,
         test=rows.counts,
-        cost_unit=unit,
+        cost_unit=cost_unit(train),
         best_single=rows.stages[best],
-        fitted_for=chosen,
+        fitted_for={group.name: group.method for group in played},
         points=tuple(_points(rows, curve, [f"lam={lam:g}" for lam in curve.lams])),
         singles=tuple(msgspec.structs.replace(p, lam=None) for p in _points(rows, singles, rows.stages)),
         single_hull=tuple(zip(alone.costs.tolist(), alone.qualities.tolist(), strict=True)),
@@ -309,7 +320,7 @@ def _report(
         aiq_singles=aiq(alone, float(costs.min()), float(costs.max())),
         cost_share_at=_shares(mixed, rows, best),
         oracle_cost_share_at=_shares(foreseen, rows, best),
-        asked=tuple(asked),
+        asked=tuple(_ask(rows, played)),
         routellm=_routellm(rows, curve),
     )
 
@@ -330,15 +341,16 @@ def _ratio(cost: float | None, unit: float) -> float | None:
 
 def _points(rows: Recording, curve: Curve, names: Sequence[str]) -> list[Point]:
     best_cost = float(rows.costs[:, reference_stage(rows)].mean())
+    quality, cost = _intervals(curve.quality), _intervals(curve.cost)
     return [
         Point(
             name=name,
             lam=float(curve.lams[i]),
             n=len(rows),
             quality=float(curve.quality[i].mean()),
-            quality_interval=_interval(curve.quality[i]),
+            quality_interval=quality[i],
             cost=float(curve.cost[i].mean()),
-            cost_interval=_interval(curve.cost[i]),
+            cost_interval=cost[i],
             cost_share=_ratio(float(curve.cost[i].mean()), best_cost),
             answered={s: float((curve.answer[i] == k).mean()) for k, s in enumerate(rows.stages)},
             called={s: float(curve.called[i, :, k].mean()) for k, s in enumerate(rows.stages)},
@@ -347,14 +359,17 @@ def _points(rows: Recording, curve: Curve, names: Sequence[str]) -> list[Point]:
     ]
 
 
-def _interval(values: Array) -> Interval:
-    """Of a mean, by resampling rows; a multinomial draw of counts is a resample."""
-    n = len(values)
-    counts = np.random.default_rng(0).multinomial(
-        n, np.full(n, 1.0 / n), size=min(_N_RESAMPLES, 10_000_000 // n)
-    )
-    low, high = np.quantile(counts @ values / n, [0.025, 0.975])
-    return Interval(float(low), float(high))
+def _intervals(values: Array) -> list[Interval]:
+    """Of the means of every line of shape (L, n), by resampling rows; many rows have normal means."""
+    n = values.shape[1]
+    if n > _MOST_RESAMPLED:
+        centre, error = values.mean(axis=1), values.std(axis=1, ddof=1) / np.sqrt(n)
+        low, high = centre - NormalDist().inv_cdf(0.975) * error, centre + NormalDist().inv_cdf(0.975) * error
+    else:
+        # A multinomial draw of counts is a resample.
+        counts = np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=_N_RESAMPLES)
+        low, high = np.quantile(counts @ values.T / n, [0.025, 0.975], axis=0)
+    return [Interval(*bounds) for bounds in zip(low.tolist(), high.tolist(), strict=True)]
 
 
 def _routellm(rows: Recording, curve: Curve) -> RouteLLM | None:

@@ -1,24 +1,25 @@
 """Policies that see the prompt alone, and the two that see nothing or everything.
 
 `SingleStage` takes the stage with the largest lam * mean score - mean cost: its frontier is blind mixing of
-single models. `PromptRouter` predicts every stage's score from the prompt's character n-grams (TF-IDF,
-ridge regression) or from its nearest neighbours among the rows fitted on (what routers of the kNN kind do),
+single models. `PromptRouter` predicts every stage's score from the prompt's character n-grams (`grams`) by
+ridge regression, or from its nearest neighbours among the rows fitted on (what routers of the kNN kind do),
 and its price from the prompt's length. `Foresight` is the oracle of the design: per row the best single
 stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from asd.study.folds import evenly
+from asd.study.grams import Grams, count_grams, products
 from asd.study.policies import STOPS, Bought, Choice
 from asd.study.recording import Recording
-from asd.study.signals import Signals
+from asd.study.signals import Signals, cost_unit
 
 __all__ = ["Foresight", "PromptRouter", "SingleStage"]
 
@@ -47,8 +48,7 @@ class SingleStage:
 
     def fit(self, train: Recording) -> _Means:
         """Count means."""
-        signals = Signals.fit(train)
-        return _Means(train.scores.mean(axis=0), signals.mean_cost)
+        return _Means(train.scores.mean(axis=0), train.costs.mean(axis=0) / cost_unit(train))
 
 
 class _Means(NamedTuple):
@@ -68,7 +68,7 @@ class Foresight:
 
     def fit(self, train: Recording) -> _Foreseen:
         """Only the cost unit is fitted."""
-        return _Foreseen(Signals.fit(train).unit)
+        return _Foreseen(cost_unit(train))
 
 
 class _Foreseen(NamedTuple):
@@ -79,7 +79,9 @@ class _Foreseen(NamedTuple):
 
 
 _MOST_ROWS = 3000
-"""A prompt router compares with no more rows than this, evenly spaced: its memory grows with their square."""
+"""A prompt router learns from no more rows than this, evenly spaced: its memory grows with their square."""
+_BLOCK = 1000
+"""Prompts compared at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,43 +104,51 @@ class PromptRouter:
         return f"prompt router ({self.kind})"
 
     def fit(self, train: Recording) -> _FittedRouter:
-        """Learn vocabulary and scores from the prompts; without any text the mean scores are all there is."""
-        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - takes a second
-
-        signals = Signals.fit(train)
-        used = train.take(evenly(len(train), _MOST_ROWS))
-        mean = used.scores.mean(axis=0)
-        if not any(prompt.strip() for prompt in used.prompts):
-            return _FittedRouter(self, signals, None, None, used.scores - mean, mean)
-        words = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=10_000
-        )
-        known = words.fit_transform(used.prompts)
-        weights = used.scores - mean
+        """Learn n-grams and scores from the prompts; without any text the mean scores are all there is."""
+        used = train.thinned(_MOST_ROWS)
+        counts = count_grams(used.prompts)
+        grams = Grams.fit(counts, least=1.0)  # as TF-IDF has it: common n-grams count too
+        known, mean = grams.weighted(counts), used.scores.mean(axis=0)
+        beyond: _Ridge | _Neighbours = _Neighbours(grams, known, used.scores - mean, self.n_neighbours)
         if self.kind == "ridge":
-            likeness = (known @ known.T).toarray()
-            weights = np.linalg.solve(likeness + self.strength * np.eye(len(used)), weights)
-        return _FittedRouter(self, signals, words, known, weights, mean)
+            penalty = self.strength * np.eye(len(used))
+            weights = np.linalg.solve(products(known, known) + penalty, used.scores - mean)
+            beyond = _Ridge(grams, known.T @ weights)
+        return _FittedRouter(Signals.fit(train), mean, beyond)
+
+
+class _Ridge(NamedTuple):
+    """Linear in the n-grams of the prompt; weights of shape (buckets, K)."""
+
+    grams: Grams
+    weights: Array
+
+    def __call__(self, prompts: Sequence[str]) -> Array:
+        return self.grams.project(prompts, self.weights)
+
+
+class _Neighbours(NamedTuple):
+    """Mean of the rows with the likest prompts; scores beyond the mean of shape (n, K)."""
+
+    grams: Grams
+    known: Any
+    scores: Array
+    most: int
+
+    def __call__(self, prompts: Sequence[str]) -> Array:
+        n_neighbours = max(1, min(self.most, len(self.scores) // 4))
+        found = [np.empty((0, self.scores.shape[1]))]
+        for start in range(0, len(prompts), _BLOCK):
+            rows = self.grams.weighted(count_grams(prompts[start : start + _BLOCK]))
+            nearest = np.argsort(-products(rows, self.known), axis=1, kind="stable")[:, :n_neighbours]
+            found.append(self.scores[nearest].mean(axis=1))
+        return np.concatenate(found)
 
 
 class _FittedRouter(NamedTuple):
-    how: PromptRouter
     signals: Signals
-    words: Any
-    known: Any
-    weights: Array
     mean: Array
+    beyond: _Ridge | _Neighbours
 
     def on(self, rows: Recording) -> _Table:
-        return _Table(self.mean + self._beyond(rows), self.signals.costs(rows))
-
-    def _beyond(self, rows: Recording) -> Array:
-        """Expected score beyond the mean, shape (n, K)."""
-        if self.words is None:
-            return np.zeros(rows.scores.shape)
-        likeness = (self.words.transform(rows.prompts) @ self.known.T).toarray()
-        if self.how.kind == "ridge":
-            return np.asarray(likeness @ self.weights)
-        n_neighbours = max(1, min(self.how.n_neighbours, len(self.weights) // 4))
-        nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :n_neighbours]
-        return np.asarray(self.weights[nearest].mean(axis=1))
+        return _Table(self.mean + self.beyond(rows.prompts), self.signals.costs(rows))

@@ -33,8 +33,19 @@ from asd.study.curves import SWEEP, Curve, cross_validate_all, sweep
 from asd.study.frontier import Hull
 from asd.study.policies import STOPS, Bought, Choice, Fitted, Method, Sight
 from asd.study.recording import Recording
+from asd.study.signals import cost_unit
 
-__all__ = ["CONFIDENCE", "Always", "Asked", "Best", "FittedBest", "Setting", "deliver", "reference_stage"]
+__all__ = [
+    "CONFIDENCE",
+    "Always",
+    "Asked",
+    "Best",
+    "Contest",
+    "FittedBest",
+    "Setting",
+    "deliver",
+    "reference_stage",
+]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -68,6 +79,11 @@ class Asked:
     settings: tuple[Setting, ...]
     expected_loss: float
 
+    @property
+    def lams(self) -> list[float]:
+        """Where the winner has to be played."""
+        return [setting.lam for setting in self.settings if setting.lam is not None]
+
 
 @dataclass(frozen=True, slots=True)
 class Best:
@@ -75,20 +91,35 @@ class Best:
 
     Attributes:
         members: Methods, the one to be doubted last first.
+        most_rows: Members compete on no more rows than this, evenly spaced: on ten thousand a difference is
+            as sure as it matters.
     """
 
     members: tuple[Method, ...]
     n_folds: int = 5
+    most_rows: int = 10_000
     name: str = "asd"
 
     def fit(self, train: Recording) -> FittedBest:
-        """Cross-validate every member, fit the winner."""
+        """Let the members compete, fit the winner on all rows."""
+        contest = self.compete(train)
+        return FittedBest(self.members[contest.winner].fit(train), contest)
+
+    def compete(self, train: Recording) -> Contest:
+        """Cross-validate every member."""
+        train = train.thinned(self.most_rows)
         curves = cross_validate_all(self.members, train, SWEEP, self.n_folds)
-        unit = float(train.costs.mean(axis=0).max()) or 1.0
-        worth = np.stack([(1.0 / (1.0 + curve.lams)) @ curve.values(unit) for curve in curves])
-        best = _surely_best(worth)
-        member = self.members[best]
-        return FittedBest(member.name, member.fit(train), curves[best], reference_stage(train), train)
+        unit = cost_unit(train)
+        best = _surely_best(np.stack([(1.0 / (1.0 + curve.lams)) @ curve.values(unit) for curve in curves]))
+        reference = reference_stage(train)
+        return Contest(
+            winner=best,
+            name=self.members[best].name,
+            curve=curves[best],
+            reference=reference,
+            quality=train.scores[:, reference],
+            cost=float(train.costs[:, reference].mean()),
+        )
 
 
 def _surely_best(worth: Array) -> int:
@@ -99,18 +130,24 @@ def _surely_best(worth: Array) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FittedBest:
-    """The winner, and its curve on rows that had not fitted it."""
+class Contest:
+    """What cross-validation said.
 
-    winner: str
-    fitted: Fitted
+    Attributes:
+        winner: Position of the member.
+        name: Its name.
+        curve: Its curve on rows that had not fitted it.
+        reference: Position of the best single stage on the rows.
+        quality: Its scores, shape (n,).
+        cost: Its mean cost, in the recording's unit.
+    """
+
+    winner: int
+    name: str
     curve: Curve
     reference: int
-    train: Recording
-
-    def on(self, rows: Recording) -> Sight:
-        """Look at rows with the winner."""
-        return self.fitted.on(rows)
+    quality: Array
+    cost: float
 
     def ask(self, loss: float, confidence: float = CONFIDENCE) -> Asked:
         """The cheapest mix that loses no more than asked, as sure as stated; else the fallback.
@@ -120,11 +157,11 @@ class FittedBest:
         """
         if not loss >= 0.0:
             raise ConfigError(f"ask for a loss of 0 or more, got {loss}")
-        more = self.curve.quality - self.train.scores[:, [self.reference]].T
+        more = self.curve.quality - self.quality
         lost = np.append(-more.mean(axis=1), 0.0)
         noise = np.append(more.std(axis=1, ddof=1) / np.sqrt(more.shape[1]), 0.0)
         surely = -lost - NormalDist().inv_cdf(confidence) * noise
-        cost = np.append(self.curve.cost.mean(axis=1), self.train.costs[:, self.reference].mean())
+        cost = np.append(self.curve.cost.mean(axis=1), self.cost)
         lams = [*self.curve.lams.tolist(), None]
         mix = _mix(cost, surely, -loss)
         settings = tuple(Setting(lams[i], share) for i, share in mix)
@@ -147,21 +184,39 @@ def _mix(cost: Array, quality: Array, wanted: float) -> list[tuple[int, float]]:
     return [(i, part) for i, part in mix if part > 0.0]
 
 
-def deliver(fitted: FittedBest, asked: Asked, rows: Recording) -> Curve:
-    """Play rows by what was picked; where that is a mix, a checksum of its name says which a query gets."""
-    played = [
-        sweep(Always(fitted.reference) if s.lam is None else fitted, rows, [s.lam or 1.0])
-        for s in asked.settings
+@dataclass(frozen=True, slots=True, eq=False)
+class FittedBest:
+    """The winner, and how it won."""
+
+    fitted: Fitted
+    contest: Contest
+
+    def on(self, rows: Recording) -> Sight:
+        """Look at rows with the winner."""
+        return self.fitted.on(rows)
+
+
+def deliver(asked: Asked, played: Curve, rows: Recording, reference: int) -> Curve:
+    """Rows by what was picked; where that is a mix, a checksum of its name says which a query gets.
+
+    Args:
+        asked: What was picked.
+        played: The winner on these rows, at every lam of the settings, others as well.
+        rows: The rows.
+        reference: Position of the stage that answers where a setting says so.
+    """
+    settings = [
+        sweep(Always(reference), rows, [1.0]) if s.lam is None else played.at(s.lam) for s in asked.settings
     ]
-    if len(played) == 1:
-        return played[0]
+    if len(settings) == 1:
+        return settings[0]
     coin = np.array([zlib.crc32("\n".join(key).encode()) / 2**32 for key in rows.keys])
     first = coin < asked.settings[0].share
     return Curve(
-        played[0].lams,
+        settings[0].lams,
         *(
             np.where(first.reshape(1, -1, *[1] * (a.ndim - 2)), a, b)
-            for a, b in zip(*(curve[1:] for curve in played), strict=True)
+            for a, b in zip(*(curve[1:] for curve in settings), strict=True)
         ),
     )
 

@@ -12,7 +12,7 @@ known beforehand.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from asd.study.logistic import fit_many
 from asd.study.recording import Recording
 
-__all__ = ["Signals"]
+__all__ = ["Signals", "cost_unit"]
 
 Array = npt.NDArray[np.float64]
 
@@ -30,6 +30,8 @@ Kind = Literal["none", "log", "share", "score"]
 
 _LIMIT = 3.0
 _HUGE = 1e9
+_UNUSED = np.zeros(3)
+"""Weights of what a stage with confidences of its own is not judged by."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,30 +76,42 @@ class Signals:
     @classmethod
     def fit(cls, train: Recording) -> Signals:
         """Learn scales and prices from the rows."""
-        unit = float(train.costs.mean(axis=0).max()) or 1.0
-        prompt = _Scale.of(_prompt_length(train))
+        unit = cost_unit(train)
+        prompt = _Scale.of(train.prompt_length)
         words = tuple(_Scale.of(_words(train, k)) for k in range(len(train.stages)))
-        about = [_about(train, k, prompt, words[k]) for k in range(len(train.stages))]
-        own = np.stack([_own_weights(x, train.scores[:, k]) for k, x in enumerate(about)])
         kinds = tuple(_kind(train.confidence[:, k]) for k in range(len(train.stages)))
-        raw = [_raw(kinds[k], train.confidence[:, k], x @ own[k]) for k, x in enumerate(about)]
-        return cls(
+        own = [
+            _own_weights(_about(train, k, prompt, words[k]), train.scores[:, k])
+            if kind == "none"
+            else _UNUSED
+            for k, kind in enumerate(kinds)
+        ]
+        unscaled = cls(
             unit=unit,
             mean_cost=train.costs.mean(axis=0) / unit,
             _kinds=kinds,
-            _scales=tuple(_Scale.of(values) for values in raw),
-            _own=own,
-            _lines=_price_lines(_prompt_length(train), train.costs / unit),
+            _scales=(),
+            _own=np.stack(own),
+            _lines=_price_lines(train.prompt_length, train.costs / unit),
             _agreement=np.nan_to_num(train.agreement).mean(axis=0),
             _prompt=prompt,
             _words=words,
         )
+        return replace(unscaled, _scales=tuple(_Scale.of(raw) for raw in unscaled._raw(train)))
 
     def signals(self, rows: Recording) -> Array:
         """One number a stage, larger where its answer is likelier to be right as it says; shape (n, K)."""
-        about = [_about(rows, k, self._prompt, self._words[k]) for k in range(len(rows.stages))]
-        raw = [_raw(self._kinds[k], rows.confidence[:, k], x @ self._own[k]) for k, x in enumerate(about)]
+        raw = self._raw(rows)
         return np.stack([scale(values) for scale, values in zip(self._scales, raw, strict=True)], axis=1)
+
+    def _raw(self, rows: Recording) -> list[Array]:
+        """Of every stage, its confidence; where it has none, what the lengths of answer and prompt say."""
+        return [
+            _about(rows, k, self._prompt, self._words[k]) @ self._own[k]
+            if kind == "none"
+            else _spread(kind, rows.confidence[:, k])
+            for k, kind in enumerate(self._kinds)
+        ]
 
     def features(self, rows: Recording, signals: Array, bought: Sequence[int]) -> Array:
         """Signals of the stages bought, their agreements, and the constant: shape (n, d)."""
@@ -107,13 +121,14 @@ class Signals:
 
     def costs(self, rows: Recording) -> Array:
         """What a call of every stage will cost, in cost units, shape (n, K)."""
-        length = _prompt_length(rows)[:, None]
+        length = rows.prompt_length[:, None]
         expected = self._lines[0] + self._lines[1] * length
         return np.asarray(np.clip(expected, 0.2 * self.mean_cost, 5.0 * self.mean_cost))
 
 
-def _prompt_length(rows: Recording) -> Array:
-    return np.array([float(len(prompt)) for prompt in rows.prompts])
+def cost_unit(rows: Recording) -> float:
+    """Mean cost of a call of the dearest stage; 1 where nothing costs anything."""
+    return float(rows.costs.mean(axis=0).max()) or 1.0
 
 
 def _words(rows: Recording, k: int) -> Array:
@@ -122,12 +137,11 @@ def _words(rows: Recording, k: int) -> Array:
 
 def _about(rows: Recording, k: int, prompt: _Scale, words: _Scale) -> Array:
     """What a stage without confidences is judged by."""
-    return np.stack([words(_words(rows, k)), prompt(_prompt_length(rows)), np.ones(len(rows))], axis=1)
+    return np.stack([words(_words(rows, k)), prompt(rows.prompt_length), np.ones(len(rows))], axis=1)
 
 
 def _own_weights(about: Array, scores: Array) -> Array:
-    ones = np.ones((len(scores), 1))
-    return np.asarray(fit_many(about, scores[:, None], ones, strength=3.0)[:, 0])
+    return np.asarray(fit_many(about, scores[:, None], strength=3.0)[:, 0])
 
 
 def _kind(confidence: Array) -> Kind:
@@ -140,10 +154,8 @@ def _kind(confidence: Array) -> Kind:
     return "share" if finite.min() >= 0.0 and finite.max() <= 1.0 else "score"
 
 
-def _raw(kind: Kind, confidence: Array, instead: Array) -> Array:
-    """Confidence on a scale without piled-up ends, null as the lowest; `instead` where the stage has none."""
-    if kind == "none":
-        return instead
+def _spread(kind: Kind, confidence: Array) -> Array:
+    """Confidence on a scale without piled-up ends, null as the lowest."""
     known = np.nan_to_num(confidence, nan=-_HUGE, neginf=-_HUGE, posinf=_HUGE)
     if kind == "log":
         return np.asarray(-np.log(np.clip(-known, 1e-8, 50.0)))

@@ -28,8 +28,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asd.study.folds import deal, evenly
-from asd.study.logistic import fit_many, sigmoid
+from asd.study.folds import deal
+from asd.study.logistic import fit_folds, sigmoid
 from asd.study.policies import STOPS, Bought, Choice
 from asd.study.recording import Recording
 from asd.study.signals import Signals
@@ -71,8 +71,7 @@ class Stopping:
 
     def fit(self, train: Recording) -> FittedStopping:
         """Fit gains and prices; continuation values are fitted for every lam asked for."""
-        if len(train) > _MOST_ROWS:
-            train = train.take(evenly(len(train), _MOST_ROWS))
+        train = train.thinned(_MOST_ROWS)
         signals = Signals.fit(train)
         numbers = signals.signals(train)
         texts = Texts.fit(train) if self.words else None
@@ -82,7 +81,9 @@ class Stopping:
         folds = deal(len(train), _N_FOLDS)
         seen = _Seen(train, signals, numbers, words)
         states = {s: _State.fit(self, seen, s, folds) for s in sets}
-        everything = FittedStopping(self, train, signals, texts, states, folds, tuple(range(n_stages)))
+        priced = _Rows(train.scores.T, train.costs.T / signals.unit, signals.costs(train).T)
+        rows = _Rows(*map(np.ascontiguousarray, priced))
+        everything = FittedStopping(self, rows, signals, texts, states, tuple(range(n_stages)))
         return replace(everything, kept=_kept(everything)) if self.prune else everything
 
 
@@ -119,13 +120,23 @@ class _Gains(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """One set of stages: its evidence on the rows fitted on, and the gains of every stage there."""
+    """One set of stages on the rows fitted on.
+
+    Attributes:
+        bought: The set.
+        reference: The stage that gains are counted from.
+        gains: Of every stage, for other rows.
+        out_of_fold: The same on the rows fitted on, fitted without their fold, shape (n, K).
+        in_hand: Gain and score of the best answer there, shape (2, n); minus infinity and 0 of none.
+        regress: On the evidence.
+    """
 
     bought: Bought
     reference: int
-    x: Array
     gains: _Gains
     out_of_fold: Array
+    in_hand: Array
+    regress: _Regression
 
     @classmethod
     def fit(cls, how: Stopping, seen: _Seen, bought: Bought, folds: Index) -> _State:
@@ -140,36 +151,84 @@ class _State:
         for fold, gains in enumerate(fitted[1:]):
             held_out = folds == fold
             out_of_fold[held_out] = gains(x[held_out], numbers[held_out, reference])
-        return cls(bought, reference, x, fitted[0], out_of_fold)
+        in_hand = np.stack([np.full(len(x), -np.inf), np.zeros(len(x))])
+        if bought:
+            at = np.arange(len(x)), _best_of(out_of_fold, bought)
+            in_hand = np.stack([out_of_fold[at], scores[at]])
+        regress = _Regression.of(x, folds, how.ridge)
+        return cls(bought, reference, fitted[0], out_of_fold, in_hand, regress)
 
 
 def _fit_gains(x: Array, signal: Array | None, more: Array, folds: Index, strength: float) -> list[_Gains]:
     """On all rows, then without each fold in turn."""
-    n_stages = more.shape[1]
-    seen = [np.ones(len(x), dtype=bool), *(folds != fold for fold in range(_N_FOLDS))]
     targets = np.concatenate([np.maximum(more, 0.0), np.maximum(-more, 0.0)], axis=1)
-    masks = np.concatenate([np.tile(rows[:, None], (1, 2 * n_stages)) for rows in seen], axis=1)
-    weights = fit_many(x, np.tile(targets, (1, len(seen))), masks.astype(np.float64), strength)
-    parts = np.split(weights, len(seen), axis=1)
+    fits = fit_folds(x, targets, folds, strength)
+    seen = [np.ones(len(x), dtype=bool), *(folds != fold for fold in range(_N_FOLDS))]
     steps = [() if signal is None else _isotonic(signal[rows], more[rows]) for rows in seen]
-    return [
-        _Gains(part[:, :n_stages], part[:, n_stages:], step) for part, step in zip(parts, steps, strict=True)
-    ]
+    parts = [np.split(weights, 2, axis=1) for weights in fits]
+    return [_Gains(better, worse, step) for (better, worse), step in zip(parts, steps, strict=True)]
 
 
 def _isotonic(signal: Array, more: Array) -> tuple[tuple[Array, Array], ...]:
     """Gain of every stage, non-increasing in the signal: knots and heights."""
-    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - takes a second; needed when fitting
+    from scipy.optimize import isotonic_regression  # noqa: PLC0415 - takes half a second
 
-    fits = [IsotonicRegression(increasing=False).fit(signal, more[:, j]) for j in range(more.shape[1])]
-    return tuple((fit.X_thresholds_, fit.y_thresholds_) for fit in fits)
+    knots, row, counts = np.unique(signal, return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(row, column) for column in more.T]) / counts
+    fits = [isotonic_regression(mean, weights=counts, increasing=False) for mean in means]
+    return tuple((knots, fit.x) for fit in fits)
+
+
+class _Regression(NamedTuple):
+    """Ridge regression of anything on a state's evidence: all but the targets is worked out beforehand.
+
+    Attributes:
+        x: Evidence, shape (n, d).
+        folds: Rows of every fold.
+        inverse: Of the penalised Gram matrix of all rows, shape (d, d).
+        without: The same without each fold, shape (folds, d, d).
+    """
+
+    x: Array
+    folds: tuple[Index, ...]
+    inverse: Array
+    without: Array
+
+    @classmethod
+    def of(cls, x: Array, folds: Index, strength: float) -> _Regression:
+        rows = tuple(np.flatnonzero(folds == fold) for fold in range(_N_FOLDS))
+        grams = np.stack([x[own].T @ x[own] for own in rows])
+        total = grams.sum(axis=0) + strength * np.eye(x.shape[1])
+        return cls(x, rows, np.linalg.inv(total), np.linalg.inv(total - grams))
+
+    def __call__(self, y: Array) -> tuple[Array, Array]:
+        """Of targets of shape (n, t): predictions for rows it did not see, and the weights on all, (d, t)."""
+        by_fold = np.stack([self.x[own].T @ y[own] for own in self.folds])
+        total = by_fold.sum(axis=0)
+        held_out = np.empty_like(y)
+        for own, weights in zip(self.folds, self.without @ (total - by_fold), strict=True):
+            held_out[own] = self.x[own] @ weights
+        return held_out, np.asarray(self.inverse @ total)
 
 
 class _Plan(NamedTuple):
-    """Continuation values at one lam: weights by state and stage, and what the rows realised at the root."""
+    """Continuation values at one lam.
 
-    weights: Mapping[tuple[Bought, int], Array]
+    Attributes:
+        weights: By state, of every stage that may be called next, in order, shape (d, stages).
+        realised: What the rows came to from the root.
+    """
+
+    weights: Mapping[Bought, Array]
     realised: Array
+
+
+class _Rows(NamedTuple):
+    """Of the rows fitted on, by stage: scores, costs and what a call was expected to cost, shape (K, n)."""
+
+    scores: Array
+    costs: Array
+    expected: Array
 
 
 @dataclass(slots=True, eq=False)
@@ -177,11 +236,10 @@ class FittedStopping:
     """Gains and prices, and a plan for every lam asked for so far."""
 
     how: Stopping
-    train: Recording
+    rows: _Rows
     signals: Signals
     texts: Texts | None
     states: Mapping[Bought, _State]
-    folds: Index
     kept: Bought
     _plans: dict[float, _Plan] = field(default_factory=dict, init=False)
 
@@ -197,46 +255,26 @@ class FittedStopping:
 
     def solve(self, lam: float, kept: Bought) -> _Plan:
         """The recursion on some of the stages."""
-        costs, expected = self.train.costs / self.signals.unit, self.signals.costs(self.train)
-        scores = self.train.scores
         realised: dict[Bought, Array] = {}
-        weights: dict[tuple[Bought, int], Array] = {}
+        weights: dict[Bought, Array] = {}
         for bought in sorted((s for s in self.states if set(s) <= set(kept)), key=len, reverse=True):
-            state = self.states[bought]
-            best, worth = self._stopping(state, lam)
-            for j in self.open_at(bought, kept):
-                alone = lam * scores[:, j] - costs[:, j]
-                after = realised[tuple(sorted((*bought, j)))] - costs[:, j]
-                value = lam * state.out_of_fold[:, j] - expected[:, j]
+            state, going = self.states[bought], self.open_at(bought, kept)
+            stop, worth = lam * state.in_hand
+            if going:
+                after = np.stack([realised[tuple(sorted((*bought, j)))] for j in going])
+                values = lam * state.out_of_fold.T[going] - self.rows.expected[going]
                 if len(bought) + 1 < self.how.depth:
-                    held_out, weights[bought, j] = self._regress(state.x, after - alone)
-                    value = value + held_out
-                better = value > best
-                best, worth = np.where(better, value, best), np.where(better, after, worth)
+                    held_out, weights[bought] = state.regress((after - lam * self.rows.scores[going]).T)
+                    values += held_out.T
+                best = np.concatenate([stop[None], values]).argmax(axis=0)
+                worths = np.concatenate([worth[None], after - self.rows.costs[going]])
+                worth = np.take_along_axis(worths, best[None], axis=0)[0]
             realised[bought] = worth
         return _Plan(weights, realised[()])
-
-    def _stopping(self, state: _State, lam: float) -> tuple[Array, Array]:
-        """Expected and realised value of returning the best answer in hand."""
-        n = len(self.train)
-        if not state.bought:
-            return np.full(n, -np.inf), np.zeros(n)
-        answer = _best_of(state.out_of_fold, state.bought)
-        rows = np.arange(n)
-        return lam * state.out_of_fold[rows, answer], lam * self.train.scores[rows, answer]
 
     def open_at(self, bought: Bought, kept: Bought) -> list[int]:
         """Stages that may be called next."""
         return [] if len(bought) == self.how.depth else [j for j in kept if j not in bought]
-
-    def _regress(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Ridge regression: predictions for rows it did not see, and the weights on all."""
-        penalty = self.how.ridge * np.eye(x.shape[1])
-        held_out = np.empty(len(y))
-        for fold in range(_N_FOLDS):
-            out, seen = self.folds == fold, self.folds != fold
-            held_out[out] = x[out] @ np.linalg.solve(x[seen].T @ x[seen] + penalty, x[seen].T @ y[seen])
-        return held_out, np.asarray(np.linalg.solve(x.T @ x + penalty, x.T @ y))
 
 
 def _kept(fitted: FittedStopping) -> Bought:
@@ -245,7 +283,7 @@ def _kept(fitted: FittedStopping) -> Bought:
     def worth(stages: Bought) -> float:
         return sum(float(fitted.solve(lam, stages).realised.mean()) / (1.0 + lam) for lam in _TRIED)
 
-    kept = tuple(range(len(fitted.train.stages)))
+    kept = fitted.kept
     best = worth(kept)
     while len(kept) > 1:
         found, fewer = max((worth(fewer), fewer) for fewer in combinations(kept, len(kept) - 1))
@@ -282,17 +320,17 @@ class _Sight:
     def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
         """Compare stopping with every stage that is left."""
         x, gains = (part[index] for part in self._evidence(bought))
+        going = self.fitted.open_at(bought, self.fitted.kept)
+        answer, stop = np.zeros(len(index), dtype=np.intp), np.full(len(index), -np.inf)
+        if bought:
+            answer = _best_of(gains, bought)
+            stop = lam * gains[np.arange(len(index)), answer]
+        values = lam * gains[:, going] - self.expected[np.ix_(index, going)]
         weights = self.fitted.plan(lam).weights
-        answer = _best_of(gains, bought) if bought else np.zeros(len(index), dtype=np.intp)
-        stop = lam * gains[np.arange(len(index)), answer] if bought else np.full(len(index), -np.inf)
-        values, actions = [stop], [STOPS]
-        for j in self.fitted.open_at(bought, self.fitted.kept):
-            value = lam * gains[:, j] - self.expected[index, j]
-            if (bought, j) in weights:
-                value = value + x @ weights[bought, j]
-            values.append(value)
-            actions.append(j)
-        return Choice(np.array(actions)[np.stack(values).argmax(axis=0)], answer)
+        if bought in weights:
+            values += x @ weights[bought]
+        best = np.concatenate([stop[:, None], values], axis=1).argmax(axis=1)
+        return Choice(np.array([STOPS, *going])[best], answer)
 
     def _evidence(self, bought: Bought) -> tuple[Array, Array]:
         if bought not in self._known:
