@@ -26,7 +26,7 @@ BACKGROUND = ("PytestUnraisableExceptionWarning", "PytestUnhandledThreadExceptio
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What hypothesis runs is a property: its own mark comes too late for -m. Tests fail in the background too."""
+    """Mark what hypothesis runs (its own mark comes too late for -m); threads and finalisers fail tests."""
     for item in items:
         if item.path.is_relative_to(config.rootpath / "tests"):
             for warning in BACKGROUND:

@@ -26,6 +26,7 @@ from bench.itemlog import write_items
 from bench.matrix import Matrix, build_matrix
 from bench.plan import describe_plan
 from bench.recorded import REPLAY
+from bench.requirements import cannot_run
 from bench.session import Session
 from bench.store import Baseline, baseline_path, find_baseline, pinned_by, record_baseline
 from bench.summary import render, render_markdown
@@ -33,15 +34,16 @@ from bench.verdicts import CANNOT_RUN, Report
 
 __all__ = ["Harness"]
 
-TOLERATED = (
-    "ignore:::(?!(asd|bench)(\\.|$))",
-    "ignore::DeprecationWarning",
-    "ignore::PendingDeprecationWarning",
-    "ignore::FutureWarning",
-    "ignore::UserWarning:asd\\.(engines|tiny)(\\.|$)",
+WARNINGS = (
+    "default",
+    r"error:::(asd|bench)(\.|$)",
+    "default::DeprecationWarning",
+    "default::PendingDeprecationWarning",
+    "default::FutureWarning",
+    r"default::UserWarning:asd\.(engines|tiny)(\.|$)",
 )
-"""Warnings that no measurement fails for: those of other libraries, those of what they will remove, and what
-torch says on behalf of the modules that call it. Those of our own code stay errors (pyproject.toml)."""
+"""No measurement fails for a warning of another library: neither for what it will remove, nor for what torch
+says on behalf of the modules that call it. They are summed up at the end. Those of our own code do fail."""
 
 JUDGED = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
 BROKEN_OFF = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
@@ -87,7 +89,7 @@ class Harness:
         except ConfigError as error:
             raise pytest.UsageError(str(error)) from error
         except AsdError as error:
-            pytest.exit(f"cannot run: {error}", returncode=CANNOT_RUN)
+            cannot_run(str(error))
 
     def _matrix(self, pinned: Mapping[str, str]) -> Matrix:
         option = self.config.getoption
@@ -146,15 +148,16 @@ class Harness:
         return path.resolve().is_relative_to(self.folder)
 
     def start(self, scratch: pytest.TempPathFactory) -> Session:
-        """The run that all suites read.
-
-        Raises:
-            AsdError: Every suite would fail for the same reason.
-        """
+        """The run that all suites read, with every stage's answers; what ends it is told in one line."""
         traces = self._path("traces") or scratch.mktemp("outcomes") / "traces.jsonl"
-        self.session = Session(self.matrix, traces)
-        self.session.check()
-        return self.session
+        session = Session(self.matrix, traces)
+        try:
+            session.check()
+            assert session.outcomes
+        except (AsdError, ImportError) as error:
+            cannot_run(str(error))
+        self.session = session
+        return session
 
     @property
     def partial(self) -> str:
@@ -173,8 +176,7 @@ class Harness:
         """Leave out, and count, what recorded outcomes cannot tell; let no warning of a dependency fail."""
         for item in items:
             if self.owns(item.path):
-                for rule in TOLERATED:
-                    item.add_marker(pytest.mark.filterwarnings(rule))
+                item.add_marker(pytest.mark.filterwarnings(*WARNINGS))
         if self.matrix.engine == REPLAY:
             live = [item for item in items if item.get_closest_marker("live")]
             items[:] = [item for item in items if not item.get_closest_marker("live")]
@@ -253,7 +255,7 @@ class Harness:
             strict=bool(self.config.getini("strict")),
         )
         report = judge(run, self._baseline(), options)
-        self.text = render(run, report, verbose=self.config.getoption("verbose") > 0)
+        self.text = render(run, report, verbose=self.config.getoption("verbose", 0) > 0)
         return report
 
     @pytest.hookimpl(wrapper=True)

@@ -139,7 +139,7 @@ def build_matrix(  # noqa: PLR0913 - one argument an option
     """
     if engine not in (*ENGINES, REPLAY):
         raise ConfigError(f"--engine {engine}: known engines are {', '.join((*ENGINES, REPLAY))}")
-    for option, number, least in (("--limit", limit, 2), ("--batch", batch, 1)):
+    for option, number, least in (("--limit", limit, 1), ("--batch", batch, 1)):
         if number is not None and number < least:
             raise ConfigError(f"{option} {number}: give at least {least}")
     names = None if datasets is None else datasets.split(",")

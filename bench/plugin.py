@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
-from asd.errors import AsdError
-from bench.requirements import what_is_missing
-from bench.verdicts import CANNOT_RUN
+from bench.requirements import cannot_run, what_is_missing
 
 if TYPE_CHECKING:
     from asd.measurement.records import Cell
@@ -61,16 +59,16 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _is_about_bench(config) or config.getoption("help") or config.getoption("version"):
         return
     if missing := what_is_missing(config.getoption("engine")):
-        _cannot_run(missing)
+        cannot_run(missing)
     if config.getoption("dist", "no") != "no":
-        _cannot_run(
+        cannot_run(
             "models are timed and judged in one process, and pytest-xdist would use several: leave -n out, "
             "or give -n 0"
         )
     try:
         from bench.harness import Harness  # noqa: PLC0415 - with all that it takes, where it is asked for
     except ImportError as error:
-        _cannot_run(f"the installed libraries do not work together ({error}): pip install 'asd[bench]'")
+        cannot_run(f"the installed libraries do not work together: {error}")
     config.pluginmanager.register(Harness.of(config, _named_paths(config)), _NAME)
 
 
@@ -89,13 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def session(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Session:
     """The run that all suites read: outcomes, replays and live passes, each made once."""
-    harness = _harness(pytestconfig)
-    try:
-        return harness.start(tmp_path_factory)
-    except AsdError as error:
-        _cannot_run(str(error))
-    except ImportError as error:
-        _cannot_run(f"the installed libraries do not work together ({error}): pip install 'asd[bench]'")
+    return _harness(pytestconfig).start(tmp_path_factory)
 
 
 @pytest.fixture
@@ -109,8 +101,8 @@ def clocked(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Hands seconds that were measured in turns to pytest-benchmark, for its table and JSON."""
 
     def show(seconds: Iterable[float], **info: object) -> None:
-        if not request.config.pluginmanager.hasplugin("benchmark"):  # -p no:benchmark
-            return
+        if not any(map(request.config.pluginmanager.hasplugin, ("benchmark", "pytest_benchmark.plugin"))):
+            return  # -p no:benchmark: nothing but the table is lost
         samples = list(seconds)
         request.node.add_marker(pytest.mark.benchmark(timer=_playback(samples)))
         benchmark = request.getfixturevalue("benchmark")
@@ -152,8 +144,3 @@ def _playback(samples: Sequence[float]) -> Callable[[], float]:
         return next(readings)
 
     return interleaved_passes
-
-
-def _cannot_run(why: str) -> NoReturn:
-    """End the session with one line: what was asked for cannot be measured on this machine."""
-    pytest.exit(f"cannot run: {why}", returncode=CANNOT_RUN)

@@ -10,11 +10,15 @@ import shlex
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 from packaging.requirements import Requirement  # pytest needs it too
 from packaging.version import Version
 
-__all__ = ["NEEDED", "what_is_missing"]
+from bench.verdicts import CANNOT_RUN
+
+__all__ = ["NEEDED", "cannot_run", "what_is_missing"]
 
 NEEDED = ("torch", "transformers", "numpy", "scipy", "pytest", "pytest-benchmark")
 MODELS = ("torch", "transformers")
@@ -44,6 +48,11 @@ def what_is_missing(engine: str = "transformers") -> str:
     if not problems:
         return ""
     return f"{'; '.join(problems)}: pip install {shlex.join(map(str, remedies))}"
+
+
+def cannot_run(why: str) -> NoReturn:
+    """End the session with one line: what was asked for cannot be measured on this machine."""
+    pytest.exit(f"cannot run: {why}", returncode=CANNOT_RUN)
 
 
 def _problem(requirement: Requirement) -> str:

@@ -7,46 +7,13 @@ import pytest
 from asd.ladder import PRESETS
 from asd.measurement.files import read_record
 from asd.measurement.records import Run
-from bench import harness as loaded
 from bench.store import Baseline
 from bench.verdicts import CANNOT_RUN
-
-# pytester unloads what a run of its own imported first, which scipy, imported by this, does not survive
-assert loaded
+from tests.minibench import make, record, run
 
 pytest_plugins = ["pytester"]
 
 TINY = PRESETS.parent / "tiny"
-
-LADDER = """
-name = "mine"
-price_unit = "ms"
-prices_measured = "never"
-[[stages]]
-name = "S"
-model = "./S"
-prices = { per_call = 1.0, per_prompt_token = 0.0, per_decoded_token = 1.0 }
-[[stages]]
-name = "L"
-model = "./L"
-prices = { per_call = 2.0, per_prompt_token = 0.0, per_decoded_token = 9.0 }
-"""
-
-SUITE = """
-import os
-import pytest
-from asd.measurement.records import Cell, Metric
-
-def test_quality(record, dataset, lam):
-    if os.environ.get("SKIP"):
-        pytest.skip("no GPU")
-    right = int(os.environ.get("RIGHT", "20"))
-    items = tuple(float(i < right) for i in range(20))
-    metric = Metric(name="quality", unit="share", kind="quality", direction="higher", provenance="replayed",
-                    value=sum(items) / 20, tolerance=0.01, items=items)
-    record(Cell(suite="quality", policy="optimal", dataset=dataset, lam=lam, metrics=(metric,)))
-    assert right > 0
-"""
 
 CLOCKED = """
 def test_clock(clocked):
@@ -54,61 +21,16 @@ def test_clock(clocked):
 """
 
 
-WORKLOAD = """
-import asd
-
-class Twenty:
-    name = "tiny-{name}"
-
-    def queries(self, split, limit):
-        return [asd.Query(str(i), self.name, f"{name} {{i}}?", str(i), 4) for i in range(20)][:limit]
-
-    def score(self, query, text):
-        return float(text == query.reference)
-
-workload = Twenty()
-"""
-
-
 @pytest.fixture
 def harness(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A checkout with a ladder that is never loaded, one suite, and a test that is none of the harness's."""
-    pytester.makepyfile(**{name: WORKLOAD.format(name=name) for name in ("text", "lookup")})
-    for name in "SL":
-        folder = pytester.mkdir(name)
-        (folder / "model.safetensors").write_bytes(b"weights")
-    pytester.makefile(".toml", mine=LADDER)
-    pytester.makepyfile(**{"bench/test_quality.py": SUITE, "tests/test_own.py": "def test_own(): pass"})
-    return pytester
-
-
-ARGS = ("-p", "bench.plugin", "--ladder=mine.toml", "--policy=none.json", "--device=cpu", "--limit=20")
-CHOSEN = ("--lam=0.5,2", "--datasets=text.py,lookup.py", "--baselines=stored")
-
-
-def run(harness: pytest.Pytester, *args: str) -> pytest.RunResult:
-    return harness.runpytest_inprocess(*ARGS, *CHOSEN, *args)
-
-
-STORED: dict[Path, bytes] = {}
-"""The baseline that the first test recorded, for the others."""
+    """A checkout with a small harness of its own."""
+    return make(pytester)
 
 
 @pytest.fixture
 def recorded(harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """The harness with a baseline of its own (of as many items as --limit leaves)."""
-    monkeypatch.setattr("bench.matrix.N_ITEMS", 20)
-    if not STORED:
-        result = run(harness, "bench", "--record-baseline", "--reason=first")
-        assert result.ret == 0
-        result.stdout.fnmatch_lines(["baseline recorded: *mine.json"])
-        STORED.update(
-            {path.relative_to(harness.path): path.read_bytes() for path in harness.path.glob("stored/*/*")}
-        )
-    for path, content in STORED.items():
-        (harness.path / path).parent.mkdir(parents=True, exist_ok=True)
-        (harness.path / path).write_bytes(content)
-    return harness
+    """The same with a baseline."""
+    return record(harness, monkeypatch)
 
 
 def test_a_baseline_is_recorded_with_its_reason(recorded: pytest.Pytester):
@@ -200,7 +122,7 @@ def test_the_gate_is_silent_where_nothing_is_measured(recorded: pytest.Pytester,
         (["--ladder=nope"], "*no ladder named 'nope'*"),
         (["--datasets=nope"], "*unknown dataset 'nope'*"),
         (["--engine=nope"], "*--engine nope: known engines are transformers, vllm, openai*"),
-        (["--limit=1"], "*--limit 1: give at least 2*"),
+        (["--limit=0"], "*--limit 0: give at least 1*"),
         (["--batch=0"], "*--batch 0: give at least 1*"),
         (["--record-baseline"], "*--record-baseline wants a reason*"),
         (["--reason=because"], "*give --record-baseline as well*"),
@@ -338,15 +260,19 @@ import warnings
 def test_of_a_dependency():
     warnings.warn_explicit("renamed", FutureWarning, "decoding.py", 1, module="asd.engines.decoding")
     warnings.warn_explicit("unknown key", UserWarning, "x.py", 1, module="transformers.models")
+    warnings.warn_explicit("lazy modules", UserWarning, "x.py", 1, module="asd.engines.loading")
 
 def test_of_our_own():
     warnings.warn_explicit("overflow", RuntimeWarning, "cells.py", 1, module="bench.cells")
+
+def test_of_our_own_that_is_no_arithmetic():
+    warnings.warn_explicit("odd", UserWarning, "cascade.py", 1, module="asd.cascade")
 """
 
 
 def test_a_dependency_s_warning_is_no_failed_measurement(harness: pytest.Pytester):
-    """Deprecations are summed up, also those that blame our call; an overflow of ours is an error."""
+    """They are summed up, also those that blame our call or that torch makes; ours are errors."""
     harness.makepyfile(**{"bench/test_warns.py": WARNS})
     result = run(harness, "bench/test_warns.py", "-W", "error")
-    result.assert_outcomes(passed=1, failed=1, warnings=2)
+    result.assert_outcomes(passed=1, failed=2, warnings=3)
     result.stdout.fnmatch_lines(["*RuntimeWarning: overflow"])
