@@ -171,4 +171,7 @@ def test_a_template_that_prints_the_date_is_warned_of(caplog: pytest.LogCaptureF
         check_template(stage(), with_template(quiet))
     assert caplog.text == ""
     check_template(stage(), with_template(today + LOOP))
+    assert caplog.text.count("prints today's date") == 1
+    caplog.clear()
+    check_template(stage(), with_template({"default": "{% set d = strftime_now('%Y') %}{{ d }}" + LOOP}))
     assert "prints today's date" in caplog.text

@@ -151,9 +151,14 @@ def _try_template(stage: Stage, tokenizer: Any) -> None:
 
 def _warn_of_dates(stage: Stage, tokenizer: Any, where: str) -> None:
     """Render once with a clock that stands elsewhere: where that shows, answers change from day to day."""
-    clock = {"strftime_now": lambda _format: "another day"}
-    elsewhere = replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **clock})
-    if "another day" in as_read(PROBE, elsewhere, tokenizer):
+    clock = "{% macro strftime_now(format) %}another day{% endmacro %}"
+    template = {"chat_template": clock + tokenizer.get_chat_template()}
+    elsewhere = replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **template})
+    try:
+        text = as_read(PROBE, elsewhere, tokenizer)
+    except RefusedError:  # it does more with the date than print it
+        text = "another day"
+    if "another day" in text:
         _LOG.warning(
             "%s prints today's date, so that answers may change from day to day; collect on one day, or set "
             "the date in chat_template_kwargs if the template has a variable for it",
