@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -307,8 +308,10 @@ def test_impossible_pairs_are_refused(paths: tuple[Path, Path], tmp_path: Path) 
     drafter, verifier = pair(paths)
     with pytest.raises(ConfigError, match="not -1"):
         SpeculativeEngine(drafter, verifier, -1)
+    elsewhere = TransformersEngine(verifier.stage, "cpu")
+    elsewhere.device = torch.device("meta")
     with pytest.raises(ConfigError, match="cpu and meta"):
-        SpeculativeEngine(drafter, TransformersEngine(verifier.stage, "meta"), 3)
+        SpeculativeEngine(drafter, elsewhere, 3)
     AutoModelForCausalLM.from_pretrained(paths[0]).save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(paths[0])
     tokenizer.add_tokens(["zebra"])
