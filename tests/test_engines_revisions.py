@@ -92,7 +92,6 @@ def test_a_repository_is_known_by_its_commit(tmp_path: Path) -> None:
         "vocab.bpe",
         "generation_config.json",
         "adapter_model.safetensors",
-        "adapter_config.json",
         "chat_template.json",
         "added_tokens.json",
     ],
