@@ -65,7 +65,7 @@ class Curve(NamedTuple):
     def at(self, lam: float) -> Curve:
         """One of its settings."""
         i = self.lams.tolist().index(lam)
-        return Curve(*(part[i : i + 1] for part in self))
+        return Curve._make(part[i : i + 1] for part in self)
 
     def values(self, unit: float) -> Array:
         """Of every setting and row, lam * quality - cost with the cost in `unit`, shape (L, n)."""

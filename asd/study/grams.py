@@ -19,6 +19,7 @@ __all__ = ["N_BUCKETS", "Grams", "count_grams", "products"]
 
 Array = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint32]
+Texts = Sequence[str] | npt.NDArray[np.object_]
 
 N_BUCKETS = 2**16
 _SIZES = (2, 3, 4)
@@ -33,16 +34,16 @@ _COMMON = 0.1
 
 
 def _crc_table() -> Words:
-    table = np.arange(256, dtype=np.uint32)
+    table: Words = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = (table >> 1) ^ np.where(table & 1, np.uint32(0xEDB88320), np.uint32(0))
+        table = ((table >> 1) ^ np.where(table & 1, np.uint32(0xEDB88320), np.uint32(0))).astype(np.uint32)
     return table
 
 
 _TABLE = _crc_table()
 
 
-def count_grams(texts: Sequence[str]) -> Any:
+def count_grams(texts: Texts) -> Any:
     """Sparse rows of 1 + log count, shape (m, N_BUCKETS), float32."""
     from scipy.sparse import csr_matrix  # noqa: PLC0415 - takes half a second
 
@@ -57,7 +58,7 @@ def count_grams(texts: Sequence[str]) -> Any:
     return csr_matrix((weights, np.concatenate(buckets), ends), shape=(len(texts), N_BUCKETS))
 
 
-def _blocks(texts: Sequence[str]) -> Iterator[list[bytes]]:
+def _blocks(texts: Texts) -> Iterator[list[bytes]]:
     """Normalised texts as bytes, about `_BLOCK_BYTES` at once."""
     block: list[bytes] = []
     size = 0
@@ -120,7 +121,7 @@ class Grams:
         rows.data /= np.repeat(np.maximum(length, 1e-9), np.diff(rows.indptr)).astype(np.float32)
         return rows
 
-    def project(self, texts: Sequence[str], weights: Array) -> Array:
+    def project(self, texts: Texts, weights: Array) -> Array:
         """Products of weighted texts with columns of weights of shape (N_BUCKETS, t): shape (m, t).
 
         Texts are counted a block at a time, equal ones once: memory does not grow with their n-grams.

@@ -190,7 +190,7 @@ def read_recording(
             f"no query in {', '.join(map(str, paths))} has a score and a cost of all of {', '.join(stages)}; "
             f"without a score: {counts.no_score}, without a cost: {counts.no_cost}"
         )
-    kept = _Columns(*(column[used] for column in read._replace(costs=priced)))
+    kept = _Columns._make(column[used] for column in read._replace(costs=priced))
     return Recording(
         stages=tuple(stages),
         keys=tuple(zip(kept.datasets.tolist(), kept.ids.tolist(), strict=True)),

@@ -9,7 +9,6 @@ stage.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -123,7 +122,7 @@ class _Ridge(NamedTuple):
     grams: Grams
     weights: Array
 
-    def __call__(self, prompts: Sequence[str]) -> Array:
+    def __call__(self, prompts: npt.NDArray[np.object_]) -> Array:
         return self.grams.project(prompts, self.weights)
 
 
@@ -135,7 +134,7 @@ class _Neighbours(NamedTuple):
     scores: Array
     most: int
 
-    def __call__(self, prompts: Sequence[str]) -> Array:
+    def __call__(self, prompts: npt.NDArray[np.object_]) -> Array:
         n_neighbours = max(1, min(self.most, len(self.scores) // 4))
         found = [np.empty((0, self.scores.shape[1]))]
         for start in range(0, len(prompts), _BLOCK):

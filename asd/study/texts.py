@@ -13,7 +13,6 @@ border: text in, numbers out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -96,7 +95,7 @@ class _Reader(NamedTuple):
     grams: Grams
     weights: Array
 
-    def __call__(self, texts: Sequence[str]) -> Array:
+    def __call__(self, texts: npt.NDArray[np.object_]) -> Array:
         return self.grams.project(texts, self.weights)
 
 
@@ -107,7 +106,7 @@ class _Column(NamedTuple):
     known: Any
 
     @classmethod
-    def of(cls, texts: Sequence[str]) -> _Column:
+    def of(cls, texts: npt.NDArray[np.object_]) -> _Column:
         counts = count_grams(texts)
         grams = Grams.fit(counts)
         return cls(grams, grams.weighted(counts))
