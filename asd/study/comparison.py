@@ -143,10 +143,10 @@ def _cross_validated(rows: Recording) -> tuple[dict[str, Curve], list[Array]]:
         curves[best.name] = curves[contest.name]
         for own, name in zip(found, names, strict=True):
             own.append(curves[name])
-        for own, loss in zip(asked, LOSSES, strict=True):
-            own.append(_ask(contest, curves[best.name], other, loss))
+        for costs, loss in zip(asked, LOSSES, strict=True):
+            costs.append(_ask(contest, curves[best.name], other, loss))
     back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
-    joined = [np.concatenate(own, axis=1)[:, back] for own in asked]
+    joined = [np.concatenate(costs, axis=1)[:, back] for costs in asked]
     return {name: in_order(own, back) for name, own in zip(names, found, strict=True)}, joined
 
 

@@ -262,7 +262,7 @@ def _play(name: str, fitted: FittedBest, rows: Recording, lams: Sequence[float])
     return _Played(
         name,
         contest.name,
-        Curve(*(part[: len(lams)] for part in curve)),
+        Curve._make(part[: len(lams)] for part in curve),
         tuple(asked),
         tuple(rows.scores[:, contest.reference] - got.quality[0] for got in delivered),
         tuple(got.cost[0] for got in delivered),

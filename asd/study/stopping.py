@@ -325,7 +325,7 @@ class _Sight:
         if bought:
             answer = _best_of(gains, bought)
             stop = lam * gains[np.arange(len(index)), answer]
-        values = lam * gains[:, going] - self.expected[np.ix_(index, going)]
+        values = lam * gains[:, going] - self.expected[index[:, None], going]
         weights = self.fitted.plan(lam).weights
         if bought in weights:
             values += x @ weights[bought]
