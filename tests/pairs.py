@@ -104,7 +104,7 @@ def random_queries(rng: np.random.Generator, pair: Pair, tokenizer: Any, n: int)
         prompt = line[: int(rng.integers(1, 40))].strip() or "a"
         room = int(rng.choice([1, 2, 4, 8, 16, 24]))
         query = Query(str(i), "d", prompt, None, 1)
-        left = pair.n_context - len(encode(query, pair.verifier, tokenizer, None))
+        left = pair.n_context - len(encode(query, pair.verifier, tokenizer, None, 2**31))
         exactly = rng.random() < 0.1
         queries.append(replace(query, max_new_tokens=left if exactly and left < 40 else min(room, left)))
     return queries

@@ -221,11 +221,9 @@ def test_a_ladder_without_a_policy_says_how_to_make_one(place: Place) -> None:
 def test_missing_weights_are_refused(place: Place, tmp_path: Path) -> None:
     """A ladder whose directories hold no weights: the error names stage and directory."""
     ladder = write_ladder(tmp_path)
-    assert_refused(
-        generate(place, "--ladder", ladder), f"stage 'S': no weights (*.safetensors) in {tmp_path}"
-    )
+    assert_refused(generate(place, "--ladder", ladder), f"stage 'S': {tmp_path / 'S'} is not a directory")
     collected = run("collect", "--ladder", ladder, "--out", tmp_path / "t.jsonl")
-    assert_refused(collected, f"stage 'S': no weights (*.safetensors) in {tmp_path}")
+    assert_refused(collected, f"stage 'S': {tmp_path / 'S'} is not a directory")
     assert not (tmp_path / "t.jsonl").exists()
 
 
@@ -437,7 +435,7 @@ def test_local_weights_are_loaded_quietly(place: Place) -> None:
     ("arguments", "message"),
     [
         (["collect", "--out", "/dev/full"], "not a regular file"),
-        (["tiny", "train", "--out", "/dev/full"], "Not a directory: '/dev/full"),
+        (["tiny", "train", "--out", "/dev/full"], "File exists: '/dev/full"),
         (["study", "--out", "/dev/full", "--limit", 2], "/dev/full"),
         (["collect", "--out", "t.jsonl", "--datasets", "own.py"], "own.py cannot be run: ValueError: bad"),
         (["collect", "--out", "t.jsonl", "--datasets", "half.py"], "half.py cannot be run: SyntaxError"),

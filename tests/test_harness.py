@@ -12,17 +12,6 @@ from tests.minibench import make, record, run
 
 pytest_plugins = ["pytester"]
 
-XDIST = """
-def pytest_addoption(parser):
-    parser.addoption("--dist", default="no")
-    parser.addoption("-n", dest="numprocesses", type=int)
-
-def pytest_cmdline_main(config):
-    if config.option.numprocesses:
-        config.option.dist = "load"
-"""
-"""The options of pytest-xdist, and when it sets them."""
-
 
 @pytest.fixture
 def harness(pytester: pytest.Pytester) -> pytest.Pytester:
@@ -39,8 +28,7 @@ def recorded(harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 @pytest.mark.parametrize("args", [["-n", "2"], ["-n", "1", "--strict"], ["--dist", "each"]])
 def test_several_processes_are_refused(harness: pytest.Pytester, args: list[str]):
     """Workers would each measure a part and the controller judge nothing."""
-    harness.makepyfile(parallel=XDIST)
-    result = run(harness, "-p", "parallel", "bench", *args)
+    result = run(harness, "bench", *args)
     assert result.ret == 12
     result.stderr.fnmatch_lines(["*cannot run: models are timed and judged in one process*-n 0*"])
 
@@ -48,16 +36,14 @@ def test_several_processes_are_refused(harness: pytest.Pytester, args: list[str]
 @pytest.mark.parametrize("args", [["bench"], ["bench", "-n", "0"], ["bench", "--dist", "no"]])
 def test_a_parallel_plugin_that_is_not_used_is_no_obstacle(recorded: pytest.Pytester, args: list[str]):
     """It is loaded wherever it is installed."""
-    recorded.makepyfile(parallel=XDIST)
-    result = run(recorded, "-p", "parallel", *args, "--strict")
+    result = run(recorded, *args, "--strict")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["gate: PASS (exit code 0)*"])
 
 
 def test_own_tests_may_run_in_several_processes(harness: pytest.Pytester):
     """Nothing of theirs is timed; wrong options of the harness are nothing to them either."""
-    harness.makepyfile(parallel=XDIST)
-    result = run(harness, "-p", "parallel", "tests", "-n", "2", "--lam=-1", "--ladder=nowhere")
+    result = run(harness, "tests", "-n", "2", "--lam=-1", "--ladder=nowhere")
     result.assert_outcomes(passed=1)
 
 
@@ -205,11 +191,3 @@ def test_a_folder_where_nothing_can_be_written_is_measured(
     result = run(recorded, "bench", "--strict")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*PytestCacheWarning*", "gate: PASS (exit code 0)*"])
-
-
-def test_a_path_through_a_link_is_the_harness_too(recorded: pytest.Pytester, tmp_path: Path):
-    """Wherever the checkout is seen from."""
-    link = tmp_path / "link"
-    link.symlink_to(recorded.path)
-    result = run(recorded, str(link / "bench"), "--strict")
-    result.stdout.fnmatch_lines(["gate: PASS*"])
