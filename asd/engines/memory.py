@@ -32,6 +32,7 @@ SIGNS = (
     "no available memory for the cache blocks",  # vLLM
     "larger than the available kv cache memory",  # vLLM
     "less than desired gpu memory utilization",  # vLLM
+    "less than requested memory for kv",  # vLLM on a CPU
 )
 
 

@@ -442,7 +442,7 @@ def test_options_reach_vllm(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "no weights"),
+        (shutil.rmtree, "is not a directory"),
         (lambda path: (path / "config.json").write_text("{"), "cannot load"),
         (lambda path: (path / "model.safetensors").write_bytes(b"\xff" * 1000), "cannot load"),
         (lambda path: [file.unlink() for file in path.glob("tokenizer*")], "cannot load"),
