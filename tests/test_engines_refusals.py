@@ -116,10 +116,22 @@ def test_statuses_that_pass(server: FakeServer, status: int) -> None:
     assert len(server.asked) == 4
 
 
-@pytest.mark.parametrize("status", [401, 402, 403, 404, 405, 501])
-def test_statuses_that_every_query_would_meet(server: FakeServer, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "remedy"),
+    [
+        (401, "correct the key"),
+        (402, ""),
+        (403, ""),
+        (404, "usually ends in /v1"),
+        (405, "base_url"),
+        (501, ""),
+    ],
+)
+def test_statuses_that_every_query_would_meet(server: FakeServer, status: int, remedy: str) -> None:
     """A wrong key or address is no query's fault, and asking again does not help."""
-    assert type(failure(server, refusing(status))) is EngineError
+    found = failure(server, refusing(status))
+    assert type(found) is EngineError
+    assert remedy in str(found)
     assert len(server.asked) == 1
 
 

@@ -128,6 +128,8 @@ class OpenAIEngine(Closing):
     def _write(self, query: Query, choice: Mapping[str, Any]) -> Draft:
         start = self._clock()
         written = self._answer(query, choice)
+        if not written.text.strip():
+            self._explain_silence(written)
         return Draft(
             stage=self.stage.name,
             text=written.text,
@@ -157,10 +159,7 @@ class OpenAIEngine(Closing):
         refusal = self._read(reply.refusal)
         if refusal is not None:
             raise RefusedError(f"{self._server.where} withholds the answer: {self._server.excerpt(refusal)}")
-        written = self._read(reply.written)
-        if not written.text.strip():
-            self._explain_silence(written)
-        return written
+        return self._read(reply.written)
 
     def _explain_silence(self, written: Written) -> None:
         """Say once why answers may be empty.

@@ -25,6 +25,9 @@ OF_THE_QUERY = (400, 413, 422)
 """Statuses of a request that is refused for what it holds."""
 OF_THE_STAGE = (401, 402, 404, 405, 407, 501, 505)
 """Statuses that every query would meet, for good: a wrong key or address, no money."""
+KEY = "; correct the key in the variable of api_key_env"
+ADDRESS = "; correct base_url, which usually ends in /v1, or options.openai.model"
+REMEDIES: dict[int | None, str] = {401: KEY, 404: ADDRESS, 405: ADDRESS}
 TOO_LARGE = 413
 NAMED = {
     "ratelimit": 429,
@@ -106,7 +109,7 @@ class Trouble:
         if self.passes:
             return (OutOfMemoryError if says_out_of_memory(self.words) else UnavailableError)(message)
         if self.status in OF_THE_STAGE:
-            return EngineError(message)
+            return EngineError(message + REMEDIES.get(self.status, ""))
         if self.status == TOO_LARGE or TOO_LONG.search(self.words):
             return PromptTooLongError(f"{message}; shorten the prompt or lower max_new_tokens")
         if FILTERED.search(self.words):

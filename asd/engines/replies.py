@@ -319,5 +319,6 @@ def _whole(text: str) -> str:
 
 def _only(choices: Sequence[T] | None) -> T:
     if choices is None or len(choices) != 1:
-        raise ValueError(f"{len(choices or ())} choices instead of 1")
+        hint = "" if choices else "; base_url usually ends in /v1"
+        raise ValueError(f"{len(choices or ())} choices instead of 1{hint}")
     return choices[0]

@@ -219,8 +219,12 @@ def test_template_variables_reach_the_template(server: VllmServer, dialect: str)
         replace(served(server, dialect), chat_template_kwargs=kwargs)
         for kwargs in ({}, {"enable_thinking": True}, {"enable_thinking": False})
     ]
-    drafts = [open_stage(stage).generate([query])[0] for stage in stages]
-    assert [draft.usage.n_prompt for draft in drafts] == [7, 7, 9]
+    counts = []
+    for stage in stages:
+        opened = open_stage(stage)
+        counts += [draft.usage.n_prompt for draft in opened.generate([query])]
+        opened.unload()
+    assert counts == [7, 7, 9]
 
 
 def test_one_request_a_verification(
