@@ -154,7 +154,7 @@ def compare(
             continue
         same = [a == b for a, b in zip(answer.tokens, own.tokens, strict=False)]
         prefix = own.tokens[: same.index(False)] if False in same else own.tokens
-        gap = _gap(stage, [*encode(done.query, stage, tokenizer, None), *prefix])
+        gap = _gap(stage, [*encode(done.query, stage, tokenizer, None, len(tokenizer)), *prefix])
         assert gap <= ROUNDING, (done.query, drafts[done.query.id], answer, own, gap)
         tally.ties += 1
 
