@@ -12,16 +12,16 @@ The names in `__all__`, the errors in `asd.errors`, the policies in `asd.policie
 `asd.testing` are the public interface. Importing `asd` imports neither torch nor scikit-learn nor scipy.
 """
 
-from asd.artifact import PolicyArtifact
-from asd.artifact import load as load_policy
 from asd.cascade import Cascade
 from asd.collect import collect as collect_traces
 from asd.engines import GREEDY, Engine, Sampling
-from asd.engines.opening import open_engines
+from asd.engines.registry import open_engines
 from asd.errors import AsdError
-from asd.fit import fit as fit_policy
 from asd.ladder import Ladder, Stage
 from asd.policies import Policy
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.artifact import load as load_policy
+from asd.policy.fit import fit as fit_policy
 from asd.prices import Prices
 from asd.traces import read_traces
 from asd.types import STOP, AnswerForm, Completion, Decision, Draft, Outcome, Query, Trace, Usage

@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import Self
 
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
-from asd.engines.batching import answers, call_in_batches, readings
+from asd.engines.batches import answers, call_in_batches, readings
 from asd.engines.closing import close
 from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
 from asd.journey import Journey, Result

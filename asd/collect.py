@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from asd.engines import Drafted, Engine, Verifier
-from asd.engines.batching import answers, readings
+from asd.engines.batches import answers, readings
 from asd.engines.settling import Settled, until_settled
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from asd.engines import Drafted, Engine, Verifier, alone
-from asd.engines.batching import batches
+from asd.engines.batches import batches
 from asd.engines.timing import time_calls
 from asd.errors import ConfigError
 from asd.measurement.timing import Clock

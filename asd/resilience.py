@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from asd.engines.batching import batches, cut, half, kept, paired, short_of_memory
+from asd.engines.batches import batches, cut, half, kept, paired, short_of_memory
 from asd.errors import (
     AsdError,
     ConfigError,
@@ -131,7 +131,7 @@ class Health:
     def call_in_batches(
         self, action: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
     ) -> Iterator[dict[int, T | Failure | None]]:
-        """`asd.engines.batching.call_in_batches` that survives failures.
+        """`asd.engines.batches.call_in_batches` that survives failures.
 
         Args:
             action: What the call is for: a stage, or `VERIFY` and a stage.

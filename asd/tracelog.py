@@ -18,7 +18,7 @@ from typing import Self
 import msgspec
 
 from asd.errors import ConfigError, DataError, StorageError
-from asd.locking import lock
+from asd.measurement.locking import lock
 from asd.tracerecords import decode_trace, encode_trace
 from asd.traces import Header, Key, as_recorded, check_same, encode_header, key_of, merge, parse
 from asd.types import Query, Trace, pair_name

@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from asd.evaluation.live import Live, Timed
+from asd.evaluation.replay import Replay
+from asd.evaluation.statistics import samples_needed
 from asd.measurement.records import Cell, Direction, Kind, Metric
-from asd.measurement.statistics import samples_needed
 from asd.measurement.timing import Timings
-from asd.study.live import Live, Timed
-from asd.study.walks import Replay
 from asd.types import Provenance, Usage, Verification
 from bench.frontier import hull_quality
 from bench.hardware import Footprint

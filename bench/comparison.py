@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from asd.evaluation.statistics import Loss, holm, paired_loss, time_loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from asd.measurement.statistics import Loss, holm, paired_loss, time_loss
 from bench.verdicts import Finding, Limits, Verdict
 
 __all__ = ["Common", "common_items", "compare"]

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from asd.evaluation.statistics import Loss, holm
 from asd.measurement.records import Run
-from asd.measurement.statistics import Loss, holm
 from bench.comparison import common_items
 from bench.verdicts import Finding, Limits
 

@@ -26,12 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.engines import Engine, alone
-from asd.engines.batching import in_batches
+from asd.engines.batches import in_batches
 from asd.engines.timing import time_calls
+from asd.evaluation.live import Timed, unit_size
+from asd.evaluation.replay import calls
 from asd.measurement.timing import interleave, warm_up
 from asd.policies import FixedStage, Lossless, Oracle, Policy
-from asd.study.live import Timed, unit_size
-from asd.study.walks import calls
 from asd.types import Completion, Query
 from bench.memory import cache_mib, weights_mib
 from bench.session import Session, Setting

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.errors import DataError
-from asd.study.walks import SHARES, Replay
+from asd.evaluation.replay import SHARES, Replay
 from asd.tiny.bound import Plan, speed_up
 from asd.types import pair_name
 from bench.session import Session, Setting

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from asd.evaluation.replay import Replay
 from asd.measurement.files import write_atomically
-from asd.study.walks import Replay
 
 __all__ = ["write_items"]
 

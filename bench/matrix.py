@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from asd.engines.opening import ENGINES
+from asd.engines.registry import ENGINES
 from asd.errors import ConfigError
+from asd.evaluation.live import unit_size
 from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.environment import accelerators, hardware_key, omp_threads
 from asd.measurement.records import HardwareKey
-from asd.study.live import unit_size
 from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
 from bench.recorded import REPLAY, recorded_workloads

@@ -23,8 +23,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from asd.engines import Engine, Sampling, alone
-from asd.engines.batching import in_batches
-from asd.engines.opening import open_engines
+from asd.engines.batches import in_batches
+from asd.engines.registry import open_engines
 from asd.evidence.crossfit import assign_folds, out_of_fold
 from asd.evidence.features import answer_features, prompt_features
 from asd.evidence.logistic import fit_logistic

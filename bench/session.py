@@ -17,19 +17,19 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
-from asd.artifact import PolicyArtifact
-from asd.artifact import load as load_policy
 from asd.collect import collect, header_for, read_collected
 from asd.engines import Engine
-from asd.engines.opening import open_engines
+from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import DataError
+from asd.evaluation.live import Live, run_live
+from asd.evaluation.replay import SHARES, Outcomes, Replay, contenders
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
 from asd.measurement.timing import Clock
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.artifact import load as load_policy
 from asd.questions import read_questions
-from asd.study.live import Live, run_live
-from asd.study.walks import SHARES, Outcomes, Replay, contenders
 from asd.tracelog import TraceLog
 from asd.traces import key_of, read_header
 from asd.types import Query, Trace

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from asd.evaluation.replay import Contender
 from asd.measurement.records import Cell
 from asd.policies import FixedStage
-from asd.study.walks import Contender
 from bench.cells import frontier_cell, headline_cell, planned_cell, sweep_cell
 from bench.headline import headlines, planned_speed_ups
 from bench.session import Session

@@ -1,6 +1,7 @@
 """Live passes: speed-up over the largest stage alone, and seconds, at every lambda.
 
-All arms were timed in turns (`asd/study/live.py`); each test hands its arm's seconds to pytest-benchmark.
+All arms were timed in turns (`asd/evaluation/live.py`); each test hands its arm's seconds to
+pytest-benchmark.
 """
 
 from collections.abc import Callable

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asd.evaluation.problems import subset_problem, verified_problem
 from asd.evidence import Judgement
 from asd.measurement.records import Cell
 from asd.policies import OptimalPolicy
 from asd.stopping.recursion import solve
-from asd.study.problems import subset_problem, verified_problem
 from asd.types import Draft, Query
 from bench.cells import overhead_cell
 from bench.session import Session

@@ -1,6 +1,6 @@
 """Our decode loop, alone and with a drafter, beside transformers' `generate()`, alone and assisted.
 
-Lossless, one question a call, all four taking turns (`asd.engines.rivals`): like beside like.
+Lossless, one question a call, all four taking turns (`bench.rivals`): like beside like.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from asd.engines import Drafted
+from asd.evaluation.live import N_SPARE
 from asd.measurement.records import Cell
-from asd.study.live import N_SPARE
 from bench.cells import rival_cell
 from bench.session import Session
 
@@ -21,8 +21,8 @@ N_ITEMS = 6
 
 @pytest.mark.live
 def test_rivals(session: Session, record: Record) -> None:
-    from asd.engines.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals  # noqa: PLC0415 - torch
-    from asd.engines.speculation import SpeculativeEngine  # noqa: PLC0415
+    from asd.engines.hf.speculation import SpeculativeEngine  # noqa: PLC0415
+    from bench.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals  # noqa: PLC0415 - torch
 
     largest = session.engines[session.matrix.ladder.stages[-1].name]
     if not isinstance(largest, Drafted):

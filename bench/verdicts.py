@@ -16,7 +16,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # scipy takes seconds to import, and the plugin is loaded for every pytest session
-    from asd.measurement.statistics import Loss
+    from asd.evaluation.statistics import Loss
 
 __all__ = ["CANNOT_RUN", "Finding", "Limits", "Report", "Verdict"]
 

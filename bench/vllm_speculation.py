@@ -25,11 +25,11 @@ import click
 import numpy as np
 from tabulate import tabulate
 
-from asd.artifact import load as load_policy
 from asd.cascade import Cascade
-from asd.engines.vllm import VllmEngine
+from asd.engines.vllm.engine import VllmEngine
 from asd.ladder import TINY_POLICY, Ladder, Stage
 from asd.measurement.timing import Timings, interleave, warm_up
+from asd.policy.artifact import load as load_policy
 from asd.types import Query
 from asd.workloads import score_of
 from asd.workloads.catalogue import find_workloads

@@ -15,15 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from asd.engines.replay import ReplayEngine
-from asd.evidence.predictors import FITS
-from asd.study.explained import predictors_table
-from asd.study.latency import latency_tables
-from asd.study.learners import regret_tables
-from asd.study.material import Material
-from asd.study.record import Study
-from asd.study.run import STEPS, Step
-from asd.study.samples import sample_tables
-from asd.study.walks import Outcomes
+from asd.evaluation.replay import Outcomes
+from asd.evidence.prompt.predictors import FITS
+from asd.research.predictors.explained import predictors_table
+from asd.research.study.latency import latency_tables
+from asd.research.study.material import Material
+from asd.research.study.record import Study
+from asd.research.study.run import STEPS, Step
+from asd.research.theory.learners import regret_tables
+from asd.research.theory.samples import sample_tables
 from asd.types import Trace
 from tests import worlds
 

@@ -42,8 +42,8 @@ def one_thread() -> Iterator[None]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Conducted:
     """A small study, conducted once; tests read it and leave it as it is."""
     from asd.measurement.files import read_record  # noqa: PLC0415  (only where a test needs a study)
-    from asd.study.record import Study  # noqa: PLC0415
-    from asd.study.run import conduct  # noqa: PLC0415
+    from asd.research.study.record import Study  # noqa: PLC0415
+    from asd.research.study.run import conduct  # noqa: PLC0415
     from tests.conducted import QUICK, Conducted, material  # noqa: PLC0415
 
     out = tmp_path_factory.mktemp("study")

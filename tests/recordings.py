@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asd.study.recording import Recording, read_recording
+from asd.research.recordings.recording import Recording, read_recording
 
 STAGES = ("small", "medium", "large")
 QUALITY = (0.6, 0.75, 0.9)

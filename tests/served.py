@@ -9,8 +9,8 @@ from typing import Any
 
 import stamina
 
-from asd.engines.completions import OpenAIEngine
-from asd.engines.openai import open_stage
+from asd.engines.http.engine import OpenAIEngine
+from asd.engines.http.stages import open_stage
 from asd.ladder import Stage
 from asd.prices import Prices
 from asd.types import Draft, Query

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from asd.measurement.records import Environment
-from asd.report.figures import draw
-from asd.report.style import Figure
-from asd.study.record import Study, Table, Value
-from asd.study.reliability import training_table
+from asd.research.report.figures import draw
+from asd.research.report.style import Figure
+from asd.research.study.record import Study, Table, Value
+from asd.research.theory.reliability import training_table
 from asd.types import Provenance
 
 STAGES = ("S", "M", "L")

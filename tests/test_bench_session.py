@@ -18,13 +18,13 @@ from asd.collect import collect, header_for
 from asd.engines import Engine
 from asd.engines.revisions import revisions
 from asd.errors import DataError
-from asd.fit import fit
+from asd.evaluation.live import run_live
+from asd.evaluation.replay import Contender, Replay, keeping
 from asd.ladder import Ladder, Stage
 from asd.measurement.records import Cell, Metric, Run
 from asd.measurement.timing import Timings
+from asd.policy.fit import fit
 from asd.prices import Prices
-from asd.study.live import run_live
-from asd.study.walks import Contender, Replay, keeping
 from asd.testing import FakeClock, ScriptedEngine
 from asd.tiny.bound import Plan, speed_up
 from asd.tracelog import TraceLog

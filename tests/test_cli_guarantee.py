@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from asd import artifact
 from asd.cli import main
 from asd.cli.guarantee import policy_for
 from asd.errors import ConfigError
-from asd.guarantee import EVERYTHING
+from asd.guarantee.record import EVERYTHING
 from asd.ladder import Ladder
+from asd.policy import artifact
 from asd.tracelog import TraceLog
 from asd.traces import Header, StageHeader
 from asd.types import Query, Trace

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from asd.cli import main
-from asd.study import material, run
-from asd.study.recording import Recording
+from asd.research.recordings.recording import Recording
+from asd.research.study import material, run
 from tests.conducted import Conducted
 from tests.conducted import material as made_up
 from tests.recordings import STAGES, records, write
@@ -79,7 +79,7 @@ def test_what_cannot_be_studied_is_said(
 
 def test_missing_libraries_are_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The report's extra."""
-    monkeypatch.setitem(sys.modules, "asd.report.page", None)
+    monkeypatch.setitem(sys.modules, "asd.research.report.page", None)
     found = CliRunner().invoke(main, ["study", "--out", str(tmp_path)])
     assert found.exit_code == 2
     assert "pip install 'asd[report]'" in found.output

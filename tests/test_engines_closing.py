@@ -19,14 +19,14 @@ from asd.cascade import Cascade
 from asd.cli import main
 from asd.cli.opening import closed_at_the_end
 from asd.engines import Engine
-from asd.engines.caching import ResponseStore, with_cache
-from asd.engines.completions import OpenAIEngine
-from asd.engines.opening import open_drafted, open_engines
+from asd.engines.cache import ResponseStore, with_cache
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.hf.speculation import SpeculativeEngine
+from asd.engines.http.engine import OpenAIEngine
+from asd.engines.http.vllm import VllmServerEngine
+from asd.engines.registry import open_drafted, open_engines
 from asd.engines.replay import ReplayEngine
 from asd.engines.residency import Residency
-from asd.engines.speculation import SpeculativeEngine
-from asd.engines.transformers import TransformersEngine
-from asd.engines.vllm_server import VllmServerEngine
 from asd.errors import ConfigError
 from asd.ladder import Ladder, Stage
 from asd.policies import FixedStage

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from asd.engines.hf.engine import TransformersEngine
 from asd.engines.prompts import as_read, check, check_template, encode
-from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError, EngineError, RefusedError
 from asd.ladder import Ladder, Stage
 from asd.types import Query

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from asd.cascade import Cascade
 from asd.engines import Engine, Verifier, alone
-from asd.engines.opening import open_engines
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.registry import open_engines
 from asd.engines.residency import Residency
-from asd.engines.transformers import TransformersEngine
 from asd.errors import ConfigError, EngineError
 from asd.evidence import Judgement
 from asd.ladder import Ladder

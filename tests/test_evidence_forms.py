@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asd.artifact import PolicyArtifact
-from asd.artifact import load as load_policy
 from asd.cascade import Cascade
 from asd.collect import collect, header_for, read_collected
 from asd.engines.replay import ReplayEngine
@@ -23,10 +21,12 @@ from asd.evidence.features import (
     state_feature_names,
     state_features,
 )
-from asd.fit import fit
 from asd.policies import FixedStage
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.artifact import load as load_policy
+from asd.policy.fit import fit
 from asd.quality.answers import answer_of
-from asd.study.outcomes import from_traces
+from asd.research.recordings.outcomes import from_traces
 from asd.testing import Script, ScriptedEngine
 from asd.tracelog import TraceLog
 from asd.traces import encode_trace, read_traces

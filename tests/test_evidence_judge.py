@@ -193,6 +193,6 @@ def test_a_model_with_a_part_missing_is_refused(broken, message: str) -> None:
 def test_judging_imports_no_fitting_library() -> None:
     """The hot path runs where scikit-learn is not installed."""
     heavy = ("sklearn", "scipy", "torch")
-    code = f"import sys, asd.artifact, asd.fit; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, asd.policy.artifact, asd.policy.fit; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"

@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import pytest
 
+from asd.evaluation.statistics import Loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from asd.measurement.statistics import Loss
 from bench.gate import Options, judge
 from bench.store import Target
 from bench.verdicts import Finding, Limits, Report, Verdict

@@ -18,9 +18,9 @@ import torch
 
 from asd.cascade import Cascade
 from asd.engines import Verifier
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.hf.speculation import SpeculativeEngine
 from asd.engines.prompts import encode
-from asd.engines.speculation import SpeculativeEngine
-from asd.engines.transformers import TransformersEngine
 from asd.policies import Lossless
 from asd.prices import Prices
 from asd.types import Completion, Draft, Query

@@ -8,11 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from asd import artifact
-from asd.artifact import load as load_policy
 from asd.errors import DataError, StorageError
 from asd.measurement.files import read_record, write_atomically, write_record
 from asd.measurement.records import HardwareKey, Run
+from asd.policy import artifact
+from asd.policy.artifact import load as load_policy
 from tests.fabricated import KEY, fabricate
 
 

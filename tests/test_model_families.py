@@ -13,8 +13,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from asd.engines.speculation import SpeculativeEngine
-from asd.engines.transformers import TransformersEngine
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.hf.speculation import SpeculativeEngine
 from asd.types import Draft, Query
 from tests.models import FAMILIES, WINDOW, save_random_model, save_shaken, stage
 from tests.written import (

@@ -17,11 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.cascade import Cascade
 from asd.engines import Verifier
-from asd.engines.batching import in_batches
-from asd.engines.completions import OpenAIEngine
+from asd.engines.batches import in_batches
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.hf.speculation import SpeculativeEngine
+from asd.engines.http.engine import OpenAIEngine
 from asd.engines.memory import is_out_of_memory, says_out_of_memory
-from asd.engines.speculation import SpeculativeEngine
-from asd.engines.transformers import TransformersEngine
 from asd.errors import (
     EngineError,
     NoStageLeftError,
@@ -345,8 +345,8 @@ def test_block_speculation_shrinks_too(fleet: dict[str, TransformersEngine], sho
 SCRIPT = """
 import resource, sys
 import torch
-from asd.engines.transformers import TransformersEngine
-from asd.engines.batching import in_batches
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.batches import in_batches
 from asd.types import Query
 from tests.models import stage
 from pathlib import Path

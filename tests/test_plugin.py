@@ -258,9 +258,9 @@ WARNS = """
 import warnings
 
 def test_of_a_dependency():
-    warnings.warn_explicit("renamed", FutureWarning, "decoding.py", 1, module="asd.engines.decoding")
+    warnings.warn_explicit("renamed", FutureWarning, "decoding.py", 1, module="asd.engines.hf.decoder")
     warnings.warn_explicit("unknown key", UserWarning, "x.py", 1, module="transformers.models")
-    warnings.warn_explicit("lazy modules", UserWarning, "x.py", 1, module="asd.engines.loading")
+    warnings.warn_explicit("lazy modules", UserWarning, "x.py", 1, module="asd.engines.hf.model")
 
 def test_of_our_own():
     warnings.warn_explicit("overflow", RuntimeWarning, "cells.py", 1, module="bench.cells")

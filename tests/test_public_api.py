@@ -46,7 +46,7 @@ def test_public_names() -> None:
 
 
 def test_no_public_name_hides_a_module() -> None:
-    """`asd.fit` stays the module: no exported name is also the name of a module."""
+    """`asd.policy.fit` stays the module: no exported name is also the name of a module."""
     modules = {path.stem for path in Path(asd.__file__).parent.iterdir()}
     assert modules.isdisjoint(asd.__all__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from asd.report.page import render_page
+from asd.research.report.page import render_page
 from tests.studies import drawn, study, table
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")

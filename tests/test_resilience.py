@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from asd.cascade import Cascade
 from asd.engines import GREEDY, Engine, Sampling
-from asd.engines.batching import call_in_batches
-from asd.engines.completions import OpenAIEngine
+from asd.engines.batches import call_in_batches
+from asd.engines.http.engine import OpenAIEngine
 from asd.engines.replay import ReplayEngine
 from asd.errors import (
     ConfigError,

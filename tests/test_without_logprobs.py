@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asd.artifact import PolicyArtifact, load
 from asd.cascade import Cascade
-from asd.engines.openai import open_stage
+from asd.engines.http.stages import open_stage
 from asd.engines.replay import ReplayEngine
 from asd.errors import DataError
 from asd.evidence.features import ANSWER_FEATURES, answer_features
 from asd.explanation import explain
-from asd.fit import fit
 from asd.ladder import Stage
+from asd.policy.artifact import PolicyArtifact, load
+from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.traces import encode_trace, read_traces
 from asd.types import Draft, Outcome, Query, Trace, Usage

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from asd.engines.opening import open_engines
+from asd.engines.registry import open_engines
 from asd.errors import ConfigError, DataError, PromptTooLongError
 from asd.ladder import Ladder
 from asd.quality.answers import answer_of

@@ -14,9 +14,9 @@ from itertools import product
 
 import numpy as np
 
-from asd.artifact import PolicyArtifact
-from asd.fit import fit
 from asd.ladder import Drafter, Ladder, Stage
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.types import Draft, Outcome, Query, Trace, Usage, Verification

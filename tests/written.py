@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
-from asd.engines.transformers import TransformersEngine
+from asd.engines.hf.engine import TransformersEngine
 from asd.types import Draft, Query, Verification
 
 

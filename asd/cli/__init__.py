@@ -17,8 +17,7 @@ from typing import Any, Unpack, cast, get_args
 import click
 import msgspec
 
-from asd import __version__, artifact
-from asd.artifact import PolicyArtifact
+from asd import __version__
 from asd.cascade import Cascade
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
@@ -36,12 +35,14 @@ from asd.cli.options import (
 from asd.cli.paths import NEW_FILE
 from asd.cli.prompt import read_prompt
 from asd.collect import read_collected
-from asd.engines.opening import open_drafted
+from asd.engines.registry import open_drafted
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
 from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.environment import read_environment
 from asd.policies import Policy
+from asd.policy import artifact
+from asd.policy.artifact import PolicyArtifact
 from asd.prices import write_prices
 from asd.resilience import Health
 from asd.traces import answered
@@ -258,8 +259,8 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 @guarantee_options
 def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Options]) -> None:
     """Learn when to stop from TRACES of split "fit"; with --keep or --cap-cost, promise what comes of it."""
-    from asd.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)
-    from asd.fit import rejected_pairs  # noqa: PLC0415
+    from asd.policy.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)
+    from asd.policy.fit import rejected_pairs  # noqa: PLC0415
 
     steps = Ladder.load(ladder)
     asked = what_is_asked(steps, **options)

@@ -10,8 +10,8 @@ from tabulate import tabulate
 
 from asd.cli.examples import examples
 from asd.quality.sandbox import Sandbox
-from asd.study.agreement import agreements
-from asd.study.consensus import consensus
+from asd.research.recordings.agreement import agreements
+from asd.research.recordings.consensus import consensus
 from asd.workloads.sources import Folder
 
 __all__ = ["agreement"]

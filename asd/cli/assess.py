@@ -13,7 +13,7 @@ from asd.cli.examples import examples
 from asd.cli.replay import split
 from asd.measurement.files import write_atomically
 from asd.quality.semantic import Encoder
-from asd.study.assessment import Assessed, assess_recorded, means
+from asd.research.recordings.assessment import Assessed, assess_recorded, means
 from asd.workloads.catalogue import find_free_text
 
 __all__ = ["assess"]

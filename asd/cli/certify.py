@@ -11,9 +11,9 @@ from asd.cli.examples import examples
 from asd.cli.paths import NEW_FILE
 from asd.cli.replay import numbers, split
 from asd.measurement.files import write_record
-from asd.study.certificate import Certificate
-from asd.study.certificate import certify as look
-from asd.study.recording import models_in, read_recording
+from asd.research.offline.certificate import Certificate
+from asd.research.offline.certificate import certify as look
+from asd.research.recordings.recording import models_in, read_recording
 
 
 @click.command(epilog=examples("asd certify outcomes.jsonl.gz --stages small,medium,large"))

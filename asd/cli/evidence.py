@@ -15,7 +15,7 @@ from asd.cli.prompt import read_prompt
 from asd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from asd.study.outcomes import Outcomes
+    from asd.research.recordings.outcomes import Outcomes
 
 
 @click.group(
@@ -44,7 +44,7 @@ def _outcome_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("prompt", required=False)
 def features(prompt: str | None) -> None:
     """The 31 published features as a table, with the values of PROMPT where they need no fit."""
-    from asd.evidence.published import FEATURES, text_features  # noqa: PLC0415
+    from asd.evidence.prompt.published import FEATURES, text_features  # noqa: PLC0415
 
     values: dict[str, object] = {}
     if prompt is not None:
@@ -67,8 +67,8 @@ def compare(
     files: tuple[Path, ...], stages: str | None, costs: str | None, ladder: str | None, seed: int
 ) -> None:
     """Which predictor decides best? All of them on the same folds of recorded outcomes (replayed)."""
-    from asd.study.predictors import best  # noqa: PLC0415  (scikit-learn takes seconds)
-    from asd.study.predictors import compare as compare_predictors  # noqa: PLC0415
+    from asd.research.predictors.predictors import best  # noqa: PLC0415  (scikit-learn takes seconds)
+    from asd.research.predictors.predictors import compare as compare_predictors  # noqa: PLC0415
 
     outcomes = _read(files, stages, costs, ladder)
     comparisons = compare_predictors(outcomes, seed=seed)
@@ -100,9 +100,9 @@ def fit(
     out: Path,
 ) -> None:
     """Fit a predictor of every stage's success from the prompt; "best" is the one of least regret."""
-    from asd.evidence.predictors import fit_predictor  # noqa: PLC0415
-    from asd.study.predictors import best  # noqa: PLC0415
-    from asd.study.predictors import compare as compare_predictors  # noqa: PLC0415
+    from asd.evidence.prompt.predictors import fit_predictor  # noqa: PLC0415
+    from asd.research.predictors.predictors import best  # noqa: PLC0415
+    from asd.research.predictors.predictors import compare as compare_predictors  # noqa: PLC0415
 
     outcomes = _read(files, stages, costs, ladder)
     name = predictor
@@ -117,7 +117,7 @@ def fit(
 @click.argument("prompt")
 def predict(file: Path, prompt: str) -> None:
     """How likely each stage is to answer PROMPT well, by the predictor in FILE."""
-    from asd.evidence.predictors import QualityPredictor  # noqa: PLC0415
+    from asd.evidence.prompt.predictors import QualityPredictor  # noqa: PLC0415
 
     fitted = QualityPredictor.load(file)
     for stage, p in zip(fitted.stages, fitted.p([read_prompt(prompt)])[0], strict=True):
@@ -131,8 +131,8 @@ def classify(prompt: str, stages: int) -> None:
     """The eleven characteristics of PROMPT by rule, and the published recommendation of a stage."""
     from dataclasses import asdict  # noqa: PLC0415
 
-    from asd.evidence.taxonomy import classify as profile_of  # noqa: PLC0415
-    from asd.evidence.taxonomy import recommend  # noqa: PLC0415
+    from asd.evidence.prompt.taxonomy import classify as profile_of  # noqa: PLC0415
+    from asd.evidence.prompt.taxonomy import recommend  # noqa: PLC0415
 
     profile = profile_of(read_prompt(prompt))
     click.echo(tabulate(asdict(profile).items(), headers=["characteristic", "by rule"]))
@@ -146,8 +146,8 @@ def classify(prompt: str, stages: int) -> None:
 @click.option("--out", type=NEW_FILE, help="Fit on everything and write the classifiers here.")
 def taxonomy(folder: Path, seed: int, out: Path | None) -> None:
     """How well domain, complexity, load and the rest are told on held-out subjects of the sets in FOLDER."""
-    from asd.study.labels import read_labelled  # noqa: PLC0415
-    from asd.study.taxonomy import evaluate_taxonomy, fit_taxonomy  # noqa: PLC0415
+    from asd.research.predictors.labels import read_labelled  # noqa: PLC0415
+    from asd.research.predictors.taxonomy import evaluate_taxonomy, fit_taxonomy  # noqa: PLC0415
 
     items = read_labelled(folder)
     rows = [
@@ -164,10 +164,10 @@ def taxonomy(folder: Path, seed: int, out: Path | None) -> None:
 
 
 def _read(files: Sequence[Path], stages: str | None, costs: str | None, ladder: str | None) -> Outcomes:
-    from asd.study.outcomes import from_recording, from_traces  # noqa: PLC0415
+    from asd.research.recordings.outcomes import from_recording, from_traces  # noqa: PLC0415
 
     if ladder is None and stages is not None:
-        from asd.study.recording import read_recording  # noqa: PLC0415
+        from asd.research.recordings.recording import read_recording  # noqa: PLC0415
 
         declared = None if costs is None else _numbers(costs)
         return from_recording(read_recording(files, stages.split(","), declared))

@@ -12,8 +12,8 @@ from asd.cli.paths import NEW_FILE
 from asd.cli.replay import numbers, split
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
-from asd.study.comparison import Cell, Comparison, Row, compare
-from asd.study.recording import read_recording
+from asd.research.offline.comparison import Cell, Comparison, Row, compare
+from asd.research.recordings.recording import read_recording
 
 
 @click.command(epilog=examples("asd frontier a.jsonl.gz b.jsonl.gz --stages small,large --stages s,m,l"))

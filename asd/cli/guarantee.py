@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 import click
 import numpy as np
 
-from asd.artifact import PolicyArtifact
-from asd.calibrate import Promise, calibrate
 from asd.collect import read_collected
 from asd.errors import ConfigError
+from asd.guarantee.certificate import Promise, calibrate
 from asd.ladder import Ladder
 from asd.policies import Policy
+from asd.policy.artifact import PolicyArtifact
 from asd.traces import answered
 from asd.types import Trace
 

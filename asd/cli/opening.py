@@ -10,14 +10,14 @@ import click
 
 from asd.engines import Engine
 from asd.engines.closing import close
-from asd.engines.opening import open_engines
+from asd.engines.registry import open_engines
 from asd.ladder import Ladder
 
 __all__ = ["closed_at_the_end", "open_quietly"]
 
 
 def open_quietly(ladder: Ladder, device: str | None, engine: str = "transformers") -> dict[str, Engine]:
-    """As `asd.engines.opening.open_engines`; closed when the command ends, and a bar is for downloads."""
+    """As `asd.engines.registry.open_engines`; closed when the command ends, and a bar is for downloads."""
     if all(Path(stage.model).is_absolute() for stage in ladder.stages):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     return closed_at_the_end(open_engines(ladder, device, engine))

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from asd.engines.opening import ENGINES
+from asd.engines.registry import ENGINES
 from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
 

@@ -14,9 +14,9 @@ from asd.cli.examples import examples
 from asd.cli.paths import NEW_FILE
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
-from asd.study.recording import Counts, read_recording
-from asd.study.replay import Point, Report
-from asd.study.replay import replay as run_replay
+from asd.research.offline.replay import Point, Report
+from asd.research.offline.replay import replay as run_replay
+from asd.research.recordings.recording import Counts, read_recording
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -59,7 +59,7 @@ def _files(option: str, text: str) -> Callable[[Command], Command]:
     "--lam", default=LAMS, show_default=True, help="Worth of a right answer in calls of the dearest."
 )
 @click.option("--costs", help="Declared cost of one call of each stage, by commas. [default: as recorded]")
-@click.option("--json", "out", type=NEW_FILE, help="Write the report (asd/study/replay.py).")
+@click.option("--json", "out", type=NEW_FILE, help="Write the report (asd/research/offline/replay.py).")
 def replay(
     train: tuple[Path, ...],
     test: tuple[Path, ...],

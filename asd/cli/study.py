@@ -11,24 +11,24 @@ import msgspec
 import numpy as np
 from tabulate import tabulate
 
-from asd import artifact
-from asd.artifact import PolicyArtifact
-from asd.calibrate import Promise, play
 from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
 from asd.cli.replay import numbers, split
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
-from asd.guarantee import EVERYTHING
+from asd.guarantee.certificate import Promise, play
+from asd.guarantee.monitor import ShiftMonitor
+from asd.guarantee.record import EVERYTHING
 from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.files import write_atomically
-from asd.monitor import ShiftMonitor
+from asd.policy import artifact
+from asd.policy.artifact import PolicyArtifact
 from asd.traces import answered, read_traces
 from asd.workloads.catalogue import default_names, find_workloads
 
 if TYPE_CHECKING:
-    from asd.study.recording import Recording
-    from asd.study.validity import Population, Validity
+    from asd.research.recordings.recording import Recording
+    from asd.research.study.validity import Population, Validity
 
 _RECORDED = {
     "mmlu_pro": {
@@ -97,10 +97,10 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
     # one thread is fastest for small models; torch reads the variable when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:  # the report's libraries take seconds to import
-        from asd.report.figures import draw, write_figures  # noqa: PLC0415
-        from asd.report.page import render_page  # noqa: PLC0415
-        from asd.study.material import gather  # noqa: PLC0415
-        from asd.study.run import conduct  # noqa: PLC0415
+        from asd.research.report.figures import draw, write_figures  # noqa: PLC0415
+        from asd.research.report.page import render_page  # noqa: PLC0415
+        from asd.research.study.material import gather  # noqa: PLC0415
+        from asd.research.study.run import conduct  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ConfigError(f"a study needs {error.name}: pip install 'asd[report]'") from error
 
@@ -131,7 +131,7 @@ def _recorded(traces: str | None, stages: str | None, costs: str | None) -> Reco
         if stages is not None or costs is not None:
             raise ConfigError("--stages and --costs say what to read of --traces; give that too")
         return None
-    from asd.study.recording import models_in, read_recording  # noqa: PLC0415
+    from asd.research.recordings.recording import models_in, read_recording  # noqa: PLC0415
 
     paths = [Path(path) for path in split(traces)]
     if not paths:
@@ -182,7 +182,7 @@ def validity(  # noqa: PLR0913, PLR0917  (one argument an option)
 
     TRACES are files of `asd collect`, of any split; with --data public models' outcomes are added.
     """
-    from asd.study.validity import check_validity  # noqa: PLC0415  (scikit-learn takes seconds)
+    from asd.research.study.validity import check_validity  # noqa: PLC0415  (scikit-learn takes seconds)
 
     promise = Promise(delta, keep)
     sizes = _sizes(rows)
@@ -233,9 +233,9 @@ def _sizes(rows: str) -> list[int]:
 def _populations(
     traces: tuple[Path, ...], ladder: str, data: Path | None, n_fit: int, rng: np.random.Generator
 ) -> list[Population]:
-    from asd.study.outcomes import from_recording  # noqa: PLC0415
-    from asd.study.recording import read_recording  # noqa: PLC0415
-    from asd.study.validity import from_outcomes, from_traces  # noqa: PLC0415
+    from asd.research.recordings.outcomes import from_recording  # noqa: PLC0415
+    from asd.research.recordings.recording import read_recording  # noqa: PLC0415
+    from asd.research.study.validity import from_outcomes, from_traces  # noqa: PLC0415
 
     found = []
     if traces:

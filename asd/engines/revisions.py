@@ -107,7 +107,7 @@ def revision(stage: Stage) -> str:
 
 
 def _served(stage: Stage) -> str:
-    from asd.engines.openai import open_stage  # noqa: PLC0415  (most ladders need no HTTP)
+    from asd.engines.http.stages import open_stage  # noqa: PLC0415  (most ladders need no HTTP)
 
     engine = open_stage(stage)
     try:

@@ -1,7 +1,7 @@
 """Calls in batches that go on past failures, until every query has a result or the stage's refusal.
 
 For work that is paid for and recorded: what a failed call brought is kept, and one query that fails takes no
-other with it. `asd.engines.batching` makes the batches; `asd.resilience` is for answers that are waited for.
+other with it. `asd.engines.batches` makes the batches; `asd.resilience` is for answers that are waited for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from asd.engines.batching import batches, cut, half, kept, paired, short_of_memory
+from asd.engines.batches import batches, cut, half, kept, paired, short_of_memory
 from asd.errors import EngineError, PartialBatchError, RefusedError
 from asd.types import Query
 

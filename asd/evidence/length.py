@@ -6,7 +6,7 @@ scale is a log-linear regression of the largest stage's priced cost on the token
     scale = exp(bias + w_prompt * log(1 + n_prompt) + w_decoded * log(1 + n_decoded)),   clipped to [1/8, 8],
 
 so that a draft whose length says little about the cost of going on moves the scale little. All three numbers
-are zero, hence the scale 1, where `asd.fit` found on held-out rows that scaling does not pay.
+are zero, hence the scale 1, where `asd.policy.fit` found on held-out rows that scaling does not pay.
 """
 
 from __future__ import annotations

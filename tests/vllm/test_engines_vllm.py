@@ -1,4 +1,5 @@
-"""`asd.engines.vllm` on real vLLM: equal to the transformers engine, lossless, honest counts, clear errors.
+"""`asd.engines.vllm.engine` on real vLLM: equal to the transformers engine, lossless, honest counts, clear
+errors.
 
 Runs in an environment and a process of its own: vLLM changes the process it runs in.
 """
@@ -19,9 +20,9 @@ from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.engines import Acceptance, Sampling, Verifier
-from asd.engines.batching import in_batches
-from asd.engines.transformers import TransformersEngine
-from asd.engines.vllm import VllmEngine
+from asd.engines.batches import in_batches
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.vllm.engine import VllmEngine
 from asd.errors import (
     ConfigError,
     EngineError,

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from asd.engines.openai import open_stage
-from asd.engines.vllm import VllmEngine
-from asd.engines.vllm_server import VllmServerEngine
+from asd.engines.http.stages import open_stage
+from asd.engines.http.vllm import VllmServerEngine
+from asd.engines.vllm.engine import VllmEngine
 from asd.ladder import Stage
 from tests.models import stage as stage_of
 from tests.vllm.cases import Tally, compare, save_verifier

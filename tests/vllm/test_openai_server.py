@@ -23,11 +23,11 @@ import pytest
 import stamina
 
 from asd.cascade import Cascade
-from asd.engines.completions import OpenAIEngine
-from asd.engines.openai import open_stage
-from asd.engines.server import Server
-from asd.engines.transformers import TransformersEngine
-from asd.engines.vllm_server import VllmServerEngine
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.http.client import Server
+from asd.engines.http.engine import OpenAIEngine
+from asd.engines.http.stages import open_stage
+from asd.engines.http.vllm import VllmServerEngine
 from asd.errors import PromptTooLongError
 from asd.ladder import Ladder, Stage
 from asd.resilience import Health

@@ -1,0 +1,379 @@
+"""Runs a stage with Hugging Face `transformers`: any causal language model, any device.
+
+The decode loop is our own (`asd.engines.hf.decoder`), because `generate()` cannot stop, verify and go on.
+Greedy output equals `model.generate(do_sample=False)` token for token. What the checkpoint suggests about
+sampling (repetition penalty, top-p and the like) is not applied; its stop tokens are.
+
+The border: one stage on one device. The number of torch threads is the process's business: one thread is
+fastest for models of a few million parameters (`torch.set_num_threads(1)`), more pay from some hundred
+million on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines.closing import Closing
+from asd.engines.hf.decoder import Batch, decode, join, open_batch, prefill
+from asd.engines.hf.devices import find_device
+from asd.engines.hf.kv_store import Keeper
+from asd.engines.hf.model import Loaded, load
+from asd.engines.hf.outputs import Answer, harvest
+from asd.engines.hf.retokenizer import Carried, carry_over
+from asd.engines.hf.sampler import Choose, beginning_with, chooser, generator_of
+from asd.engines.hf.settings import Settings
+from asd.engines.hf.verifier import first_tokens, read_drafts
+from asd.engines.memory import release, translated
+from asd.engines.prompts import encode
+from asd.errors import ConfigError, StageTooLargeError
+from asd.ladder import Stage
+from asd.stopping.acceptance import point_mass
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
+
+__all__ = ["Resumed", "TransformersEngine"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class TransformersEngine(Closing):
+    """One stage on one device; implements `asd.engines.Engine` and `asd.engines.Verifier`.
+
+    Usage of a draft counts what the query itself needed: its prompt tokens, its decoded tokens (the stop
+    token included) and its forward passes, which are as many as decoded tokens: the prompt's pass yields
+    the first token, each further token needs one more, the last is never fed. Padding and the steps a
+    batch runs for its slower rows are in `seconds` only.
+
+    Args:
+        stage: What to run; its `options.transformers` are `asd.engines.hf.settings.Settings`.
+        device: Device in torch's words ("cpu", "cuda:1") of a stage whose options name none; None takes a
+            CUDA device if there is one.
+        clock: Seconds now, for `Draft.seconds`.
+
+    Raises:
+        ConfigError: The device is unknown, or the stage's options are.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        device: str | None = None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.stage = stage
+        self.settings = Settings.of(stage)
+        self.device = find_device(self.settings.device or device, stage.name)
+        self._clock = clock
+        self._keeper = Keeper(int(self.settings.kv_cache_gib * 2**30))
+        self._has_told_of_evictions = False
+        self._loaded: Loaded | None = None
+
+    @property
+    def stage_name(self) -> str:
+        """Name of the stage this engine serves."""
+        return self.stage.name
+
+    @property
+    def n_evicted(self) -> int:
+        """Verified rows so far whose cache was given up for want of memory; to continue one reads it anew."""
+        return self._keeper.n_evicted
+
+    @property
+    def revision(self) -> str:
+        """Commit of the hub repository, or "sha256:..." over a local model's files; loads if need be."""
+        return self.loaded.revision
+
+    def load(self) -> None:
+        """Bring the weights into memory; a second call does nothing.
+
+        Raises:
+            StageTooLargeError: The weights do not fit into the memory that is free.
+            EngineError: The weights or the tokenizer are missing or damaged.
+        """
+        if self._loaded is None:
+            try:
+                self._loaded = load(self.stage, self.device)
+            except StageTooLargeError as error:
+                release(error)
+                self.make_room()
+                raise
+
+    @property
+    def loaded(self) -> Loaded:
+        """The model and its tokenizer, for what builds on this engine; loads if need be."""
+        self.load()
+        assert self._loaded is not None
+        return self._loaded
+
+    def unload(self) -> None:
+        """Give the memory back; a later `generate` loads again."""
+        self._loaded = None
+        self.make_room()
+
+    def make_room(self) -> None:
+        """Give back the caches that `verify` left, and what the device keeps ready for new ones."""
+        self._keeper.clear()
+        backend: Any = getattr(torch, self.device.type, None)
+        if hasattr(backend, "empty_cache"):
+            backend.empty_cache()
+
+    def synchronise(self) -> None:
+        """Wait until the device is idle."""
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+    @translated
+    @torch.inference_mode()
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        """Answer one batch; log-probabilities are the stage's own, at temperature 1, however it samples.
+
+        Raises:
+            ConfigError: An empty prompt, no room for an answer, or `sampling` that cannot be followed.
+            PromptTooLongError: A prompt and the room for its answer exceed the model's context.
+            OutOfMemoryError: The batch does not fit; its memory has been given back.
+            EngineError: The stage cannot be loaded.
+        """
+        if not queries:
+            return []
+        loaded = self.loaded
+        self.synchronise()
+        start = self._clock()
+        prompts = [self._encode(loaded, query) for query in queries]
+        limits = [query.max_new_tokens for query in queries]
+        choose = chooser(sampling, len(prompts), max(limits), self.device)
+        batch = prefill(loaded, prompts)
+        answers = self._write(loaded, batch, limits, choose)
+        usages = [
+            Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return self.drafts(answers, usages, start)
+
+    @translated
+    @torch.inference_mode()
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
+        """Read one draft per query in one forward pass; what `continue_` needs is kept for a while.
+
+        A draft whose tokens read as the same text here is read as those tokens, else its text is split into
+        tokens anew. A finished draft ends in this stage's most probable stop token; one longer than the room
+        for an answer is cut.
+
+        Raises:
+            ConfigError: As `generate`; `acceptance` cannot be followed.
+            PromptTooLongError, OutOfMemoryError, EngineError: As `generate`.
+        """
+        if not queries:
+            return []
+        loaded = self.loaded
+        self.synchronise()
+        start = self._clock()
+        prompts = [self._encode(loaded, query) for query in queries]
+        carried = [self._carry(loaded, *three) for three in zip(queries, drafts, prompts, strict=True)]
+        batch = open_batch(loaded, len(queries), rewinds=loaded.rewinds)
+        judged = read_drafts(batch, prompts, carried, acceptance)
+        batch.logits = judged.after
+        texts = [
+            self._whole_answer(loaded, *row) for row in zip(judged.tokens, judged.n_accepted, strict=True)
+        ]
+        self.synchronise()
+        seconds = self._clock() - start
+        verifications = [
+            Verification(
+                stage=self.stage.name,
+                drafter=draft.stage,
+                tokens=tokens,
+                logprobs=logprobs,
+                n_accepted=n_accepted,
+                usage=Usage(len(prompt), n_decoded=0, n_passes=1, n_verified=len(tokens)),
+                seconds=seconds,
+                complete=read.complete,
+                text=text,
+            )
+            for draft, read, prompt, tokens, logprobs, n_accepted, text in zip(
+                drafts,
+                carried,
+                prompts,
+                judged.tokens,
+                judged.logprobs,
+                judged.n_accepted,
+                texts,
+                strict=True,
+            )
+        ]
+        keys = [
+            None if draft.closed and v.n_accepted == len(v.tokens) else _key(query, v)
+            for query, v, draft in zip(queries, verifications, carried, strict=True)
+        ]
+        if loaded.rewinds:
+            self._keeper.put(batch, judged.drop, keys)
+        return verifications
+
+    @translated
+    @torch.inference_mode()
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        """Go on after each accepted prefix; the draft is the whole answer, its usage that of this call.
+
+        Where the cache that `verify` left is still there, the first new token costs no pass and each further
+        one costs one; where it is gone, prompt and accepted prefix are read again and counted as prompt. A
+        draft accepted to its end costs nothing.
+
+        Raises:
+            ConfigError: Another stage verified, or `acceptance` cannot be followed.
+            PromptTooLongError, OutOfMemoryError, EngineError: As `generate`.
+        """
+        if not queries:
+            return []
+        loaded = self.loaded
+        self.synchronise()
+        start = self._clock()
+        resumed = self.resume(queries, verifications)
+        answers, usages = resumed.answers, [NO_CALL] * len(queries)
+        if resumed.open:
+            limits = [queries[i].max_new_tokens - len(answers[i].tokens) for i in resumed.open]
+            rejected = [verifications[i].tokens[len(answers[i].tokens) :] for i in resumed.open]
+            choose = self._choose_on(resumed.batch, rejected, limits, acceptance)
+            written = self._write(loaded, resumed.batch, limits, choose)
+            for i, more, n_read in zip(resumed.open, written, resumed.n_read, strict=True):
+                n = len(more.tokens)
+                answers[i] = Answer(
+                    answers[i].tokens + more.tokens, answers[i].logprobs + more.logprobs, more.finished
+                )
+                usages[i] = Usage(n_prompt=n_read, n_decoded=n, n_passes=n if n_read else n - 1)
+        return self.drafts(answers, usages, start)
+
+    def resume(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> Resumed:
+        """Stand after every accepted prefix, by the caches that `verify` left or by reading anew.
+
+        Raises:
+            ConfigError, PromptTooLongError, EngineError: As `continue_`.
+        """
+        for verification in verifications:
+            if verification.stage != self.stage.name:
+                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+        loaded = self.loaded
+        answers = [_accepted(v, loaded.stop_ids) for v in verifications]
+        still_open = [
+            i
+            for i, (query, answer) in enumerate(zip(queries, answers, strict=True))
+            if len(answer.tokens) < query.max_new_tokens and not answer.finished
+        ]
+        n_read = [0] * len(still_open)
+        if not still_open:
+            return Resumed(answers, still_open, n_read, open_batch(loaded, 0))
+        kept = self._keeper.take([_key(queries[i], verifications[i]) for i in still_open])
+        places = [place for rows in kept for place in rows.places]
+        gone = sorted(set(range(len(still_open))) - set(places))
+        batches = [rows.batch for rows in kept]
+        if gone:
+            self._tell_of_evictions()
+            texts = [
+                [*self._encode(loaded, queries[i]), *answers[i].tokens]
+                for i in (still_open[place] for place in gone)
+            ]
+            batches.append(prefill(loaded, texts, rewinds=loaded.rewinds))
+            for place, text in zip(gone, texts, strict=True):
+                n_read[place] = len(text)
+        return Resumed(answers, still_open, n_read, join(batches, [*places, *gone]))
+
+    def _tell_of_evictions(self) -> None:
+        if self.n_evicted and not self._has_told_of_evictions:
+            self._has_told_of_evictions = True
+            _LOG.warning(
+                "stage %r reads prompts again to continue drafts: the caches of %d verified ones did not fit "
+                "into %g GiB; raise options.transformers.kv_cache_gib in the ladder",
+                self.stage.name,
+                self.n_evicted,
+                self.settings.kv_cache_gib,
+            )
+
+    def _encode(self, loaded: Loaded, query: Query) -> list[int]:
+        return encode(query, self.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
+
+    def _carry(self, loaded: Loaded, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
+        return carry_over(
+            draft,
+            prompt,
+            query.max_new_tokens,
+            tokenizer=loaded.tokenizer,
+            stop_ids=loaded.stop_ids,
+            n_vocab=loaded.n_vocab,
+        )
+
+    @staticmethod
+    def _whole_answer(loaded: Loaded, tokens: Sequence[int], n_accepted: int) -> str | None:
+        """What the stage would have written, where that is the draft to its end."""
+        is_whole = n_accepted == len(tokens) > 0 and tokens[-1] in loaded.stop_ids
+        return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)) if is_whole else None
+
+    def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
+        stretches = decode(batch, limits, loaded.stop_ids, choose)
+        return harvest(stretches, limits, loaded.stop_ids)
+
+    def _choose_on(
+        self,
+        batch: Batch,
+        rejected: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        acceptance: Acceptance,
+    ) -> Choose:
+        """How rows go on after their accepted prefixes, the rest of whose drafts is `rejected`."""
+        choose = chooser(acceptance.sampling, len(limits), max(limits), self.device)
+        rng = generator_of(acceptance.sampling)
+        if rng is None:
+            return choose
+        n_vocab = batch.logits.shape[-1]
+        q = [point_mass(rest[0], n_vocab) if rest else None for rest in rejected]
+        first = first_tokens(batch.logits, q, acceptance.sampling.temperature, rng)
+        return beginning_with(first, choose)
+
+    def drafts(self, answers: Sequence[Answer], usages: Sequence[Usage], start: float) -> list[Draft]:
+        """Answers as drafts of this stage; `start` is what the clock said when their call began."""
+        texts = self.loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
+        self.synchronise()
+        seconds = self._clock() - start
+        return [
+            Draft(self.stage.name, text, answer.tokens, answer.logprobs, answer.finished, usage, seconds)
+            for answer, text, usage in zip(answers, texts, usages, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where verified drafts are gone on from.
+
+    Attributes:
+        answers: The accepted prefix of every draft.
+        open: Indices of those that go on.
+        n_read: Tokens that had to be read anew for each of them; 0: its cache was still there.
+        batch: They stand here after their prefixes, logits included; empty where none goes on.
+    """
+
+    answers: list[Answer]
+    open: list[int]
+    n_read: list[int]
+    batch: Batch
+
+
+def _key(query: Query, verification: Verification) -> Hashable:
+    """All that the state after an accepted prefix depends on."""
+    return query.dataset, query.id, query.prompt, verification.tokens, verification.n_accepted
+
+
+def _accepted(verification: Verification, stop_ids: Sequence[int]) -> Answer:
+    n = verification.n_accepted
+    tokens = verification.tokens[:n]
+    return Answer(tokens, verification.logprobs[:n], finished=bool(tokens) and tokens[-1] in stop_ids)

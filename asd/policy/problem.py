@@ -1,0 +1,184 @@
+"""The stopping problem before it is priced: what every move takes, and what the ladder charges for that.
+
+    cost of a move = usage . prices at a batch size / one mean run of the largest stage at that batch size
+
+Part of the policy artifact (`asd.policy.artifact`), as plain numbers. The border: nothing is estimated or
+solved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Self
+
+import numpy as np
+
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.measurement.records import Record
+from asd.prices import PriceRow, Prices
+from asd.stopping.graph import Edge, FloatArray, Graph, Node
+from asd.types import VERIFY
+
+__all__ = ["Counts", "GraphRecord", "LadderPrices"]
+
+Counts = tuple[float, ...]
+"""Means of `asd.types.Usage.counts`, in its order."""
+
+
+PriceTable = dict[str, PriceRow]
+"""By stage name, in ladder order, as they were when the policy was fitted."""
+
+
+class LadderPrices(Record, frozen=True, kw_only=True):
+    """The ladder the policy steers, and what it costs.
+
+    Attributes:
+        name: Of the ladder.
+        fingerprint: Of the ladder; a policy is refused for any other.
+        price_unit: What prices and `unit` are counted in.
+        prices_measured: Where and when.
+        prices: Of a query alone in its calls.
+        batched: Of a query in calls of several, by their number.
+        largest_run: What the largest stage alone took, mean over the fitting rows (`Usage.counts`).
+    """
+
+    name: str
+    fingerprint: str
+    price_unit: str
+    prices_measured: str
+    prices: PriceTable
+    batched: dict[int, PriceTable]
+    largest_run: Counts
+
+    @classmethod
+    def of(cls, ladder: Ladder, largest_run: Counts) -> Self:
+        """What a policy needs to remember of its ladder."""
+        return cls(
+            name=ladder.name,
+            fingerprint=ladder.fingerprint,
+            price_unit=ladder.price_unit,
+            prices_measured=ladder.prices_measured,
+            prices=_table(ladder.prices_at(1)),
+            batched={batch: _table(ladder.prices_at(batch)) for batch in ladder.batches if batch > 1},
+            largest_run=largest_run,
+        )
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes that there are prices for, 1 the first."""
+        return (1, *self.batched)
+
+    def prices_at(self, batch: int) -> dict[str, Prices]:
+        """What a query costs in calls of `batch` queries, by stage; as `Ladder.prices_at`."""
+        if batch != 1 and batch not in self.batched and self.price_unit == "ms":
+            raise ConfigError(
+                f"the policy knows prices at batch {', '.join(map(str, self.batches))}, not {batch}: measure "
+                "them (asd price --batch) and fit again"
+            )
+        return {name: row.opened() for name, row in self.batched.get(batch, self.prices).items()}
+
+    def unit(self, batch: int = 1) -> float:
+        """One cost unit: mean priced cost of the largest stage alone over the fitting rows."""
+        *_, largest = self.prices_at(batch).values()
+        return float(np.dot(largest.rates, self.largest_run))
+
+
+def _table(prices: Mapping[str, Prices]) -> PriceTable:
+    return {name: PriceRow(**asdict(of_stage)) for name, of_stage in prices.items()}
+
+
+class NodeRecord(Record, frozen=True, kw_only=True):
+    """`asd.stopping.graph.Node` as plain numbers."""
+
+    name: str
+    p: tuple[float, ...]
+    may_stop: bool
+
+
+class EdgeRecord(Record, frozen=True, kw_only=True):
+    """`asd.stopping.graph.Edge` as plain numbers, with what the move takes in place of what it costs.
+
+    `usage` is a mean by bin over queries, those of a query of mean length (`Usage.counts`).
+    """
+
+    source: str
+    target: str
+    action: str
+    usage: tuple[Counts, ...]
+    kernel: tuple[tuple[float, ...], ...]
+
+    @property
+    def stage(self) -> str:
+        """The stage that works."""
+        return self.action.removeprefix(VERIFY)
+
+
+class GraphRecord(Record, frozen=True, kw_only=True):
+    """`asd.stopping.graph.Graph` as plain numbers, before it is priced."""
+
+    nodes: tuple[NodeRecord, ...]
+    edges: tuple[EdgeRecord, ...]
+    start: tuple[float, ...]
+
+    @classmethod
+    def of(cls, graph: Graph, usages: Mapping[tuple[str, str], FloatArray]) -> Self:
+        """The record of a graph; `usages` of its edges, by source and action, of shape (n_bins, 6)."""
+        return cls(
+            nodes=tuple(
+                NodeRecord(name=node.name, p=tuple(node.p.tolist()), may_stop=node.may_stop)
+                for node in graph.nodes
+            ),
+            edges=tuple(
+                EdgeRecord(
+                    source=edge.source,
+                    target=edge.target,
+                    action=edge.action,
+                    usage=tuple(map(tuple, usages[edge.source, edge.action].tolist())),
+                    kernel=tuple(map(tuple, edge.kernel.tolist())),
+                )
+                for edge in graph.edges
+            ),
+            start=tuple(graph.start.tolist()),
+        )
+
+    def unverified(self) -> Self:
+        """The same problem where no stage can verify: drafts are thrown away."""
+        return type(self)(
+            nodes=tuple(node for node in self.nodes if VERIFY not in node.name),
+            edges=tuple(edge for edge in self.edges if VERIFY not in edge.source + edge.target),
+            start=self.start,
+        )
+
+    def graph(self, prices: Mapping[str, Prices], unit: float) -> Graph:
+        """The graph at these prices, by stage; `ConfigError` where the numbers make up none."""
+        return Graph(
+            nodes=tuple(Node(node.name, np.array(node.p), node.may_stop) for node in self.nodes),
+            edges=tuple(
+                Edge(
+                    source=edge.source,
+                    target=edge.target,
+                    action=edge.action,
+                    cost=_cost(edge, prices[edge.stage]) / unit,
+                    kernel=_matrix(edge),
+                )
+                for edge in self.edges
+            ),
+            start=np.array(self.start),
+        )
+
+
+def _cost(edge: EdgeRecord, prices: Prices) -> FloatArray:
+    rates = prices.rates
+    if {len(counts) for counts in edge.usage} != {len(rates)}:
+        raise ConfigError(
+            f"usage of edge {edge.source!r} -> {edge.target!r} is not {len(rates)} counts a bin"
+        )
+    return np.asarray(np.array(edge.usage) @ rates)
+
+
+def _matrix(edge: EdgeRecord) -> FloatArray:
+    if len({len(row) for row in edge.kernel}) != 1:
+        raise ConfigError(f"kernel of edge {edge.source!r} -> {edge.target!r} has rows of unequal length")
+    return np.array(edge.kernel)

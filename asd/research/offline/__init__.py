@@ -1,0 +1,1 @@
+"""Methods on recorded outcomes, compared on the same folds."""

@@ -1,0 +1,159 @@
+"""What every method of the comparison is: fitted on rows, put before other rows, asked in every state.
+
+    fitted = method.fit(train)          nothing but `train` is looked at
+    sight = fitted.on(test)             evidence about other rows; what a state may see of them
+    choice = sight.choose(lam, bought, index)
+
+A state is the set of stages bought, as a sorted tuple of positions. `choose` may read of a row only its
+prompt and the recorded answers of the stages bought; every test plays the methods against rows whose other
+answers were scrambled. Value = lam * quality - cost, one cost unit = a mean call of the dearest stage on
+the rows fitted on.
+
+`play` walks many rows at once; `Recorded` puts the same choices behind `asd.policies.Policy`, for the
+cascade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.errors import DataError
+from asd.prices import Prices
+from asd.research.recordings.recording import Recording
+from asd.types import STOP, Decision, Draft, Outcome, Query, Trace, Usage, Verification
+
+__all__ = ["Choice", "Fitted", "Method", "Played", "Recorded", "Sight", "as_traces", "play", "prices_of"]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Bought = tuple[int, ...]
+
+STOPS = -1
+"""The action that returns an answer; every other action is the position of the stage to call."""
+
+_QUANTUM = 1e-12
+"""Recorded costs are billed as a count of these."""
+
+
+class Choice(NamedTuple):
+    """For every row asked about: what to do next, and whose answer is the best in hand (shape (m,) each)."""
+
+    action: Index
+    answer: Index
+
+
+class Sight(Protocol):
+    """A fitted method before some rows."""
+
+    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+        """Choose for the rows at `index`, all in the state `bought`; the answer is not read before a call."""
+
+
+class Fitted(Protocol):
+    """A method after fitting."""
+
+    def on(self, rows: Recording) -> Sight:
+        """Look at rows, of the same stages in the same order."""
+
+
+class Method(Protocol):
+    """A way to choose among stages."""
+
+    @property
+    def name(self) -> str:
+        """Short; stands in tables."""
+
+    def fit(self, train: Recording) -> Fitted:
+        """Learn from recorded outcomes of every stage."""
+
+
+class Played(NamedTuple):
+    """One setting of one method on n rows.
+
+    Attributes:
+        quality: Score of the answer returned, shape (n,).
+        cost: Of all calls made, in the recording's unit, shape (n,).
+        answer: Position of the stage whose answer is returned, shape (n,).
+        called: Which stages were called, shape (n, K).
+    """
+
+    quality: Array
+    cost: Array
+    answer: Index
+    called: npt.NDArray[np.bool_]
+
+
+def play(sight: Sight, rows: Recording, lam: float) -> Played:
+    """Walk every row from nothing bought to an answer returned."""
+    n, n_stages = rows.scores.shape
+    answer, called = np.zeros(n, dtype=np.intp), np.zeros((n, n_stages), dtype=bool)
+    open_at: list[tuple[Bought, Index]] = [((), np.arange(n))]
+    while open_at:
+        bought, index = open_at.pop()
+        choice = sight.choose(lam, bought, index)
+        stopped = choice.action == STOPS
+        answer[index[stopped]] = choice.answer[stopped]
+        for stage in np.unique(choice.action[~stopped]).tolist():
+            going = index[choice.action == stage]
+            called[going, stage] = True
+            open_at.append((tuple(sorted((*bought, stage))), going))
+    quality = rows.scores[np.arange(n), answer]
+    return Played(quality, np.where(called, rows.costs, 0.0).sum(axis=1), answer, called)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recorded:
+    """A fitted method at one lam as an `asd.policies.Policy` over the recorded queries.
+
+    Evidence is looked up by dataset and id, and only that of the stages whose drafts are in hand.
+    """
+
+    sight: Sight
+    rows: Mapping[tuple[str, str], int]
+    stages: Sequence[str]
+    lam: float
+    name: str
+
+    def decide(
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002 - these policies never verify
+    ) -> Decision:
+        """Choose the next action for one query; `DataError` for a query that was not recorded."""
+        row = self.rows.get((query.dataset, query.id))
+        if row is None:
+            raise DataError(
+                f"query {query.id!r} of {query.dataset!r} was not recorded; nothing is known of it"
+            )
+        bought = tuple(sorted(self.stages.index(stage) for stage in drafts))
+        choice = self.sight.choose(self.lam, bought, np.array([row]))
+        action = int(choice.action[0])
+        answer = self.stages[int(choice.answer[0])] if bought else None
+        return Decision(STOP if action == STOPS else self.stages[action], answer)
+
+
+def as_traces(rows: Recording) -> list[Trace]:
+    """The recording in the shape that `asd.engines.replay` plays; texts are not kept."""
+    return [_as_trace(rows, i) for i in range(len(rows))]
+
+
+def prices_of(rows: Recording) -> dict[str, Prices]:
+    """Prices by which the drafts of `as_traces` cost what was recorded."""
+    return {stage: Prices(0.0, _QUANTUM, 0.0) for stage in rows.stages}
+
+
+def _as_trace(rows: Recording, i: int) -> Trace:
+    dataset, name = rows.keys[i]
+    drafts = {
+        # The recorded price of the call, as a count: the cascade multiplies counts with prices.
+        stage: Draft(stage, "", (), (), True, Usage(round(rows.costs[i, k] / _QUANTUM), 0, 0), 0.0)
+        for k, stage in enumerate(rows.stages)
+    }
+    outcomes = {s: Outcome(d, float(rows.scores[i, k])) for k, (s, d) in enumerate(drafts.items())}
+    return Trace(Query(id=name, dataset=dataset, prompt=rows.prompts[i]), outcomes)

@@ -1,0 +1,1 @@
+"""Predictors of success compared, and the taxonomy evaluated."""

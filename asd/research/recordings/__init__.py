@@ -1,0 +1,1 @@
+"""Outcomes that somebody else recorded: their format, their answers, our scores beside theirs."""

@@ -1,0 +1,1 @@
+"""The study: its material, methods, tables and claims."""

@@ -1,0 +1,1 @@
+"""Experiments on what the theory says: learning and regret, sensitivity, samples, drafting."""

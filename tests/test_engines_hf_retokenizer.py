@@ -1,0 +1,114 @@
+"""`asd.engines.hf.retokenizer`: a draft in another stage's tokens, cut where that stage would have to
+stop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from asd.engines.hf.retokenizer import Carried, carry_over
+from asd.types import Draft, Usage
+from tests.models import save_random_model
+
+TEXT = "sort pear apple"
+STOPS = (2, 19)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path: Path = save_random_model(tmp_path_factory.mktemp("llama"))
+    return AutoTokenizer.from_pretrained(path)
+
+
+@pytest.fixture(scope="module")
+def words(tokenizer: Any) -> list[int]:
+    """The tokens of TEXT."""
+    return list(tokenizer(TEXT, add_special_tokens=False)["input_ids"])
+
+
+def draft(tokens: list[int], text: str = TEXT, *, finished: bool = True) -> Draft:
+    return Draft("S", text, tuple(tokens), (-0.1,) * len(tokens), finished, Usage(1, len(tokens), 1), 0.1)
+
+
+def carried(tokenizer: Any, given: Draft, room: int = 40, stops: tuple[int, ...] = STOPS) -> Carried:
+    prompt = tokenizer("which? ")["input_ids"]
+    return carry_over(given, prompt, room, tokenizer=tokenizer, stop_ids=stops, n_vocab=len(tokenizer))
+
+
+def ended(tokens: list[int], *, complete: bool = True) -> Carried:
+    """A draft that ends in a stop token."""
+    return Carried(tokens, closed=True, complete=complete, any_stop=True)
+
+
+def test_tokens_that_read_the_same_are_kept(tokenizer: Any, words: list[int]) -> None:
+    """However they split the text; a written stop token stands for all of them, if it is one here."""
+    letters = [t for letter in TEXT for t in tokenizer(letter, add_special_tokens=False)["input_ids"]]
+    assert letters != words
+    with_stop = TEXT + tokenizer.decode([19])  # a stop token that is a character like others
+    for tokens in (words, letters):
+        assert carried(tokenizer, draft([*tokens, 2])) == ended([*tokens, 2])
+        assert carried(tokenizer, draft([*tokens, 19], with_stop)) == ended([*tokens, 19])
+        assert carried(tokenizer, draft(tokens, finished=False)) == Carried(tokens, closed=False)
+
+
+@pytest.mark.parametrize("foreign", [[7, 8, 9, 3], [9_999, 2], []])
+def test_other_tokens_are_split_anew(tokenizer: Any, words: list[int], foreign: list[int]) -> None:
+    """Ids that mean something else here, or nothing, count as the text they stand for."""
+    assert carried(tokenizer, draft(foreign)) == ended([*words, 2])
+
+
+def test_a_text_is_split_as_it_continues_the_prompt(tokenizer: Any) -> None:
+    """Where prompt and text melt together in one token, the text is split by itself."""
+    given = draft([], " pear", finished=False)
+    alone = list(tokenizer(" pear", add_special_tokens=False)["input_ids"])
+    assert carried(tokenizer, given).tokens == alone
+    seam = replace(given, text="ple")
+    ap = tokenizer("ap")["input_ids"]
+    after_ap = carry_over(seam, ap, 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=len(tokenizer))
+    assert after_ap.tokens == list(tokenizer("ple", add_special_tokens=False)["input_ids"])
+
+
+def test_a_foreign_stop_becomes_an_own_one(tokenizer: Any, words: list[int]) -> None:
+    """A finished draft ends in this stage's stop token; without one its end cannot be read; nothing follows
+    a stop."""
+    assert carried(tokenizer, draft([*words, 7])) == ended([*words, 2])
+    no_end = carried(tokenizer, draft([*words, 7]), stops=())
+    assert no_end == Carried(words, closed=False, complete=False)
+    in_between = carried(tokenizer, draft([*words, 7]), stops=(words[1],))
+    assert in_between == ended(words[:2], complete=False)
+
+
+def test_what_exceeds_the_room_is_left_out(tokenizer: Any, words: list[int]) -> None:
+    """A draft as long as the room is closed, stop or not; a longer one is cut, and says so."""
+    n = len(words)
+    assert carried(tokenizer, draft([*words, 2]), n + 1) == ended([*words, 2])
+    assert carried(tokenizer, draft([*words, 2]), n) == Carried(words, closed=True, complete=False)
+    assert carried(tokenizer, draft(words, finished=False), n) == Carried(words, closed=True)
+    assert carried(tokenizer, draft(words, finished=False), n - 1) == Carried(
+        words[:-1], closed=True, complete=False
+    )
+
+
+def test_what_follows_a_token_that_the_model_cannot_write_is_left_out(
+    tokenizer: Any, words: list[int]
+) -> None:
+    """A tokenizer may name more tokens than the model has logits for, its stop token included."""
+    named = tokenizer.__class__.from_pretrained(tokenizer.name_or_path)
+    named.add_tokens(["zebra"])
+    n = len(tokenizer)
+    given = draft([], f"{TEXT} zebra {TEXT}")
+    found = carry_over(given, words, 40, tokenizer=named, stop_ids=(2,), n_vocab=n)
+    assert found.tokens[: len(words)] == words
+    assert max(found.tokens) < n
+    assert (found.closed, found.complete, found.any_stop) == (False, False, False)
+    assert len(named(given.text)["input_ids"]) > len(found.tokens) + len(words)
+
+
+def test_a_closed_draft_s_last_token_is_not_read() -> None:
+    """It is judged from the logits before it, and nothing comes after."""
+    assert Carried([4, 5, 2], closed=True).fed == [4, 5]
+    assert Carried([4, 5], closed=False).fed == [4, 5]
