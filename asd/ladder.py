@@ -77,7 +77,7 @@ class Stage:
         memory_gib: Memory the weights take, over all devices; None: not known.
         chat_template: Wrap the prompt in the tokenizer's chat template.
         chat_template_kwargs: Variables that the template is given, as `{"enable_thinking": False}`.
-        engine: What runs it, one of `asd.engines.registry.ENGINES`; None: whatever the run is told.
+        engine: What runs it, one of `asd.engines.registry.ENGINES`, or "module:Class"; None: as the run says.
         drafter: Drafts for it where that pays (`Prices.per_drafted`); None: nobody.
         options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
     """

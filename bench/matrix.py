@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from asd.engines.registry import ENGINES
+from asd.engines.registry import check_engine
 from asd.errors import ConfigError
 from asd.evaluation.live import unit_size
 from asd.ladder import TINY_POLICY, Ladder
@@ -137,8 +137,8 @@ def build_matrix(  # noqa: PLR0913 - one argument an option
         ConfigError: A ladder, dataset, engine or device that does not exist, a number out of range, a ladder
             without a policy, or a dataset without its data.
     """
-    if engine not in (*ENGINES, REPLAY):
-        raise ConfigError(f"--engine {engine}: known engines are {', '.join((*ENGINES, REPLAY))}")
+    if engine != REPLAY:
+        check_engine(engine, f"--engine (also: {REPLAY})")
     for option, number, least in (("--limit", limit, 1), ("--batch", batch, 1)):
         if number is not None and number < least:
             raise ConfigError(f"{option} {number}: give at least {least}")

@@ -6,7 +6,8 @@ import os
 
 import click
 
-from asd.engines.registry import ENGINES
+from asd.engines.registry import ENGINES, check_engine
+from asd.errors import ConfigError
 from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
 
@@ -30,14 +31,23 @@ def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | No
         os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
+def _checked_engine(_ctx: click.Context, _param: click.Parameter, engine: str) -> str:
+    try:
+        check_engine(engine, "--engine")
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from error
+    return engine
+
+
 ladder_option = click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
 device_option = click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
 engine_option = click.option(
     "--engine",
-    type=click.Choice(list(ENGINES)),
+    callback=_checked_engine,
+    metavar=f"[{'|'.join(ENGINES)}|MODULE:CLASS]",
     default="transformers",
     show_default=True,
-    help="What runs the stages.",
+    help="What runs the stages that name no engine.",
 )
 datasets_option = click.option(
     "--datasets", help="Names or FILE.py, separated by commas. [default: the embedded ones]"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asd.engines.checkpoints import check_directory, is_gguf
+from asd.engines.registry import open_stage
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
 
@@ -36,6 +37,7 @@ def revisions(ladder: Ladder, engine: str = "transformers") -> dict[str, str]:
     """Revision of the model of every stage: "sha256:..." over a directory's files, or the hub's commit.
 
     Of a stage behind a server it is what the server says it serves, "served:..."; no more can be known here.
+    An engine of your own may have a `revision`; else it is the engine's name and the stage's model.
 
     Args:
         ladder: Whose stages.
@@ -44,10 +46,7 @@ def revisions(ladder: Ladder, engine: str = "transformers") -> dict[str, str]:
     Raises:
         EngineError: A directory holds no weights, or a repository or server cannot be reached.
     """
-    return {
-        stage.name: _served(stage) if (stage.engine or engine) == "openai" else revision(stage)
-        for stage in ladder.stages
-    }
+    return {stage.name: _run_by(stage, stage.engine or engine) for stage in ladder.stages}
 
 
 def local_directory(stage: Stage) -> Path | None:
@@ -106,14 +105,14 @@ def revision(stage: Stage) -> str:
     return directory_revision(directory) if directory else _hub_commit(stage)
 
 
-def _served(stage: Stage) -> str:
-    from asd.engines.http.stages import open_stage  # noqa: PLC0415  (most ladders need no HTTP)
-
-    engine = open_stage(stage)
+def _run_by(stage: Stage, engine: str) -> str:
+    if engine != "openai" and ":" not in engine:
+        return revision(stage)
+    opened = open_stage(stage, None, engine)
     try:
-        return engine.revision
+        return str(getattr(opened, "revision", f"{engine}:{stage.model}"))
     finally:
-        engine.unload()
+        opened.unload()
 
 
 def _hub_commit(stage: Stage) -> str:
