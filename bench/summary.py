@@ -27,6 +27,8 @@ _COLUMNS = (
 )
 """Suite, metric, title and form."""
 
+_ROUNDING = 1e-9
+
 Row = tuple[str, str, float | None]
 """Dataset, policy, lambda."""
 
@@ -156,6 +158,9 @@ def _notes(run: Run, report: Report) -> Iterator[str]:
         if cell.suite in {"frontier", "rivals"} and cell.dataset is None:
             shown = ", ".join(f"{m.name} {m.value:.3g}" for m in cell.metrics)
             yield f"headline {cell.policy}: {shown}"
+        cost = cell.metric("cost") if cell.suite == "frontier" and cell.dataset is None else None
+        if cost is not None and cell.policy.startswith("optimal@") and cost.value >= 1.0 - _ROUNDING:
+            yield f"note: {cell.policy} saves nothing: {cost.value:.3g} of what the largest stage alone costs"
 
 
 def _verdict_line(report: Report) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
@@ -14,6 +15,7 @@ from asd.cli.guarantee import policy_for
 from asd.errors import ConfigError
 from asd.guarantee.record import EVERYTHING
 from asd.ladder import Ladder
+from asd.policies import FixedStage
 from asd.policy import artifact
 from asd.tracelog import TraceLog
 from asd.traces import Header, StageHeader
@@ -84,6 +86,51 @@ def test_without_a_guarantee_the_default_lam_is_used(folder: Path) -> None:
     fitted = artifact.load(folder / "policy.json")
     assert fitted.guarantee is None
     assert policy_for(fitted, None, Ladder.load(folder / "pair.toml")).name == "optimal(lam=5)"
+
+
+def test_fit_prints_intervals_and_what_keeps_a_share(folder: Path) -> None:
+    """One line a lam with its 95 % interval, then the settings that are to keep 95 % and 99 %."""
+    done = fit(folder)
+    fitted = artifact.load(folder / "policy.json")
+    row = fitted.fit.replayed[0]
+    width = 1.96 * row.errors.quality
+    interval = f"({row.quality - width:.3f} to {row.quality + width:.3f})"
+    assert f"lam {row.lam:6g}  quality {row.quality:.3f} {interval}, cost" in done.stdout
+    for share in (0.95, 0.99):
+        assert fitted.keeping(share).why in done.stdout
+
+
+def test_a_default_that_is_dearer_than_the_largest_stage_gives_way_to_it(folder: Path, capsys) -> None:
+    """Nobody chose it, so the stage that it should have saved answers, and standard error says why."""
+    fit(folder)
+    fitted, ladder = artifact.load(folder / "policy.json"), Ladder.load(folder / "pair.toml")
+    dear = tuple(
+        msgspec.structs.replace(row, cost=1.13, quality=fitted.fit.largest_quality - 0.01)
+        for row in fitted.fit.replayed
+    )
+    unlucky = msgspec.structs.replace(fitted, fit=msgspec.structs.replace(fitted.fit, replayed=dear))
+    assert policy_for(unlucky, None, ladder) == FixedStage("L")
+    assert "L alone answers: on held-out rows lam 5 came to quality" in capsys.readouterr().err
+    assert policy_for(unlucky, 5.0, ladder).name == "optimal(lam=5)"
+    assert policy_for(fitted, None, ladder).name == "optimal(lam=5)"
+    assert not capsys.readouterr().err
+
+
+def test_fit_marks_what_is_dearer_than_the_largest_stage(folder: Path, monkeypatch) -> None:
+    """So that nobody takes such a lam unawares."""
+    assert "dearer than L alone" not in fit(folder).stdout
+    monkeypatch.setattr(artifact.PolicyArtifact, "is_dearer", lambda _, row: row.lam == 5)
+    marked = [line for line in fit(folder).stdout.splitlines() if line.endswith("dearer than L alone")]
+    assert [line.split()[1] for line in marked] == ["5"]
+
+
+def test_a_guarantee_for_another_batch_is_not_used_one_by_one(folder: Path) -> None:
+    """`generate` answers one query at a time; what was promised at batch 4 is not promised there."""
+    assert fit(folder, "--calibrate", folder / "more.jsonl", "--keep", 0.7, "--batch", 4).exit_code == 0
+    fitted = artifact.load(folder / "policy.json")
+    assert fitted.guarantee.batch == 4
+    with pytest.raises(ConfigError, match="holds at batch 4, not at 1"):
+        policy_for(fitted, None, Ladder.load(folder / "pair.toml"))
 
 
 def test_a_guarantee_by_dataset_needs_a_lam_where_no_dataset_is_known(folder: Path) -> None:

@@ -70,6 +70,34 @@ def test_the_promise_holds_on_new_queries(artifact: PolicyArtifact) -> None:
     assert 1 - played.cost.mean() / alone.cost.mean() == pytest.approx(given.saving, abs=0.06)
 
 
+def test_a_guarantee_holds_at_its_batch_size_and_says_so(artifact: PolicyArtifact) -> None:
+    """Policy, costs and unit are those of the batch; at another one nothing is promised."""
+    stages = tuple(
+        replace(stage, batched={8: replace(stage.prices, per_decoded_token=price)})
+        for stage, price in zip(worlds.ladder().stages, (0.1, 4.0), strict=True)
+    )
+    ladder = replace(worlds.ladder(), stages=stages)
+    both = fit(FITTING, ladder, fitted_at="2026-01-01", lams=(2.0,))
+    promise, seen = replace(KEEP, batch=8), rows(400, 1)
+    fitted = calibrate(both, FITTING, seen, ladder, promise, np.random.default_rng(0))
+    given = fitted.guarantee.grants[EVERYTHING]
+    assert "at batch 8" in str(fitted.guarantee)
+    policy = fitted.guaranteed_policy(batch=8)
+    assert policy.name == both.policy(given.lam, batch=8).name
+    played = play(policy, seen, ladder, both.ladder.unit(8), 8)
+    assert given.cost == pytest.approx(played.cost.mean())
+    assert given.stage_cost == pytest.approx(
+        4.0 * np.mean([t.outcomes["L"].draft.usage.n_decoded for t in seen]) / both.ladder.unit(8)
+    )
+    assert sum(given.watched["cost"]) == pytest.approx(played.cost.sum() * both.ladder.unit(8))
+    with pytest.raises(ConfigError, match="holds at batch 8, not at 1"):
+        fitted.guaranteed_policy()
+    with pytest.raises(ConfigError, match="holds at batch 1, not at 8"):
+        promised(artifact, seen, KEEP).guaranteed_policy(batch=8)
+    with pytest.raises(ConfigError, match="one query or more, got 0"):
+        replace(KEEP, batch=0)
+
+
 def test_few_rows_end_in_the_fallback_that_says_how_many_would_do(artifact: PolicyArtifact) -> None:
     """Twenty rows are not enough to keep 99 %: the single stage is used, nothing is saved."""
     fitted = promised(artifact, rows(20, 3), Promise(delta=0.1, keep=0.99))

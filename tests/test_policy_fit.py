@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import Rows
 from asd.ladder import Ladder, Stage
 from asd.policies import Policy
-from asd.policy.artifact import PolicyArtifact
+from asd.policy.artifact import CONFIDENCE, Errors, PolicyArtifact, Replayed
 from asd.policy.fit import LAMS, MIN_ROWS, Table, estimate_graph, fit, rejected_pairs, replay
 from asd.prices import Prices
 from asd.stopping.recursion import Solution, solve
@@ -149,14 +150,84 @@ def test_replayed_values_stand_beside_the_model() -> None:
     assert replayed[-1].quality > replayed[0].quality + 0.1
 
 
-def test_the_cheapest_lam_that_keeps_a_share() -> None:
-    """Of the lams whose out-of-fold quality is enough the cheapest; none where even the dearest is not."""
+def test_errors_of_the_replays_are_those_of_their_means() -> None:
+    """Scores of 0 and 1: the binomial's. What is lost and saved is counted row by row, so it is surer."""
+    record = worlds.fitted().fit
+    n = sum(record.n_rows.values())
+    assert record.largest_error == pytest.approx(
+        math.sqrt(record.largest_quality * (1 - record.largest_quality) / (n - 1))
+    )
+    for row in record.replayed:
+        assert row.errors is not None
+        assert row.errors.quality == pytest.approx(math.sqrt(row.quality * (1 - row.quality) / (n - 1)))
+        assert row.errors.lost < math.hypot(row.errors.quality, record.largest_error)
+    # S alone costs a fifth of L on every row, so that what is saved spreads four times as wide as its cost.
+    cheapest = record.replayed[0]
+    assert cheapest.cost == pytest.approx(0.2)
+    assert cheapest.errors.saved == pytest.approx(4 * cheapest.errors.cost)
+
+
+def by_hand(*settings: tuple[float, float, float], error: float | None = 0.01) -> PolicyArtifact:
+    """Replays of lam 1, 2, ...: quality, cost and error of every mean; L alone is right on nine of ten."""
+    errors = None if error is None else Errors(quality=error, cost=error, lost=error, saved=error)
+    replayed = tuple(
+        Replayed(lam=lam, quality=quality, cost=cost, model_value=0.0, alternative_value=0.0, errors=errors)
+        for lam, quality, cost in settings
+    )
     artifact = worlds.fitted()
-    chosen = artifact.cheapest_lam(0.95)
-    enough = [r for r in artifact.fit.replayed if r.quality >= 0.95 * artifact.fit.largest_quality]
-    assert chosen in {r.lam for r in enough}
-    assert all(r.cost >= next(e.cost for e in enough if e.lam == chosen) for r in enough)
+    record = msgspec.structs.replace(
+        artifact.fit, largest_quality=0.9, largest_error=0.0, replayed=replayed, n_rows={"made-up": 110}
+    )
+    return msgspec.structs.replace(artifact, fit=record)
+
+
+Z = NormalDist().inv_cdf(CONFIDENCE)
+
+
+def test_the_cheapest_lam_that_surely_keeps_a_share() -> None:
+    """Of the lams whose quality is enough by more than the margin the cheapest; within it none is."""
+    wanted = 0.95 * 0.9
+    artifact = by_hand((1.0, wanted + 0.009 * Z, 0.3), (2.0, wanted + 0.011 * Z, 0.5), (3.0, 0.9, 0.7))
+    assert artifact.cheapest_lam(0.95) == 2.0
+    assert "lam 2 keeps 0.95 of L's quality" in artifact.keeping(0.95).why
+    # The error of 5 % of L's own quality counts as well.
+    unsure = msgspec.structs.replace(artifact.fit, largest_error=0.1)
+    assert msgspec.structs.replace(artifact, fit=unsure).cheapest_lam(0.95) == 3.0
     assert artifact.cheapest_lam(10.0) is None
+    assert "no lam surely keeps 10 of L's quality, by 110 rows: L alone" in artifact.keeping(10.0).why
+
+
+@pytest.mark.parametrize("cost", [1.13, 1.0, 1.0 - 0.009 * Z])
+def test_a_lam_that_may_cost_as_much_as_the_largest_stage_is_not_chosen(cost: float) -> None:
+    """What is to save must surely save; where nothing does, the largest stage is left, and it is said."""
+    artifact = by_hand((1.0, 0.5, 0.2), (2.0, 0.9, cost))
+    kept = artifact.keeping(0.95)
+    assert kept.lam is None
+    assert "every lam that keeps 0.95 of L's quality may cost as much, by 110 rows: L alone" in kept.why
+    assert by_hand((1.0, 0.9, 1.0 - 0.011 * Z)).cheapest_lam(0.95) == 1.0
+
+
+def test_replays_that_do_not_say_how_sure_they_are_are_taken_at_their_word() -> None:
+    """As files of versions without errors have them; what costs more than the largest is refused still."""
+    artifact = by_hand((1.0, 0.855, 0.3), (2.0, 0.9, 0.7), error=None)
+    assert artifact.cheapest_lam(0.95) == 1.0
+    assert by_hand((1.0, 0.9, 1.13), error=None).cheapest_lam(0.95) is None
+    assert str(artifact.fit.replayed[1]) == "quality 0.900, cost 0.700"
+
+
+def test_a_share_is_kept_at_the_prices_of_the_batch_or_not_at_all() -> None:
+    """Prices in milliseconds hold for the batch they were measured at; other prices hold for every one."""
+    artifact = by_hand((2.0, 0.9, 0.5))
+    assert artifact.cheapest_lam(0.95, batch=16) == 2.0
+    timed = msgspec.structs.replace(artifact.ladder, price_unit="ms")
+    with pytest.raises(ConfigError, match="prices at batch 1, not 16"):
+        msgspec.structs.replace(artifact, ladder=timed).cheapest_lam(0.95, batch=16)
+
+
+def test_a_setting_is_dearer_where_it_costs_more_for_no_more_quality() -> None:
+    """A dearer one that is right more often buys something."""
+    artifact = by_hand((1.0, 0.9, 1.13), (2.0, 0.91, 1.13), (3.0, 0.8, 0.9), (4.0, 0.9, 1.0))
+    assert [artifact.is_dearer(row) for row in artifact.fit.replayed] == [True, False, False, False]
 
 
 def test_scaling_is_kept_where_it_pays_and_dropped_where_it_cannot() -> None:

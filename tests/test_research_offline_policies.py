@@ -13,11 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError
+from asd.evaluation.hull import Hull
+from asd.research.offline import curves
 from asd.research.offline.binned import BinnedInduction
-from asd.research.offline.curves import Curve, cross_validate, cross_validate_all, sweep
+from asd.research.offline.curves import LOSSES, Curve, cost_shares, cross_validate, cross_validate_all, sweep
 from asd.research.offline.folds import deal, evenly
 from asd.research.offline.lists import Lists
-from asd.research.offline.logistic import fit_folds, fit_many
+from asd.research.offline.logistic import fit_folds, fit_many, sigmoid
 from asd.research.offline.policies import Method, Recorded, as_traces, play, prices_of
 from asd.research.offline.routing import Foresight, PromptRouter, SingleStage
 from asd.research.offline.selection import (
@@ -360,6 +362,62 @@ def test_many_logistic_fits_equal_scikit_learn() -> None:
             model = LogisticRegression(C=0.5, tol=1e-8, max_iter=1000).fit(x[rows, :3], y[rows, t])
             assert weights[:3, t] == pytest.approx(model.coef_[0], abs=2e-3)
             assert weights[3, t] == pytest.approx(model.intercept_[0], abs=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_logistic_fits_end_at_the_optimum(seed: int) -> None:
+    """The slope of the penalised loss is zero, also where classes are all but told apart, or missing."""
+    rng = np.random.default_rng(seed)
+    n, scale, sharp = int(rng.integers(5, 400)), rng.choice([0.1, 1.0, 10.0]), rng.choice([0.0, 5.0, 50.0])
+    x = np.column_stack([scale * rng.normal(size=(n, 4)), np.ones(n)])
+    y = (rng.random((n, 6)) < sigmoid(sharp * x[:, [0]] + 3.0 * rng.normal(size=6))).astype(float)
+    weights = fit_many(x, y, strength=0.5)
+    penalty = np.array([0.5] * 4 + [0.01])[:, None]
+    assert np.abs(x.T @ (sigmoid(x @ weights) - y) + penalty * weights).max() < 1e-6
+
+
+def test_many_rows_are_played_in_blocks(
+    train: Recording, test: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many at once, every row is played alike."""
+    fitted = Stopping(words=True).fit(train)
+    at_once = sweep(fitted, test, LAMS)
+    monkeypatch.setattr(curves, "_BLOCK", 7)
+    for whole, blocks in zip(at_once, sweep(fitted, test, LAMS), strict=True):
+        np.testing.assert_array_equal(whole, blocks)
+
+
+def test_members_compete_on_so_many_rows_and_the_winner_learns_from_all(train: Recording) -> None:
+    """Evenly spaced ones."""
+    seen: list[int] = []
+
+    class Spy:
+        name = "spy"
+
+        def fit(self, rows: Recording) -> Always:
+            seen.append(len(rows))
+            return Always(0)
+
+    fitted = Best((Spy(),), n_folds=5, most_rows=50).fit(train)
+    assert seen == [40] * 5 + [150]
+    reference = fitted.contest.reference
+    assert fitted.contest.quality.tolist() == train.scores[evenly(150, 50), reference].tolist()
+
+
+def test_cost_shares_are_read_off_the_hull_of_every_draw(
+    train: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand for the rows as they are; however many are drawn at once, the same draws."""
+    curve = cross_validate(Lists(), train, LAMS)
+    [shares] = cost_shares(train, [curve])
+    hull = Hull([*zip(train.costs.mean(axis=0), train.scores.mean(axis=0), strict=True), *curve.points()])
+    best = reference_stage(train)
+    quality, cost = train.scores[:, best].mean(), train.costs[:, best].mean()
+    assert shares[0] == pytest.approx([hull.cost_at(quality - loss) / cost for loss in LOSSES])
+    assert shares.shape == (201, 3)
+    assert np.median(shares[1:], axis=0) == pytest.approx(shares[0], abs=0.1)
+    monkeypatch.setattr(curves, "_MOST_DRAWN", 150 * 7)
+    assert cost_shares(train, [curve])[0] == pytest.approx(shares)
 
 
 def test_rows_are_dealt_and_taken_evenly() -> None:

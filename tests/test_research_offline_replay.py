@@ -11,9 +11,11 @@ from scipy.stats import beta
 
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
+from asd.research.offline import replay as replay_module
 from asd.research.offline.certificate import Certificate, certify, clopper_pearson
 from asd.research.offline.comparison import Cell, Comparison, compare
-from asd.research.offline.replay import Report, replay
+from asd.research.offline.curves import SWEEP, cost_shares, cross_validate
+from asd.research.offline.replay import Report, ours, replay
 from asd.research.recordings.recording import Recording
 from tests.recordings import COST, STAGES, recording, records
 
@@ -54,6 +56,18 @@ def test_a_bootstrap_interval_is_as_wide_as_the_normal_one(report: Report, test:
     interval = report.singles[1].quality_interval
     error = test.scores[:, 1].std() / np.sqrt(300)
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+
+
+def test_intervals_of_many_rows_are_normal_ones(
+    report: Report, train: Recording, test: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where resampling would take long it is not needed: the bounds lie where it would put them."""
+    monkeypatch.setattr(replay_module, "_MOST_RESAMPLED", 299)
+    for here, there in zip(replay(train, test, LAMS).points, report.points, strict=True):
+        spread = there.quality_interval.high - there.quality_interval.low
+        assert here.quality_interval.low == pytest.approx(there.quality_interval.low, abs=0.1 * spread)
+        assert here.quality_interval.high == pytest.approx(there.quality_interval.high, abs=0.1 * spread)
+        assert here.quality_interval.high + here.quality_interval.low == pytest.approx(2 * here.quality)
 
 
 def test_the_cascade_pays_on_held_out_rows(report: Report) -> None:
@@ -176,6 +190,8 @@ def test_methods_are_compared_on_the_same_folds(tmp_path: Path, train: Recording
     assert shares["oracle"] == min(shares.values())
     assert shares["oracle"] < shares["asd"] < shares["single stages"] <= 1.0
     assert {"lists of two", "binned induction", "prompt router (ridge)"} < shares.keys()
+    alone = cost_shares(train, [cross_validate(ours(3), train, SWEEP, 5, seed=0)])[0][0]
+    assert list(found.rows[-1].shares.values()) == pytest.approx(alone.tolist())
     for row in found.rows:
         assert row.cells["made-up"] == pytest.approx(row.shares)
         assert row.intervals["0.02"].low <= row.shares["0.02"] + 0.05

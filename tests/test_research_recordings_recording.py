@@ -6,12 +6,14 @@ import gzip
 import json
 import math
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asd.errors import ConfigError, DataError
+from asd.research.recordings import recording as recording_module
 from asd.research.recordings.recording import models_in, read_recording
 from tests.recordings import STAGES, recording, records, write
 
@@ -59,6 +61,20 @@ def test_without_recorded_costs_calls_of_the_last_stage_are_counted(tmp_path: Pa
     assert found.costs.tolist() == [[0, 0, 1]] * 3
     assert found.counts.cost_source == "calls to large"
     assert read_recording([path], STAGES, [1, 2, 5]).costs[0].tolist() == [1, 2, 5]
+
+
+def test_lines_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read at once is a block of lines: fields that nobody asked for take no room in the end."""
+    rows = [{**row, "log": "x" * 5000} for row in records(1200)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    monkeypatch.setattr(recording_module, "_BLOCK", 100)
+    tracemalloc.start()
+    found = read_recording([path], STAGES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == 1200
+    assert peak < 1200 * 5000 / 2
+    assert found.keys[1199] == ("made-up", "q1199")
 
 
 def test_replies_are_kept_whole(tmp_path: Path) -> None:

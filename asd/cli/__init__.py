@@ -273,8 +273,8 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
     click.echo(f"{out}: fitted on {len(usable)} queries; replayed on rows that the fit had not seen:")
     if n_refused := len(collected) - len(usable):
         click.echo(f"left out: {n_refused} queries that a stage refused", err=True)
-    for row in fitted.fit.replayed:
-        click.echo(f"lam {row.lam:6g}  quality {row.quality:.3f}  cost {row.cost:.3f}")
+    for line in _replayed(fitted):
+        click.echo(line)
     for stage in fitted.model.silent:
         click.echo(
             f"stage {stage} gives no log-probabilities: its answers go by agreement, length and prompt"
@@ -289,6 +289,15 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
         click.echo(line)
     if fitted.guarantee is not None:
         click.echo(fitted.guarantee)
+
+
+def _replayed(fitted: PolicyArtifact) -> Iterator[str]:
+    """Every lam with its 95 % intervals, and what is chosen where a share of quality is to be kept."""
+    largest = fitted.model.stages[-1]
+    for row in fitted.fit.replayed:
+        yield f"lam {row.lam:6g}  {row}" + (f"  dearer than {largest} alone" if fitted.is_dearer(row) else "")
+    for share in (0.95, 0.99):
+        yield fitted.keeping(share).why
 
 
 def _blocks(ladder: Ladder, traces: Sequence[Trace]) -> Iterator[str]:

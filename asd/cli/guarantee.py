@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
@@ -13,7 +14,7 @@ from asd.collect import read_collected
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, calibrate
 from asd.ladder import Ladder
-from asd.policies import Policy
+from asd.policies import FixedStage, Policy
 from asd.policy.artifact import PolicyArtifact
 from asd.traces import answered
 from asd.types import Trace
@@ -38,6 +39,13 @@ _OPTIONS = (
         "--delta", type=float, default=0.1, show_default=True, help="Probability of a wrong guarantee."
     ),
     click.option("--per-dataset", is_flag=True, help="Guarantee it for every dataset by itself."),
+    click.option(
+        "--batch",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Queries a call that it is guaranteed for.",
+    ),
 )
 
 
@@ -49,6 +57,7 @@ class Options(TypedDict):
     cap_cost: float | None
     delta: float
     per_dataset: bool
+    batch: int
 
 
 class Asked(NamedTuple):
@@ -81,17 +90,34 @@ def what_is_asked(ladder: Ladder, **options: Unpack[Options]) -> Asked | None:
         raise ConfigError("a guarantee needs both what to promise (--keep, --cap-cost) and --calibrate FILE")
     if not wanted:
         return None
-    promise = Promise(options["delta"], options["keep"], options["cap_cost"], options["per_dataset"])
+    ladder.prices_at(options["batch"])
+    promise = Promise(
+        options["delta"], options["keep"], options["cap_cost"], options["per_dataset"], options["batch"]
+    )
     return Asked(promise, answered(read_collected(options["calibration"], ladder, "calibrate")))
 
 
 def policy_for(fitted: PolicyArtifact, lam: float | None, ladder: Ladder) -> Policy:
     """The policy of a lam; without one what is guaranteed, and where nothing is, that of `DEFAULT_LAM`.
 
+    Nobody chose `DEFAULT_LAM`: where it cost more than the largest stage alone on held-out rows, at no more
+    quality, that stage answers and standard error says why.
+
     Raises:
-        ConfigError: `lam` is out of range, or every dataset has its own guarantee.
+        ConfigError: `lam` is out of range, every dataset has its own guarantee, or the guarantee is for
+            another batch size than one query at a time.
         PolicyMismatchError: The policy was fitted on another ladder.
     """
     if lam is None and fitted.guarantee is not None:
         return fitted.guaranteed_policy(ladder=ladder)
-    return fitted.policy(DEFAULT_LAM if lam is None else lam, ladder=ladder)
+    chosen = fitted.policy(DEFAULT_LAM if lam is None else lam, ladder=ladder)
+    nearest = min(fitted.fit.replayed, key=lambda replayed: abs(math.log(replayed.lam / DEFAULT_LAM)))
+    if lam is None and fitted.is_dearer(nearest):
+        largest = ladder.stages[-1].name
+        click.echo(
+            f"{largest} alone answers: on held-out rows lam {nearest.lam:g} came to {nearest}, and {largest} "
+            f"alone to quality {fitted.fit.largest_quality:.3f} at cost 1; give --lam, or fit on more rows",
+            err=True,
+        )
+        return FixedStage(largest)
+    return chosen

@@ -209,10 +209,12 @@ def validity(  # noqa: PLR0913, PLR0917  (one argument an option)
 def shift(traces: tuple[Path, ...], policy: Path, ladder: str, dataset: str, alpha: float, seed: int) -> None:
     """Do TRACES look like the rows a guarantee was made from? Played in random order past the monitor."""
     steps, fitted, rng = Ladder.load(ladder), artifact.load(policy), np.random.default_rng(seed)
-    chosen = fitted.guaranteed_policy(dataset, ladder=steps)
+    batch = 1 if fitted.guarantee is None else fitted.guarantee.batch
+    chosen = fitted.guaranteed_policy(dataset, ladder=steps, batch=batch)
     monitor = ShiftMonitor(fitted.grant(dataset).watched, alpha=alpha, rng=rng)
     rows = answered(trace for path in traces for trace in read_traces(path))
-    played = play(chosen, [rows[i] for i in rng.permutation(len(rows))], steps, fitted.ladder.unit())
+    shuffled = [rows[i] for i in rng.permutation(len(rows))]
+    played = play(chosen, shuffled, steps, fitted.ladder.unit(batch), batch)
     readings = [monitor.watch(done) for done in played.completions]
     rang = next((reading for reading in readings if reading.alarm), None)
     click.echo(

@@ -51,6 +51,7 @@ class Promise:
         keep: Share of the reference's quality.
         cap_cost: Most mean cost, in runs of the largest stage.
         per_dataset: Promise it for every dataset by itself.
+        batch: Queries a call: its prices make the policy and count the cost.
 
     Raises:
         ConfigError: Nothing is asked for, or a number is out of range.
@@ -60,9 +61,12 @@ class Promise:
     keep: float | None = None
     cap_cost: float | None = None
     per_dataset: bool = False
+    batch: int = 1
 
     def __post_init__(self) -> None:
         check_level(self.delta)
+        if self.batch < 1:
+            raise ConfigError(f"a batch has one query or more, got {self.batch}")
         if self.keep is None and self.cap_cost is None:
             raise ConfigError("a guarantee needs a share of quality to keep, a cap on cost, or both")
         if self.keep is not None:
@@ -80,7 +84,7 @@ class Played:
     cost: Array
 
 
-def play(policy: Policy, traces: Sequence[Trace], ladder: Ladder, unit: float) -> Played:
+def play(policy: Policy, traces: Sequence[Trace], ladder: Ladder, unit: float, batch: int = 1) -> Played:
     """Walk a policy over recorded outcomes with the cascade's own loop.
 
     Args:
@@ -88,12 +92,14 @@ def play(policy: Policy, traces: Sequence[Trace], ladder: Ladder, unit: float) -
         traces: Scored on every stage the policy may stop at.
         ladder: Stages and prices.
         unit: Price of one cost unit.
+        batch: Queries a call, which decides the prices.
 
     Raises:
+        ConfigError: There are no prices at this batch size.
         DataError: The policy asks for an outcome that was not recorded or not scored.
     """
     engines = {stage.name: ReplayEngine(stage.name, traces) for stage in ladder.stages}
-    cascade = Cascade(engines, policy, {stage.name: stage.prices for stage in ladder.stages})
+    cascade = Cascade(engines, policy, ladder.prices_at(batch))
     completions = cascade.run([trace.query for trace in traces], batch_size=max(1, len(traces)))
     scores = [trace.outcomes[c.stage].score for trace, c in zip(traces, completions, strict=True)]
     if None in scores:
@@ -155,7 +161,7 @@ def calibrate(
     Raises:
         DataError: No rows, one that the fit has seen or that is not scored on every stage, or a dataset
             without fitting rows.
-        ConfigError: A number of the promise is out of range.
+        ConfigError: A number of the promise is out of range, or there are no prices at its batch size.
         PolicyMismatchError: The policy was fitted on another ladder.
     """
     artifact.check(ladder)
@@ -175,18 +181,23 @@ def calibrate(
         cost_bound=max(group.cost_bound for group in sweeps.values()),
         delta=promise.delta,
         n_lams=len(LAMS),
-        grants={name: _watched(artifact, given, rows, name, ladder) for name, given in grants.items()},
+        grants={
+            name: _watched(artifact, given, rows, name, ladder, promise.batch)
+            for name, given in grants.items()
+        },
+        batch=promise.batch,
     )
     return msgspec.structs.replace(artifact, guarantee=guarantee)
 
 
 def _watched(
-    artifact: PolicyArtifact, given: Grant, rows: Sequence[Trace], name: str, ladder: Ladder
+    artifact: PolicyArtifact, given: Grant, rows: Sequence[Trace], name: str, ladder: Ladder, batch: int
 ) -> Grant:
     """The grant with what its policy looks like on the calibration rows."""
-    policy = FixedStage(given.stage) if given.lam is None else artifact.policy(given.lam)
+    policy = FixedStage(given.stage) if given.lam is None else artifact.policy(given.lam, batch=batch)
     group = [trace for trace in rows if name in (EVERYTHING, trace.query.dataset)]
-    seen = [signals(done) for done in play(policy, group, ladder, artifact.ladder.unit()).completions]
+    played = play(policy, group, ladder, artifact.ladder.unit(batch), batch)
+    seen = [signals(done) for done in played.completions]
     watched = {signal: tuple(row[signal] for row in seen) for signal in seen[0]}
     return msgspec.structs.replace(given, watched=watched)
 
@@ -203,11 +214,13 @@ def sweep(
     Raises:
         DataError: A row is not scored on every stage, or a dataset has no fitting rows to name its stage.
     """
-    unit = artifact.ladder.unit()
-    settings = [play(artifact.policy(lam), rows, ladder, unit) for lam in LAMS]
+    batch = promise.batch
+    unit = artifact.ladder.unit(batch)
+    settings = [play(artifact.policy(lam, batch=batch), rows, ladder, unit, batch) for lam in LAMS]
     quality, cost = (np.array([getattr(s, name) for s in settings]) for name in ("quality", "cost"))
-    singles = {stage.name: play(FixedStage(stage.name), rows, ladder, unit) for stage in ladder.stages}
-    dearest = np.sum([play(FixedStage(s.name), fitting, ladder, unit).cost for s in ladder.stages], axis=0)
+    alone_at = {stage.name: FixedStage(stage.name) for stage in ladder.stages}
+    singles = {name: play(only, rows, ladder, unit, batch) for name, only in alone_at.items()}
+    dearest = np.sum([play(only, fitting, ladder, unit, batch).cost for only in alone_at.values()], axis=0)
     sweeps = {}
     for name, mask in _groups(rows, promise).items():
         stage = _single_stage([t for t in fitting if name in (EVERYTHING, t.query.dataset)], ladder, promise)
@@ -230,7 +243,7 @@ def _single_stage(fitting: Sequence[Trace], ladder: Ladder, promise: Promise) ->
     """The best on these rows, of equals the cheaper one; where quality is not asked for, the cheapest."""
     if not fitting:
         raise DataError("a dataset of the calibration rows has no fitting rows, which name its best stage")
-    alone = {stage.name: play(FixedStage(stage.name), fitting, ladder, 1.0) for stage in ladder.stages}
+    alone = {s.name: play(FixedStage(s.name), fitting, ladder, 1.0, promise.batch) for s in ladder.stages}
     asked = promise.keep is not None
     return max(alone, key=lambda s: (asked * alone[s].quality.mean(), -alone[s].cost.mean()))
 

@@ -74,6 +74,8 @@ class Guarantee(Record, frozen=True, kw_only=True):
         delta: Probability that any of it is wrong, all groups together.
         n_lams: Settings that could have been chosen.
         grants: By dataset, or one for `EVERYTHING`.
+        batch: Queries a call: at the prices of another batch size the policy is another one, and nothing is
+            promised.
     """
 
     keep: float | None
@@ -82,6 +84,7 @@ class Guarantee(Record, frozen=True, kw_only=True):
     delta: float
     n_lams: int
     grants: dict[str, Grant]
+    batch: int = 1
 
     def __str__(self) -> str:
         parts = []
@@ -89,7 +92,8 @@ class Guarantee(Record, frozen=True, kw_only=True):
             parts.append(f"at least {self.keep:.4g} of the reference's quality")
         if self.cap_cost is not None:
             parts.append(f"mean cost of at most {self.cap_cost:g} (costs above {self.cost_bound:.3g} cut)")
-        lines = [f"with probability {1 - self.delta:.4g}: {', and '.join(parts)}"]
+        promised = f"with probability {1 - self.delta:.4g}, at batch {self.batch}: {', and '.join(parts)}"
+        lines = [promised]
         return "\n".join([*lines, *(f"{_label(group)}{grant}" for group, grant in self.grants.items())])
 
 

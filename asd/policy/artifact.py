@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -34,15 +36,37 @@ from asd.stopping.states import stage_sets
 from asd.types import pair_name
 
 __all__ = [
+    "CONFIDENCE",
+    "Errors",
     "FitRecord",
+    "Kept",
     "PolicyArtifact",
     "Replayed",
     "load",
 ]
 
+CONFIDENCE = 0.75
+"""How sure a setting must be, by held-out rows, to keep what it is to keep and to save anything."""
+_ROUNDING = 1e-9
 _SCALES = 2.0 ** np.linspace(-3.0, 3.0, 129)
 """A policy is solved at lam times each of these: every lam / scale that a judgement can ask for, within 1.7 %
 of a solved one, and lam itself exactly."""
+
+
+class Errors(Record, frozen=True, kw_only=True):
+    """Standard errors of the means of a replay over its rows.
+
+    Attributes:
+        quality: Of the mean score.
+        cost: Of the mean cost, in units.
+        lost: Of the mean score less the largest stage's, row by row.
+        saved: Of the mean cost less the largest stage's alone, row by row.
+    """
+
+    quality: float
+    cost: float
+    lost: float
+    saved: float
 
 
 class Replayed(Record, frozen=True, kw_only=True):
@@ -51,9 +75,10 @@ class Replayed(Record, frozen=True, kw_only=True):
     Attributes:
         lam: Trade-off weight.
         quality: Mean score.
-        cost: Mean priced cost in units.
+        cost: Mean priced cost in units: runs of the largest stage alone.
         model_value: What the solved problem promised; lam * quality - cost is what was realised.
         alternative_value: What was realised with the other choice of `FitRecord.scaled`.
+        errors: How sure the means are; None in files of versions that did not say.
     """
 
     lam: float
@@ -61,6 +86,40 @@ class Replayed(Record, frozen=True, kw_only=True):
     cost: float
     model_value: float
     alternative_value: float
+    errors: Errors | None = None
+
+    def lower_quality(self, share: float, largest_error: float, z: float) -> float:
+        """Quality less `z` standard errors of how far it lies above `share` of the largest stage's.
+
+        With d the score less the largest stage's, that is the error of mean(d) + (1 - share) * mean(largest),
+        at most the sum of its parts' errors. Without errors, the quality itself.
+        """
+        if self.errors is None:
+            return self.quality
+        return self.quality - z * (self.errors.lost + abs(1.0 - share) * largest_error)
+
+    def __str__(self) -> str:
+        if self.errors is None:
+            return f"quality {self.quality:.3f}, cost {self.cost:.3f}"
+        quality, cost = _interval(self.quality, self.errors.quality), _interval(self.cost, self.errors.cost)
+        return f"quality {self.quality:.3f} ({quality}), cost {self.cost:.3f} ({cost})"
+
+    def upper_cost(self, z: float) -> float:
+        """Cost plus `z` standard errors of what it saves; without errors, the cost itself."""
+        return self.cost if self.errors is None else self.cost + z * self.errors.saved
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The setting that is to keep a share of the largest stage's quality.
+
+    Attributes:
+        lam: The lam; None: the largest stage alone.
+        why: In words, what was found on held-out rows.
+    """
+
+    lam: float | None
+    why: str
 
 
 class FitRecord(Record, frozen=True, kw_only=True):
@@ -76,6 +135,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
         scaled: Long queries are decided at lam / scale, because that was worth more out of fold.
         reliability: Of every head out of fold, by node and stage ("root": from the prompt alone).
         largest_quality: Mean score of the largest stage alone.
+        largest_error: Its standard error; 0 in files of versions that did not say.
         replayed: Out-of-fold value of the policy, by lam.
         batched: The same at the prices of larger batches, by their size.
     """
@@ -91,6 +151,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
     replayed: tuple[Replayed, ...]
     batched: dict[int, tuple[Replayed, ...]]
     n_refused: int = 0
+    largest_error: float = 0.0
 
 
 class PolicyArtifact(Record, frozen=True, kw_only=True):
@@ -163,14 +224,51 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         return OptimalPolicy(self.evidence(), solve(graph, lams), lam)
 
     def cheapest_lam(self, share: float, batch: int = 1) -> float | None:
-        """The lam of least cost whose quality is at least this share of the largest stage's; None: no lam.
+        """The lam of `keeping`."""
+        return self.keeping(share, batch).lam
 
-        Read off the out-of-fold replays: an estimate, which a guarantee (`asd fit --keep`) is not.
+    def keeping(self, share: float, batch: int = 1) -> Kept:
+        """The lam of least cost that keeps a share of the largest stage's quality and costs less than it.
+
+        Both are read off the out-of-fold replays, each with a margin that holds with probability
+        `CONFIDENCE`: an estimate, which a guarantee (`asd fit --keep`) is not. Where no lam does, the largest
+        stage alone is left.
+
+        Args:
+            share: Of the largest stage's mean score, positive.
+            batch: Queries a call, which decides the prices.
+
+        Raises:
+            ConfigError: There are no prices at this batch size.
         """
-        wanted = share * self.fit.largest_quality
-        replayed = self.fit.batched.get(batch, self.fit.replayed)
-        good = [replay for replay in replayed if replay.quality >= wanted]
-        return min(good, key=lambda replay: replay.cost).lam if good else None
+        largest, z = self.model.stages[-1], NormalDist().inv_cdf(CONFIDENCE)
+        replayed, wanted = self.replayed(batch), share * self.fit.largest_quality
+        good = [r for r in replayed if r.lower_quality(share, self.fit.largest_error, z) >= wanted]
+        cheaper = [r for r in good if r.upper_cost(z) < 1.0]
+        if cheaper:
+            best = min(cheaper, key=lambda r: r.cost)
+            return Kept(best.lam, f"lam {best.lam:g} keeps {share:.4g} of {largest}'s quality: {best}")
+        what = (
+            f"every lam that keeps {share:.4g} of {largest}'s quality may cost as much"
+            if good
+            else f"no lam surely keeps {share:.4g} of {largest}'s quality"
+        )
+        n_rows = sum(self.fit.n_rows.values())
+        return Kept(None, f"{what}, by {n_rows} rows: {largest} alone, nothing is saved")
+
+    def replayed(self, batch: int = 1) -> tuple[Replayed, ...]:
+        """The out-of-fold replays at the prices of a batch size.
+
+        Raises:
+            ConfigError: There are no prices at this batch size.
+        """
+        self.ladder.prices_at(batch)
+        # Prices that are not in milliseconds hold for every batch size.
+        return self.fit.batched.get(batch, self.fit.replayed)
+
+    def is_dearer(self, replayed: Replayed) -> bool:
+        """Whether a setting cost more than the largest stage alone and was right no more often."""
+        return replayed.cost > 1.0 + _ROUNDING and replayed.quality <= self.fit.largest_quality
 
     def lossless(self, batch: int = 1) -> Lossless | FixedStage:
         """The largest stage's own answers by the cheapest drafters, as the fitting rows have it.
@@ -208,21 +306,30 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             )
         return found
 
-    def guaranteed_policy(self, dataset: str = EVERYTHING, *, ladder: Ladder | None = None) -> Policy:
+    def guaranteed_policy(
+        self, dataset: str = EVERYTHING, *, ladder: Ladder | None = None, batch: int = 1
+    ) -> Policy:
         """The policy that the guarantee is about: the lam that passed, or the single stage if none did.
 
         Args:
             dataset: Whose promise, where every dataset has its own.
             ladder: What the policy is going to steer; checked if given.
+            batch: Queries a call.
 
         Raises:
-            ConfigError: No guarantee was asked for, or none for this dataset.
+            ConfigError: No guarantee was asked for, none for this dataset, or it was made at another batch
+                size, where the prices and with them the policy are others.
             PolicyMismatchError: The policy was fitted on another ladder.
         """
         found = self.grant(dataset)
+        if self.guarantee is not None and batch != self.guarantee.batch:
+            raise ConfigError(
+                f"the guarantee holds at batch {self.guarantee.batch}, not at {batch}, where the policy is "
+                f"another one: name a lam, or make one with `asd fit --keep` and `--batch {batch}`"
+            )
         if ladder is not None:
             self.check(ladder)
-        return FixedStage(found.stage) if found.lam is None else self.policy(found.lam)
+        return FixedStage(found.stage) if found.lam is None else self.policy(found.lam, batch=batch)
 
     def check(self, ladder: Ladder) -> None:
         """`PolicyMismatchError` if the policy was fitted on another ladder, or on other prices of it."""
@@ -277,6 +384,12 @@ def load(path: str | Path) -> PolicyArtifact:
     if bins != {node.name: node.n_bins for node in graph.nodes}:
         raise misfit
     return artifact
+
+
+def _interval(mean: float, error: float) -> str:
+    """The normal 95 % interval, in words."""
+    width = NormalDist().inv_cdf(0.975) * error
+    return f"{mean - width:.3f} to {mean + width:.3f}"
 
 
 def _expected_cost(graph: Graph, actions: Sequence[str]) -> float:

@@ -33,7 +33,7 @@ from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
 from asd.evidence.judge import EvidenceModel
 from asd.evidence.length import LengthScale
 from asd.ladder import ROOT, Ladder
-from asd.policy.artifact import FitRecord, PolicyArtifact, Replayed
+from asd.policy.artifact import Errors, FitRecord, PolicyArtifact, Replayed
 from asd.policy.problem import GraphRecord, LadderPrices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import estimate_kernel, mean_by_bin
@@ -90,8 +90,10 @@ def fit(
         move: move_usages(move, rows, fitted.best.get(move.source.name, ())) for move in moves(stages, pairs)
     }
     tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
-    scaled = {b: _cross_replay(table, fitted.folds, sweep) for b, table in tables.items()}
-    plain = {b: _cross_replay(table.unscaled(), fitted.folds, sweep) for b, table in tables.items()}
+    score = np.array([row.outcomes[stages[-1]].score for row in rows], dtype=np.float64)
+    largest = {batch: _Alone(score, _alone_costs(alone, prices, batch)) for batch in tables}
+    scaled = {b: _cross_replay(t, fitted.folds, sweep, largest[b]) for b, t in tables.items()}
+    plain = {b: _cross_replay(t.unscaled(), fitted.folds, sweep, largest[b]) for b, t in tables.items()}
     pays = _is_worth_more(scaled[1], plain[1])
     better, other = (scaled, plain) if pays else (plain, scaled)
     replayed = {batch: _replayed(better[batch], other[batch]) for batch in tables}
@@ -108,7 +110,8 @@ def fit(
             n_refused=len(traces) - len(answered(traces)),
             scaled=pays,
             reliability=fitted.reliability,
-            largest_quality=float(np.mean([row.outcomes[stages[-1]].score for row in rows])),
+            largest_quality=float(score.mean()),
+            largest_error=_error(score),
             replayed=replayed.pop(1),
             batched=replayed,
         ),
@@ -128,6 +131,12 @@ def _priced(ladder: Ladder, alone: Array) -> LadderPrices:
 def _costs(usages: Mapping[Move, Array], prices: LadderPrices, batch: int) -> dict[Move, Array]:
     rates = {stage: of_stage.rates for stage, of_stage in prices.prices_at(batch).items()}
     return {move: usage @ rates[move.stage] / prices.unit(batch) for move, usage in usages.items()}
+
+
+def _alone_costs(alone: Array, prices: LadderPrices, batch: int) -> Array:
+    """Of the largest stage's runs, from their counts, cost units, shape (n,)."""
+    *_, largest = prices.prices_at(batch).values()
+    return alone @ largest.rates / prices.unit(batch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,13 +239,14 @@ class _Value(NamedTuple):
     quality: float
     cost: float
     model_value: float
+    errors: Errors
 
     @property
     def value(self) -> float:
         return self.lam * self.quality - self.cost
 
 
-def _cross_replay(table: Table, folds: IntArray, lams: Array) -> list[_Value]:
+def _cross_replay(table: Table, folds: IntArray, lams: Array, alone: _Alone) -> list[_Value]:
     """What policies solved on the other folds are worth on each fold, one value a lam."""
     sweep = np.unique(np.concatenate([np.geomspace(lams[0] / 8.0, lams[-1] * 8.0, 200), lams]))
     n = len(folds)
@@ -248,7 +258,30 @@ def _cross_replay(table: Table, folds: IntArray, lams: Array) -> list[_Value]:
             quality[i, held_out], cost[i, held_out] = replay(solution, table.where(held_out), float(lam))
             promised[i, held_out] = solution.expected_value[solution.nearest(float(lam))]
     means = (quality.mean(axis=1), cost.mean(axis=1), promised.mean(axis=1))
-    return [_Value(*map(float, row)) for row in zip(lams, *means, strict=True)]
+    errors = [alone.errors(*row) for row in zip(quality, cost, strict=True)]
+    rows = zip(lams, *means, strict=True)
+    return [_Value(*map(float, row), of_row) for row, of_row in zip(rows, errors, strict=True)]
+
+
+class _Alone(NamedTuple):
+    """Score and cost of the largest stage alone on every row, shape (n,) each."""
+
+    quality: Array
+    cost: Array
+
+    def errors(self, quality: Array, cost: Array) -> Errors:
+        """Of the means of a policy's scores and costs on the same rows."""
+        return Errors(
+            quality=_error(quality),
+            cost=_error(cost),
+            lost=_error(quality - self.quality),
+            saved=_error(cost - self.cost),
+        )
+
+
+def _error(values: Array) -> float:
+    """Standard error of the mean."""
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from asd.errors import DataError
 from asd.research.offline.curves import Curve, in_order, splits, sweep
 from asd.research.offline.replay import MIN_ROWS, ours
 from asd.research.offline.routing import Foresight
-from asd.research.offline.selection import Always, FittedBest
+from asd.research.offline.selection import CONFIDENCE, Always, FittedBest
 from asd.research.recordings.recording import Recording
 from asd.research.study.comparisons import interval
 from asd.research.study.latency import speed_up
@@ -98,10 +99,12 @@ def _play(name: str, rows: Recording, seed: int) -> _Played:
 
 
 def _keeping(fitted: FittedBest, rows: Recording) -> Curve:
-    """The cheapest setting to keep `KEPT` out of fold on the rows fitted on, or the best single stage."""
+    """The cheapest setting that surely keeps `KEPT` out of fold on the rows fitted on, or the best stage."""
     contest = fitted.contest
-    quality, cost = contest.curve.quality.mean(axis=1), contest.curve.cost.mean(axis=1)
-    cost = np.where(quality >= KEPT * contest.quality.mean(), cost, np.inf)
+    more = contest.curve.quality - KEPT * contest.quality
+    noise = more.std(axis=1, ddof=1) / np.sqrt(more.shape[1])
+    surely = more.mean(axis=1) >= NormalDist().inv_cdf(CONFIDENCE) * noise
+    cost = np.where(surely, contest.curve.cost.mean(axis=1), np.inf)
     if not cost.min() < contest.cost:
         return sweep(Always(contest.reference), rows, [1.0])
     return sweep(fitted, rows, [float(contest.curve.lams[cost.argmin()])])
@@ -137,9 +140,9 @@ def _methods(played: Sequence[_Played], seed: int) -> Table:
             for name, curve in (*part.singles(), (CASCADE, part.keeping))
         ),
         note=f"The cascade's setting is the cheapest to keep {KEPT:.0%} of the best single model's quality "
-        "out of fold; everything is fitted on the other four folds. Percent: difference to the last model "
-        "alone, 95 % BCa intervals, paired by query. Seconds: recorded wall time of the calls made; a dash "
-        "where none was recorded. Costs in the files' unit.",
+        f"out of fold, {CONFIDENCE:.0%} sure; everything is fitted on the other four folds. Percent: "
+        "difference to the last model alone, 95 % BCa intervals, paired by query. Seconds: recorded wall "
+        "time of the calls made; a dash where none was recorded. Costs in the files' unit.",
     )
 
 
