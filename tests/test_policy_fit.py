@@ -15,8 +15,11 @@ from asd.errors import ConfigError, DataError
 from asd.evidence.fitting import Rows
 from asd.ladder import Ladder, Stage
 from asd.policies import Policy
-from asd.policy.artifact import CONFIDENCE, Errors, PolicyArtifact, Replayed
-from asd.policy.fit import LAMS, MIN_ROWS, Table, estimate_graph, fit, rejected_pairs, replay
+from asd.policy.artifact import CONFIDENCE, PolicyArtifact
+from asd.policy.estimate import Table, estimate_graph
+from asd.policy.fit import LAMS, MIN_ROWS, fit, rejected_pairs
+from asd.policy.heldout import replay
+from asd.policy.record import Errors, Replayed
 from asd.prices import Prices
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import moves

@@ -19,30 +19,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from asd.engines import continuation_usage
 from asd.errors import ConfigError, DataError
-from asd.evidence.fitting import N_FOLDS, Rows, fit_evidence
+from asd.evidence.fitting import N_FOLDS, fit_evidence
 from asd.evidence.judge import EvidenceModel
 from asd.evidence.length import LengthScale
-from asd.ladder import ROOT, Ladder
-from asd.policy.artifact import Errors, FitRecord, PolicyArtifact, Replayed
-from asd.policy.problem import GraphRecord, LadderPrices
-from asd.stopping.graph import Edge, Graph, Node
-from asd.stopping.kernels import estimate_kernel, mean_by_bin
-from asd.stopping.recursion import Solution, solve
+from asd.ladder import Ladder
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.estimate import Table, move_usages, problem_of
+from asd.policy.heldout import Alone, cross_replay, is_worth_more, records, standard_error
+from asd.policy.problem import LadderPrices
+from asd.policy.record import FitRecord
 from asd.stopping.states import Move, moves
 from asd.traces import answered
-from asd.types import Trace, Usage, pair_name
+from asd.types import Trace, pair_name
 
-__all__ = ["LAMS", "MIN_ROWS", "Table", "estimate_graph", "fit", "move_usages", "rejected_pairs", "replay"]
+__all__ = ["LAMS", "MIN_ROWS", "fit", "rejected_pairs"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -91,16 +88,16 @@ def fit(
     }
     tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
     score = np.array([row.outcomes[stages[-1]].score for row in rows], dtype=np.float64)
-    largest = {batch: _Alone(score, _alone_costs(alone, prices, batch)) for batch in tables}
-    scaled = {b: _cross_replay(t, fitted.folds, sweep, largest[b]) for b, t in tables.items()}
-    plain = {b: _cross_replay(t.unscaled(), fitted.folds, sweep, largest[b]) for b, t in tables.items()}
-    pays = _is_worth_more(scaled[1], plain[1])
+    largest = {batch: Alone(score, _alone_costs(alone, prices, batch)) for batch in tables}
+    scaled = {b: cross_replay(t, fitted.folds, sweep, largest[b]) for b, t in tables.items()}
+    plain = {b: cross_replay(t.unscaled(), fitted.folds, sweep, largest[b]) for b, t in tables.items()}
+    pays = is_worth_more(scaled[1], plain[1])
     better, other = (scaled, plain) if pays else (plain, scaled)
-    replayed = {batch: _replayed(better[batch], other[batch]) for batch in tables}
+    replayed = {batch: records(better[batch], other[batch]) for batch in tables}
     return PolicyArtifact(
         ladder=prices,
         model=fitted.model if pays else _unscaled(fitted.model),
-        problem=_problem(tables[1] if pays else tables[1].unscaled(), usages),
+        problem=problem_of(tables[1] if pays else tables[1].unscaled(), usages),
         fit=FitRecord(
             fitted_at=fitted_at,
             seed=seed,
@@ -111,7 +108,7 @@ def fit(
             scaled=pays,
             reliability=fitted.reliability,
             largest_quality=float(score.mean()),
-            largest_error=_error(score),
+            largest_error=standard_error(score),
             replayed=replayed.pop(1),
             batched=replayed,
         ),
@@ -137,182 +134,6 @@ def _alone_costs(alone: Array, prices: LadderPrices, batch: int) -> Array:
     """Of the largest stage's runs, from their counts, cost units, shape (n,)."""
     *_, largest = prices.prices_at(batch).values()
     return alone @ largest.rates / prices.unit(batch)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Table:
-    """What an estimate of the stopping problem is made of.
-
-    Attributes:
-        rows: What every node sees, by node name, the root first.
-        costs: Cost of every move on every row, cost units, by move, shape (n,).
-    """
-
-    rows: Mapping[str, Rows]
-    costs: Mapping[Move, Array]
-
-    def where(self, mask: npt.NDArray[np.bool_]) -> Table:
-        """The rows of a mask."""
-        rows = {
-            name: Rows(node.n_bins, node.bins[mask], node.p[mask], node.score[mask], node.scale[mask])
-            for name, node in self.rows.items()
-        }
-        return Table(rows, {move: cost[mask] for move, cost in self.costs.items()})
-
-    def unscaled(self) -> Table:
-        """The same with every query taken as long as the mean."""
-        rows = {name: replace(node, scale=np.ones_like(node.scale)) for name, node in self.rows.items()}
-        return replace(self, rows=rows)
-
-
-def estimate_graph(table: Table) -> Graph:
-    """The stopping problem of these rows: means, costs and kernels by bin, each shrunk where rows are few.
-
-    The quality of a bin is the mean calibrated probability plus the shrunk mean of what was really scored
-    beyond it: the best answer is picked by its probability, so that probability is a little too high.
-    """
-    edges = [_estimate_edge(table, move) for move in table.costs]
-    root = table.rows[ROOT]
-    nodes = (_estimate_node(name, rows) for name, rows in table.rows.items())
-    return Graph(tuple(nodes), tuple(edges), np.bincount(root.bins, minlength=root.n_bins) / len(root.bins))
-
-
-def _estimate_node(name: str, rows: Rows) -> Node:
-    p = mean_by_bin(rows.p, rows.bins, rows.n_bins)
-    beyond = mean_by_bin(rows.score - rows.p, rows.bins, rows.n_bins)
-    return Node(name, np.clip(p + beyond, 0.0, 1.0), may_stop=name != ROOT)
-
-
-def _estimate_edge(table: Table, move: Move) -> Edge:
-    here, there = table.rows[move.source.name], table.rows[move.target.name]
-    return Edge(
-        source=move.source.name,
-        target=move.target.name,
-        action=move.action,
-        cost=mean_by_bin(table.costs[move] / here.scale, here.bins, here.n_bins),
-        kernel=estimate_kernel(here.bins, there.bins, here.n_bins, there.n_bins),
-    )
-
-
-def _problem(table: Table, usages: Mapping[Move, Array]) -> GraphRecord:
-    """The estimate for the artifact: the same means by bin, of counts in place of costs.
-
-    Counts are shrunk as far as their cost is, so that at the table's prices they make up its estimate.
-    """
-    means = {}
-    for move, usage in usages.items():
-        here, cost = table.rows[move.source.name], table.costs[move]
-        counts = [
-            mean_by_bin(count / here.scale, here.bins, here.n_bins, like=cost / here.scale)
-            for count in usage.T
-        ]
-        means[move.source.name, move.action] = np.column_stack(counts)
-    return GraphRecord.of(estimate_graph(table), means)
-
-
-def move_usages(move: Move, rows: Sequence[Trace], best: Sequence[str]) -> Array:
-    """What a move takes on every row (`Usage.counts`), shape (n, 6).
-
-    Args:
-        move: The purchase.
-        rows: Recorded outcomes.
-        best: The answer in hand where the move leaves from, one a row.
-    """
-
-    def usage(row: int) -> Usage:
-        trace, own = rows[row], rows[row].outcomes[move.stage].draft
-        if move.target.verifier is not None:
-            return trace.verifications[pair_name(best[row], move.stage)].usage
-        if move.continues:
-            pair = pair_name(best[row], move.stage)
-            recorded = trace.continuations.get(pair)
-            return continuation_usage(own, trace.verifications[pair]) if recorded is None else recorded
-        return own.usage
-
-    return np.array([usage(row).counts for row in range(len(rows))], dtype=np.float64)
-
-
-class _Value(NamedTuple):
-    """Means over rows at one lam."""
-
-    lam: float
-    quality: float
-    cost: float
-    model_value: float
-    errors: Errors
-
-    @property
-    def value(self) -> float:
-        return self.lam * self.quality - self.cost
-
-
-def _cross_replay(table: Table, folds: IntArray, lams: Array, alone: _Alone) -> list[_Value]:
-    """What policies solved on the other folds are worth on each fold, one value a lam."""
-    sweep = np.unique(np.concatenate([np.geomspace(lams[0] / 8.0, lams[-1] * 8.0, 200), lams]))
-    n = len(folds)
-    quality, cost, promised = np.zeros((len(lams), n)), np.zeros((len(lams), n)), np.zeros((len(lams), n))
-    for fold in np.unique(folds):
-        held_out = folds == fold
-        solution = solve(estimate_graph(table.where(~held_out)), sweep)
-        for i, lam in enumerate(lams):
-            quality[i, held_out], cost[i, held_out] = replay(solution, table.where(held_out), float(lam))
-            promised[i, held_out] = solution.expected_value[solution.nearest(float(lam))]
-    means = (quality.mean(axis=1), cost.mean(axis=1), promised.mean(axis=1))
-    errors = [alone.errors(*row) for row in zip(quality, cost, strict=True)]
-    rows = zip(lams, *means, strict=True)
-    return [_Value(*map(float, row), of_row) for row, of_row in zip(rows, errors, strict=True)]
-
-
-class _Alone(NamedTuple):
-    """Score and cost of the largest stage alone on every row, shape (n,) each."""
-
-    quality: Array
-    cost: Array
-
-    def errors(self, quality: Array, cost: Array) -> Errors:
-        """Of the means of a policy's scores and costs on the same rows."""
-        return Errors(
-            quality=_error(quality),
-            cost=_error(cost),
-            lost=_error(quality - self.quality),
-            saved=_error(cost - self.cost),
-        )
-
-
-def _error(values: Array) -> float:
-    """Standard error of the mean."""
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
-
-
-def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
-    """Score and cost of every row of the table under the solved policy, each of shape (n,)."""
-    n = len(table.rows[ROOT].bins)
-    costs = {(move.source.name, move.action): cost for move, cost in table.costs.items()}
-    quality, cost = np.zeros(n), np.zeros(n)
-    open_at = [(ROOT, np.arange(n))]
-    while open_at:
-        name, index = open_at.pop()
-        rows = table.rows[name]
-        lam_index = [solution.nearest(wanted) for wanted in (lam / rows.scale[index]).tolist()]
-        action = solution.action[name][lam_index, rows.bins[index]]
-        stopped = index[action == -1]
-        quality[stopped] = rows.score[stopped]
-        for k, edge in enumerate(solution.graph.outgoing(name)):
-            going = index[action == k]
-            cost[going] += costs[name, edge.action][going]
-            open_at.append((edge.target, going))
-    return quality, cost
-
-
-def _is_worth_more(scaled: Sequence[_Value], plain: Sequence[_Value]) -> bool:
-    """Summed over lams, each in proportion to what is at stake there: an answer and a run of the largest."""
-    return sum((a.value - b.value) / (1.0 + a.lam) for a, b in zip(scaled, plain, strict=True)) > 0.0
-
-
-def _replayed(chosen: Sequence[_Value], other: Sequence[_Value]) -> tuple[Replayed, ...]:
-    return tuple(
-        Replayed(**a._asdict(), alternative_value=b.value) for a, b in zip(chosen, other, strict=True)
-    )
 
 
 def _unscaled(model: EvidenceModel) -> EvidenceModel:

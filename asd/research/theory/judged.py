@@ -1,7 +1,8 @@
 """Every state of recorded queries as a fitted evidence sees it: all that a policy could have met.
 
-The result is an `asd.policy.fit.Table`, so that rows which fitted nothing can be binned, walked and turned
-into a stopping problem by the code that fits. The border: states and costs; nothing is fitted or decided.
+The result is an `asd.policy.estimate.Table`, so that rows which fitted nothing can be binned, walked and
+turned into a stopping problem by the code that fits. The border: states and costs; nothing is fitted or
+decided.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from asd.evidence import Evidence, Judgement
 from asd.evidence.fitting import Rows
 from asd.ladder import Ladder
 from asd.policy.artifact import PolicyArtifact
-from asd.policy.fit import Table, move_usages
+from asd.policy.estimate import Table, move_usages
 from asd.stopping.kernels import Binning
 from asd.stopping.states import State, moves, states
 from asd.types import Trace, pair_name

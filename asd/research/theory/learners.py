@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asd.policy.fit import Table as States
-from asd.policy.fit import estimate_graph
+from asd.policy.estimate import Table as States
+from asd.policy.estimate import estimate_graph
 from asd.research.study.material import Material
 from asd.research.study.record import Table, Value
 from asd.research.theory.judged import coarse, judged

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from asd.policy.fit import MIN_ROWS, estimate_graph, fit, replay
-from asd.policy.fit import Table as States
+from asd.policy.estimate import Table as States
+from asd.policy.estimate import estimate_graph
+from asd.policy.fit import MIN_ROWS, fit
+from asd.policy.heldout import replay
 from asd.research.study.material import Material
 from asd.research.study.record import Table, Value
 from asd.research.theory.judged import judged
