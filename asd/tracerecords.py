@@ -79,6 +79,7 @@ class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omi
     token_logprobs: tuple[float, ...]
     continued: _Continuation | None = None
     complete: bool = True
+    n_verified: int | None = None  # where it is not the number of tokens, as after a second pass
 
     def __post_init__(self) -> None:
         _check_numbers(self)
@@ -220,6 +221,7 @@ def _to_row(verification: Verification, continuation: Usage | None) -> _Verifica
         token_logprobs=tuple(verification.logprobs),
         continued=None if continuation is None else _to_continuation(continuation),
         complete=verification.complete,
+        n_verified=None if usage.n_verified == len(verification.tokens) else usage.n_verified,
     )
 
 
@@ -283,13 +285,14 @@ def _to_verification(pair: str, row: _Verification) -> Verification:
     drafter, _, stage = pair.partition(VERIFY)
     if not drafter or not stage:
         raise DataError(f"verification {pair!r} is not named like 'S{VERIFY}M'")
+    n_verified = len(row.tokens) if row.n_verified is None else row.n_verified
     return Verification(
         stage=stage,
         drafter=drafter,
         tokens=row.tokens,
         logprobs=row.token_logprobs,
         n_accepted=row.n_accepted,
-        usage=Usage(row.tokens_in, row.tokens_out, row.n_passes, len(row.tokens)),
+        usage=Usage(row.tokens_in, row.tokens_out, row.n_passes, n_verified),
         seconds=row.seconds,
         complete=row.complete,
     )

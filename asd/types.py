@@ -160,7 +160,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What one stage says of another stage's draft, from one forward pass over prompt and draft.
+    """What one stage says of another stage's draft, from a forward pass over prompt and draft.
 
     Attributes:
         stage: Name of the stage that verified.
@@ -170,7 +170,8 @@ class Verification:
             tells none, and it is left out.
         logprobs: Natural log-probability of each of them under the verifier, same length as `tokens`.
         n_accepted: Length of the accepted prefix of `tokens`; the verifier goes on from there.
-        usage: Counts of this call: the prompt, `len(tokens)` verified tokens, one pass.
+        usage: Counts of this call: the prompt, the verified tokens (`len(tokens)` in one pass), and the
+            passes: a second one where the draft was tried with the verifier's own leading white space too.
         seconds: Wall time of the batch the query was in (not divided by its size).
         complete: The whole draft was read, its end included where it is finished; False where it exceeds the
             room, or the verifier's answer would end earlier or cannot end, or its server tells no end.

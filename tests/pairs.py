@@ -46,9 +46,11 @@ class Pair:
     n_context: int
 
 
-def random_pair(rng: np.random.Generator, to: Path, families: Sequence[str] = FAMILIES) -> Pair:
+def random_pair(
+    rng: np.random.Generator, to: Path, families: Sequence[str] = FAMILIES, kinds: Sequence[str] = ()
+) -> Pair:
     """Draw two tokenizers and a model, with 0, 1 or 3 stop tokens, and save the larger stage at `to`."""
-    tokenizer, other = random_tokenizer(rng), random_tokenizer(rng)
+    tokenizer, other = random_tokenizer(rng, kinds), random_tokenizer(rng)
     family, n_stops = str(rng.choice(families)), int(rng.choice([0, 1, 3]))
     n_context = int(rng.choice([64, 96, 256]))
     model = _model(rng, family, tokenizer, n_context)
@@ -62,7 +64,7 @@ def random_pair(rng: np.random.Generator, to: Path, families: Sequence[str] = FA
     drafter = [None, tokenizer, other][int(rng.choice(3, p=[0.3, 0.2, 0.5]))]
     kind = "text" if drafter is None else drafter.name_or_path
     name = f"{family}, {tokenizer.name_or_path} <- {kind}, stops {stops}, {n_context} positions"
-    return Pair(name, stage(to, "L", chat_template=bool(rng.random() < 0.2)), drafter, n_context)
+    return Pair(name, stage(to, "L", chat_template=bool(rng.random() < 0.4)), drafter, n_context)
 
 
 def _model(rng: np.random.Generator, family: str, tokenizer: PreTrainedTokenizerFast, n_context: int) -> Any:

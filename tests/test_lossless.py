@@ -57,6 +57,7 @@ def test_a_cascade_writes_what_the_verifier_alone_would_write(
     assert counts["ties"] < 0.001 * counts["cases"]
     assert counts["accepted"] >= 0.3 * counts["cases"]
     assert counts["rejected inside"] >= 0.1 * counts["cases"]
+    assert counts["read at another seam"] >= 0.01 * counts["cases"]
 
 
 def _run_pair(seed: int, path: Path, n: int) -> Counter[str]:
@@ -101,6 +102,7 @@ def _compare(
     counts["rejected inside"] = int(0 < n < len(read.tokens))
     counts["settled"] = int(read.text is not None)
     counts["cut"] = int(not read.complete)
+    counts["read at another seam"] = int(read.usage.n_passes == 2)
     counts["drafted tokens"] = written.usage.n_drafted
     if (written.tokens, done.text, written.finished) != (alone.tokens, alone.text, alone.finished):
         gap = _gap(engine, query, alone.tokens, written.tokens)
@@ -113,7 +115,7 @@ def _gap(engine: TransformersEngine, query: Query, own: Sequence[int], other: Se
     """By how much the verifier's first logit leads the second where two answers part."""
     same = [a == b for a, b in zip(own, other, strict=False)]
     n = same.index(False) if False in same else len(same)
-    tokens = [*encode(query, engine.stage, engine.loaded.tokenizer, None), *own[:n]]
+    tokens = [*encode(query, engine.stage, engine.loaded.tokenizer, None, 2**31), *own[:n]]
     with torch.no_grad():
         logits = engine.loaded.model(torch.tensor([tokens]), use_cache=False).logits[0, -1]
     first, second = logits.topk(2).values.tolist()

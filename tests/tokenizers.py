@@ -35,9 +35,9 @@ TEMPLATE = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}\n{% endfor %
 _QUIET = {"special_tokens": SPECIALS, "show_progress": False}
 
 
-def random_tokenizer(rng: np.random.Generator) -> PreTrainedTokenizerFast:
-    """A tokenizer of any kind, trained on `CORPUS`; its kind is in its `name_or_path`."""
-    kind = str(rng.choice(list(KINDS)))
+def random_tokenizer(rng: np.random.Generator, kinds: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer of any kind, or of one of these, trained on `CORPUS`; its kind is in its `name_or_path`."""
+    kind = str(rng.choice(list(kinds or KINDS)))
     tokenizer = KINDS[kind](rng)
     if rng.random() < 0.6:
         tokenizer.post_processor = processors.TemplateProcessing(

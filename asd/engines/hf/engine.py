@@ -26,12 +26,12 @@ from asd.engines.hf.devices import find_device
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.outputs import Answer, harvest
-from asd.engines.hf.retokenizer import Carried, carry_over
 from asd.engines.hf.sampler import Choose, beginning_with, chooser, generator_of
 from asd.engines.hf.settings import Settings
-from asd.engines.hf.verifier import first_tokens, read_drafts
+from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
 from asd.engines.prompts import encode
+from asd.engines.readings import Reading, Result, read_all, results
 from asd.errors import ConfigError, StageTooLargeError
 from asd.ladder import Stage
 from asd.stopping.acceptance import point_mass
@@ -165,7 +165,8 @@ class TransformersEngine(Closing):
 
         A draft whose tokens read as the same text here is read as those tokens, else its text is split into
         tokens anew. A finished draft ends in this stage's most probable stop token; one longer than the room
-        for an answer is cut.
+        for an answer is cut. Drafts that this stage would only begin with other white space are read once
+        more, in a second pass that their usage counts (`asd.engines.readings`).
 
         Raises:
             ConfigError: As `generate`; `acceptance` cannot be followed.
@@ -177,44 +178,32 @@ class TransformersEngine(Closing):
         self.synchronise()
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
-        carried = [self._carry(loaded, *three) for three in zip(queries, drafts, prompts, strict=True)]
-        batch = open_batch(loaded, len(queries), rewinds=loaded.rewinds)
-        judged = read_drafts(batch, prompts, carried, acceptance)
-        batch.logits = judged.after
-        texts = [
-            self._whole_answer(loaded, *row) for row in zip(judged.tokens, judged.n_accepted, strict=True)
-        ]
+        rooms = [query.max_new_tokens for query in queries]
+        readings = read_all(loaded, prompts, drafts, rooms, acceptance)
+        found = results(readings)
+        texts = [self._whole_answer(loaded, result) for result in found]
         self.synchronise()
         seconds = self._clock() - start
         verifications = [
             Verification(
                 stage=self.stage.name,
                 drafter=draft.stage,
-                tokens=tokens,
-                logprobs=logprobs,
-                n_accepted=n_accepted,
-                usage=Usage(len(prompt), n_decoded=0, n_passes=1, n_verified=len(tokens)),
+                tokens=result.tokens,
+                logprobs=result.logprobs,
+                n_accepted=result.n_accepted,
+                usage=Usage(len(prompt), 0, result.n_passes, n_verified=result.n_verified),
                 seconds=seconds,
-                complete=read.complete,
+                complete=result.carried.complete,
                 text=text,
             )
-            for draft, read, prompt, tokens, logprobs, n_accepted, text in zip(
-                drafts,
-                carried,
-                prompts,
-                judged.tokens,
-                judged.logprobs,
-                judged.n_accepted,
-                texts,
-                strict=True,
-            )
+            for draft, prompt, result, text in zip(drafts, prompts, found, texts, strict=True)
         ]
         keys = [
-            None if draft.closed and v.n_accepted == len(v.tokens) else _key(query, v)
-            for query, v, draft in zip(queries, verifications, carried, strict=True)
+            None if result.is_whole else _key(query, verification)
+            for query, verification, result in zip(queries, verifications, found, strict=True)
         ]
         if loaded.rewinds:
-            self._keeper.put(batch, judged.drop, keys)
+            self._keep(readings, keys)
         return verifications
 
     @translated
@@ -303,21 +292,20 @@ class TransformersEngine(Closing):
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:
         return encode(query, self.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
 
-    def _carry(self, loaded: Loaded, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
-        return carry_over(
-            draft,
-            prompt,
-            query.max_new_tokens,
-            tokenizer=loaded.tokenizer,
-            stop_ids=loaded.stop_ids,
-            n_vocab=loaded.n_vocab,
-        )
+    def _keep(self, readings: Sequence[Reading], keys: Sequence[Hashable | None]) -> None:
+        """Keep the caches of the last reading of every row that has a key."""
+        last = {place: reading for reading in readings for place in reading.places}
+        for reading in readings:
+            own = [keys[place] if last[place] is reading else None for place in reading.places]
+            self._keeper.put(reading.batch, reading.judged.drop, own)
 
     @staticmethod
-    def _whole_answer(loaded: Loaded, tokens: Sequence[int], n_accepted: int) -> str | None:
+    def _whole_answer(loaded: Loaded, result: Result) -> str | None:
         """What the stage would have written, where that is the draft to its end."""
-        is_whole = n_accepted == len(tokens) > 0 and tokens[-1] in loaded.stop_ids
-        return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)) if is_whole else None
+        tokens = result.tokens
+        if not (result.n_accepted == len(tokens) > 0 and tokens[-1] in loaded.stop_ids):
+            return None
+        return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
         stretches = decode(batch, limits, loaded.stop_ids, choose)

@@ -1,7 +1,8 @@
 """Text and token ids of a model that a vLLM server has: prompts, drafts behind them, and back to text.
 
 A prompt is tokenized once and remembered for a while, as verifying and continuing both need it. A draft is
-tokenized as it continues its prompt; on its own where the two would share a token at the seam.
+tokenized as it continues its prompt, with or without a leading space (`asd.engines.hf.retokenizer.at_seam`);
+on its own where the two would share a token at the seam.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from asd.engines.hf.retokenizer import at_seam
 from asd.engines.http.client import Server
 from asd.engines.http.schema import Text, Tokens
 from asd.ladder import Stage
@@ -69,8 +71,9 @@ class ServedTokens:
         """
         if not text:
             return Passage([], whole=True)
-        n = len(prompt.ids)
-        together = self._tokenize({"prompt": self._prompt_text(prompt.ids) + text})
+        n, before = len(prompt.ids), self._prompt_text(prompt.ids)
+        text = at_seam(before, text)
+        together = self._tokenize({"prompt": before + text})
         if tuple(together.tokens[:n]) == prompt.ids:
             return _before_control(together, n)
         return _before_control(self._tokenize({"prompt": text}), 0)

@@ -61,7 +61,7 @@ class VllmServerEngine(OpenAIEngine):
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
     ) -> list[Verification]:
-        """Read one draft a query, as text in the server's own tokens.
+        """Read one draft a query, as text in the server's own tokens, as `asd.engines.vllm.engine` does.
 
         Raises:
             ConfigError: An empty prompt, no room for an answer, or `acceptance` is not greedy.

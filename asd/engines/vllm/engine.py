@@ -124,6 +124,9 @@ class VllmEngine(Closing):
     ) -> list[Verification]:
         """Read one draft per query, each in one pass with its prompt.
 
+        A draft of another vocabulary is read with or without a leading space as its prompt suggests, and
+        only so: a second request would read the whole prompt again, which vLLM scores past its cache.
+
         Raises:
             ConfigError: As `generate`; or `acceptance` is sampling: that needs probabilities at its
                 temperature and of all tokens, which vLLM does not give for a prompt.
