@@ -163,7 +163,7 @@ def _spoiled(rng: np.random.Generator, pair: Pair, own: Draft, longer: Draft) ->
         text[:at] + " " + text[at:],
         text[:at] + text[at + 1 :],
         text.strip(),
-        f" {text}",
+        f"\n{text}",
         f"{text} {CORPUS[int(rng.integers(len(CORPUS)))]}",
         f"{text[:at]}</s>{text[at:]}",
         f"{text[:at]}\r\n\u00a0\U0001f600e\u0301",

@@ -3,14 +3,13 @@ stop."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
 
-from asd.engines.hf.retokenizer import Carried, carry_over
+from asd.engines.hf.retokenizer import Carried, at_seam, carry_behind, carry_over
 from asd.types import Draft, Usage
 from tests.models import save_random_model
 
@@ -63,13 +62,81 @@ def test_other_tokens_are_split_anew(tokenizer: Any, words: list[int], foreign: 
 
 def test_a_text_is_split_as_it_continues_the_prompt(tokenizer: Any) -> None:
     """Where prompt and text melt together in one token, the text is split by itself."""
-    given = draft([], " pear", finished=False)
-    alone = list(tokenizer(" pear", add_special_tokens=False)["input_ids"])
-    assert carried(tokenizer, given).tokens == alone
-    seam = replace(given, text="ple")
-    ap = tokenizer("ap")["input_ids"]
-    after_ap = carry_over(seam, ap, 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=len(tokenizer))
-    assert after_ap.tokens == list(tokenizer("ple", add_special_tokens=False)["input_ids"])
+
+    def split(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def after(prompt: str, text: str) -> list[int]:
+        given = draft([], text, finished=False)
+        return carry_over(given, split(prompt), 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=320).tokens
+
+    assert after("which:", " pear") == split(" pear")
+    assert split("which: pear")[:-1] != split("which: ")
+    assert after("which: ", "pear") == split("pear")
+
+
+@pytest.mark.parametrize(
+    ("before", "text", "expected"),
+    [
+        ("Answer:", "Paris", " Paris"),
+        ("Answer:", " Paris", " Paris"),
+        ("The capital is", "Paris.", " Paris."),
+        ("[/INST]", "Sure", " Sure"),
+        ("3 + 4 =", "7", " 7"),
+        ("3+4=", "7", "7"),
+        ("**Answer:**", "(B)", " (B)"),
+        ("Answer: ", " Paris", "Paris"),
+        ("<|im_start|>assistant\n", " Paris", "Paris"),
+        ("<|assistant|>", " Paris", "Paris"),
+        ("The answer is (", "B", "B"),
+        ("", " Paris", "Paris"),
+        ("def f():\n", "    return 1", "    return 1"),
+        ("Answer:", "\nParis", "\nParis"),
+        ("Answer:", "  two spaces", "  two spaces"),
+        ("The end", ", he said", ", he said"),
+        ("答え:", "パリ", "パリ"),
+        ("Answer:", "", ""),
+        ("Answer:", " ", " "),
+    ],
+)
+def test_a_leading_space_is_chosen_by_what_the_prompt_ends_in(before: str, text: str, expected: str) -> None:
+    """Behind words and signs there is one; behind white space, brackets and control tokens there is none."""
+    assert at_seam(before, text) == expected
+
+
+def behind(tokenizer: Any, prompt: str, text: str, first: str, *, finished: bool = True) -> Carried | None:
+    """What `text` continues the first token of `first` with."""
+    [token, *_] = tokenizer(first, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    given = draft([], text, finished=finished)
+    return carry_behind(given, ids, token, 40, tokenizer=tokenizer, stop_ids=STOPS, n_vocab=320)
+
+
+def test_a_draft_goes_on_behind_the_verifier_s_own_first_token(tokenizer: Any) -> None:
+    """Where only white space before the first word differs; what follows it is the rest of the draft."""
+    for prompt, text, first in [
+        ("which?\n", "pear apple", " pear"),  # the place suggests no space, the verifier writes one
+        ("which:", "pear apple", "pear"),
+        ("which:", " pear apple", "\n"),
+        ("which:", "\npear apple", " pear"),
+    ]:
+        found = behind(tokenizer, prompt, text, first)
+        assert found is not None, (prompt, text, first)
+        [token, *_] = tokenizer(first, add_special_tokens=False)["input_ids"]
+        whole = tokenizer.decode([token, *found.tokens], skip_special_tokens=True)
+        assert whole.split() == text.split()
+        assert whole.startswith(tokenizer.decode([token]))
+        assert (found.tokens[-1], found.closed, found.complete) == (2, True, True)
+
+
+def test_a_draft_that_begins_otherwise_is_not_tried_again(tokenizer: Any) -> None:
+    """Other words, white space as it is already, the end of an answer, or nothing left to be read."""
+    assert behind(tokenizer, "which:", "pear", " apple") is None
+    assert behind(tokenizer, "which:", "pear", " pear") is None
+    assert behind(tokenizer, "which:", "", "\n") is None
+    assert behind(tokenizer, "which:", "pear", tokenizer.decode([19])) is None
+    letter = tokenizer.decode(tokenizer("p", add_special_tokens=False)["input_ids"])
+    assert behind(tokenizer, "which:", letter, letter, finished=False) is None
 
 
 def test_a_foreign_stop_becomes_an_own_one(tokenizer: Any, words: list[int]) -> None:
@@ -101,7 +168,8 @@ def test_what_follows_a_token_that_the_model_cannot_write_is_left_out(
     named.add_tokens(["zebra"])
     n = len(tokenizer)
     given = draft([], f"{TEXT} zebra {TEXT}")
-    found = carry_over(given, words, 40, tokenizer=named, stop_ids=(2,), n_vocab=n)
+    prompt = tokenizer("which? ", add_special_tokens=False)["input_ids"]
+    found = carry_over(given, prompt, 40, tokenizer=named, stop_ids=(2,), n_vocab=n)
     assert found.tokens[: len(words)] == words
     assert max(found.tokens) < n
     assert (found.closed, found.complete, found.any_stop) == (False, False, False)

@@ -287,6 +287,51 @@ def test_prompts_too_long_for_the_drafter_are_written_apart(
     assert len(warnings(caplog)) == 1
 
 
+def test_prompts_that_the_drafter_s_template_refuses_are_written_without_it(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As those that are too long for it: the stage that is served can read them."""
+    picky = shutil.copytree(paths[0], tmp_path / "picky")
+    tokenizer = AutoTokenizer.from_pretrained(picky)
+    refusal = "{% if 'odd' in messages[0].content %}{{ raise_exception('odd') }}{% endif %}"
+    tokenizer.chat_template = refusal + "{{ messages[0].content }}"
+    tokenizer.save_pretrained(picky)
+    _, verifier = pair(paths)
+    drafter = TransformersEngine(stage(picky, "S", chat_template=True), "cpu")
+    engine = SpeculativeEngine(drafter, verifier, 3)
+    asked = [Query(str(i), "d", f"{kind} pear", max_new_tokens=8) for i, kind in enumerate(("odd", "even"))]
+    own = verifier.generate(asked)
+    for drafts in (engine.generate(asked), engine.continue_(asked, engine.verify(asked, own))):
+        assert [(d.tokens, d.text) for d in drafts] == [(d.tokens, d.text) for d in own]
+    assert set(engine.undrafted) == {"RefusedError"}
+
+
+def test_a_drafter_need_not_know_all_tokens_that_the_verifier_writes(
+    paths: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Models of one tokenizer may have logits for different numbers of tokens beyond it."""
+    small, large = paths
+    model = AutoModelForCausalLM.from_pretrained(large)
+    n_known = model.config.vocab_size
+    model.resize_token_embeddings(n_known + 40, mean_resizing=False)
+    with torch.no_grad():
+        model.lm_head.weight[n_known:] = 2 * model.lm_head.weight[20:60]
+    wide = shutil.copytree(large, tmp_path / "wide")
+    model.save_pretrained(wide)
+    drafter, verifier = pair((small, wide))
+    engine, asked = SpeculativeEngine(drafter, verifier, 3), questions(8)
+    own = verifier.generate(asked)
+    assert max(token for draft in own for token in draft.tokens) >= n_known
+    assert [d.tokens for d in engine.generate(asked)] == [d.tokens for d in own]
+    drafts = drafter.generate(asked)
+    assert [d.tokens for d in engine.continue_(asked, engine.verify(asked, drafts))] == [
+        d.tokens for d in own
+    ]
+    read = drafter.verify(asked, own)  # and the other way round: no unknown token is given to a model
+    assert max(token for v in read for token in v.tokens) < n_known
+    assert [d.tokens for d in drafter.continue_(asked, read)] == [d.tokens for d in drafts]
+
+
 def test_a_prompt_too_long_for_both_is_refused_before_anything_is_written(
     paths: tuple[Path, Path], tmp_path: Path
 ) -> None:

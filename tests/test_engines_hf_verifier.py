@@ -23,6 +23,7 @@ from asd.testing import Script, ScriptedEngine
 from asd.types import NO_CALL, Query, Usage
 from asd.workloads.catalogue import find_workloads, workload_names
 from tests.models import save_random_model, stage
+from tests.pairs import random_pair, random_queries
 from tests.written import (
     assert_same_answers,
     continue_all,
@@ -102,6 +103,40 @@ def test_a_verification_says_what_a_full_pass_says(path: Path, engine: Transform
         if ends:  # in L's most probable stop token
             assert v.tokens[-1] == max(engine.loaded.stop_ids, key=lambda stop: float(logits[-1, stop]))
         assert len(v.tokens) <= query.max_new_tokens
+
+
+@pytest.mark.parametrize("chats", [False, True])
+def test_a_draft_with_another_leading_space_is_accepted(tmp_path: Path, chats: bool) -> None:
+    """As a chat model's draft is by a base model, and the other way round: nearly all of it, in two passes at
+    most, which are counted; what follows is the stage's own."""
+    pair = random_pair(np.random.default_rng(4), tmp_path, ["llama"], ["byte level"])
+    engine = TransformersEngine(replace(pair.verifier, chat_template=chats), "cpu")
+    drawn = random_queries(np.random.default_rng(5), pair, engine.loaded.tokenizer, 24)
+    asked = [replace(query, max_new_tokens=12) for query in drawn]
+    own = engine.generate(asked)
+    spaces = [(" ", "", "\n")[(i + (d.text[:1] == " ")) % 3] for i, d in enumerate(own)]
+    drafts = [
+        replace(d, stage="S", tokens=(), text=space + d.text.lstrip())
+        for d, space in zip(own, spaces, strict=True)
+    ]
+    reads: list[int] = []
+
+    def count(*_: object) -> None:
+        reads.append(1)
+
+    hook = engine.loaded.model.register_forward_pre_hook(count)
+    verifications = engine.verify(asked, drafts)
+    hook.remove()
+    assert len(reads) == 2 == max(v.usage.n_passes for v in verifications)
+    twice = [v for v in verifications if v.usage.n_passes == 2]
+    assert 0 < len(twice) < len(asked)
+    assert sum(v.usage.n_verified for v in twice) > 1.5 * sum(len(v.tokens) for v in twice)
+    assert sum(v.n_accepted for v in verifications) >= 0.8 * sum(len(v.tokens) for v in verifications)
+    assert_same_answers(engine.continue_(asked, verifications), own)
+    alone = [engine.verify([query], [draft])[0] for query, draft in zip(asked, drafts, strict=True)]
+    assert [(v.tokens, v.n_accepted, v.usage) for v in alone] == [
+        (v.tokens, v.n_accepted, v.usage) for v in verifications
+    ]
 
 
 def test_passes_are_saved_and_counted(engine: TransformersEngine) -> None:

@@ -85,7 +85,12 @@ def any_trace(draw: st.DrawFn) -> Trace:
         tokens=tuple(range(len(read))),
         logprobs=tuple(read),
         n_accepted=draw(st.integers(0, len(read))),
-        usage=Usage(draw(st.integers(0, 99)), draw(st.integers(0, 1)), 1, len(read)),
+        usage=Usage(
+            draw(st.integers(0, 99)),
+            draw(st.integers(0, 1)),
+            2,
+            draw(st.just(len(read)) | st.integers(0, 99)),
+        ),
         seconds=draw(finite),
         complete=draw(st.booleans()),
     )

@@ -26,12 +26,12 @@ from asd.engines.hf.devices import find_device
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.outputs import Answer, harvest
+from asd.engines.hf.readings import Reading, Result, read_all, results
 from asd.engines.hf.sampler import Choose, beginning_with, chooser, generator_of
 from asd.engines.hf.settings import Settings
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
 from asd.engines.prompts import encode
-from asd.engines.readings import Reading, Result, read_all, results
 from asd.errors import ConfigError, StageTooLargeError
 from asd.ladder import Stage
 from asd.stopping.acceptance import point_mass
@@ -166,7 +166,7 @@ class TransformersEngine(Closing):
         A draft whose tokens read as the same text here is read as those tokens, else its text is split into
         tokens anew. A finished draft ends in this stage's most probable stop token; one longer than the room
         for an answer is cut. Drafts that this stage would only begin with other white space are read once
-        more, in a second pass that their usage counts (`asd.engines.readings`).
+        more, in a second pass that their usage counts (`asd.engines.hf.readings`).
 
         Raises:
             ConfigError: As `generate`; `acceptance` cannot be followed.

@@ -141,7 +141,9 @@ class Rounds:
         """The drafter's next tokens and what they were drawn from; fewer where a stop ends every row."""
         n, device = len(self._rows), self._small.rows.device
         choose, rows = chooser(self._sampling, n, n_steps, device), torch.arange(n, device=device)
-        unread = [row.unread_small for row in self._rows]
+        # what the verifier alone knows, the drafter reads as some other token: it drafts worse, nothing more
+        n_known = self._small.loaded.n_vocab
+        unread = [[min(token, n_known - 1) for token in row.unread_small] for row in self._rows]
         self._small.logits = read(self._small, unread, [1] * n)
         steps: list[Tensor] = []
         q: list[Array] = []

@@ -35,7 +35,7 @@ from asd.engines.hf.outputs import Answer
 from asd.engines.hf.rounds import Rounds, Row
 from asd.engines.memory import translated
 from asd.engines.prompts import encode
-from asd.errors import ConfigError, EngineError, OutOfMemoryError, PromptTooLongError
+from asd.errors import ConfigError, EngineError, OutOfMemoryError, RefusedError
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["Speculated", "SpeculativeEngine"]
@@ -187,11 +187,11 @@ class SpeculativeEngine(Closing):
         except OutOfMemoryError as error:
             self._do_without(error, len(queries))
             return alone(places)
-        except PromptTooLongError:  # before anything was written
+        except RefusedError:  # before anything was written
             return self._write_apart(queries, drafted, alone)
 
     def _write_apart(self, queries: Sequence[Query], drafted: Write, alone: Write) -> list[Draft]:
-        """Alone where the drafter's context is too short for a prompt; raises where the verifier's is."""
+        """Alone where the drafter cannot read a prompt; raises where the verifier cannot."""
         for query in queries:
             self._prompt(self.verifier, query)
         fitting = {i for i, query in enumerate(queries) if self._fits_drafter(query)}
@@ -204,7 +204,7 @@ class SpeculativeEngine(Closing):
     def _fits_drafter(self, query: Query) -> bool:
         try:
             self._prompt(self.drafter, query)
-        except PromptTooLongError as error:
+        except RefusedError as error:
             self._do_without(error, 1)
             return False
         return True

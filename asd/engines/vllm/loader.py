@@ -32,7 +32,7 @@ from importlib import metadata, util
 from typing import Any
 
 from asd.engines.memory import is_out_of_memory
-from asd.engines.prompts import check_template
+from asd.engines.prompts import check_template, check_vocabulary
 from asd.engines.revisions import local_directory, revision
 from asd.errors import AsdError, ConfigError, EngineError, StageTooLargeError
 from asd.ladder import Stage
@@ -59,7 +59,7 @@ class Running:
         stage: Its name.
         engine: vLLM's `LLMEngine`.
         tokenizer: The stage's, of `transformers`.
-        stop_ids: Tokens that end an answer; empty if the checkpoint names none.
+        stop_ids: Tokens that end an answer and that the model can write; empty if the checkpoint names none.
         context: Number of positions.
         n_vocab: Number of tokens.
         revision: Hub commit, or "sha256:..." over the files of a local directory.
@@ -128,13 +128,14 @@ def start(stage: Stage) -> Running:
         tokenizer = engine.get_tokenizer()
     except (*UNLOADABLE, SafetensorError) as error:
         raise _unloadable(stage, error) from error
+    n_vocab = engine.model_config.get_vocab_size()
     running = Running(
         stage=stage.name,
         engine=engine,
         tokenizer=tokenizer,
-        stop_ids=_stop_ids(stage, commit, tokenizer),
+        stop_ids=tuple(token for token in _stop_ids(stage, commit, tokenizer) if token < n_vocab),
         context=engine.model_config.max_model_len,
-        n_vocab=engine.model_config.get_vocab_size(),
+        n_vocab=n_vocab,
         revision=found,
     )
     try:
@@ -218,6 +219,7 @@ def _check(stage: Stage, running: Running) -> None:
     if len(running.tokenizer) <= len(running.tokenizer.get_added_vocab()):
         raise _unloadable(stage, "its tokenizer has no vocabulary")
     check_template(stage, running.tokenizer)
+    check_vocabulary(stage, running.tokenizer, running.n_vocab)
     if is_cpu_build():
         from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend  # noqa: PLC0415
 
