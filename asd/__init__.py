@@ -18,6 +18,7 @@ from asd.engines import GREEDY, Engine, Sampling
 from asd.engines.registry import open_engines
 from asd.errors import AsdError
 from asd.ladder import Ladder, Stage
+from asd.messages import Message
 from asd.policies import Policy
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.artifact import load as load_policy
@@ -40,6 +41,7 @@ __all__ = [
     "Draft",
     "Engine",
     "Ladder",
+    "Message",
     "Outcome",
     "Policy",
     "PolicyArtifact",

@@ -53,14 +53,15 @@ class FakeClock:
 class ScriptedEngine(Closing):
     """A stage that answers from a script; implements `asd.engines.Engine` and `asd.engines.Verifier`.
 
-    A prompt counts as many tokens as it has words, an answer as many as it has log-probabilities, and at
-    least one; its token ids are 0, 1, 2, ... A draft with the scripted text is accepted whole; of any other
-    the scripted answer's first tokens are, as many as the two texts share characters at their beginning, but
-    never all.
+    A prompt, or a whole conversation, counts as many tokens as it has words, an answer as many as it has
+    log-probabilities, and at least one; its token ids are 0, 1, 2, ... A draft with the scripted text is
+    accepted whole; of any other the scripted answer's first tokens are, as many as the two texts share
+    characters at their beginning, but never all.
 
     Args:
         stage_name: What it calls itself.
-        answers: By prompt, what to answer; a plain (text, logprobs) will do.
+        answers: By prompt, of a conversation the last message, what to answer; a plain (text, logprobs) will
+            do.
         seconds_per_call: What every call takes, whatever the size of its batch.
         clock: Advanced by that much in every call.
 
@@ -164,7 +165,7 @@ class ScriptedEngine(Closing):
             tokens=tuple(range(n_accepted + n_rejected)),
             logprobs=(*script.logprobs[:n_accepted], *(-5.0,) * n_rejected),
             n_accepted=n_accepted,
-            usage=Usage(len(query.prompt.split()), 0, 1, n_accepted + n_rejected),
+            usage=Usage(_n_words(query), 0, 1, n_accepted + n_rejected),
             seconds=self._seconds,
             text=script.text if is_answer else None,
         )
@@ -183,6 +184,10 @@ class ScriptedEngine(Closing):
             tokens=tuple(range(n)),
             logprobs=tuple(script.logprobs),
             finished=script.finished,
-            usage=Usage(n_prompt=len(query.prompt.split()), n_decoded=max(1, n), n_passes=max(1, n)),
+            usage=Usage(n_prompt=_n_words(query), n_decoded=max(1, n), n_passes=max(1, n)),
             seconds=self._seconds,
         )
+
+
+def _n_words(query: Query) -> int:
+    return sum(len(message.content.split()) for message in query.conversation)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from asd.errors import DataError
+from asd.messages import Message
 from asd.types import TEXT, VERIFY, AnswerForm, Draft, Failure, Outcome, Query, Trace, Usage, Verification
 
 __all__ = ["as_score", "decode_trace", "encode_trace"]
@@ -113,6 +114,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     verifications: dict[str, _Verification] = {}
     refusals: dict[str, _Refusal] = {}
     form: AnswerForm = TEXT
+    messages: tuple[Message, ...] = ()
 
 
 def encode_trace(trace: Trace) -> bytes:
@@ -181,6 +183,9 @@ def _to_record(trace: Trace) -> _Record:
         max_new_tokens=_count(query.max_new_tokens, "max_new_tokens"),
         tags={_text(name, "tag"): _text(label, f"tag {name!r}") for name, label in dict(query.tags).items()},
         form=TEXT if query.form == TEXT else query.form,  # the default itself is left out
+        messages=tuple(
+            Message(_text(m.role, "a role"), _text(m.content, "a message")) for m in query.messages
+        ),
         outputs={_text(stage, "stage"): _to_output(found) for stage, found in trace.outcomes.items()},
         verifications={
             pair: _to_row(found, trace.continuations.get(pair)) for pair, found in trace.verifications.items()
@@ -242,6 +247,7 @@ def _to_trace(record: _Record) -> Trace:
         max_new_tokens=record.max_new_tokens,
         tags=record.tags,
         form=record.form,
+        messages=record.messages,
     )
     return Trace(
         query,

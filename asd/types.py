@@ -7,10 +7,12 @@ ladder's raw price unit), `logprobs` are natural logarithms, `score` is quality 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, Self
+
+from asd.messages import Message, as_messages
 
 Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
 """How a number came about; every record and table that shows one carries it."""
@@ -63,6 +65,8 @@ class Query:
         max_new_tokens: Room for the answer, in tokens of the stage's own tokenizer.
         tags: Labels the dataset carries ("family", "level", "subject"); never read by a policy.
         form: What its answer is. Two queries that differ in it alone are equal: no stage reads it.
+        messages: The whole conversation, where there is more than one message of a user (`Query.chat`);
+            `prompt` is then the text of the last one, which is what evidence and tables look at.
     """
 
     id: str
@@ -72,6 +76,44 @@ class Query:
     max_new_tokens: int = 64
     tags: Mapping[str, str] = field(default_factory=dict)
     form: AnswerForm = field(default=TEXT, compare=False)
+    messages: tuple[Message, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", tuple(self.messages))
+
+    @classmethod
+    def chat(
+        cls,
+        id: str,  # noqa: A002  (as the field)
+        dataset: str,
+        messages: Iterable[Message | Mapping[str, str]],
+        **others: Any,
+    ) -> Self:
+        """The query that a conversation asks, for stages with a chat template.
+
+        One message of a user and nothing else is the plain query with that prompt.
+
+        Args:
+            id: Unique within its dataset.
+            dataset: Name of the workload.
+            messages: `Message`s or dicts of "role" and "content", the user's last.
+            others: The other fields of a query, by name.
+
+        Raises:
+            ConfigError: The conversation cannot be answered (`asd.messages.as_messages`).
+        """
+        read = as_messages(messages)
+        return cls(id, dataset, read[-1].content, messages=read if len(read) > 1 else (), **others)
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """All that is asked: the messages; of a plain query, its prompt as the user's one message."""
+        return self.messages or (Message("user", self.prompt),)
+
+    @property
+    def n_characters(self) -> int:
+        """Length of all that is asked."""
+        return sum(len(message.content) for message in self.conversation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import pytest
 
 from asd.errors import DataError
 from asd.measurement.records import Cell, DatasetRecord, Metric
+from asd.messages import Message
 from asd.types import Query
 from tests.fabricated import KEY, fabricate, header, quality_metric
 
@@ -95,10 +96,12 @@ def test_dataset_digest_tells_a_changed_question():
         Query("q", "d", "1+2=", "2"),
         Query("q", "d", "1+1=", "3"),
         Query("q", "d", "1+1=", "2", 8),
+        Query.chat("q", "d", [Message("system", "Be brief."), Message("user", "1+1=")], reference="2"),
     ):
         after = DatasetRecord.of("d", [changed])
         assert after.items == before.items
         assert after.fingerprint != before.fingerprint
+    assert before.digests == ("9826ff32",)  # stored baselines hold digests of plain queries
 
 
 def test_dataset_refuses_repeated_items():

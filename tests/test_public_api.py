@@ -21,6 +21,7 @@ PUBLIC = [
     "Draft",
     "Engine",
     "Ladder",
+    "Message",
     "Outcome",
     "Policy",
     "PolicyArtifact",

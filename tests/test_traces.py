@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.errors import DataError
+from asd.messages import Message
 from asd.traces import Header, StageHeader, encode_header, encode_trace, merge, read_header, read_traces
 from asd.types import Draft, Outcome, Query, Trace, Usage, Verification, pair_name
 
@@ -77,6 +78,7 @@ def any_trace(draw: st.DrawFn) -> Trace:
         reference=draw(st.none() | texts),
         max_new_tokens=draw(st.integers(1, 999)),
         tags=draw(st.dictionaries(texts, texts, max_size=2)),
+        messages=draw(st.lists(st.builds(Message, texts, texts), max_size=2)),
     )
     read = draw(st.lists(finite, max_size=5))
     verification = Verification(

@@ -135,7 +135,7 @@ def batches(queries: Sequence[Query], batch_size: int) -> list[list[int]]:
     """Indices into `queries`, at most `batch_size` a batch; raises as `in_batches`."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, not {batch_size}")
-    by_length = sorted(range(len(queries)), key=lambda i: len(queries[i].prompt))
+    by_length = sorted(range(len(queries)), key=lambda i: queries[i].n_characters)
     return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
 
 

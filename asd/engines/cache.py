@@ -1,9 +1,9 @@
 """Answers that were given before: a store on disk, and an engine that looks there first.
 
-A response is known by the revision, dtype and chat template of the stage, the prompt, the room for an answer
-and the sampling. Greedy answers are known by their query alone. A sampled batch is drawn with a seed of its
-own, taken from the caller's generator whether the answers are there or not, and known by seed and batch: with
-the cache or without, the same generator gives the same draws.
+A response is known by the revision, dtype and chat template of the stage, the prompt or conversation,
+the room for an answer and the sampling. Greedy answers are known by their query alone. A sampled batch is
+drawn with a seed of its own, taken from the caller's generator whether the answers are there or not, and
+known by seed and batch: with the cache or without, the same generator gives the same draws.
 
 A draft from the store says so (`Draft.cached`): its `usage` is that of the call that wrote it, which evidence
 reads and nobody pays again, its `seconds` are those of the look-up. No timed cell can be served: whoever
@@ -156,7 +156,7 @@ class CachingEngine(Closing):
         if sampling.temperature != 0 and sampling.rng is not None:
             seed = int(sampling.rng.integers(2**63))
             sampling = replace(sampling, rng=np.random.default_rng(seed))
-            batch = [(query.prompt, query.max_new_tokens) for query in queries]
+            batch = [_asked(query) for query in queries]
             how: tuple[object, ...] = (sampling.temperature, seed, batch)
             keys = [self._key(query, (*how, i)) for i, query in enumerate(queries)]
         else:
@@ -174,8 +174,13 @@ class CachingEngine(Closing):
         return replace(draft, stage=self.stage_name, seconds=seconds, cached=True)
 
     def _key(self, query: Query, how: tuple[object, ...]) -> str:
-        known_by = (self._identity, query.prompt, query.max_new_tokens, how)
+        known_by = (self._identity, *_asked(query), how)
         return hashlib.sha256(msgspec.json.encode(known_by)).hexdigest()
+
+
+def _asked(query: Query) -> tuple[object, ...]:
+    """All of a query that its answer depends on."""
+    return query.messages or query.prompt, query.max_new_tokens
 
 
 class _CachingVerifier(CachingEngine):

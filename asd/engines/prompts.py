@@ -13,14 +13,18 @@ from typing import Any
 
 from asd.errors import ConfigError, EngineError, PromptTooLongError, RefusedError
 from asd.ladder import Stage
+from asd.messages import as_messages
 from asd.types import Query
 
-__all__ = ["as_read", "check", "check_template", "check_vocabulary", "encode"]
+__all__ = ["as_read", "as_written", "chat_of", "check", "check_template", "check_vocabulary", "encode"]
 
 _LOG = logging.getLogger(__name__)
 
 VARIABLES = {"tools", "documents"}
 """Arguments of `apply_chat_template` that it hands to the template; the others control how it is applied."""
+
+GIVEN = {"system", "developer", "user"}
+"""Roles whose messages a template has to hand on word for word."""
 
 PROBE = Query(id="probe", dataset="load", prompt="What is the capital of France?")
 """What a stage's template and tokenizer are tried on when it is loaded."""
@@ -30,7 +34,7 @@ def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None, n_vo
     """Token ids of a prompt that is known to fit with its answer.
 
     Args:
-        query: Whose prompt; goes in as one user message where the stage has a chat template.
+        query: What is asked; its messages go through the chat template of a stage that has one.
         stage: Whom it is for.
         tokenizer: The stage's.
         context: The stage's number of positions (None: unbounded).
@@ -38,12 +42,12 @@ def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None, n_vo
 
     Raises:
         ConfigError: The prompt is empty or there is no room for an answer.
-        RefusedError: The stage's chat template fails on the prompt, or the model does not know its tokens.
+        RefusedError: As `as_read`, or the model does not know the prompt's tokens.
         PromptTooLongError: Prompt and room exceed the context.
     """
     check(query)
     tokens = _tokens(query, stage, tokenizer)
-    where = f"query {query.id!r} of {query.dataset!r}"
+    where = _named(query)
     if not tokens:
         raise ConfigError(f"{where} has a prompt without tokens; give it some text")
     if max(tokens) >= n_vocab:
@@ -64,34 +68,85 @@ def check(query: Query) -> None:
     """Refuse a query that no model can answer.
 
     Raises:
-        ConfigError: The prompt is empty or no text, or there is no room for an answer.
+        ConfigError: The prompt is empty or no text, there is no room for an answer, or the messages are no
+            conversation that ends with the prompt.
     """
-    where = f"query {query.id!r} of {query.dataset!r}"
+    where = _named(query)
     if query.max_new_tokens < 1:
         raise ConfigError(f"{where}: max_new_tokens must be at least 1, not {query.max_new_tokens}")
     if not query.prompt:
         raise ConfigError(f"{where} has an empty prompt; give it some text")
-    if not query.prompt.isascii() and re.search("[\ud800-\udfff]", query.prompt):
-        raise ConfigError(f"{where} has a prompt with bytes that are not UTF-8; give it text in UTF-8")
+    if query.messages and as_messages(query.messages)[-1].content != query.prompt:
+        raise ConfigError(f"{where} has another prompt than its last message; make it with Query.chat")
+    for message in query.conversation:
+        if not message.content.isascii() and re.search("[\ud800-\udfff]", message.content):
+            raise ConfigError(f"{where} has a prompt with bytes that are not UTF-8; give it text in UTF-8")
+
+
+def chat_of(query: Query) -> list[dict[str, str]]:
+    """A query as chat templates and servers take it: one dict a message."""
+    return [{"role": message.role, "content": message.content} for message in query.conversation]
+
+
+def as_written(query: Query, stage: Stage) -> str:
+    """The prompt as it stands, for a stage without a chat template.
+
+    Raises:
+        RefusedError: It is a conversation.
+    """
+    if query.messages:
+        raise RefusedError(
+            f"{_named(query)} is a conversation of {len(query.messages)} messages, and stage {stage.name!r} "
+            "has no chat template: set chat_template = true in the ladder if its model has one, or "
+            "ask with one prompt"
+        )
+    return query.prompt
 
 
 def as_read(query: Query, stage: Stage, tokenizer: Any) -> str:
     """The prompt as the stage reads it: in its chat template, without the tokens that the tokenizer adds.
 
     Raises:
-        RefusedError: The template fails on this prompt.
+        RefusedError: The template fails on it or leaves a message out, or there is none for a conversation.
     """
     if not stage.chat_template:
-        return query.prompt
-    chat = [{"role": "user", "content": query.prompt}]
-    kwargs = stage.chat_template_kwargs
+        return as_written(query, stage)
+    chat, kwargs = chat_of(query), stage.chat_template_kwargs
     try:
-        return str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **kwargs))
+        text = str(tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False, **kwargs))
     except Exception as error:  # a template is a program, and raises what it likes
         raise RefusedError(
-            f"query {query.id!r} of {query.dataset!r}: the chat template of stage {stage.name!r} fails on "
-            f"it: {_told(error)}; change the prompt, or correct the template of {stage.model}"
+            f"{_named(query)}: the chat template of stage {stage.name!r} fails on {_roles(query)}: "
+            f"{_told(error)}; {_other_prompt(query)}, or correct the template of {stage.model}"
         ) from error
+    _check_whole(query, stage, text)
+    return text
+
+
+def _check_whole(query: Query, stage: Stage, text: str) -> None:
+    """No instruction may get lost; what templates do to answers (thoughts) and tools' output is theirs."""
+    for message in query.messages:
+        if message.role in GIVEN and message.content.strip() not in text:
+            raise RefusedError(
+                f"{_named(query)}: the chat template of stage {stage.name!r} leaves out its message of role "
+                f"{message.role!r}; {_other_prompt(query)}"
+            )
+
+
+def _named(query: Query) -> str:
+    return f"query {query.id!r} of {query.dataset!r}"
+
+
+def _roles(query: Query) -> str:
+    if not query.messages:
+        return "it"
+    return f"its messages (roles {', '.join(message.role for message in query.messages)})"
+
+
+def _other_prompt(query: Query) -> str:
+    if {"system", "developer"} & {message.role for message in query.messages}:
+        return "put the system message's text at the beginning of the first user message"
+    return "change the prompt" if not query.messages else "change the messages"
 
 
 def _tokens(query: Query, stage: Stage, tokenizer: Any) -> list[int]:

@@ -89,7 +89,7 @@ def run_live(
             engine.synchronise()
 
     calls = [queries[start : start + batch] for start in range(0, len(queries), batch)]
-    for asked in (calls[0], max(calls, key=lambda asked: max(len(query.prompt) for query in asked))):
+    for asked in (calls[0], max(calls, key=lambda asked: max(query.n_characters for query in asked))):
         for call in _warming(engines, asked):
             warm_up(call, synchronise=synchronise, clock=clock)
     timings = interleave(run, units, n_passes, n_spare=N_SPARE, synchronise=synchronise, clock=clock)

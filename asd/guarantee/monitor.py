@@ -34,12 +34,12 @@ _JUMP = 0.01
 
 
 def signals(completion: Completion) -> dict[str, float]:
-    """What is watched of one query: length of the prompt, cost, and what the evidence says where it is asked.
+    """What is watched of one query: its length, cost, and what the evidence says where it is asked.
 
     `value` is what the policy expects from the prompt alone, `p_good` the calibrated success probability of
     the answer returned; a policy that does not look at evidence has neither.
     """
-    seen = {"prompt_characters": float(len(completion.query.prompt)), "cost": completion.cost}
+    seen = {"prompt_characters": float(completion.query.n_characters), "cost": completion.cost}
     first, last = completion.decisions[0], completion.decisions[-1]
     if first.values:
         seen["value"] = max(first.values.values())

@@ -131,7 +131,7 @@ class DatasetRecord(Record, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, name: str, queries: list[Query], version: str = "") -> DatasetRecord:
-        """Ids and digests (prompt, reference and room for the answer) of the queries of a run."""
+        """Ids and digests (prompt or messages, reference and room for the answer) of the queries of a run."""
         items, digests = tuple(q.id for q in queries), tuple(_digest(q) for q in queries)
         return cls(name=name, items=items, digests=digests, version=version)
 
@@ -226,8 +226,10 @@ class Run(Record, frozen=True, kw_only=True):
 
 
 def _digest(query: Query) -> str:
-    content = "\0".join((query.prompt, query.reference or "", str(query.max_new_tokens)))
-    return hashlib.sha256(content.encode()).hexdigest()[:8]
+    content = "\0".join((query.prompt, query.reference or "", str(query.max_new_tokens))).encode()
+    if query.messages:
+        content += b"\0" + msgspec.json.encode(query.messages)
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def _check_items(cell: Cell, sizes: dict[str, int]) -> None:

@@ -358,7 +358,7 @@ class Resumed:
 
 def _key(query: Query, verification: Verification) -> Hashable:
     """All that the state after an accepted prefix depends on."""
-    return query.dataset, query.id, query.prompt, verification.tokens, verification.n_accepted
+    return query.dataset, query.id, query.conversation, verification.tokens, verification.n_accepted
 
 
 def _accepted(verification: Verification, stop_ids: Sequence[int]) -> Answer:

@@ -25,8 +25,7 @@ from asd.engines.closing import Closing
 from asd.engines.http.client import Server, Settings
 from asd.engines.http.counting import Counter
 from asd.engines.http.schema import Models, Reply, Served, Written
-from asd.engines.http.tokens import chat_of
-from asd.engines.prompts import check
+from asd.engines.prompts import as_written, chat_of, check
 from asd.errors import ConfigError, EngineError, PartialBatchError, RefusedError, UnavailableError
 from asd.ladder import Stage
 from asd.types import Draft, Query
@@ -144,9 +143,9 @@ class OpenAIEngine(Closing):
         """Ask for the answer to one query."""
         room = {self.settings.max_tokens_field: query.max_new_tokens}
         if not self.stage.chat_template:
-            return self._complete({"prompt": query.prompt, **choice, **room})
+            return self._complete({"prompt": as_written(query, self.stage), **choice, **room})
         kwargs = self.stage.chat_template_kwargs
-        chat = {"messages": chat_of(query.prompt)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
+        chat = {"messages": chat_of(query)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
         return self._ask("chat/completions", {**chat, **choice, **room}, {"logprobs": True})
 
     def _complete(self, body: dict[str, Any]) -> Written:

@@ -16,10 +16,12 @@ from typing import Any
 from asd.engines.hf.retokenizer import at_seam
 from asd.engines.http.client import Server
 from asd.engines.http.schema import Text, Tokens
+from asd.engines.prompts import as_written
 from asd.ladder import Stage
+from asd.messages import Message
 from asd.types import Query
 
-__all__ = ["Passage", "Prompt", "ServedTokens", "chat_of"]
+__all__ = ["Passage", "Prompt", "ServedTokens"]
 
 N_REMEMBERED = 256
 """Prompts whose tokens are kept."""
@@ -60,8 +62,14 @@ class ServedTokens:
         self._prompt_text = lru_cache(N_REMEMBERED)(self.text)
 
     def prompt(self, query: Query) -> Prompt:
-        """The prompt of a query, in the stage's chat template if it has one."""
-        return self._prompt(query.prompt)
+        """The prompt of a query, in the stage's chat template if it has one.
+
+        Raises:
+            RefusedError: It is a conversation, and the stage has none.
+        """
+        if not self._stage.chat_template:
+            as_written(query, self._stage)
+        return self._prompt(query.conversation)
 
     def behind(self, prompt: Prompt, text: str) -> Passage:
         """A draft in tokens, as it continues a prompt.
@@ -83,23 +91,19 @@ class ServedTokens:
         body = {"model": self._model, "tokens": list(ids)}
         return self._server.post("../detokenize", body, Text).prompt if ids else ""
 
-    def _tokenized(self, text: str) -> Prompt:
+    def _tokenized(self, conversation: tuple[Message, ...]) -> Prompt:
         if self._stage.chat_template:
             kwargs = self._stage.chat_template_kwargs
-            chat = {"messages": chat_of(text), "add_generation_prompt": True}
+            chat = {"messages": conversation, "add_generation_prompt": True}
             found = self._tokenize(chat | ({"chat_template_kwargs": kwargs} if kwargs else {}))
         else:
-            found = self._tokenize({"prompt": text, "add_special_tokens": True})
+            [prompt] = conversation
+            found = self._tokenize({"prompt": prompt.content, "add_special_tokens": True})
         return Prompt(tuple(found.tokens), found.max_model_len)
 
     def _tokenize(self, body: dict[str, Any]) -> Tokens:
         plain = {"model": self._model, "add_special_tokens": False, "return_token_strs": True}
         return self._server.post("../tokenize", plain | body, Tokens)
-
-
-def chat_of(prompt: str) -> list[dict[str, str]]:
-    """A prompt as the one message of a chat."""
-    return [{"role": "user", "content": prompt}]
 
 
 def _before_control(found: Tokens, start: int) -> Passage:

@@ -30,7 +30,7 @@ from asd.engines import LOSSLESS, Acceptance
 from asd.engines.http.engine import OpenAIEngine, fan_out
 from asd.engines.http.schema import Echo, EchoReply, Written
 from asd.engines.http.tokens import Prompt, ServedTokens
-from asd.engines.prompts import check
+from asd.engines.prompts import as_written, check
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Stage
 from asd.stopping.acceptance import accept_lenient, n_leading
@@ -94,7 +94,11 @@ class VllmServerEngine(OpenAIEngine):
 
     def _answer(self, query: Query, choice: Mapping[str, Any]) -> Written:
         # a chat template is applied by the server when it tokenizes, so that both kinds are one kind here
-        prompt = list(self._tokens.prompt(query).ids) if self.stage.chat_template else query.prompt
+        prompt = (
+            list(self._tokens.prompt(query).ids)
+            if self.stage.chat_template
+            else as_written(query, self.stage)
+        )
         written = self._complete({"prompt": prompt, **choice, "max_tokens": query.max_new_tokens})
         return replace(written, text=self._text(written.tokens, ended=written.finished))
 
