@@ -5,19 +5,30 @@ machine and may differ by a flipped token on another; interleaved ratios of two 
 several per cent, so 15 % is the smallest loss that is surely real there, 30 % for the few questions of the
 rivals and 50 % where only a few units of many questions are timed, as at larger batches; bare seconds are
 comparable on an accelerator, while on a shared CPU they only tell when something takes several times as long.
+
+Every number that another draw of items would move carries its interval; counts repeat exactly. What is summed
+up from items that are compared one by one (relative quality, gain over mixing) is a summary: held to targets,
+and not compared a second time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from asd.evaluation.live import Live, Timed
 from asd.evaluation.replay import Replay
-from asd.evaluation.statistics import samples_needed
-from asd.measurement.records import Cell, Direction, Kind, Metric
+from asd.evaluation.statistics import (
+    Bootstrap,
+    mean_interval,
+    quantile_interval,
+    ratio_interval,
+    samples_needed,
+)
+from asd.measurement.records import Cell, Direction, Kind, Metric, Passes
 from asd.measurement.timing import Timings
 from asd.types import Provenance, Usage, Verification
 from bench.frontier import hull_quality
@@ -31,7 +42,6 @@ __all__ = [
     "headline_cell",
     "latency_cell",
     "overhead_cell",
-    "planned_cell",
     "quality_cell",
     "rival_cell",
     "sweep_cell",
@@ -45,9 +55,10 @@ RATIO, RATIO_OF_RIVALS, RATIO_OF_FEW = 0.15, 0.3, 0.5
 ENOUGH = 20
 """Units timed, for `RATIO`."""
 SECONDS = {"cpu": 2.0, "accelerator": 0.2}
-DERIVED_QUALITY = 0.02
 SHARE = 0.05
-PLANNED = 0.5
+
+BOOTSTRAP = Bootstrap()
+"""Of the intervals in a record."""
 
 ACCEPTED = ("none", "to_25", "to_50", "to_75", "to_100", "all")
 """Bins of the accepted share of a draft, in per cent; the middle ones hold their lower border."""
@@ -80,26 +91,19 @@ def cost_cell(replay: Replay) -> Cell:
 
 
 def latency_cell(replay: Replay, timed: Timed, device: str) -> Cell:
-    """Speed-up over the largest stage alone, seconds at the median and, with enough samples, at P95."""
-    tolerance = SECONDS["cpu" if device == "cpu" else "accelerator"]
-    per_item = tuple(timed.seconds.min(axis=0).tolist())
-    metrics = [
+    """Speed-up over the largest stage alone, and seconds at the median."""
+    return _cell(
+        "latency",
+        replay,
         _speedup(timed.seconds, timed.largest),
         Metric(
             name="p50_s", unit="s", kind="time", direction="lower", provenance="measured",
-            value=float(np.median(timed.seconds)), tolerance=tolerance, seconds=per_item,
+            value=float(np.median(timed.seconds)), tolerance=_seconds_tolerance(device),
+            interval=quantile_interval(np.median(timed.seconds, axis=0), 0.5),
+            samples=_passes(timed.seconds),
         ),
         _value("agreement", "share of answers", "count", "higher", SHARE, timed.agreement, "measured"),
-    ]  # fmt: skip
-    if timed.seconds.size >= samples_needed(0.95):
-        p95 = float(np.quantile(timed.seconds, 0.95))
-        metrics.append(
-            Metric(
-                name="p95_s", unit="s", kind="time", direction="lower", provenance="measured",
-                value=p95, tolerance=tolerance, needs=samples_needed(0.95),
-            )
-        )  # fmt: skip
-    return _cell("latency", replay, *metrics)
+    )  # fmt: skip
 
 
 def frontier_cell(replay: Replay, fixed: Sequence[Replay]) -> Cell:
@@ -107,8 +111,7 @@ def frontier_cell(replay: Replay, fixed: Sequence[Replay]) -> Cell:
     points = np.array([[r.cost.mean(), r.quality.mean()] for r in fixed]).T
     mixed = float(hull_quality(points, np.array([replay.cost.mean()]))[0])
     gain = float(replay.quality.mean()) - mixed
-    metric = _value("gain_over_mixing", "share right", "quality", "higher", DERIVED_QUALITY, gain)
-    return _cell("frontier", replay, metric)
+    return _cell("frontier", replay, _summary("gain_over_mixing", "share right", "higher", gain))
 
 
 def sweep_cell(dataset: str, sweep: Sequence[Replay], live: Live) -> Cell:
@@ -125,39 +128,48 @@ def sweep_cell(dataset: str, sweep: Sequence[Replay], live: Live) -> Cell:
 
 def headline_cell(headline: Headline) -> Cell:
     """Live speed-up of one setting over all datasets, and its quality relative to the largest stage's."""
-    return Cell(
-        suite="frontier", policy=headline.name,
-        metrics=(
-            _speedup(headline.seconds, headline.largest),
-            _value(
-                "relative_quality", "of the largest's", "quality", "higher",
-                DERIVED_QUALITY, headline.relative_quality,
-            ),
-            _value("cost", "runs of the largest", "cost", "lower", COST, headline.cost),
-            _value(
-                "agreement", "share of answers", "count", "higher", SHARE, headline.agreement, "measured"
-            ),
+    agreement = float(np.mean([one.agreement for one in headline.timed]))
+    metrics = [
+        _speedup(headline.seconds, headline.largest),
+        _summary(
+            "cost", "runs of the largest", "lower", float(headline.costs.mean()),
+            mean_interval(headline.costs, BOOTSTRAP),
         ),
-    )  # fmt: skip
+        _value("agreement", "share of answers", "count", "higher", SHARE, agreement, "measured"),
+    ]  # fmt: skip
+    if headline.reference.any():  # else nothing is relative to it
+        relative = float(headline.quality.mean() / headline.reference.mean())
+        interval = ratio_interval(headline.quality, headline.reference, BOOTSTRAP)
+        metrics.insert(1, _summary("relative_quality", "of the largest's", "higher", relative, interval))
+    return Cell(suite="frontier", policy=headline.name, metrics=tuple(metrics))
 
 
 def hardware_cell(footprint: Footprint, device: str) -> Cell:
     """What one contender takes of the hardware, all datasets together (`bench.hardware`)."""
-    tolerance = SECONDS["cpu" if device == "cpu" else "accelerator"]
+    tolerance, share = _seconds_tolerance(device), footprint.n_devices / footprint.n_queries
+    totals, first = footprint.seconds.sum(axis=1), footprint.first_visible_s
+    n_units = footprint.seconds.shape[1]
+    low, high = ratio_interval(
+        footprint.seconds * share * n_units, np.ones_like(footprint.seconds), BOOTSTRAP
+    )
+    rate = footprint.n_devices / footprint.device_s
     metrics = [
         _speedup(footprint.seconds, footprint.largest),
         Metric(
             name="device_s", unit="s a query", kind="time", direction="lower", provenance="measured",
-            value=footprint.device_s, tolerance=tolerance,
+            value=float(np.median(totals)) * share, tolerance=tolerance, interval=(low, high),
+            samples=_passes(footprint.seconds),
         ),
-        Metric(
-            name="queries_per_s", unit="queries a second", kind="time", direction="higher",
-            provenance="measured", value=footprint.n_devices / footprint.device_s, tolerance=tolerance,
+        _summary(
+            "queries_per_s", "queries a second", "higher", rate,
+            (footprint.n_devices / high, footprint.n_devices / low), "measured",
         ),
         Metric(
             name="first_visible_s", unit="s", kind="time", direction="lower", provenance="measured",
-            value=float(np.median(footprint.first_visible_s)), tolerance=tolerance,
+            value=float(np.median(first)), tolerance=tolerance, interval=quantile_interval(first, 0.5),
+            samples=_passes(first[None, :]),
         ),
+        *_tail(footprint),
         _value("batch", "queries a call", "count", "same", 0.0, footprint.batch, "measured"),
     ]  # fmt: skip
     if footprint.memory_mib is not None:
@@ -167,10 +179,16 @@ def hardware_cell(footprint: Footprint, device: str) -> Cell:
     return Cell(suite="hardware", policy=footprint.name, metrics=tuple(metrics))
 
 
-def planned_cell(share: float, speed_up: float) -> Cell:
-    """What the planning model of the ladder allows at a share of the largest stage's quality."""
-    metric = _value("planned_speedup", "x", "count", "same", PLANNED, speed_up, "simulated")
-    return Cell(suite="frontier", policy=f"planned@{share:g}", metrics=(metric,))
+def _tail(footprint: Footprint) -> list[Metric]:
+    """Seconds of a question at P95 where a unit is one question, and there are enough of them."""
+    n_units, needed = footprint.seconds.shape[1], samples_needed(0.95)
+    if n_units != footprint.n_queries or n_units < needed:
+        return []
+    seconds = np.median(footprint.seconds, axis=0)
+    value, interval = float(np.quantile(seconds, 0.95)), quantile_interval(seconds, 0.95)
+    return [
+        msgspec.structs.replace(_summary("p95_s", "s", "lower", value, interval, "measured"), needs=needed)
+    ]
 
 
 def verification_cell(
@@ -224,11 +242,13 @@ def rival_cell(own: str, rival: str, timings: Timings[str]) -> Cell:
     )  # fmt: skip
 
 
-def overhead_cell(policy: str, name: str, seconds: Sequence[float]) -> Cell:
-    """Seconds of one piece of the policy's own work."""
+def overhead_cell(policy: str, name: str, seconds: Array) -> Cell:
+    """Seconds of one piece of the policy's own work, shape (passes, rounds)."""
     metric = Metric(
         name=name, unit="s", kind="time", direction="lower", provenance="measured",
-        value=float(np.median(seconds)), tolerance=SECONDS["cpu"], seconds=tuple(seconds),
+        value=float(np.median(seconds)), tolerance=SECONDS["cpu"],
+        interval=quantile_interval(np.median(seconds, axis=0), 0.5),
+        samples=_passes(seconds),
     )  # fmt: skip
     return Cell(suite="overhead", policy=policy, metrics=(metric,))
 
@@ -253,9 +273,10 @@ def _speedup(seconds: Array, largest: Array, tolerance: float = RATIO) -> Metric
     passes = largest.sum(axis=1) / seconds.sum(axis=1)
     return Metric(
         name="speedup", unit="x", kind="time", direction="higher", provenance="measured",
-        value=float(np.median(passes)), tolerance=tolerance, passes=tuple(passes.tolist()),
-        seconds=tuple(seconds.min(axis=0).tolist()),
-        yardstick=tuple(largest.min(axis=0).tolist()),
+        value=float(np.median(passes)), tolerance=tolerance,
+        interval=ratio_interval(largest, seconds, BOOTSTRAP),
+        samples=_passes(seconds),
+        reference=_passes(largest),
     )  # fmt: skip
 
 
@@ -264,7 +285,7 @@ def _per_item(
 ) -> Metric:
     return Metric(
         name=name, unit=unit, kind=kind, direction=direction, provenance="replayed",
-        value=float(items.mean()), tolerance=tolerance,
+        value=float(items.mean()), tolerance=tolerance, interval=mean_interval(items, BOOTSTRAP),
         items=tuple(float(f"{item:.6g}") for item in items),
     )  # fmt: skip
 
@@ -282,3 +303,26 @@ def _value(
         name=name, unit=unit, kind=kind, direction=direction, provenance=provenance,
         value=float(value), tolerance=tolerance,
     )  # fmt: skip
+
+
+def _summary(
+    name: str,
+    unit: str,
+    direction: Direction,
+    value: float,
+    interval: tuple[float, float] | None = None,
+    provenance: Provenance = "replayed",
+) -> Metric:
+    return Metric(
+        name=name, unit=unit, kind="summary", direction=direction, provenance=provenance,
+        value=value, tolerance=0.0, interval=interval,
+    )  # fmt: skip
+
+
+def _passes(seconds: Array) -> Passes:
+    """As a record keeps them: six digits of shape (passes, units)."""
+    return tuple(tuple(float(f"{second:.6g}") for second in of_pass) for of_pass in seconds)
+
+
+def _seconds_tolerance(device: str) -> float:
+    return SECONDS["cpu" if device == "cpu" else "accelerator"]

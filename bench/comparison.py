@@ -5,7 +5,10 @@ dataset together, and all datasets together, because eight lambdas are eight loo
 single cell of a few hundred right-or-wrong answers cannot tell one point from luck. A cell that changed takes
 the verdict of its pool. That no single lambda slides behind the others' back is `frontier`'s business.
 
-The border: presence (missing, new) and absolute targets are `gate`'s.
+Times are compared over equal numbers of passes, the first of either run: whole passes, ratios within a pass.
+
+The border: presence (missing, new) and absolute targets are `gate`'s; what a loss has to be proved against is
+`family`'s.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asd.evaluation.statistics import Loss, holm, paired_loss, time_loss
+from asd.evaluation.statistics import Bootstrap, Loss, paired_loss, time_loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from bench.verdicts import Finding, Limits, Verdict
+from bench.family import Candidate
+from bench.verdicts import Finding, Verdict
 
-__all__ = ["Common", "common_items", "compare"]
+__all__ = ["Common", "Comparison", "common_items", "compare", "same_items"]
 
 Array = NDArray[np.float64]
 
@@ -53,13 +58,26 @@ class Pair:
     common: Common | None
 
     def values(self) -> tuple[Array, Array]:
-        """What is compared: shared items, else seconds, else the value itself."""
-        if self.before.items is not None and self.after.items is not None and self.common is not None:
-            return np.take(self.before.items, self.common.before), np.take(
-                self.after.items, self.common.after
+        """What is compared: shared items, else seconds of shape (passes, units), else the value itself."""
+        if self.before.items and self.after.items and self.common:
+            return (
+                np.take(self.before.items, self.common.before),
+                np.take(self.after.items, self.common.after),
             )
-        old, new = (metric.seconds or (metric.value,) for metric in (self.before, self.after))
-        return np.asarray(old, float), np.asarray(new, float)
+        if self.before.samples and self.after.samples:
+            return self._passes(self.before.samples), self._passes(self.after.samples)
+        return np.array([self.before.value]), np.array([self.after.value])
+
+    def references(self) -> tuple[Array, Array] | None:
+        """What the largest stage took for the same units; None for times that are no ratios."""
+        if self.before.reference is None or self.after.reference is None:
+            return None
+        return self._passes(self.before.reference), self._passes(self.after.reference)
+
+    def _passes(self, passes: Sequence[Sequence[float]]) -> Array:
+        """As many passes as both runs have."""
+        n_passes = min(len(self.before.samples or ()), len(self.after.samples or ()))
+        return np.asarray(passes[:n_passes], float)
 
     @property
     def is_unchanged(self) -> bool:
@@ -70,7 +88,7 @@ class Pair:
     @property
     def is_pooled(self) -> bool:
         """Carries what an interval needs; a bare value does not."""
-        return self.before.items is not None or self.before.seconds is not None
+        return self.before.items is not None or self.before.samples is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +97,14 @@ class Pool:
 
     label: str
     pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is certain without a test, and what has to be proved."""
+
+    findings: list[Finding]
+    candidates: list[Candidate]
 
 
 def common_items(before: DatasetRecord, after: DatasetRecord) -> Common:
@@ -90,28 +116,35 @@ def common_items(before: DatasetRecord, after: DatasetRecord) -> Common:
     return Common(old, new, is_all=before.items == after.items, is_altered=altered)
 
 
-def compare(run: Run, stored: Run, limits: Limits, *, same_sweep: bool) -> list[Finding]:
-    """Findings on every metric that both runs have.
+def same_items(run: Run, stored: Run, dataset: str | None) -> bool:
+    """Both runs asked the very same items of a dataset, or of all of them (None)."""
+    asked, known = (
+        {(d.name, d.fingerprint) for d in side.datasets if dataset in (None, d.name)}
+        for side in (run, stored)
+    )
+    return asked == known
+
+
+def compare(run: Run, stored: Run, bootstrap: Bootstrap, *, same_sweep: bool) -> Comparison:
+    """Every metric that both runs have.
 
     Args:
         run: The new run.
         stored: The baseline's.
-        limits: How sure to be.
-        same_sweep: The run was asked for all lambdas of the stored one; summaries over a sweep need that.
+        bootstrap: Resamples for the intervals.
+        same_sweep: The run was asked for all lambdas of the stored one; what sums up a sweep needs that.
     """
     findings, judged = [], []
     for pair in _pairs(run, stored):
-        reason = _obstacle(pair, run, stored, same_sweep=same_sweep)
-        if reason:
+        if reason := _obstacle(pair, run, stored, same_sweep=same_sweep):
             findings.append(_finding(pair, Verdict.CANNOT_JUDGE, note=reason))
-        elif pair.is_unchanged:
-            findings.append(_finding(pair, Verdict.PASS))
-            judged.append(pair)
         elif pair.is_pooled:
             judged.append(pair)
         else:
             findings.append(_judge_value(pair))
-    return findings + _judge_pools([pair for pair in judged if pair.is_pooled], limits)
+    findings += [_finding(pair, Verdict.PASS) for pair in judged if pair.is_unchanged]
+    changed = [pool for pool in _pools(judged) if not all(pair.is_unchanged for pair in pool.pairs)]
+    return Comparison(findings, [_candidate(pool, bootstrap) for pool in changed])
 
 
 def _pairs(run: Run, stored: Run) -> Iterator[Pair]:
@@ -121,40 +154,51 @@ def _pairs(run: Run, stored: Run) -> Iterator[Pair]:
         common = None if cell.dataset is None else shared.get(cell.dataset)
         for metric in cell.metrics:
             counterpart = cells[cell.id].metric(metric.name) if cell.id in cells else None
-            if counterpart is not None:
+            if counterpart is not None and counterpart.kind != "summary":
                 yield Pair(cell, metric, counterpart, common)
 
 
-def _obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str | None:
-    """Why a pair cannot be judged here; None if it can."""
-    if _definition(pair.before) != _definition(pair.after):
-        return "the metric was redefined; record the baseline again"
+def _obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str:
+    """Why a pair cannot be judged here; empty if it can."""
     here, there = run.header.hardware, stored.header.hardware
     if pair.before.kind == "time" and here != there:
         return f"the baseline's times are of {there.slug}"
     if pair.before.kind == "count" and not here.computes_like(there):
         return f"the baseline's counts are of {there.slug}"
-    return _item_obstacle(pair, run, stored, same_sweep=same_sweep) or _timing_obstacle(pair)
+    if pair.before.kind == pair.after.kind == "time" and pair.after.samples and not pair.before.samples:
+        return "the baseline's times were recorded with other statistics; record it anew"
+    if _definition(pair.before) != _definition(pair.after):
+        return "the metric was redefined; record the baseline again"
+    return (
+        _item_obstacle(pair, run, stored, same_sweep=same_sweep)
+        or _timing_obstacle(pair)
+        or _zero_obstacle(pair)
+    )
 
 
-def _item_obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str | None:
+def _item_obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str:
     if pair.common is None:
-        same_items = {(d.name, d.items) for d in run.datasets} == {(d.name, d.items) for d in stored.datasets}
-        return None if same_items and same_sweep else "it sums up another sweep than the baseline's"
+        same = same_items(run, stored, None) and same_sweep
+        return "" if same else "it sums up another sweep than the baseline's"
     if not len(pair.common.before):
         return "no item in common with the baseline"
     if pair.common.is_altered:
         return "items ask something else than in the baseline; record it again"
     if pair.before.items is None and not pair.common.is_all:
         return "its value is of other items than the baseline's"
-    if _is_relative(pair.before) and pair.values()[0].mean() <= 0 and not pair.is_unchanged:
-        return "the stored mean is 0, which a relative tolerance cannot be applied to"
-    return None
+    return ""
 
 
-def _timing_obstacle(pair: Pair) -> str | None:
-    n, n_stored = (len(metric.seconds or ()) for metric in (pair.after, pair.before))
-    return None if n == n_stored else f"{n} units were timed, of the baseline's {n_stored}"
+def _timing_obstacle(pair: Pair) -> str:
+    n, n_stored = (len(metric.samples[0]) if metric.samples else 0 for metric in (pair.after, pair.before))
+    return "" if n == n_stored else f"{n} units were timed, of the baseline's {n_stored}"
+
+
+def _zero_obstacle(pair: Pair) -> str:
+    old, new = (float(side.mean()) for side in pair.values())
+    if _is_relative(pair.before) and old <= 0 and _sign(pair.before) * (new - old) > 0:
+        return "the stored value is 0, which a relative tolerance cannot be applied to"
+    return ""
 
 
 def _definition(metric: Metric) -> tuple[object, ...]:
@@ -163,7 +207,8 @@ def _definition(metric: Metric) -> tuple[object, ...]:
         metric.kind,
         metric.direction,
         metric.items is None,
-        metric.yardstick is None,
+        metric.samples is None,
+        metric.reference is None,
     )
 
 
@@ -171,31 +216,20 @@ def _is_relative(metric: Metric) -> bool:
     return metric.kind != "quality" and metric.direction != "same"
 
 
+def _sign(metric: Metric) -> int:
+    """Of a change for the worse."""
+    return -1 if metric.direction == "higher" else 1
+
+
 def _judge_value(pair: Pair) -> Finding:
-    """A bare value: counts repeat exactly where they may block at all; a time without passes is no proof."""
-    rise = pair.after.value - pair.before.value
-    if _is_relative(pair.before):
-        rise /= pair.before.value
-    loss = {"lower": rise, "higher": -rise, "same": abs(rise)}[pair.before.direction]
-    worse = Verdict.INCONCLUSIVE if pair.before.kind == "time" else Verdict.REGRESSED
-    return _finding(
-        pair,
-        worse if loss > pair.before.tolerance else Verdict.PASS,
-        loss=Loss(loss, loss, loss, 0.0 if loss > 0 else 1.0),
-    )
-
-
-def _judge_pools(pairs: Sequence[Pair], limits: Limits) -> list[Finding]:
-    """Holm's family is one kind of metric: what all of them may falsely alarm together stays below alpha."""
-    findings = []
-    rng = np.random.default_rng(limits.seed)
-    for kind in ("quality", "cost", "count", "time"):
-        pools = _pools(pair for pair in pairs if pair.before.kind == kind)
-        losses = [_pool_loss(pool, rng, limits.confidence) for pool in pools]
-        adjusted = holm([loss.p_value for loss in losses])
-        for pool, loss, p in zip(pools, losses, adjusted, strict=True):
-            findings += _pool_findings(pool, loss, p, limits)
-    return findings
+    """A bare value: counts repeat exactly where they may block at all; one time is no proof."""
+    before, rise = pair.before, pair.after.value - pair.before.value
+    loss = abs(rise) if before.direction == "same" else _sign(before) * rise
+    if _is_relative(before) and before.value > 0:
+        loss /= before.value
+    worse = Verdict.INCONCLUSIVE if before.kind == "time" else Verdict.REGRESSED
+    verdict = worse if loss > before.tolerance else Verdict.PASS
+    return _finding(pair, verdict, loss=Loss(loss, loss, loss, 0.0 if loss > 0 else 1.0))
 
 
 def _pools(pairs: Iterable[Pair]) -> list[Pool]:
@@ -215,48 +249,52 @@ def _pools(pairs: Iterable[Pair]) -> list[Pool]:
     return pools
 
 
-def _pool_loss(pool: Pool, rng: np.random.Generator, confidence: float) -> Loss:
+def _candidate(pool: Pool, bootstrap: Bootstrap) -> Candidate:
     metric = pool.pairs[0].before
-    old, new = (_item_means(pool, [pair.values()[side] for pair in pool.pairs]) for side in (0, 1))
+    values = [pair.values() for pair in pool.pairs]
+    old, new = (_item_means(pool, [sides[side] for sides in values]) for side in (0, 1))
+    tolerance = min(pair.before.tolerance for pair in pool.pairs)
     if metric.items is None:
-        return time_loss(old, new, rng, yardsticks=_yardsticks(pool), confidence=confidence)
-    exact = all(bool(np.isin(side, (0, 1)).all()) for pair in pool.pairs for side in pair.values())
-    return paired_loss(
-        old, new, metric.direction, rng, relative=_is_relative(metric), exact=exact, confidence=confidence
-    )
+        loss = time_loss(old, new, bootstrap, tolerance=tolerance, references=_references(pool))
+    else:
+        exact = all(bool(np.isin(side, (0, 1)).all()) for sides in values for side in sides)
+        loss = paired_loss(old, new, metric.direction, bootstrap, relative=_is_relative(metric), exact=exact)
+    return Candidate(loss, tolerance, old.shape[-1], partial(_tell, pool, loss))
 
 
-def _yardsticks(pool: Pool) -> tuple[Array, Array] | None:
-    if pool.pairs[0].before.yardstick is None:
+def _references(pool: Pool) -> tuple[Array, Array] | None:
+    sides = [found for pair in pool.pairs if (found := pair.references()) is not None]
+    if not sides:
         return None
-    old = _item_means(pool, [np.asarray(pair.before.yardstick, float) for pair in pool.pairs])
-    return old, _item_means(pool, [np.asarray(pair.after.yardstick, float) for pair in pool.pairs])
+    return _item_means(pool, [old for old, _ in sides]), _item_means(pool, [new for _, new in sides])
 
 
 def _item_means(pool: Pool, values: Sequence[Array]) -> Array:
-    """One value an item: the mean over the cells of its dataset, datasets one after the other."""
+    """One value an item: the mean over the cells of its dataset, datasets one after the other.
+
+    Of times that is so in every pass that all of them have.
+    """
+    n_passes = min(len(value) for value in values) if values[0].ndim > 1 else None
     by_dataset: dict[str | None, list[Array]] = defaultdict(list)
     for pair, cell_values in zip(pool.pairs, values, strict=True):
-        by_dataset[pair.cell.dataset].append(cell_values)
-    return np.concatenate([np.mean(cells, axis=0) for cells in by_dataset.values()])
+        by_dataset[pair.cell.dataset].append(cell_values[:n_passes])
+    return np.concatenate([np.mean(cells, axis=0) for cells in by_dataset.values()], axis=-1)
 
 
-def _pool_findings(pool: Pool, loss: Loss, adjusted_p: float, limits: Limits) -> list[Finding]:
+def _tell(pool: Pool, loss: Loss, verdict: Verdict, note: str) -> list[Finding]:
     """One finding for the pool; its changed cells take the verdict of their own dataset's pool."""
-    changed = [pair for pair in pool.pairs if not pair.is_unchanged]
-    if not changed:
-        return []
-    verdict = limits.verdict(loss, adjusted_p, min(pair.before.tolerance for pair in pool.pairs))
     shown = [_finding(pair, verdict) for pair in pool.pairs]
     old, new = (float(np.mean([getattr(f, side) for f in shown])) for side in ("baseline", "current"))
-    whole = Finding(pool.label, pool.pairs[0].before.name, verdict, old, new, loss)
+    ids = tuple(pair.cell.id for pair in pool.pairs)
+    whole = Finding(pool.label, pool.pairs[0].before.name, verdict, old, new, loss, note, ids)
     spans_datasets = len({pair.cell.dataset for pair in pool.pairs}) > 1
-    cells = [] if spans_datasets else [_finding(pair, verdict, loss=loss) for pair in changed]
+    changed = [pair for pair in pool.pairs if not pair.is_unchanged]
+    cells = [] if spans_datasets else [_finding(pair, verdict, loss=loss, note=note) for pair in changed]
     return cells if len(pool.pairs) == 1 else [*cells, whole]
 
 
 def _finding(pair: Pair, verdict: Verdict, *, loss: Loss | None = None, note: str = "") -> Finding:
     old, new = pair.before.value, pair.after.value
-    if not note and pair.before.items is not None:
+    if pair.before.items and pair.after.items and pair.common and len(pair.common.before):
         old, new = (float(side.mean()) for side in pair.values())
     return Finding(pair.cell.id, pair.before.name, verdict, old, new, loss, note)

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from asd.evaluation.statistics import Loss, holm
+from asd.evaluation.statistics import Bootstrap, Loss
 from asd.measurement.records import Run
-from bench.comparison import common_items
-from bench.verdicts import Finding, Limits
+from bench.comparison import Comparison, common_items
+from bench.family import Candidate
+from bench.verdicts import Finding, Verdict
 
-__all__ = ["hull_quality", "judge_frontier"]
+__all__ = ["compare_frontiers", "hull_quality"]
 
 Array = NDArray[np.float64]
 _N_RESAMPLES = 400
@@ -44,32 +46,37 @@ class Sweep:
 
 
 def hull_quality(points: Array, costs: Array) -> Array:
-    """Height over given costs of the hull of some points (row 0 cost, row 1 quality).
+    """Height over given costs of the hull of some points: the best quality that mixing two of them can buy.
 
-    Concave, non-decreasing, through the origin.
+    Concave, non-decreasing (what is paid need not be used), through the origin.
+
+    Args:
+        points: Shape (..., 2, points): cost first, quality second.
+        costs: Shape (..., n); the result has this shape.
     """
-    hull = [(0.0, 0.0)]
-    for point in sorted((cost, quality) for cost, quality in points.T.tolist()):
-        if point[1] <= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _turns_left(hull[-2], hull[-1], point):
-            hull.pop()
-        hull.append(point)
-    return np.asarray(np.interp(costs, *np.transpose(hull)), float)
+    cost, quality = (np.pad(points[..., side, :], [(0, 0)] * (points.ndim - 2) + [(1, 0)]) for side in (0, 1))
+    at, left, right = costs[..., :, None, None], cost[..., None, :, None], cost[..., None, None, :]
+    gap = np.where(right > left, right - left, 1.0)
+    share = np.where(right > left, np.clip((at - left) / gap, 0.0, 1.0), 0.0)
+    mixed = (1 - share) * quality[..., None, :, None] + share * quality[..., None, None, :]
+    return np.asarray(np.where(left <= at, mixed, 0.0).max(axis=(-1, -2)))
 
 
-def judge_frontier(run: Run, stored: Run, limits: Limits) -> list[Finding]:
-    """One finding a lambda of every sweep, on the metric "retreat" (quality lost at equal cost)."""
-    rng = np.random.default_rng(limits.seed)
-    rows = []
+def compare_frontiers(run: Run, stored: Run, bootstrap: Bootstrap) -> Comparison:
+    """Every lambda of every sweep, on the metric "retreat" (quality lost at equal cost)."""
+    findings, candidates = [], []
     for sweep in _sweeps(run, stored):
-        losses = _retreats(sweep, rng, limits.confidence)
-        rows += [(cell_id, loss, sweep.tolerance) for cell_id, loss in zip(sweep.ids, losses, strict=True)]
-    adjusted = holm([loss.p_value for _, loss, _ in rows])
-    return [
-        Finding(cell_id, "retreat", limits.verdict(loss, p, tolerance), 0.0, loss.estimate, loss)
-        for (cell_id, loss, tolerance), p in zip(rows, adjusted, strict=True)
-    ]
+        if np.allclose(sweep.old, sweep.new, rtol=1e-9, atol=1e-12):
+            findings += [Finding(cell_id, "retreat", Verdict.PASS, 0.0, 0.0) for cell_id in sweep.ids]
+            continue
+        for cell_id, loss in zip(sweep.ids, _retreats(sweep, bootstrap), strict=True):
+            tell = partial(_tell, cell_id, loss)
+            candidates.append(Candidate(loss, sweep.tolerance, sweep.old.shape[2], tell))
+    return Comparison(findings, candidates)
+
+
+def _tell(cell_id: str, loss: Loss, verdict: Verdict, note: str) -> list[Finding]:
+    return [Finding(cell_id, "retreat", verdict, 0.0, loss.estimate, loss, note)]
 
 
 def _sweeps(run: Run, stored: Run) -> list[Sweep]:
@@ -122,27 +129,22 @@ def _quality_tolerance(stored: Run, dataset: str, policy: str) -> float:
     )
 
 
-def _retreats(sweep: Sweep, rng: np.random.Generator, confidence: float) -> list[Loss]:
+def _retreats(sweep: Sweep, bootstrap: Bootstrap) -> list[Loss]:
     """One loss a lambda, with intervals and p-values from resampling the items."""
     estimates = _retreat(sweep.old.mean(axis=2), sweep.new.mean(axis=2))
-    if np.allclose(sweep.old, sweep.new, rtol=1e-9, atol=1e-12):
-        return [Loss(0.0, 0.0, 0.0, 1.0)] * len(sweep.ids)
-    n_items = sweep.old.shape[2]
-    weights = rng.multinomial(n_items, np.full(n_items, 1 / n_items), size=_N_RESAMPLES) / n_items
-    draws = np.stack([_retreat(sweep.old @ weight, sweep.new @ weight) for weight in weights])
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    weights = bootstrap.weights(sweep.old.shape[2])[:_N_RESAMPLES]
+    old, new = (np.moveaxis(side @ weights.T, 2, 0) for side in (sweep.old, sweep.new))
+    draws = _retreat(old, new)
     noise = np.maximum(draws.std(axis=0), 1e-12)
     p_values = stats.norm.sf(estimates / noise)
-    return [Loss(*map(float, row)) for row in zip(estimates, low, high, p_values, strict=True)]
+    return [
+        Loss(float(estimate), *bootstrap.interval(of_lam), float(p))
+        for estimate, of_lam, p in zip(estimates, draws.T, p_values, strict=True)
+    ]
 
 
 def _retreat(old: Array, new: Array) -> Array:
-    """Growth of the shortfall, one number a lambda, from mean points of shape (2, lambdas)."""
-    shortfall_new = hull_quality(old, new[0]) - new[1]
-    shortfall_old = hull_quality(old, old[0]) - old[1]
+    """Growth of the shortfall, one number a lambda, from mean points of shape (..., 2, lambdas)."""
+    shortfall_new = hull_quality(old, new[..., 0, :]) - new[..., 1, :]
+    shortfall_old = hull_quality(old, old[..., 0, :]) - old[..., 1, :]
     return np.asarray(shortfall_new - shortfall_old, float)
-
-
-def _turns_left(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
-    """`b` lies on or below the line from `a` to `c`."""
-    return (b[0] - a[0]) * (c[1] - a[1]) >= (b[1] - a[1]) * (c[0] - a[0])

@@ -4,9 +4,11 @@ Three questions, in this order of blame:
 
 1. Is everything there? Every measurement of the baseline that the options ask for must have been made:
    a skipped suite, a renamed id, a vanished metric is MISSING. A run that selected tests by hand is PARTIAL.
-2. Is it good enough? `targets` of the baseline are absolute: BELOW_TARGET whatever the baseline's own value.
-   Targets without a hardware key hold anywhere, the others on their own.
-3. Is it worse than it was? `comparison` and `frontier`, where the hardware allows a comparison.
+2. Is it good enough? `targets` of the baseline are absolute: BELOW_TARGET whatever the baseline's own value,
+   if the whole interval of the value lies beyond; INCONCLUSIVE if the line lies within. Targets without a
+   hardware key hold anywhere, the others on their own; all hold for the very items they were stated for.
+3. Is it worse than it was? `comparison` and `frontier`, where the hardware allows a comparison; what has to
+   be proved is proved beside everything else (`family`).
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from dataclasses import dataclass, field
 
 from asd.engines.revisions import same_revision
 from asd.measurement.records import Cell, Environment, Metric, Run
-from bench.comparison import compare
-from bench.frontier import judge_frontier
-from bench.store import Baseline, Target
-from bench.verdicts import Finding, Limits, Report, Verdict
+from bench.comparison import compare, same_items
+from bench.family import Limits, decide
+from bench.frontier import compare_frontiers
+from bench.retired import is_retired
+from bench.store import Baseline
+from bench.verdicts import Finding, Report, Verdict
 
 __all__ = ["Options", "judge"]
 
@@ -57,11 +61,15 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
         return Report((Finding("run", "", Verdict.CANNOT_JUDGE, note=note),), (), options.strict)
     stored = baseline.run
     same_sweep = {cell.lam for cell in stored.cells if cell.lam is not None} <= set(options.lams)
+    bootstrap = options.limits.bootstrap
+    compared = compare(run, stored, bootstrap, same_sweep=same_sweep)
+    frontiers = compare_frontiers(run, stored, bootstrap)
     findings = [
-        *_completeness(run, stored, options),
+        *_completeness(run, stored, options, same_sweep=same_sweep),
         *_target_findings(run, baseline, options),
-        *compare(run, stored, options.limits, same_sweep=same_sweep),
-        *judge_frontier(run, stored, options.limits),
+        *compared.findings,
+        *frontiers.findings,
+        *decide([*compared.candidates, *frontiers.candidates], options.limits),
         *_moved_models(run, stored),
     ]
     if options.partial:
@@ -72,17 +80,17 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
     return Report(tuple(findings), tuple(_differences(run, stored)), options.strict)
 
 
-def _completeness(run: Run, stored: Run, options: Options) -> Iterator[Finding]:
+def _completeness(run: Run, stored: Run, options: Options, *, same_sweep: bool) -> Iterator[Finding]:
     """MISSING: expected and not measured. NEW: measured and unknown to the baseline."""
     measured, known = _metrics(run), _metrics(stored)
-    cells = {cell.id for cell in run.cells}
-    same_engine = run.header.hardware.engine == stored.header.hardware.engine
+    summed_alike = same_sweep and same_items(run, stored, None)
     for (cell_id, name), (cell, metric) in known.items():
-        if (cell_id, name) in measured or not options.asks_for(cell):
+        if (cell_id, name) in measured or not options.asks_for(cell) or _is_excused(run, stored, cell, name):
             continue
-        if cell.suite == "rivals" and not same_engine:  # another engine has other rivals, or none
-            continue
-        if options.limited and (note := _too_few(metric, measured_cell=cell_id in cells)):
+        if cell.dataset is None and not summed_alike:
+            note = "it sums up another sweep than the baseline's"
+            yield Finding(cell_id, name, Verdict.CANNOT_JUDGE, metric.value, note=note)
+        elif note := _too_few(run, cell_id, metric, limited=options.limited):
             yield Finding(cell_id, name, Verdict.CANNOT_JUDGE, metric.value, note=note)
         elif not options.partial:
             yield Finding(cell_id, name, Verdict.MISSING, metric.value, note="in the baseline, not measured")
@@ -91,26 +99,39 @@ def _completeness(run: Run, stored: Run, options: Options) -> Iterator[Finding]:
             yield Finding(cell_id, name, Verdict.NEW, None, metric.value, note="not in the baseline")
 
 
-def _too_few(metric: Metric, *, measured_cell: bool) -> str:
-    """Why a metric may be absent where --limit left fewer items; empty if it may not."""
-    if metric.needs:
-        return f"needs {metric.needs} samples, which --limit does not give"
-    return "nothing of the kind happened on the items that --limit left" if measured_cell else ""
+def _is_excused(run: Run, stored: Run, cell: Cell, metric: str) -> bool:
+    """Nobody measures it any more, or this engine has no such rival."""
+    same_engine = run.header.hardware.engine == stored.header.hardware.engine
+    return is_retired(cell.id, metric) or (cell.suite == "rivals" and not same_engine)
+
+
+def _too_few(run: Run, cell_id: str, metric: Metric, *, limited: bool) -> str:
+    """Why a metric may be absent where there are fewer items; empty if it may not."""
+    cell = next((cell for cell in run.cells if cell.id == cell_id), None)
+    if cell is None:
+        return ""
+    n_timed = max((len(m.samples[0]) for m in cell.metrics if m.samples), default=0)
+    if metric.needs > n_timed:
+        return f"needs {metric.needs} items, and {n_timed} were timed"
+    return "nothing of the kind happened on the items that --limit left" if limited else ""
 
 
 def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator[Finding]:
-    """One finding for every target that holds on this machine and is missed, or whose metric is absent."""
+    """One finding for every target that holds on this machine and is not surely met, or not measured."""
     measured, known = _metrics(run), _metrics(baseline.run)
     for target in baseline.targets:
-        if target.hardware not in (None, run.header.hardware.slug):
-            continue
         where = target.cell, target.metric
+        if target.hardware not in (None, run.header.hardware.slug) or is_retired(*where):
+            continue
         if where in measured:
-            value = measured[where][1].value
-            if not target.is_met_by(value):
-                yield Finding(*where, Verdict.BELOW_TARGET, current=value, note=_wanted(target))
+            cell, metric = measured[where]
+            verdict, note = target.verdict(metric), str(target)
+            if not same_items(run, baseline.run, cell.dataset):
+                verdict, note = Verdict.CANNOT_JUDGE, "a target is for the items that it was stated for"
+            if verdict is not Verdict.PASS:
+                yield Finding(*where, verdict, current=metric.value, note=note)
         elif where not in known and not options.partial:
-            yield Finding(*where, Verdict.MISSING, note=f"{_wanted(target)}, but nothing measures it")
+            yield Finding(*where, Verdict.MISSING, note=f"{target}, but nothing measures it")
 
 
 def _moved_models(run: Run, stored: Run) -> Iterator[Finding]:
@@ -138,12 +159,6 @@ def _is_commit(revision: str) -> bool:
 
 def _metrics(run: Run) -> dict[tuple[str, str], tuple[Cell, Metric]]:
     return {(cell.id, metric.name): (cell, metric) for cell in run.cells for metric in cell.metrics}
-
-
-def _wanted(target: Target) -> str:
-    bounds = {"at least": target.least, "at most": target.most}
-    wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-    return f"target: {wanted}" + (f" ({target.reason})" if target.reason else "")
 
 
 def _differences(run: Run, stored: Run) -> Iterator[str]:

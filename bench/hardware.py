@@ -18,36 +18,35 @@ calls cost is latency, which the column of the first visible token shows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asd.engines import Engine, alone
 from asd.engines.batches import in_batches
-from asd.engines.timing import time_calls
+from asd.engines.timing import take_turns
 from asd.evaluation.live import Timed, unit_size
 from asd.evaluation.replay import calls
-from asd.measurement.timing import interleave, warm_up
+from asd.measurement.timing import Turns, warm_up
 from asd.policies import FixedStage, Lossless, Oracle, Policy
 from asd.types import Completion, Query
+from bench.headline import live_of, live_turns, side_by_side
 from bench.memory import cache_mib, weights_mib
 from bench.session import Session, Setting
 
-__all__ = ["ALL_MEMORY", "Footprint", "first_visible_s", "footprints", "larger_call"]
+__all__ = ["ALL_MEMORY", "Footprint", "contenders", "first_visible_s", "footprint", "larger_call", "turns"]
 
 Array = NDArray[np.float64]
 
-ALL_MEMORY = "all-memory"
-"""Name of the largest stage alone on the memory of the whole ladder."""
+ALL_MEMORY, USUAL = "all-memory", "usual"
+"""Names of the largest stage alone on the memory of the whole ladder, and in calls of the usual size."""
 
-N_FIRST, N_PASSES = 6, 3
-"""Calls of each dataset whose first token is timed, and how often."""
-
-N_PASSES_ON_ALL = 2
-"""Walks of the largest stage alone over all timed items, on all the memory and on the usual one."""
+N_FIRST = 6
+"""Calls of each dataset whose first token is timed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +79,28 @@ class Footprint:
         return float(np.median(self.seconds.sum(axis=1))) * self.n_devices / self.n_queries
 
 
-def footprints(session: Session) -> list[Footprint]:
+def contenders(session: Session) -> list[str]:
     """The largest stage alone, every named setting, and the largest stage on all the memory."""
-    largest: Setting = (f"always-{session.matrix.ladder.stages[-1].name}", None)
-    first = _first_token_s(session)
-    found = [
-        _footprint(session, name, setting, first)
-        for name, setting in {largest[0]: largest, **session.settings}.items()
-    ]
-    batch = larger_call(session)
-    return found if batch is None else [*found, _on_all_memory(session, batch, largest[0])]
+    names = [session.largest[0], *session.settings]
+    return names if larger_call(session) is None else [*names, ALL_MEMORY]
 
 
-def _footprint(session: Session, name: str, setting: Setting, first: Mapping[str, float]) -> Footprint:
-    datasets = session.matrix.datasets
-    timed = [session.live(dataset).timed[setting] for dataset in datasets]
-    asked = _asked(session, setting)
+def turns(session: Session, name: str) -> list[Turns[Any, Any]]:
+    """What the seconds of a contender are made of."""
+    return [_on_all_memory(session)] if name == ALL_MEMORY else live_turns(session)
+
+
+def footprint(session: Session, name: str) -> Footprint:
+    """What one contender takes, as far as it has been timed."""
+    if name == ALL_MEMORY:
+        return _of_all_memory(session)
+    setting = session.settings.get(name, session.largest)
+    timed = live_of(session, setting)
+    asked, first = _asked(session, setting), _first_token_s(session)
     return Footprint(
         name=name,
-        seconds=np.concatenate([one.seconds for one in timed], axis=1),
-        largest=np.concatenate([one.largest for one in timed], axis=1),
+        seconds=side_by_side([one.seconds for one in timed]),
+        largest=side_by_side([one.largest for one in timed]),
         n_queries=sum(len(one.completions) for one in timed),
         n_devices=_devices(session, asked),
         first_visible_s=np.array([seconds for one in timed for seconds in _visible(one, first)]),
@@ -159,8 +160,9 @@ def _first_token_s(session: Session) -> dict[str, float]:
         for start in range(0, min(len(queries), N_FIRST * size), size)
     ]
     answering = {name: engine.generate for name, engine in engines.items()}
-    timings = time_calls(answering, engines, units, N_PASSES, session.clock)
-    return {name: float(np.median(seconds.min(axis=0))) for name, seconds in timings.seconds.items()}
+    make = partial(take_turns, answering, engines, units, session.clock)
+    seconds = session.timings("first token", make).seconds
+    return {name: float(np.median(of_stage.min(axis=0))) for name, of_stage in seconds.items()}
 
 
 def _timed_queries(session: Session, dataset: str) -> list[Query]:
@@ -182,38 +184,53 @@ def larger_call(session: Session) -> int | None:
     return None if freed is None or room is None else matrix.batch + math.floor(freed / room)
 
 
-def _on_all_memory(session: Session, batch: int, largest: str) -> Footprint:
-    """The largest stage, calls of the usual size and larger ones taking turns on the same waiting queries."""
-    engine = alone(session.engines[session.matrix.ladder.stages[-1].name])
+def _waiting(session: Session, batch: int) -> list[list[Query]]:
+    """All timed queries, in units of four of these calls."""
     size = unit_size(batch)
-    units = [
+    return [
         queries[start : start + size]
         for queries in map(partial(_timed_queries, session), session.matrix.datasets)
         for start in range(0, len(queries), size)
     ]
-    run = {
-        name: partial(_answer_all, engine, size)
-        for name, size in ((largest, session.matrix.batch), (ALL_MEMORY, batch))
-    }
-    warm_up(partial(engine.generate, units[0][:batch]), synchronise=engine.synchronise, clock=session.clock)
-    timings = interleave(run, units, N_PASSES_ON_ALL, synchronise=engine.synchronise, clock=session.clock)
+
+
+def _on_all_memory(session: Session) -> Turns[list[Query], int]:
+    """The largest stage, calls of the usual size and larger ones taking turns on the same waiting queries."""
+    engine, batch = alone(session.engines[session.matrix.ladder.stages[-1].name]), larger_call(session)
+    assert batch is not None
+    units = _waiting(session, batch)
+
+    def make() -> Turns[list[Query], int]:
+        run = {
+            name: partial(_answer_all, engine, size)
+            for name, size in ((USUAL, session.matrix.batch), (ALL_MEMORY, batch))
+        }
+        warm_up(
+            partial(engine.generate, units[0][:batch]), synchronise=engine.synchronise, clock=session.clock
+        )
+        return Turns(run, units, synchronise=engine.synchronise, clock=session.clock)
+
+    return session.turns(ALL_MEMORY, make)
+
+
+def _of_all_memory(session: Session) -> Footprint:
+    engine, batch = alone(session.engines[session.matrix.ladder.stages[-1].name]), larger_call(session)
+    assert batch is not None
+    units = _waiting(session, batch)
+    short = [[replace(query, max_new_tokens=1) for query in unit[:batch]] for unit in units]
+    make = partial(take_turns, {"first": engine.generate}, {"first": engine}, short, session.clock)
+    first = session.timings(f"first token, {ALL_MEMORY}", make).seconds["first"]
+    seconds = _on_all_memory(session).timings.seconds
     return Footprint(
         name=ALL_MEMORY,
-        seconds=timings.seconds[ALL_MEMORY],
-        largest=timings.seconds[largest],
+        seconds=seconds[ALL_MEMORY],
+        largest=seconds[USUAL],
         n_queries=sum(map(len, units)),
         n_devices=_devices(session, {engine.stage_name}),
-        first_visible_s=_first_of(engine, units, batch, session.clock),
+        first_visible_s=np.asarray(first.min(axis=0)),
         memory_mib=_memory(session, {engine.stage_name}),
         batch=batch,
     )
-
-
-def _first_of(engine: Engine, units: Sequence[list[Query]], batch: int, clock: Callable[[], float]) -> Array:
-    """Seconds of larger calls that decode one token, one a dataset."""
-    short = [[replace(query, max_new_tokens=1) for query in unit[:batch]] for unit in units]
-    timings = time_calls({"first": engine.generate}, {"first": engine}, short, N_PASSES, clock)
-    return np.asarray(timings.seconds["first"].min(axis=0))
 
 
 def _answer_all(engine: Engine, batch: int, queries: Sequence[Query]) -> int:

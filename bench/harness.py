@@ -19,11 +19,12 @@ import pytest
 from asd.errors import AsdError, ConfigError, StorageError
 from asd.measurement.environment import accelerators
 from asd.measurement.files import check_writable, write_atomically, write_record
-from asd.measurement.records import Cell, Run
+from asd.measurement.records import Run
 from asd.workloads.catalogue import HUB
 from bench.gate import Options, judge
 from bench.itemlog import write_items
-from bench.matrix import Matrix, build_matrix
+from bench.matrix import MOST_PASSES, N_PASSES, Matrix, build_matrix
+from bench.measurements import Measurements
 from bench.plan import describe_plan
 from bench.recorded import REPLAY
 from bench.requirements import cannot_run
@@ -76,7 +77,7 @@ class Harness:
         if not option("plan") and not option("collectonly"):
             self._check_files()
         self.session: Session | None = None
-        self.cells: list[Cell] = []
+        self.measurements = Measurements()
         self.selected: list[str] = []
         self.n_deselected = 0
         self.text = ""
@@ -150,7 +151,8 @@ class Harness:
     def start(self, scratch: pytest.TempPathFactory) -> Session:
         """The run that all suites read, with every stage's answers; what ends it is told in one line."""
         traces = self._path("traces") or scratch.mktemp("outcomes") / "traces.jsonl"
-        session = Session(self.matrix, traces)
+        n_passes = MOST_PASSES if self.config.getoption("record_baseline") else N_PASSES
+        session = Session(self.matrix, traces, n_passes=n_passes)
         try:
             session.check()
             assert session.outcomes
@@ -215,17 +217,19 @@ class Harness:
         session.exitstatus = exitstatus or code
 
     def _conclude(self, *, failed: bool) -> int:
-        session = self.session or Session(self.matrix, self._path("traces") or Path())
-        run = Run(header=session.header(), datasets=session.datasets(), cells=tuple(self.cells))
-        unwritten = self._write_data(run)
         if self.config.getoption("record_baseline"):
-            self.text, code = self._record(run, failed=failed), 0
+            run = self._run()
+            unwritten, code = self._write_data(run), 0
+            self.text = self._record(run, failed=failed)
         else:
-            report = self._judge(run)
-            code = report.exit_code
-            unwritten += self._write_report(run, report)
+            unwritten, code = self._judge(patient=not failed)
         self.text = "\n".join([*unwritten, self.text])
         return code or (CANNOT_RUN if unwritten else 0)
+
+    def _run(self) -> Run:
+        """What has been measured so far."""
+        session = self.session or Session(self.matrix, self._path("traces") or Path())
+        return Run(header=session.header(), datasets=session.datasets(), cells=self.measurements.cells)
 
     def _write_data(self, run: Run) -> list[str]:
         """Write what was measured, whatever it is worth; returns what could not be written."""
@@ -237,26 +241,46 @@ class Harness:
             problems += _tried(lambda: write_record(record, run))
         return problems
 
-    def _write_report(self, run: Run, report: Report) -> list[str]:
-        path = self._path("markdown_out")
-        return _tried(lambda: write_atomically(path, render_markdown(run, report))) if path else []
-
     def _record(self, run: Run, *, failed: bool) -> str:
         if failed:
             return "gate: no baseline was recorded, because tests failed"
-        return f"baseline recorded: {record_baseline(self._baselines, run, self.config.getoption('reason'))}"
+        recorded = record_baseline(self._baselines, run, self.config.getoption("reason"))
+        return "\n".join([*recorded.moved, f"baseline recorded: {recorded.path}"])
 
-    def _judge(self, run: Run) -> Report:
-        options = Options(
+    def _judge(self, *, patient: bool) -> tuple[list[str], int]:
+        """Files that could not be written, and the exit code.
+
+        Under --strict what is undecided is timed further, up to as many passes as the baseline holds.
+        """
+        run, baseline = self._run(), self._baseline()
+        unwritten = self._write_data(run)
+        report = judge(run, baseline, self._options)
+        at_most = min(MOST_PASSES, 0 if baseline is None else baseline.run.n_passes)
+        while patient and report.strict and self._walk_on(report, at_most):
+            run = self._run()
+            unwritten = self._write_data(run)
+            report = judge(run, baseline, self._options)
+        self.text = render(run, report, verbose=self.config.getoption("verbose", 0) > 0)
+        if path := self._path("markdown_out"):
+            unwritten += _tried(lambda: write_atomically(path, render_markdown(run, report)))
+        return unwritten, report.exit_code
+
+    def _walk_on(self, report: Report, at_most: int) -> bool:
+        undecided = report.undecided
+        walked = self.measurements.walk_on(undecided, N_PASSES, at_most)
+        if walked and (terminal := self.config.pluginmanager.get_plugin("terminalreporter")):
+            terminal.write_line(f"{len(undecided)} cells were undecided: {N_PASSES} further passes were made")
+        return walked
+
+    @property
+    def _options(self) -> Options:
+        return Options(
             lams=self.matrix.lams,
             datasets=self.matrix.datasets,
             limited=self.matrix.limited,
             partial=self.partial,
             strict=bool(self.config.getini("strict")),
         )
-        report = judge(run, self._baseline(), options)
-        self.text = render(run, report, verbose=self.config.getoption("verbose", 0) > 0)
-        return report
 
     @pytest.hookimpl(wrapper=True)
     def pytest_terminal_summary(self, terminalreporter: Any) -> Iterator[None]:

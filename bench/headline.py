@@ -4,98 +4,87 @@ The named settings over all datasets: the adaptive policy at the lambda that kep
 stage's quality on the fitting rows, out of fold; "lossless", the largest stage's own answers drafted by
 smaller stages; and the oracle, with foresight the cheapest stage that is right, which is no upper bound where
 drafts are reused. Quality and cost are told on all items of this run, none of which chose anything; the
-speed-up is that of the live passes. Beside them stands what the ladder was planned for (`asd.tiny.bound`),
-with this run's accuracies and acceptance.
+speed-up is that of the live passes.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asd.errors import DataError
-from asd.evaluation.replay import SHARES, Replay
-from asd.tiny.bound import Plan, speed_up
-from asd.types import pair_name
+from asd.evaluation.live import Timed
+from asd.evaluation.replay import Replay
+from asd.measurement.timing import Turns
 from bench.session import Session, Setting
 
-__all__ = ["Headline", "headlines", "planned_speed_ups"]
+__all__ = ["Headline", "headline", "live_of", "live_turns", "side_by_side"]
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """One setting over all datasets; seconds have shape (passes, units of all datasets).
+    """One setting over all datasets.
 
-    `agreement` is the share of live answers, and of the ways to them, that equal the replayed ones: of the
-    lossless setting, answers that equal the largest stage's own.
+    Attributes:
+        name: Of the setting.
+        seconds: Of the live passes, shape (passes, units of all datasets).
+        largest: Of the largest stage alone, likewise.
+        quality: Of every item of all datasets.
+        reference: What the largest stage's answers are worth, likewise.
+        costs: Likewise, in runs of the largest stage.
+        timed: The live answers, by dataset.
     """
 
     name: str
     seconds: Array
     largest: Array
-    relative_quality: float
-    cost: float
-    agreement: float
+    quality: Array
+    reference: Array
+    costs: Array
+    timed: tuple[Timed, ...]
 
 
-def headlines(session: Session) -> list[Headline]:
-    """One a named setting."""
-    return [_headline(session, name, setting) for name, setting in session.settings.items()]
-
-
-def planned_speed_ups(session: Session) -> dict[float, float]:
-    """By share of the largest stage's quality, what the embedded ladder's planning model allows.
-
-    The model knows three stages of one trunk that grow more accurate, whose costs follow their layers; for
-    any other ladder it says nothing.
-    """
-    if session.matrix.ladder.name != "tiny":
-        return {}
-    stages = session.matrix.ladder.stages
-    small, middle, large = (
-        pooled(_everywhere(session, (f"always-{stage.name}", None)), lambda replay: replay.quality)
-        for stage in stages
-    )
-    configs = [json.loads((Path(stage.model) / "config.json").read_text()) for stage in stages]
-    n_layers = [config["num_hidden_layers"] for config in configs]
-    pair = pair_name(stages[0].name, stages[-1].name)
-    reads = [v for outcomes in session.outcomes.values() for v in outcomes.verifications(pair)]
-    n_read = sum(len(v.tokens) for v in reads)
-    accepted = sum(v.n_accepted for v in reads) / n_read if n_read else 0.0
-    middle = max(small, middle)  # the model's stages grow more accurate
-    accuracy = (small, middle, max(middle, large))
-    plan = Plan((n_layers[0], n_layers[1], n_layers[2]), accuracy, accepted=accepted)
-    return {share: speed_up(plan, share) for share in SHARES}
-
-
-def _headline(session: Session, name: str, setting: Setting) -> Headline:
-    timed = [session.live(dataset).timed[setting] for dataset in session.matrix.datasets]
+def headline(session: Session, name: str) -> Headline:
+    """One named setting, as far as it has been timed."""
+    setting = session.settings[name]
+    timed = live_of(session, setting)
     replays = _everywhere(session, setting)
-    largest = _everywhere(session, (f"always-{session.matrix.ladder.stages[-1].name}", None))
-    reference = pooled(largest, lambda replay: replay.quality)
-    if reference == 0:
-        raise DataError("the largest stage answers nothing right, so no quality is relative to it")
+    largest = _everywhere(session, session.largest)
     return Headline(
         name=name,
-        seconds=np.concatenate([one.seconds for one in timed], axis=1),
-        largest=np.concatenate([one.largest for one in timed], axis=1),
-        relative_quality=pooled(replays, lambda replay: replay.quality) / reference,
-        cost=pooled(replays, lambda replay: replay.cost),
-        agreement=float(np.mean([one.agreement for one in timed])),
+        seconds=side_by_side([one.seconds for one in timed]),
+        largest=side_by_side([one.largest for one in timed]),
+        quality=_pooled(replays, lambda replay: replay.quality),
+        reference=_pooled(largest, lambda replay: replay.quality),
+        costs=_pooled(replays, lambda replay: replay.cost),
+        timed=timed,
     )
 
 
-def _everywhere(session: Session, setting: Setting) -> Sequence[Replay]:
+def live_of(session: Session, setting: Setting) -> tuple[Timed, ...]:
+    """The live passes of a setting, by dataset."""
+    return tuple(session.live(dataset).timed[setting] for dataset in session.matrix.datasets)
+
+
+def live_turns(session: Session) -> list[Turns[Any, Any]]:
+    """What a number over all datasets is made of."""
+    return [session.live(dataset).turns for dataset in session.matrix.datasets]
+
+
+def side_by_side(parts: Sequence[Array]) -> Array:
+    """Seconds of several datasets, shape (passes, units of all): the passes that all of them have made."""
+    n_passes = min(len(part) for part in parts)
+    return np.concatenate([part[:n_passes] for part in parts], axis=1)
+
+
+def _everywhere(session: Session, setting: Setting) -> list[Replay]:
     return [session.replay(dataset, *setting) for dataset in session.matrix.datasets]
 
 
-def pooled(replays: Sequence[Replay], per_item: Callable[[Replay], Array]) -> float:
-    """Mean over the items of all datasets."""
-    return float(np.concatenate([per_item(replay) for replay in replays]).mean())
+def _pooled(replays: Sequence[Replay], per_item: Callable[[Replay], Array]) -> Array:
+    return np.concatenate([per_item(replay) for replay in replays])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tabulate import tabulate
-
 from asd.engines.revisions import local_directory
 from asd.errors import EngineError
 from asd.ladder import Stage
 from asd.types import Usage
 from bench.matrix import N_PASSES, Matrix
+from bench.tables import table
 
 __all__ = ["describe_plan", "estimate_minutes"]
 
@@ -20,9 +19,9 @@ GIB = 1 << 30
 
 def describe_plan(matrix: Matrix, test_ids: Sequence[str]) -> str:
     """The plan as text."""
-    stages = tabulate(
+    stages = table(
+        ("stage", "model", "dtype", "placement", "weights"),
         [(s.name, s.model, s.dtype, _placement(matrix, s), _memory(s)) for s in matrix.ladder.stages],
-        headers=("stage", "model", "dtype", "placement", "weights"),
     )
     return "\n".join(
         [

@@ -16,8 +16,8 @@ import pytest
 from bench.requirements import cannot_run, what_is_missing
 
 if TYPE_CHECKING:
-    from asd.measurement.records import Cell
     from bench.harness import Harness
+    from bench.measurements import Record
     from bench.session import Session
 
 _NAME = "asd-harness"
@@ -91,9 +91,9 @@ def session(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def record(pytestconfig: pytest.Config) -> Callable[[Cell], None]:
+def record(pytestconfig: pytest.Config) -> Record:
     """Puts a cell into the record of the run."""
-    return _harness(pytestconfig).cells.append
+    return _harness(pytestconfig).measurements.add
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import torch
 from asd.engines.hf.engine import TransformersEngine
 from asd.engines.hf.speculation import SpeculativeEngine
 from asd.engines.prompts import encode
-from asd.measurement.timing import Clock, Timings, interleave, warm_up
+from asd.measurement.timing import Clock, Turns, warm_up
 from asd.types import Query
 
-__all__ = ["ASSISTED", "OWN", "PLAIN", "SPECULATIVE", "time_rivals"]
+__all__ = ["ASSISTED", "OWN", "PLAIN", "SPECULATIVE", "rival_turns"]
 
 OWN = "own loop"
 SPECULATIVE = "own speculation"
@@ -28,24 +28,20 @@ PLAIN = "generate()"
 ASSISTED = "generate(assistant_model)"
 
 
-def time_rivals(
+def rival_turns(
     engine: SpeculativeEngine,
     queries: Sequence[Query],
-    n_passes: int = 3,
     clock: Clock = time.perf_counter,
-    n_spare: int = 0,
-) -> Timings[str]:
-    """Seconds of every way on every query, shape (passes, queries), and the texts of the last pass.
+) -> Turns[Query, str]:
+    """Every way on every query, warmed up and ready to take turns; results are texts.
 
     Args:
         engine: Drafter, verifier and block length; `generate()` chooses its own block length.
         queries: Answered one at a time.
-        n_passes: How often every way answers every query.
         clock: Reads seconds.
-        n_spare: Further passes at most, where the machine is not calm (`asd.measurement.timing.interleave`).
 
     Raises:
-        ValueError: No query or no pass.
+        ValueError: No query.
         EngineError: As `SpeculativeEngine.load`.
     """
     engine.load()
@@ -57,7 +53,7 @@ def time_rivals(
     }
     for arm in arms.values():
         warm_up(partial(arm, queries[0]), synchronise=engine.synchronise, clock=clock)
-    return interleave(arms, queries, n_passes, n_spare=n_spare, synchronise=engine.synchronise, clock=clock)
+    return Turns(arms, queries, synchronise=engine.synchronise, clock=clock)
 
 
 def _generate(engine: TransformersEngine, query: Query, assistant: TransformersEngine | None = None) -> str:

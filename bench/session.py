@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from asd.collect import collect, header_for, read_collected
 from asd.engines import Engine
@@ -26,7 +27,7 @@ from asd.evaluation.live import Live, run_live
 from asd.evaluation.replay import SHARES, Outcomes, Replay, contenders
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
-from asd.measurement.timing import Clock
+from asd.measurement.timing import Clock, Timings, Turns
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.artifact import load as load_policy
 from asd.questions import read_questions
@@ -54,6 +55,7 @@ class Session:
         data: Trace file that keeps the outcomes; what it holds already is not answered again.
         open_stages: Makes the engines; default: those of the matrix's engine.
         clock: Reads seconds.
+        n_passes: Over everything that is timed.
     """
 
     def __init__(
@@ -62,13 +64,15 @@ class Session:
         data: Path,
         open_stages: Callable[[Matrix], dict[str, Engine]] | None = None,
         clock: Clock = time.perf_counter,
+        n_passes: int = N_PASSES,
     ) -> None:
         self.matrix = matrix
         self._data = data
         self._open_stages = open_stages or _open_stages
-        self.clock = clock
+        self.clock, self.n_passes = clock, n_passes
         self._replays: dict[str, list[Replay]] = {}
         self._live: dict[str, Live] = {}
+        self._turns: dict[str, Turns[Any, Any]] = {}
 
     @cached_property
     def policy(self) -> PolicyArtifact:
@@ -153,6 +157,11 @@ class Session:
         wanted = (policy, lam)
         return next(r for r in self.replays(dataset) if (r.contender.name, r.contender.lam) == wanted)
 
+    @property
+    def largest(self) -> Setting:
+        """The largest stage alone, which everything is compared with."""
+        return f"always-{self.matrix.ladder.stages[-1].name}", None
+
     @cached_property
     def settings(self) -> dict[str, Setting]:
         """The named settings, one for all datasets: what they are called and whose replays they are."""
@@ -166,9 +175,8 @@ class Session:
     def live(self, dataset: str) -> Live:
         """The live passes over one dataset."""
         if dataset not in self._live:
-            largest = f"always-{self.matrix.ladder.stages[-1].name}"
             swept = [("optimal", lam) for lam in self.matrix.lams]
-            wanted = dict.fromkeys([(largest, None), *self.settings.values(), *swept])
+            wanted = dict.fromkeys([self.largest, *self.settings.values(), *swept])
             arms = [self.replay(dataset, *setting) for setting in wanted]
             items = range(min(self.matrix.n_timed, len(self.outcomes[dataset].traces)))
             self._live[dataset] = run_live(
@@ -177,10 +185,22 @@ class Session:
                 arms,
                 items,
                 batch=self.matrix.batch,
-                n_passes=N_PASSES,
+                n_passes=self.n_passes,
                 clock=self.clock,
             )
         return self._live[dataset]
+
+    def turns(self, name: str, make: Callable[[], Turns[Any, Any]]) -> Turns[Any, Any]:
+        """What takes turns under this name: made, and walked `n_passes` times, when first asked for."""
+        if name not in self._turns:
+            made = make()
+            made.walk(self.n_passes)
+            self._turns[name] = made
+        return self._turns[name]
+
+    def timings(self, name: str, make: Callable[[], Turns[Any, Any]]) -> Timings[Any]:
+        """What its passes have seen so far."""
+        return self.turns(name, make).timings
 
     def header(self) -> Header:
         """Who, where and when, for the record; models are read for their revision, not loaded."""

@@ -3,19 +3,39 @@
     baselines/<hardware key>/<ladder>.json
 
 Written by one command that wants a reason. Targets are written by hand into the file and survive a new
-recording. The border: this module finds, reads and writes; `gate` judges.
+recording; one that the recorded value does not stand clear of is moved away from it, and says so. This module
+finds, reads and writes; `gate` judges.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
+
+import msgspec
 
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
-from asd.measurement.records import SCHEMA_VERSION, HardwareKey, Record, Run
+from asd.measurement.records import SCHEMA_VERSION, HardwareKey, Metric, Record, Run
+from bench.retired import is_retired
+from bench.verdicts import Verdict
 
-__all__ = ["Baseline", "Target", "baseline_path", "find_baseline", "pinned_by", "record_baseline"]
+__all__ = [
+    "Baseline",
+    "Recorded",
+    "Target",
+    "baseline_path",
+    "find_baseline",
+    "pinned_by",
+    "read_baseline",
+    "record_baseline",
+]
+
+CLEAR = 2.0
+"""Half-widths of its interval that a value must stand clear of its targets by when it is recorded."""
 
 
 class Target(Record, frozen=True, kw_only=True):
@@ -37,9 +57,44 @@ class Target(Record, frozen=True, kw_only=True):
         if not bounds or not all(math.isfinite(bound) for bound in bounds):
             raise DataError(f"target {self.metric} of {self.cell}: give least or most, a finite number")
 
-    def is_met_by(self, value: float) -> bool:
-        """The value lies within the limits, bounds included."""
-        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+    def verdict(self, metric: Metric) -> Verdict:
+        """PASS: the whole interval lies within the limits, bounds included. BELOW_TARGET: none of it does."""
+        low, high = metric.interval or (metric.value, metric.value)
+        if (self.least is not None and high < self.least) or (self.most is not None and low > self.most):
+            return Verdict.BELOW_TARGET
+        met = (self.least is None or low >= self.least) and (self.most is None or high <= self.most)
+        return Verdict.PASS if met else Verdict.INCONCLUSIVE
+
+    def clear_of(self, metric: Metric) -> Self:
+        """The target as strict as a value allows: `CLEAR` half-widths of its interval away from it.
+
+        A line nearer than that would be crossed by the luck of a rerun.
+        """
+        low, high = metric.interval or (metric.value, metric.value)
+        margin = CLEAR * (high - low) / 2
+        least = None if self.least is None else min(self.least, _rounded(metric.value - margin, math.floor))
+        most = None if self.most is None else max(self.most, _rounded(metric.value + margin, math.ceil))
+        if (least, most) == (self.least, self.most):
+            return self
+        reason = f"{self.reason}; " if self.reason else ""
+        reason += f"moved from {_bounds(self)} to stand clear of {metric.value:.4g} when that was recorded"
+        return msgspec.structs.replace(self, least=least, most=most, reason=reason)
+
+    def __str__(self) -> str:
+        return f"target: {_bounds(self)}" + (f" ({self.reason})" if self.reason else "")
+
+
+def _bounds(target: Target) -> str:
+    bounds = {"at least": target.least, "at most": target.most}
+    return " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
+
+
+def _rounded(bound: float, towards: Callable[[float], int]) -> float:
+    """To three digits, away from the value."""
+    if bound == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(bound))) - 2)
+    return float(f"{towards(bound / unit) * unit:.3g}")
 
 
 class Baseline(Record, frozen=True, kw_only=True):
@@ -71,8 +126,8 @@ def find_baseline(directory: Path, key: HardwareKey, ladder: str) -> Baseline | 
     """
     exact = baseline_path(directory, key, ladder)
     if exact.exists():
-        return read_record(exact, Baseline)
-    others = [read_record(path, Baseline) for path in sorted(directory.glob(f"*/{ladder}.json"))]
+        return read_baseline(exact)
+    others = [read_baseline(path) for path in sorted(directory.glob(f"*/{ladder}.json"))]
     return max(
         (other for other in others if other.run.header.hardware.batch == key.batch),
         key=lambda other: (other.run.header.hardware.computes_like(key), other.run.header.created),
@@ -80,8 +135,28 @@ def find_baseline(directory: Path, key: HardwareKey, ladder: str) -> Baseline | 
     )
 
 
-def record_baseline(directory: Path, run: Run, reason: str) -> Path:
+def read_baseline(path: Path) -> Baseline:
+    """Read a baseline file, of this version or an earlier one.
+
+    Raises:
+        DataError: The file is missing, unreadable, cut off, from another schema or has unknown fields.
+    """
+    return read_record(path, Baseline, upgrade=_from_version_1)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Where a baseline was written, and which of its targets were moved, in words."""
+
+    path: Path
+    moved: tuple[str, ...]
+
+
+def record_baseline(directory: Path, run: Run, reason: str) -> Recorded:
     """Make a run the baseline of its key and ladder; targets of the one it replaces are kept.
+
+    Targets on what is not measured any more go. One that the value now stands less than `CLEAR` half-widths
+    clear of is moved to that distance, which its reason then tells: it would be missed by luck.
 
     Raises:
         ConfigError: The reason is empty.
@@ -91,11 +166,32 @@ def record_baseline(directory: Path, run: Run, reason: str) -> Path:
     if not reason.strip():
         raise ConfigError("a baseline is recorded with a reason: --record-baseline --reason 'why'")
     path = baseline_path(directory, run.header.hardware, run.header.ladder.name)
-    targets = read_record(path, Baseline).targets if path.exists() else ()
-    write_record(
-        path, Baseline(schema_version=SCHEMA_VERSION, reason=reason, targets=targets, run=run), expand=3
-    )
-    return path
+    stored = read_baseline(path).targets if path.exists() else ()
+    measured = {(cell.id, metric.name): metric for cell in run.cells for metric in cell.metrics}
+    kept = [target for target in stored if not is_retired(target.cell, target.metric)]
+    targets = [
+        target.clear_of(measured[target.cell, target.metric])
+        if (target.cell, target.metric) in measured
+        else target
+        for target in kept
+    ]
+    baseline = Baseline(schema_version=SCHEMA_VERSION, reason=reason, targets=tuple(targets), run=run)
+    write_record(path, baseline, expand=3)
+    moved = [f"{new.cell} {new.metric}: {new}" for old, new in zip(kept, targets, strict=True) if old != new]
+    return Recorded(path, tuple(moved))
+
+
+def _from_version_1(content: Any) -> Any:
+    """The first version kept the fastest pass alone of times; what else it held is as it was."""
+    try:
+        if content["schema_version"] == 1:
+            content["schema_version"] = content["run"]["header"]["schema_version"] = SCHEMA_VERSION
+            for metric in (metric for cell in content["run"]["cells"] for metric in cell["metrics"]):
+                for name in ("seconds", "yardstick", "passes"):
+                    metric.pop(name, None)
+    except (AttributeError, LookupError, TypeError):  # no baseline at all: the decoder says what is wrong
+        pass
+    return content
 
 
 def pinned_by(baseline: Baseline | None) -> dict[str, str]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from tabulate import tabulate
-
 from asd.measurement.records import Cell, Run
+from bench.tables import table
 from bench.verdicts import Finding, Report, Verdict
 
 __all__ = ["render", "render_markdown"]
@@ -41,7 +40,7 @@ def render(run: Run, report: Report, *, verbose: bool = False) -> str:
         report: What the gate says about it.
         verbose: Show rivals that have a lambda as well, at every lambda.
     """
-    tables = [_table(run, report, verbose), _settings_table(run)]
+    tables = [_table(run, report, verbose=verbose), _settings_table(run)]
     parts = [*tables, *_failures(report), *_notes(run, report), _verdict_line(report)]
     return "\n".join(part for part in parts if part)
 
@@ -50,27 +49,23 @@ def render_markdown(run: Run, report: Report) -> str:
     """The same in Markdown, for the summary page of a CI job."""
     title = f"## {run.header.ladder.name} on {run.header.hardware.slug}"
     lines = [_verdict_line(report), *_failures(report), *_notes(run, report)]
-    tables = [_table(run, report, verbose=False, style="github"), _settings_table(run, style="github")]
+    tables = [_table(run, report, verbose=False, markdown=True), _settings_table(run, markdown=True)]
     parts = [part for table in tables if table for part in (table, "")]
     return "\n".join([title, "", *parts, *(f"- {line}" for line in lines), ""])
 
 
-def _table(run: Run, report: Report, verbose: bool, style: str = "simple") -> str:
+def _table(run: Run, report: Report, *, verbose: bool, markdown: bool = False) -> str:
     """One row a dataset and policy: quality, cost and speed-up beside the baseline's; stage mix; verdict."""
     cells = {cell.id: cell for cell in run.cells}
     rows = [row for row in _rows(run) if verbose or row[1] == "optimal" or row[2] is None]
     headers = ["dataset", "policy", "lam"]
     for _, name, _ in _SHOWN:
         headers += [name, "was", "delta"]
-    table = [_row(cells, report, row) for row in rows]
-    return (
-        tabulate(table, headers=[*headers, "stage mix", "verdict"], disable_numparse=True, tablefmt=style)
-        if table
-        else ""
-    )
+    headers += ["stage mix", "verdict"]
+    return table(headers, [_row(cells, report, row) for row in rows], markdown=markdown)
 
 
-def _settings_table(run: Run, style: str = "simple") -> str:
+def _settings_table(run: Run, *, markdown: bool = False) -> str:
     """One row a named setting, over all datasets: what it keeps, saves and takes; the largest stage first."""
     cells = {cell.id: cell for cell in run.cells}
     names = [cell.policy for cell in run.cells if cell.suite == "hardware"]
@@ -79,7 +74,7 @@ def _settings_table(run: Run, style: str = "simple") -> str:
         for name in names
     ]
     headers = ["all datasets", *(title for _, _, title, _ in _COLUMNS)]
-    return "\n" + tabulate(rows, headers=headers, disable_numparse=True, tablefmt=style) if rows else ""
+    return "\n" + table(headers, rows, markdown=markdown) if rows else ""
 
 
 def _shown(cell: Cell | None, name: str, form: str) -> str:

@@ -1,12 +1,8 @@
 """Priced cost, tokens, passes and stage mix of the adaptive policy and of everything it is compared with."""
 
-from collections.abc import Callable
-
-from asd.measurement.records import Cell
 from bench.cells import cost_cell
+from bench.measurements import Record
 from bench.session import Session
-
-Record = Callable[[Cell], None]
 
 
 def test_cost(session: Session, record: Record, dataset: str, lam: float) -> None:

@@ -3,18 +3,14 @@
 That the frontier does not retreat from the stored one is judged from quality and cost (`bench/frontier.py`).
 """
 
-from collections.abc import Callable
-
 import pytest
 
 from asd.evaluation.replay import Contender
-from asd.measurement.records import Cell
 from asd.policies import FixedStage
-from bench.cells import frontier_cell, headline_cell, planned_cell, sweep_cell
-from bench.headline import headlines, planned_speed_ups
+from bench.cells import frontier_cell, headline_cell, sweep_cell
+from bench.headline import headline, live_turns
+from bench.measurements import Record
 from bench.session import Session
-
-Record = Callable[[Cell], None]
 
 
 def test_frontier(session: Session, record: Record, dataset: str, lam: float) -> None:
@@ -36,8 +32,6 @@ def test_sweep(session: Session, record: Record, dataset: str) -> None:
 
 @pytest.mark.live
 def test_headline(session: Session, record: Record) -> None:
-    for headline in headlines(session):
-        record(headline_cell(headline))
-        assert headline.seconds.shape == headline.largest.shape
-    for share, speed_up in planned_speed_ups(session).items():
-        record(planned_cell(share, speed_up))
+    for name in session.settings:
+        record(lambda name=name: headline_cell(headline(session, name)), *live_turns(session))
+    assert session.settings

@@ -8,11 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from asd.measurement.records import Cell
 from bench.cells import latency_cell
-from bench.session import Session
-
-Record = Callable[[Cell], None]
+from bench.measurements import Record
+from bench.session import Session, Setting
 
 pytestmark = pytest.mark.live
 
@@ -20,15 +18,19 @@ pytestmark = pytest.mark.live
 def test_latency(
     session: Session, record: Record, clocked: Callable[..., None], dataset: str, lam: float
 ) -> None:
-    timed = session.live(dataset).timed["optimal", lam]
-    record(latency_cell(session.replay(dataset, "optimal", lam), timed, session.matrix.device))
-    clocked(timed.seconds.ravel(), dataset=dataset, lam=lam, provenance="measured")
+    _time(session, record, clocked, dataset, ("optimal", lam))
 
 
 def test_latency_of_the_largest(
     session: Session, record: Record, clocked: Callable[..., None], dataset: str
 ) -> None:
-    largest = f"always-{session.matrix.ladder.stages[-1].name}"
-    timed = session.live(dataset).timed[largest, None]
-    record(latency_cell(session.replay(dataset, largest), timed, session.matrix.device))
-    clocked(timed.seconds.ravel(), dataset=dataset, stage=largest, provenance="measured")
+    _time(session, record, clocked, dataset, session.largest)
+
+
+def _time(
+    session: Session, record: Record, clocked: Callable[..., None], dataset: str, setting: Setting
+) -> None:
+    live, replay = session.live(dataset), session.replay(dataset, *setting)
+    record(lambda: latency_cell(replay, live.timed[setting], session.matrix.device), live.turns)
+    policy, lam = setting
+    clocked(live.timed[setting].seconds.ravel(), dataset=dataset, policy=policy, lam=lam)

@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from asd.evaluation.problems import subset_problem, verified_problem
 from asd.evidence import Judgement
-from asd.measurement.records import Cell
 from asd.policies import OptimalPolicy
+from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.types import Draft, Query
 from bench.cells import overhead_cell
+from bench.measurements import Record
+from bench.overhead import Overhead, time_call
 from bench.session import Session
-
-Record = Callable[[Cell], None]
 
 
 @dataclass(frozen=True)
@@ -50,43 +49,48 @@ def situation(session: Session) -> Situation:
     return Situation(policy, trace.query, {smallest: trace.outcomes[smallest].draft})
 
 
-def test_decision(situation: Situation, record: Record, benchmark: Any) -> None:
+@pytest.fixture
+def tell(record: Record, clocked: Callable[..., None]) -> Callable[[str, str, Overhead], None]:
+    """Records what was timed, and shows it."""
+
+    def record_and_show(policy: str, name: str, timed: Overhead) -> None:
+        record(lambda: overhead_cell(policy, name, timed.seconds), timed.turns)
+        clocked(timed.seconds.ravel())
+
+    return record_and_show
+
+
+def test_decision(session: Session, situation: Situation, tell: Callable[..., None]) -> None:
     """Judging the smallest stage's draft and looking the action up."""
-    decision = benchmark.pedantic(
-        situation.policy.decide,
-        args=(situation.query, situation.drafts),
-        rounds=50,
-        iterations=20,
-        warmup_rounds=2,
-    )
-    record(overhead_cell("optimal", "decision_s", benchmark.stats.stats.data))
-    assert decision.answer in situation.drafts
+
+    def decide() -> object:
+        return situation.policy.decide(situation.query, situation.drafts)
+
+    timed = time_call(session, "decision", decide, rounds=50, repetitions=20)
+    tell("optimal", "decision_s", timed)
+    assert timed.result == decide()
 
 
-def test_lookup(situation: Situation, record: Record, benchmark: Any) -> None:
+def test_lookup(session: Session, situation: Situation, tell: Callable[..., None]) -> None:
     """Looking up what to do once the evidence is weighed: the policy's share of a decision."""
     state = situation.policy.evidence.judge(situation.query, situation.drafts)
     policy = replace(situation.policy, evidence=Judged(state))
-    decision = benchmark.pedantic(
-        policy.decide, args=(situation.query, situation.drafts), rounds=50, iterations=100, warmup_rounds=2
-    )
-    record(overhead_cell("lookup", "lookup_s", benchmark.stats.stats.data))
-    assert decision.answer in situation.drafts
+
+    def look_up() -> object:
+        return policy.decide(situation.query, situation.drafts)
+
+    timed = time_call(session, "lookup", look_up, rounds=50, repetitions=100)
+    tell("lookup", "lookup_s", timed)
+    assert timed.result == situation.policy.decide(situation.query, situation.drafts)
 
 
-def test_solve(record: Record, benchmark: Any) -> None:
-    """Four stages in any order, 50 bins, 100 lambdas."""
-    graph = subset_problem("ABCD", n_bins=50, rng=np.random.default_rng(0))
+@pytest.mark.parametrize(
+    ("name", "problem"), [("recursion", subset_problem), ("recursion-verified", verified_problem)]
+)
+def test_solve(session: Session, tell: Callable[..., None], name: str, problem: Callable[..., Graph]) -> None:
+    """Four stages, in any order or also reading the answers of smaller ones; 50 bins, 100 lambdas."""
+    graph = problem("ABCD", n_bins=50, rng=np.random.default_rng(0))
     lams = np.geomspace(0.1, 100, 100)
-    solution = benchmark.pedantic(solve, args=(graph, lams), rounds=20, iterations=1, warmup_rounds=1)
-    record(overhead_cell("recursion", "solve_s", benchmark.stats.stats.data))
-    assert len(solution.lams) == len(lams)
-
-
-def test_solve_with_verification(record: Record, benchmark: Any) -> None:
-    """Four stages, each of which can read the answers of smaller ones, 50 bins, 100 lambdas."""
-    graph = verified_problem("ABCD", n_bins=50, rng=np.random.default_rng(0))
-    lams = np.geomspace(0.1, 100, 100)
-    solution = benchmark.pedantic(solve, args=(graph, lams), rounds=20, iterations=1, warmup_rounds=1)
-    record(overhead_cell("recursion-verified", "solve_s", benchmark.stats.stats.data))
-    assert len(solution.lams) == len(lams)
+    timed = time_call(session, name, lambda: solve(graph, lams), rounds=20)
+    tell(name, "solve_s", timed)
+    assert timed.result is not None

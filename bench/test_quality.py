@@ -1,12 +1,8 @@
 """Quality of the adaptive policy at every lambda, beside everything it is compared with."""
 
-from collections.abc import Callable
-
-from asd.measurement.records import Cell
 from bench.cells import quality_cell
+from bench.measurements import Record
 from bench.session import Session
-
-Record = Callable[[Cell], None]
 
 
 def test_quality(session: Session, record: Record, dataset: str, lam: float) -> None:

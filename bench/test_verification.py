@@ -3,15 +3,12 @@
 Counts, not seconds: they repeat on any machine that computes alike, and block there.
 """
 
-from collections.abc import Callable
 from itertools import combinations
 
-from asd.measurement.records import Cell
 from asd.types import pair_name
 from bench.cells import verification_cell
+from bench.measurements import Record
 from bench.session import Session
-
-Record = Callable[[Cell], None]
 
 
 def test_verification(session: Session, record: Record, dataset: str) -> None:

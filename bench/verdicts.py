@@ -5,7 +5,7 @@ exit code   meaning
 1           pytest's own: a test failed
 10          REGRESSED or BELOW_TARGET
 11          MISSING: the baseline has a measurement that this run should have made and did not
-12          CANNOT_JUDGE, under --strict; also a run that cannot be made here (--require-gpu without one)
+12          CANNOT_JUDGE, under --strict; also a run that cannot be made here (no GPU, a library missing)
 13          INCONCLUSIVE or PARTIAL, under --strict
 """
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # scipy takes seconds to import, and the plugin is loaded for every pytest session
     from asd.evaluation.statistics import Loss
 
-__all__ = ["CANNOT_RUN", "Finding", "Limits", "Report", "Verdict"]
+__all__ = ["CANNOT_RUN", "Finding", "Report", "Verdict"]
 
 CANNOT_RUN = 12
 """Exit code of a run that cannot be made on this machine."""
@@ -47,30 +47,11 @@ _FAILS_STRICT = {Verdict.CANNOT_JUDGE: CANNOT_RUN, Verdict.INCONCLUSIVE: 13, Ver
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """How sure the gate wants to be.
-
-    Attributes:
-        alpha: Probability with which one kind of metric may raise a false alarm anywhere in a run in which
-            nothing changed (Holm; the tolerances make it smaller still).
-        confidence: Of the intervals that a PASS needs.
-        seed: Of the resampling, so that a verdict is a function of the two runs.
-    """
-
-    alpha: float = 0.01
-    confidence: float = 0.95
-    seed: int = 0
-
-    def verdict(self, loss: Loss, adjusted_p: float, tolerance: float) -> Verdict:
-        """REGRESSED: significant and above the tolerance. PASS: the interval excludes that."""
-        if loss.estimate > tolerance and adjusted_p <= self.alpha:
-            return Verdict.REGRESSED
-        return Verdict.PASS if loss.high <= tolerance else Verdict.INCONCLUSIVE
-
-
-@dataclass(frozen=True, slots=True)
 class Finding:
-    """One verdict: on a metric of a cell, on a pool of cells, or on the run as a whole."""
+    """One verdict: on a metric of a cell, on a pool of cells, or on the run as a whole.
+
+    `cells` are the ids of the cells it rests on; empty where `cell` is the one.
+    """
 
     cell: str
     metric: str
@@ -79,6 +60,7 @@ class Finding:
     current: float | None = None
     loss: Loss | None = None
     note: str = ""
+    cells: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +82,12 @@ class Report:
         """0, or the code of the worst finding that fails."""
         fails = _FAILS | (_FAILS_STRICT if self.strict else {})
         return fails.get(self.verdict, 0)
+
+    @property
+    def undecided(self) -> set[str]:
+        """Ids of the cells that an INCONCLUSIVE finding rests on."""
+        unclear = [finding for finding in self.findings if finding.verdict is Verdict.INCONCLUSIVE]
+        return {cell for finding in unclear for cell in (finding.cells or (finding.cell,))}
 
     def of(self, cell: str, metric: str) -> Finding | None:
         """The worst finding on one metric of one cell."""

@@ -19,6 +19,7 @@ from asd.measurement.records import (
     Header,
     LadderRecord,
     Metric,
+    Passes,
     Run,
 )  # fmt: skip
 from bench.gate import Options
@@ -80,9 +81,14 @@ def with_items(metric: Metric, items: np.ndarray) -> Metric:
 
 def slower(metric: Metric, factor: float) -> Metric:
     """All its seconds `factor` times as long, and the speed-up that follows."""
-    seconds = tuple(s * factor for s in metric.seconds or ())
+    samples = tuple(tuple(s * factor for s in of_pass) for of_pass in metric.samples or ())
     value = metric.value / factor if metric.direction == "higher" else metric.value * factor
-    return msgspec.structs.replace(metric, seconds=seconds, value=value)
+    return msgspec.structs.replace(metric, samples=samples, value=value)
+
+
+def passes(seconds: np.ndarray) -> Passes:
+    """As a record holds them, from shape (passes, units)."""
+    return tuple(tuple(of_pass) for of_pass in seconds.tolist())
 
 
 def quality_metric(items: np.ndarray) -> Metric:
@@ -101,12 +107,10 @@ def cost_metric(items: np.ndarray) -> Metric:
 
 def speedup_metric(seconds: np.ndarray, largest: np.ndarray) -> Metric:
     """From seconds of shape (passes, items)."""
-    passes = largest.sum(axis=1) / seconds.sum(axis=1)
     return Metric(
         name="speedup", unit="x", kind="time", direction="higher", provenance="measured",
-        value=float(np.median(passes)), tolerance=0.15, passes=tuple(passes.tolist()),
-        seconds=tuple(seconds.min(axis=0).tolist()),
-        yardstick=tuple(largest.min(axis=0).tolist()),
+        value=float(np.median(largest.sum(axis=1) / seconds.sum(axis=1))), tolerance=0.2,
+        samples=passes(seconds), reference=passes(largest),
     )  # fmt: skip
 
 
@@ -152,8 +156,8 @@ def _clocked(seconds: np.ndarray, timing: np.random.Generator) -> np.ndarray:
 
 
 def _overhead(timing: np.random.Generator) -> Metric:
-    samples = 1e-5 * np.exp(timing.normal(0, 0.1, 20))
+    samples = 1e-5 * np.exp(timing.normal(0, 0.1, (N_PASSES, 20)))
     return Metric(
         name="decision_s", unit="s", kind="time", direction="lower", provenance="measured",
-        value=float(np.median(samples)), tolerance=0.5, seconds=tuple(samples.tolist()),
+        value=float(np.median(samples)), tolerance=0.5, samples=passes(samples),
     )  # fmt: skip

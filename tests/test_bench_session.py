@@ -9,6 +9,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,7 @@ import pytest
 from asd.collect import collect, header_for
 from asd.engines import Engine
 from asd.engines.revisions import revisions
-from asd.errors import DataError
-from asd.evaluation.live import run_live
+from asd.evaluation.live import Live, run_live
 from asd.evaluation.replay import Contender, Replay, keeping
 from asd.ladder import Ladder, Stage
 from asd.measurement.records import Cell, Metric, Run
@@ -26,7 +26,6 @@ from asd.measurement.timing import Timings
 from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.testing import FakeClock, ScriptedEngine
-from asd.tiny.bound import Plan, speed_up
 from asd.tracelog import TraceLog
 from asd.types import VERIFY, Completion, Query, Trace, Usage
 from asd.workloads.catalogue import find_workloads
@@ -43,9 +42,10 @@ from bench.cells import (
     verification_cell,
 )
 from bench.gate import Options, judge
-from bench.hardware import ALL_MEMORY, footprints, larger_call
-from bench.headline import headlines, planned_speed_ups
+from bench.hardware import ALL_MEMORY, Footprint, contenders, footprint, larger_call
+from bench.headline import Headline, headline, live_turns
 from bench.matrix import Matrix
+from bench.measurements import Measurements
 from bench.session import Session
 from bench.summary import render
 from tests.fabricated import baseline_of
@@ -137,6 +137,14 @@ def session(matrix: Matrix, tmp_path_factory: pytest.TempPathFactory) -> Session
 
 def calls(session: Session) -> Mapping[str, int]:
     return {name: sum(map(len, engine.calls)) for name, engine in session.engines.items()}
+
+
+def headlines(session: Session) -> dict[str, Headline]:
+    return {name: headline(session, name) for name in session.settings}
+
+
+def footprints(session: Session) -> dict[str, Footprint]:
+    return {name: footprint(session, name) for name in contenders(session)}
 
 
 ONCE = {"S": 2 * N_ITEMS, "M": 2 * 2 * N_ITEMS, "L": 3 * 2 * N_ITEMS}
@@ -271,20 +279,23 @@ def test_answers_that_differ_live_are_counted(session: Session):
 
 def test_headline_is_the_setting_chosen_on_the_fitting_rows(session: Session):
     """The artifact names the lambda; quality and cost are told on all items of both datasets, timed live."""
-    found = {headline.name: headline for headline in headlines(session)}
+    found = headlines(session)
     assert set(found) == {"optimal@0.95", "optimal@0.99", "lossless", "oracle"}
     largest = np.mean([session.replay(d, "always-L").quality.mean() for d in DATASETS])
     for share in (0.95, 0.99):
-        headline = found[f"optimal@{share:g}"]
+        setting = found[f"optimal@{share:g}"]
         lam = session.policy.cheapest_lam(share)
         assert lam is not None
         policy = session.policy.policy(lam)
         walked = [session.outcomes[d].walk(Contender("again", lam, policy)) for d in DATASETS]
-        assert headline.cost == pytest.approx(np.mean([r.cost.mean() for r in walked]))
+        kept = {m.name: m for m in headline_cell(setting).metrics}
+        assert kept["cost"].value == pytest.approx(np.mean([r.cost.mean() for r in walked]))
         expected = np.mean([r.quality.mean() for r in walked]) / largest
-        assert headline.relative_quality == pytest.approx(expected)
-        assert headline.seconds.shape == (3, 40)
-    assert found["oracle"].relative_quality >= 1.0
+        assert kept["relative_quality"].value == pytest.approx(expected)
+        low, high = kept["relative_quality"].interval
+        assert low <= expected <= high
+        assert setting.seconds.shape == (3, 40)
+    assert headline_cell(found["oracle"]).metric("relative_quality").value >= 1.0
     assert found["optimal@0.95"].largest.sum() > found["optimal@0.95"].seconds.sum()
 
 
@@ -306,8 +317,8 @@ def acceptance(session: Session, dataset: str, pair: str) -> Cell:
 
 def all_cells(session: Session) -> Run:
     """What the suites record."""
-    cells = [overhead_cell("optimal", "decision_s", [1e-5, 2e-5])]
-    cells += [headline_cell(headline) for headline in headlines(session)]
+    cells = [overhead_cell("optimal", "decision_s", np.array([[1e-5, 2e-5]]))]
+    cells += map(headline_cell, headlines(session).values())
     for dataset in DATASETS:
         fixed = [session.replay(dataset, f"always-{stage}") for stage in SKILL]
         sweep = [session.replay(dataset, "optimal", lam) for lam in LAMS]
@@ -317,7 +328,7 @@ def all_cells(session: Session) -> Run:
         cells += [latency_cell(r, timed["optimal", r.contender.lam], "cpu") for r in sweep]
         cells.append(sweep_cell(dataset, sweep, session.live(dataset)))
         cells += [acceptance(session, dataset, pair) for pair in ("S>M", "S>L", "M>L")]
-    cells += [hardware_cell(footprint, "cpu") for footprint in footprints(session)]
+    cells += [hardware_cell(found, "cpu") for found in footprints(session).values()]
     return Run(header=session.header(), datasets=session.datasets(), cells=tuple(cells))
 
 
@@ -327,7 +338,8 @@ def test_a_rival_cell_is_the_ratio_of_total_seconds():
     cell = rival_cell("ours", "theirs", Timings(seconds, {"ours": ["a", "b"], "theirs": ["a", "c"]}))
     assert cell.id == "rivals[ours over theirs]"
     speedup, agreement = cell.metrics
-    assert speedup.passes == (3.0, 1.0)
+    assert speedup.value == 2.0
+    assert (speedup.samples, speedup.reference) == (((1.0, 1.0), (1.0, 3.0)), ((2.0, 4.0), (1.0, 3.0)))
     assert agreement.value == 0.5
 
 
@@ -360,8 +372,8 @@ def test_cells_hold_what_was_seen(session: Session):
     timed = session.live("tiny-text").timed["optimal", 5.0]
     speedup = metric(run, "latency" + where, "speedup")
     assert speedup.value == pytest.approx(np.median(timed.largest.sum(axis=1) / timed.seconds.sum(axis=1)))
-    assert speedup.yardstick == pytest.approx((1.0,) * 20)
-    assert metric(run, "latency" + where, "p95_s").needs == 59
+    assert speedup.reference == pytest.approx(np.ones((3, 20)))
+    assert speedup.interval[0] < speedup.value < speedup.interval[1]
     assert metric(run, "latency" + where, "p50_s").value == pytest.approx(np.median(timed.seconds))
     distinct = len({session.replay("tiny-text", "optimal", lam).walks for lam in LAMS})
     assert metric(run, "frontier[tiny-text-optimal]", "distinct_policies").value == distinct
@@ -397,26 +409,6 @@ def test_acceptance_is_counted_by_pair(session: Session):
     ) == (pytest.approx(1.0))
 
 
-def test_a_ladder_without_a_planning_model_has_no_planned_speed_up(session: Session):
-    """What was planned is known of the embedded ladder alone."""
-    assert planned_speed_ups(session) == {}
-
-
-def test_the_planned_speed_up_is_the_models(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """With the layers of the stages, the accuracies and the acceptance of this run."""
-    ladder = session.matrix.ladder
-    named = dataclasses.replace(ladder, name="tiny")
-    monkeypatch.setattr(session, "matrix", dataclasses.replace(session.matrix, ladder=named))
-    accuracy = tuple(
-        float(np.mean([session.replay(d, f"always-{stage}").quality for d in DATASETS])) for stage in SKILL
-    )
-    reads = [v for d in DATASETS for v in session.outcomes[d].verifications("S>L")]
-    accepted = sum(v.n_accepted for v in reads) / sum(len(v.tokens) for v in reads)
-    plan = Plan((2, 8, 28), accuracy, accepted=accepted)
-    want = {share: pytest.approx(speed_up(plan, share)) for share in (0.95, 0.99)}
-    assert planned_speed_ups(session) == want
-
-
 def test_single_stages_gain_nothing_over_mixing_single_stages(session: Session):
     """The hull of the single stages is reached by mixing them; the adaptive policy is measured beyond it."""
     fixed = [session.replay("tiny-text", f"always-{stage}") for stage in SKILL]
@@ -424,8 +416,10 @@ def test_single_stages_gain_nothing_over_mixing_single_stages(session: Session):
     assert max(gains) == pytest.approx(0.0)
 
 
-def test_a_ladder_that_knows_nothing_has_no_headline(session: Session, monkeypatch: pytest.MonkeyPatch):
-    """Quality relative to zero is refused rather than reported."""
+def test_a_ladder_that_knows_nothing_has_no_relative_quality(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    """Nothing is relative to zero; speed and cost are told all the same."""
     original = Session.replay
 
     def nothing_right(self: Session, *where: object) -> Replay:
@@ -433,8 +427,36 @@ def test_a_ladder_that_knows_nothing_has_no_headline(session: Session, monkeypat
         return Replay(replay.outcomes, replay.contender, replay.completions, np.zeros(N_ITEMS))
 
     monkeypatch.setattr(Session, "replay", nothing_right)
-    with pytest.raises(DataError, match="answers nothing right"):
-        headlines(session)
+    for found in headlines(session).values():
+        assert [m.name for m in headline_cell(found).metrics] == ["speedup", "cost", "agreement"]
+
+
+def test_further_passes_join_the_cells_made_of_them(matrix: Matrix, tmp_path: Path):
+    """Asked for one cell, every cell of the same passes is made anew, up to as many passes as allowed."""
+    clock, measured = FakeClock(), Measurements()
+    fresh = Session(matrix, tmp_path / "t.jsonl", lambda _: scripted(clock, all_queries()), clock=clock)
+    for dataset in DATASETS:
+        live, replay = fresh.live(dataset), fresh.replay(dataset, "optimal", 5.0)
+        make = partial(timed_cell, replay, live)
+        measured.add(make, live.turns)
+    measured.add(lambda: headline_cell(headline(fresh, "oracle")), *live_turns(fresh))
+    measured.add(quality_cell(replay))
+
+    def passes() -> dict[str, int]:
+        return {c.id: len(m.samples) for c in measured.cells if (m := c.metric("speedup")) is not None}
+
+    text, other = (f"latency[{dataset}-optimal-lam=5]" for dataset in reversed(DATASETS))
+    assert passes() == {text: 3, other: 3, "frontier[oracle]": 3}
+    assert measured.walk_on([text], n_passes=3, at_most=9)
+    assert passes() == {text: 6, other: 3, "frontier[oracle]": 3}
+    assert measured.walk_on(["frontier[oracle]"], n_passes=3, at_most=7)
+    assert passes() == {text: 7, other: 6, "frontier[oracle]": 6}
+    assert not measured.walk_on([text, "quality[tiny-text-optimal-lam=5]"], n_passes=3, at_most=7)
+    assert len(measured.cells) == 4
+
+
+def timed_cell(replay: Replay, live: Live) -> Cell:
+    return latency_cell(replay, live.timed["optimal", 5.0], "cpu")
 
 
 def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_path: Path):
@@ -448,7 +470,7 @@ def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_pat
 
 def test_what_a_contender_takes_of_the_hardware(session: Session):
     """Seconds a query from the live passes, weights of the stages it asks, the wait as its calls add up."""
-    found = {footprint.name: footprint for footprint in footprints(session)}
+    found = footprints(session)
     always, lossless, adaptive = (found[name] for name in ("always-L", "lossless", "optimal@0.95"))
     assert always.device_s == pytest.approx(SECONDS["L"])
     assert always.first_visible_s == pytest.approx(np.full(40, SECONDS["L"]))  # of a call for one token
@@ -470,12 +492,12 @@ def test_the_largest_stage_gets_the_memory_of_the_others(session: Session):
     cache_kib = 2 * LAYERS["L"] * 128 * 4 * longest / 1024
     extra = int(0.25 * 1024 * (LAYERS["S"] + LAYERS["M"]) / cache_kib)
     assert larger_call(session) == 1 + extra
-    found = footprints(session)[-1]
+    found = footprint(session, ALL_MEMORY)
     assert (found.name, found.batch) == (ALL_MEMORY, 1 + extra)
     waiting = [4 * (1 + extra), 20 - 4 * (1 + extra)] * len(DATASETS)
     n_calls = [-(-n // (1 + extra)) for n in waiting]
-    assert found.seconds == pytest.approx(np.array([n_calls, n_calls]) * SECONDS["L"])
-    assert found.largest == pytest.approx(np.array([waiting, waiting]) * SECONDS["L"])
+    assert found.seconds == pytest.approx(np.array([n_calls] * 3) * SECONDS["L"])
+    assert found.largest == pytest.approx(np.array([waiting] * 3) * SECONDS["L"])
 
 
 def test_all_the_memory_is_for_the_largest_stage_without_its_drafter(
@@ -488,7 +510,8 @@ def test_all_the_memory_is_for_the_largest_stage_without_its_drafter(
 
     answers = {query.prompt: answer("L", query) for query in all_queries()}
     monkeypatch.setitem(session.engines, "L", WithDrafter("L", answers, seconds_per_call=0.0))
-    assert (footprints(session)[-1].seconds >= SECONDS["L"]).all()
+    monkeypatch.setattr(session, "_turns", {})
+    assert (footprint(session, ALL_MEMORY).seconds >= SECONDS["L"]).all()
 
 
 def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, matrix: Matrix, tmp_path: Path):
@@ -508,4 +531,4 @@ def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, mat
     timed = at_four.live("tiny-text").timed
     assert timed["always-L", None].seconds == pytest.approx(np.full((3, 2), 4 * SECONDS["L"]))
     assert timed["lossless", None].agreement == 1.0
-    assert {headline.name for headline in headlines(at_four)} == set(at_four.settings)
+    assert set(headlines(at_four)) == set(at_four.settings)

@@ -17,7 +17,7 @@ from asd.engines.hf.engine import TransformersEngine
 from asd.engines.hf.speculation import SpeculativeEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.types import Query
-from bench.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, time_rivals
+from bench.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, rival_turns
 from tests.models import save_random_model, save_shaken, stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -369,7 +369,9 @@ def test_impossible_pairs_are_refused(paths: tuple[Path, Path], tmp_path: Path) 
 def test_rivals_write_the_same_and_take_turns(paths: tuple[Path, Path]) -> None:
     """`generate()`, assisted or not, and our loop, speculating or not, write the same texts."""
     asked = questions(4, seed=3)
-    timings = time_rivals(SpeculativeEngine(*pair(paths), 3), asked, n_passes=2)
+    turns = rival_turns(SpeculativeEngine(*pair(paths), 3), asked)
+    turns.walk(2)
+    timings = turns.timings
     assert set(timings.results) == {OWN, SPECULATIVE, PLAIN, ASSISTED}
     assert all(texts == timings.results[OWN] for texts in timings.results.values())
     assert {seconds.shape for seconds in timings.seconds.values()} == {(2, 4)}

@@ -4,14 +4,21 @@ import numpy as np
 import pytest
 
 from asd.measurement.records import Run
-from bench.frontier import hull_quality, judge_frontier
-from bench.verdicts import Limits, Verdict
+from bench.family import Limits, decide
+from bench.frontier import compare_frontiers, hull_quality
+from bench.verdicts import Finding, Verdict
 from tests.fabricated import DATASETS, LAMS, change, fabricate, with_items
 
 
 @pytest.fixture(scope="module")
 def stored() -> Run:
     return fabricate(np.random.default_rng(0))
+
+
+def judge_frontier(run: Run, stored: Run, limits: Limits) -> list[Finding]:
+    """As the gate would, were there nothing but the frontier."""
+    compared = compare_frontiers(run, stored, limits.bootstrap)
+    return [*compared.findings, *decide(compared.candidates, limits)]
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,8 @@ def test_hull_by_hand(cost: float, height: float):
     """Points (1, .6), (2, .65), (3, .8), (4, .7): the second lies below the chord, the last is dominated."""
     points = np.array([[3, 1, 4, 2], [0.8, 0.6, 0.7, 0.65]])
     assert hull_quality(points, np.array([cost]))[0] == pytest.approx(height)
+    many = hull_quality(np.stack([points, points * 2]), np.array([[cost], [2 * cost]]))
+    assert many == pytest.approx(np.array([[height], [2 * height]]))
 
 
 def test_hull_is_never_below_its_points_nor_convex():

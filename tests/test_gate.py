@@ -11,9 +11,10 @@ import pytest
 
 from asd.evaluation.statistics import Loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
+from bench.family import Limits
 from bench.gate import Options, judge
 from bench.store import Target
-from bench.verdicts import Finding, Limits, Report, Verdict
+from bench.verdicts import Finding, Report, Verdict
 from tests.fabricated import (
     DATASETS,
     KEY,
@@ -25,6 +26,7 @@ from tests.fabricated import (
     cost_metric,
     fabricate,
     slower,
+    speedup_metric,
     with_items,
 )
 
@@ -122,11 +124,11 @@ def test_few_flips_both_ways_are_inconclusive_and_fail_only_strictly(stored: Run
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_fifth_of_the_latency_ratio_is_a_regression(seed: int):
-    """Calls take 1.2 times as long in a fresh, noisy run."""
+def test_half_as_slow_again_is_a_regression(seed: int):
+    """Calls take 1.5 times as long in a fresh, noisy run."""
     timing = np.random.default_rng(seed)
     stored, fresh = fabricate(timing), fabricate(timing)
-    report = verdict(stored, change(fresh, "latency", "speedup", lambda _, m: slower(m, 1.2)))
+    report = verdict(stored, change(fresh, "latency", "speedup", lambda _, m: slower(m, 1.5)))
     assert (report.verdict, report.exit_code) == (Verdict.REGRESSED, 10)
     blamed = {finding.metric for finding in report.findings if finding.verdict is Verdict.REGRESSED}
     assert blamed == {"speedup"}
@@ -253,25 +255,33 @@ def test_times_of_other_numbers_of_units_are_not_compared(stored: Run):
     """The advice is not to record again: nothing was redefined, less was timed."""
     fewer = change(
         stored, "latency", "speedup",
-        lambda _, m: msgspec.structs.replace(m, seconds=m.seconds[:5], yardstick=m.yardstick[:5]),
+        lambda _, m: msgspec.structs.replace(
+            m, samples=tuple(s[:5] for s in m.samples), reference=tuple(s[:5] for s in m.reference)
+        ),
     )  # fmt: skip
     found = verdict(stored, fewer).of("latency[tiny-text-optimal-lam=1]", "speedup")
     assert found.verdict is Verdict.CANNOT_JUDGE
     assert found.note == "5 units were timed, of the baseline's 20"
 
 
-def test_a_tail_percentile_that_limit_cannot_give_is_not_missing(stored: Run):
-    """P95 needs 59 samples; without --limit its absence is MISSING."""
+def test_a_tail_percentile_of_too_few_items_is_not_missing(stored: Run):
+    """P95 needs 59 items: of fewer it cannot be judged, of enough it is missed."""
     p95 = Metric(
-        name="p95_s", unit="s", kind="time", direction="lower", provenance="measured",
-        value=1.0, tolerance=0.5, needs=59,
+        name="p95_s", unit="s", kind="summary", direction="lower", provenance="measured",
+        value=1.0, tolerance=0.0, needs=59,
     )  # fmt: skip
-    with_p95 = msgspec.structs.replace(
-        stored, cells=(*stored.cells, Cell(suite="tail", policy="L", metrics=(p95,)))
-    )
-    few = replace(OPTIONS, limited=True)
-    assert verdict(with_p95, stored, few).of("tail[L]", "p95_s").verdict is Verdict.CANNOT_JUDGE
-    assert verdict(with_p95, stored).of("tail[L]", "p95_s").verdict is Verdict.MISSING
+
+    def with_tail(n_units: int, *more: Metric) -> Run:
+        seconds = np.ones((3, n_units))
+        metrics = (speedup_metric(seconds, seconds), *more)
+        return with_cell(stored, Cell(suite="tail", policy="L", metrics=metrics))
+
+    timed = with_tail(80, p95)
+    found = verdict(timed, with_tail(8)).of("tail[L]", "p95_s")
+    assert found.verdict is Verdict.CANNOT_JUDGE
+    assert found.note == "needs 59 items, and 8 were timed"
+    assert verdict(timed, with_tail(80)).of("tail[L]", "p95_s").verdict is Verdict.MISSING
+    assert verdict(timed, stored).of("tail[L]", "p95_s").verdict is Verdict.MISSING
 
 
 def test_elsewhere_only_quality_and_priced_cost_block(stored: Run):
@@ -458,10 +468,11 @@ def test_a_verdict_is_a_function_of_the_two_runs():
 def test_losses_between_tolerance_and_proof_are_inconclusive():
     """PASS needs an interval below the tolerance, REGRESSED significance and a loss above it."""
     limits = Limits()
-    assert limits.verdict(Loss(0.03, 0.02, 0.04, 0.0), 0.0, 0.02) is Verdict.REGRESSED
-    assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02) is Verdict.INCONCLUSIVE
-    assert limits.verdict(Loss(0.01, -0.02, 0.04, 0.0), 0.0, 0.02) is Verdict.INCONCLUSIVE
-    assert limits.verdict(Loss(0.01, 0.0, 0.02, 0.0), 0.0, 0.02) is Verdict.PASS
+    assert limits.verdict(Loss(0.03, 0.02, 0.04, 0.0), 0.0, 0.02, 99) is Verdict.REGRESSED
+    assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02, 99) is Verdict.INCONCLUSIVE
+    assert limits.verdict(Loss(0.01, -0.02, 0.04, 0.0), 0.0, 0.02, 99) is Verdict.INCONCLUSIVE
+    assert limits.verdict(Loss(0.01, 0.0, 0.02, 0.0), 0.0, 0.02, 99) is Verdict.PASS
+    assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02, 3) is Verdict.CANNOT_JUDGE
 
 
 def test_the_fabricated_runs_are_of_realistic_size(stored: Run):

@@ -48,13 +48,16 @@ def test_metric_refuses_numbers_that_are_not_finite(field: str, number: float):
     [
         {"tolerance": -0.1},
         {"kind": "time", "value": 0.0},
-        {"seconds": (0.0, 1.0)},
-        {"seconds": (1.0, 1.0), "yardstick": (1.0,)},
-        {"yardstick": (1.0,)},
+        {"samples": ((0.0, 1.0),)},
+        {"samples": ()},
+        {"samples": ((),)},
+        {"samples": ((1.0, 1.0), (1.0,))},
+        {"samples": ((1.0, 1.0),), "reference": ((1.0,),)},
+        {"reference": ((1.0,),)},
     ],
 )
 def test_metric_refuses_impossible_values(changes: dict[str, object]):
-    """Negative tolerances, times of zero, and yardsticks of other items are mistakes of the caller."""
+    """Negative tolerances, times of zero, and references of other units are mistakes of the caller."""
     with pytest.raises(DataError):
         metric(**changes)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from asd.measurement.timing import interleave, timed, warm_up
+from asd.measurement.timing import Turns, interleave, timed, warm_up
 from asd.testing import FakeClock
 
 
@@ -63,36 +63,19 @@ def test_seconds_and_results_land_with_their_arm():
     assert timings.ratios("b", "a").tolist() == [4.0, 4.0]
 
 
-def test_a_disturbed_pass_is_walked_again_and_dropped_for_all_arms():
-    """While the calmest two do not agree there is a further pass; those two are kept, in every arm."""
+def test_further_passes_join_those_made_before():
+    """Whatever the first ones saw: none is dropped, and the turns go on where they were."""
     clock, log = FakeClock(), []
-    calm = arms(clock, log, a=1, b=4)
-
-    def disturbed(unit: int) -> str:
-        clock.advance(2 if len(log) < 4 else 0)  # all of the first pass
-        return calm["b"](unit)
-
-    both = {"a": calm["a"], "b": disturbed}
-    timings = interleave(both, [1, 2], 2, n_spare=3, synchronise=nothing, clock=clock)
-    assert len(log) == 3 * 4
-    assert timings.seconds["a"].tolist() == [[1, 1], [1, 1]]
-    assert timings.seconds["b"].tolist() == [[4, 4], [4, 4]]
-
-
-def test_a_machine_that_never_calms_down_ends_all_the_same():
-    """After the spare passes the calmest are kept, whatever they are; a calm machine uses none of them."""
-    clock, log = FakeClock(), []
-
-    def slower(unit: int) -> str:
-        log.append(("a", unit))
-        clock.advance(2.0 ** -len(log))
-        return ""
-
-    timings = interleave({"a": slower}, [1], 2, n_spare=3, synchronise=nothing, clock=clock)
-    assert timings.seconds["a"].tolist() == [[2.0**-5], [2.0**-4]]
-    log.clear()
-    interleave(arms(clock, log, a=1), [1], 2, n_spare=3, synchronise=nothing, clock=clock)
-    assert len(log) == 2
+    turns = Turns(arms(clock, log, a=1, b=4), [1, 2], synchronise=nothing, clock=clock)
+    assert turns.n_passes == 0
+    turns.walk(2)
+    clock.advance(100)
+    turns.walk(1)
+    at_once = []
+    interleave(arms(clock, at_once, a=1, b=4), [1, 2], 3, synchronise=nothing, clock=clock)
+    assert (turns.n_passes, log) == (3, at_once)
+    assert turns.timings.seconds["b"].tolist() == [[4, 4], [4, 4], [4, 4]]
+    assert turns.timings.results["a"] == ["a1", "a2"]
 
 
 def test_devices_are_idle_at_both_readings():

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TypeVar
 
 from asd.engines import Engine
-from asd.measurement.timing import Clock, Timings, interleave, warm_up
+from asd.measurement.timing import Clock, Timings, Turns, warm_up
 from asd.types import Draft, Query
 
-__all__ = ["time_calls", "time_stages"]
+__all__ = ["take_turns", "time_calls", "time_stages"]
 
 R = TypeVar("R")
 
@@ -40,6 +40,18 @@ def time_calls(
     clock: Clock,
 ) -> Timings[R]:
     """The same for any calls of these engines, each of a unit's queries; seconds by the calls' names."""
+    turns = take_turns(calls, engines, units, clock)
+    turns.walk(n_passes)
+    return turns.timings
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[list[Query]], R]],
+    engines: Mapping[str, Engine],
+    units: Sequence[list[Query]],
+    clock: Clock,
+) -> Turns[list[Query], R]:
+    """The same before any pass is made, every call warmed up."""
 
     def synchronise() -> None:
         for engine in engines.values():
@@ -47,4 +59,4 @@ def time_calls(
 
     for call in calls.values():
         warm_up(partial(call, units[0]), synchronise=synchronise, clock=clock)
-    return interleave(calls, units, n_passes, synchronise=synchronise, clock=clock)
+    return Turns(calls, units, synchronise=synchronise, clock=clock)

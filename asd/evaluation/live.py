@@ -20,15 +20,12 @@ from asd.cascade import Cascade
 from asd.engines import Drafted, Engine, Verifier, alone
 from asd.evaluation.replay import Contender, Replay, walk_of
 from asd.ladder import Ladder
-from asd.measurement.timing import Clock, interleave, warm_up
+from asd.measurement.timing import Clock, Turns, warm_up
 from asd.types import Completion, Query
 
-__all__ = ["N_SPARE", "Live", "Timed", "run_live", "unit_size"]
+__all__ = ["Live", "Timed", "run_live", "unit_size"]
 
 Array = NDArray[np.float64]
-
-N_SPARE = 2
-"""Further passes at most, while the calmest do not agree (`asd.measurement.timing.interleave`)."""
 
 QUEUED = 4
 """Full calls' worth of queries that wait at once, where calls hold several."""
@@ -38,23 +35,55 @@ QUEUED = 4
 class Timed:
     """Seconds of one arm and of the largest stage alone, of shape (passes, units), in the same passes.
 
-    `agreement` is the share of items whose answer and actions equal the replayed ones; `completions` are
-    those of the last pass, one an item.
+    `completions` are those of the last pass, one an item; `expected` are the replayed ones.
     """
 
     contender: Contender
     seconds: Array
     largest: Array
-    agreement: float
     completions: tuple[Completion, ...]
+    expected: tuple[Completion, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Share of items whose answer and actions equal the replayed ones."""
+        pairs = zip(self.completions, self.expected, strict=True)
+        return float(np.mean([a.text == b.text and walk_of(a) == walk_of(b) for a, b in pairs]))
 
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """Everything timed on one dataset, by (policy name, lambda); equal ways share their seconds."""
+    """Everything that takes turns on one dataset; equal ways share their seconds.
 
-    timed: Mapping[tuple[str, float | None], Timed]
-    n_arms: int
+    Attributes:
+        replays: Of the contenders; the first is the largest stage alone.
+        items: Positions of the items that are timed.
+        turns: What is timed, by the name of the arm; further passes may be asked of it.
+    """
+
+    replays: tuple[Replay, ...]
+    items: tuple[int, ...]
+    turns: Turns[list[Query], list[Completion]]
+
+    @property
+    def n_arms(self) -> int:
+        """Different ways among the contenders."""
+        return len(self.turns.arms)
+
+    @property
+    def timed(self) -> dict[tuple[str, float | None], Timed]:
+        """By policy name and lambda, over all passes so far."""
+        return {(r.contender.name, r.contender.lam): self._timed(r) for r in self.replays}
+
+    def _timed(self, replay: Replay) -> Timed:
+        timings, name = self.turns.timings, _arm_name(replay, self.items)
+        return Timed(
+            contender=replay.contender,
+            seconds=timings.seconds[name],
+            largest=timings.seconds[_arm_name(self.replays[0], self.items)],
+            completions=tuple(completion for unit in timings.results[name] for completion in unit),
+            expected=tuple(replay.completions[i] for i in self.items),
+        )
 
 
 def run_live(
@@ -75,7 +104,7 @@ def run_live(
         replays: Of the contenders to time, all on one dataset; the first is the largest stage alone.
         items: Positions of the items to time.
         batch: Most queries a call; a unit of work holds `unit_size` of them.
-        n_passes: Walks over all units; up to `N_SPARE` more where the machine is not calm.
+        n_passes: Walks over all units.
         clock: Reads seconds.
     """
     arms = {_arm_name(replay, items): replay for replay in reversed(replays)}
@@ -92,20 +121,9 @@ def run_live(
     for asked in (calls[0], max(calls, key=lambda asked: max(query.n_characters for query in asked))):
         for call in _warming(engines, asked):
             warm_up(call, synchronise=synchronise, clock=clock)
-    timings = interleave(run, units, n_passes, n_spare=N_SPARE, synchronise=synchronise, clock=clock)
-    largest = timings.seconds[_arm_name(replays[0], items)]
-    timed = {}
-    for replay in replays:
-        name = _arm_name(replay, items)
-        answers = [completion for unit in timings.results[name] for completion in unit]
-        timed[replay.contender.name, replay.contender.lam] = Timed(
-            replay.contender,
-            timings.seconds[name],
-            largest,
-            _agreement(answers, replay, items),
-            tuple(answers),
-        )
-    return Live(timed, len(arms))
+    turns = Turns(run, units, synchronise=synchronise, clock=clock)
+    turns.walk(n_passes)
+    return Live(tuple(replays), tuple(items), turns)
 
 
 def unit_size(batch: int) -> int:
@@ -136,9 +154,3 @@ def _arm(
         engines = {name: alone(engine) for name, engine in engines.items()}
     cascade = Cascade(engines, replay.contender.policy, ladder.prices_at(batch))
     return partial(cascade.run, batch_size=batch)
-
-
-def _agreement(answers: Sequence[Completion], replay: Replay, items: Sequence[int]) -> float:
-    expected = [replay.completions[i] for i in items]
-    same = [a.text == e.text and walk_of(a) == walk_of(e) for a, e in zip(answers, expected, strict=True)]
-    return float(np.mean(same))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,15 +22,23 @@ __all__ = ["check_writable", "read_record", "write_atomically", "write_record"]
 T = TypeVar("T", bound=Record)
 
 
-def read_record(path: str | Path, kind: type[T]) -> T:
+def read_record(path: str | Path, kind: type[T], *, upgrade: Callable[[Any], Any] | None = None) -> T:
     """Read a record file.
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        upgrade: Brings what earlier versions wrote into the layout of this one.
 
     Raises:
         DataError: The file is missing, unreadable, cut off, from another schema or has unknown fields.
     """
     path = Path(path)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        content = path.read_bytes()
+        if upgrade is None:
+            return msgspec.json.decode(content, type=kind)
+        return msgspec.convert(upgrade(msgspec.json.decode(content)), kind)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; record it first") from error
     except OSError as error:

@@ -35,12 +35,15 @@ __all__ = [
     "Run",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Kind = Literal["quality", "cost", "count", "time"]
+Kind = Literal["quality", "cost", "count", "time", "summary"]
 """What a metric is, which decides the machines on which it may block a build: quality and priced cost
 anywhere, counts where device kind, dtype and engine agree, time (seconds and their ratios) where the whole
-hardware key does."""
+hardware key does. A summary is held to targets only: what it is made of is compared in its place."""
+
+Passes = tuple[tuple[float, ...], ...]
+"""Seconds by pass and unit of work."""
 
 Direction = Literal["higher", "lower", "same"]
 """Which way is better; "same" for what should not move either way, such as the mix of stages."""
@@ -149,11 +152,11 @@ class Metric(Record, frozen=True, kw_only=True):
         value: The number shown.
         tolerance: Largest loss that is still no regression: absolute for quality and for direction "same",
             else relative (0.05 = five per cent).
+        interval: Where the value lies with 95 % confidence over the draw of the items; None: it is exact.
         items: Per-item values, aligned with the dataset's items.
-        seconds: Of times, what each timed item took in its fastest pass, in a fixed order of items.
-        yardstick: Of ratios of times, what the largest stage took for the same items, likewise.
-        passes: The value in each pass, in the order of the passes; shown, not compared.
-        needs: Samples without which the metric is not shown (tail percentiles), 0 where it always is.
+        samples: Of times, the seconds of every timed unit of work (usually an item) in every pass, by pass.
+        reference: Of ratios of times, what the largest stage took for the same units in the same passes.
+        needs: Items without which the metric is not shown (tail percentiles), 0 where it always is.
     """
 
     name: str
@@ -163,23 +166,25 @@ class Metric(Record, frozen=True, kw_only=True):
     provenance: Provenance
     value: float
     tolerance: float
+    interval: tuple[float, float] | None = None
     items: tuple[float, ...] | None = None
-    seconds: tuple[float, ...] | None = None
-    yardstick: tuple[float, ...] | None = None
-    passes: tuple[float, ...] | None = None
+    samples: Passes | None = None
+    reference: Passes | None = None
     needs: int = 0
 
     def __post_init__(self) -> None:
-        times = (*(self.seconds or ()), *(self.yardstick or ()), *(self.passes or ()))
-        for number in (self.value, self.tolerance, *(self.items or ()), *times):
+        times = [s for of_pass in (*(self.samples or ()), *(self.reference or ())) for s in of_pass]
+        for number in (self.value, self.tolerance, *(self.interval or ()), *(self.items or ()), *times):
             if not math.isfinite(number):
                 raise DataError(f"metric {self.name}: {number} is not a finite number and cannot be recorded")
         if self.tolerance < 0:
             raise DataError(f"metric {self.name}: tolerance {self.tolerance} is negative")
         if min(times, default=1.0) <= 0 or (self.kind == "time" and self.value <= 0):
             raise DataError(f"metric {self.name}: seconds and their ratios are positive")
-        if self.yardstick is not None and len(self.yardstick) != len(self.seconds or ()):
-            raise DataError(f"metric {self.name}: seconds and yardstick are not of the same items")
+        if self.reference is not None and _shape(self.reference) != _shape(self.samples or ()):
+            raise DataError(f"metric {self.name}: seconds and reference are not of the same passes and units")
+        if self.samples is not None and (len(set(_shape(self.samples))) != 1 or not self.samples[0]):
+            raise DataError(f"metric {self.name}: the passes are not over the same units")
 
 
 class Cell(Record, frozen=True, kw_only=True):
@@ -220,9 +225,19 @@ class Run(Record, frozen=True, kw_only=True):
         for cell in self.cells:
             _check_items(cell, {dataset.name: len(dataset.items) for dataset in self.datasets})
 
+    @property
+    def n_passes(self) -> int:
+        """Most passes that any of its times was measured in; 0 where it holds no times."""
+        return max((len(m.samples) for cell in self.cells for m in cell.metrics if m.samples), default=0)
+
     def dataset(self, name: str) -> DatasetRecord | None:
         """The dataset of that name, if the run has it."""
         return next((dataset for dataset in self.datasets if dataset.name == name), None)
+
+
+def _shape(passes: Passes) -> list[int]:
+    """Units of every pass."""
+    return [len(units) for units in passes]
 
 
 def _digest(query: Query) -> str:

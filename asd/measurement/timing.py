@@ -3,8 +3,8 @@
 A machine drifts: clocks, heat, neighbours. Timing one arm after the other turns drift into a difference
 between arms. Here every arm runs on a unit of work before any arm runs on the next unit, and the order of
 the arms rotates and turns round, so that none profits from its place or from always following another. A
-pass is one walk over all units; ratios are formed within a pass. A pass that was disturbed is dropped whole,
-all arms of it, so that calm is never chosen for one arm alone.
+pass is one walk over all units; ratios are formed within a pass. How many passes are made is decided by the
+caller and never by what they saw: who may draw again until the draw is good compares a run that was lucky.
 
 Nothing but the call is between the two readings of the clock: the devices are idle before the first and
 after the second, the garbage collector is off, nothing is printed.
@@ -22,7 +22,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Clock", "Timed", "Timings", "interleave", "timed", "warm_up"]
+__all__ = ["Clock", "Timed", "Timings", "Turns", "interleave", "timed", "warm_up"]
 
 Clock = Callable[[], float]
 """Reads seconds, for example `time.perf_counter`."""
@@ -56,11 +56,67 @@ class Timed(Generic[R]):
     seconds: float
 
 
-Pass = dict[str, list[Timed[R]]]
-"""By arm, its runs, one a unit."""
+class Turns(Generic[U, R]):
+    """Arms that take turns on units of work, in as many passes as are asked for, now or later.
 
-AGREE = 1.1
-"""Passes agree when the slowest took at most so many times as long as the fastest."""
+    Args:
+        arms: By name, what is timed; called with one unit.
+        units: Batches of work.
+        synchronise: Returns when every device that an arm may use is idle.
+        clock: Reads seconds.
+
+    Raises:
+        ValueError: No arm or no unit.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Callable[[U], R]],
+        units: Sequence[U],
+        *,
+        synchronise: Callable[[], None],
+        clock: Clock,
+    ) -> None:
+        if not arms or not units:
+            raise ValueError(f"nothing to time: {len(arms)} arms, {len(units)} units")
+        self.arms, self.units = arms, units
+        self._synchronise, self._clock = synchronise, clock
+        self._seconds: dict[str, list[list[float]]] = {name: [] for name in arms}
+        self._results: dict[str, list[R]] = {}
+
+    @property
+    def n_passes(self) -> int:
+        """Passes made so far."""
+        return len(next(iter(self._seconds.values())))
+
+    def walk(self, n_passes: int) -> None:
+        """Make so many further passes.
+
+        Raises:
+            ValueError: It is not positive.
+        """
+        if n_passes < 1:
+            raise ValueError(f"nothing to time: {n_passes} passes")
+        for _ in range(n_passes):
+            runs = self._pass(self.n_passes)
+            for name, of_arm in runs.items():
+                self._seconds[name].append([run.seconds for run in of_arm])
+                self._results[name] = [run.result for run in of_arm]
+
+    @property
+    def timings(self) -> Timings[R]:
+        """What all passes so far saw."""
+        return Timings(
+            {name: np.array(of_arm) for name, of_arm in self._seconds.items()}, dict(self._results)
+        )
+
+    def _pass(self, turn: int) -> dict[str, list[Timed[R]]]:
+        """Every arm's runs, one a unit."""
+        runs: dict[str, list[Timed[R]]] = {name: [] for name in self.arms}
+        for j, unit in enumerate(self.units):
+            for name in _order(list(self.arms), turn + j):
+                runs[name].append(timed(partial(self.arms[name], unit), self._synchronise, self._clock))
+        return runs
 
 
 def interleave(
@@ -70,33 +126,15 @@ def interleave(
     *,
     synchronise: Callable[[], None],
     clock: Clock,
-    n_spare: int = 0,
 ) -> Timings[R]:
-    """Run every arm on every unit, `n_passes` times, arms taking turns on each unit.
-
-    Args:
-        arms: By name, what is timed; called with one unit.
-        units: Batches of work.
-        n_passes: Walks over all units that are kept.
-        n_spare: Further walks at most, made while the calmest `n_passes` do not agree; those are then kept.
-        synchronise: Returns when every device that an arm may use is idle.
-        clock: Reads seconds.
+    """Run every arm on every unit, `n_passes` times, arms taking turns on each unit (`Turns`).
 
     Raises:
         ValueError: No arm, no unit or no pass.
     """
-    if not arms or not units or n_passes < 1:
-        raise ValueError(f"nothing to time: {len(arms)} arms, {len(units)} units, {n_passes} passes")
-    passes: list[Pass[R]] = []
-    for i in range(n_passes + n_spare):
-        passes.append(_walk(arms, units, i, synchronise, clock))
-        calmest = sorted(passes, key=_seconds_of)[:n_passes]
-        if len(passes) >= n_passes and _seconds_of(calmest[-1]) <= AGREE * _seconds_of(calmest[0]):
-            break
-    return Timings(
-        {name: np.array([[run.seconds for run in one[name]] for one in calmest]) for name in arms},
-        {name: [run.result for run in passes[-1][name]] for name in arms},
-    )
+    turns = Turns(arms, units, synchronise=synchronise, clock=clock)
+    turns.walk(n_passes)
+    return turns.timings
 
 
 def timed(call: Callable[[], R], synchronise: Callable[[], None], clock: Clock) -> Timed[R]:
@@ -133,25 +171,6 @@ def warm_up(
         if n_calm == 2:
             return n_calls
     return at_most
-
-
-def _walk(
-    arms: Mapping[str, Callable[[U], R]],
-    units: Sequence[U],
-    turn: int,
-    synchronise: Callable[[], None],
-    clock: Clock,
-) -> Pass[R]:
-    """One pass: every arm's runs, one a unit."""
-    runs: Pass[R] = {name: [] for name in arms}
-    for j, unit in enumerate(units):
-        for name in _order(list(arms), turn + j):
-            runs[name].append(timed(partial(arms[name], unit), synchronise, clock))
-    return runs
-
-
-def _seconds_of(one: Pass[R]) -> float:
-    return sum(run.seconds for runs in one.values() for run in runs)
 
 
 def _order(names: list[str], turn: int) -> list[str]:

@@ -50,7 +50,7 @@ def latency_tables(material: Material, *, n_timed: int = N_TIMED, n_passes: int 
             n=seconds.n,
             columns=(first, *_COLUMNS),
             rows=tuple(rows),
-            note="P95 only from 59 samples on. device_s: seconds inside calls times the stage's devices, a "
+            note="P95 only from 59 questions on. device_s: seconds inside calls times the stage's devices, a "
             "query. speed_up: total seconds of the largest stage alone over the method's, with a 95 % "
             "bootstrap interval over questions; speed_up_drafted: the same of the largest stage with its own "
             "drafter, a dash where it has none. agreement: live answers and actions equal to the replayed.",
@@ -130,7 +130,9 @@ def _row(
     seconds, largest = (
         np.concatenate([getattr(part, which) for part in parts], axis=1) for which in ("seconds", "largest")
     )
-    p95 = float(np.quantile(seconds, 0.95)) * 1e3 if seconds.size >= samples_needed(0.95) else None
+    by_question = seconds.mean(axis=0)  # passes over one question are no further questions
+    enough = by_question.size >= samples_needed(0.95)
+    p95 = float(np.quantile(by_question, 0.95)) * 1e3 if enough else None
     mean, weights = float(seconds.mean()), [len(part.completions) for part in parts]
     agreement = float(np.average([part.agreement for part in parts], weights=weights))
     return (
