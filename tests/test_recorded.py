@@ -15,7 +15,7 @@ from asd.engines.revisions import revisions
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder
 from asd.measurement.files import read_record
-from asd.measurement.records import DatasetRecord, Run
+from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Run
 from asd.testing import Script, ScriptedEngine
 from asd.tracelog import TraceLog
 from asd.types import Query
@@ -127,4 +127,7 @@ def test_a_baseline_pins_the_commits_of_its_data() -> None:
         for d, version in zip(baseline.run.datasets, versions, strict=False)
     )
     run = Run(header=baseline.run.header, datasets=datasets, cells=())
-    assert pinned_by(Baseline(schema_version=1, reason="test", run=run)) == {"a/b": "1", "c/d": "2"}
+    assert pinned_by(Baseline(schema_version=SCHEMA_VERSION, reason="test", run=run)) == {
+        "a/b": "1",
+        "c/d": "2",
+    }
