@@ -2,44 +2,63 @@
 
     import asd
 
-    ladder = asd.Ladder.load("tiny")
-    policy = asd.load_policy("policy.json").policy(lam=5.0, ladder=ladder)
-    prices = {stage.name: stage.prices for stage in ladder.stages}
-    cascade = asd.Cascade(asd.open_engines(ladder), policy, prices)
-    [completion] = cascade.run([asd.Query(id="1", dataset="mine", prompt="add 12+30")])
+    with asd.load("tiny", quality=0.95) as cascade:
+        print(cascade("add 12+30").text)
 
 The names in `__all__`, the errors in `asd.errors`, the policies in `asd.policies` and the fakes in
 `asd.testing` are the public interface. Importing `asd` imports neither torch nor scikit-learn nor scipy.
 """
 
+from asd.api import collect, fit, load
 from asd.cascade import Cascade
-from asd.collect import collect as collect_traces
-from asd.engines import GREEDY, Engine, Sampling
+from asd.collection import collect as collect_traces
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.engines.registry import open_engines
 from asd.errors import AsdError
-from asd.ladder import Ladder, Stage
+from asd.ladder import Drafter, Ladder, Stage
 from asd.messages import Message
 from asd.policies import Policy
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.artifact import load as load_policy
 from asd.policy.fit import fit as fit_policy
 from asd.prices import Prices
+from asd.resilience import Health
+from asd.tracelog import TraceLog
 from asd.traces import read_traces
-from asd.types import STOP, AnswerForm, Completion, Decision, Draft, Outcome, Query, Trace, Usage
-from asd.workloads import Workload
+from asd.types import (
+    STOP,
+    VERIFY,
+    AnswerForm,
+    Completion,
+    Decision,
+    Draft,
+    Failure,
+    Outcome,
+    Query,
+    Trace,
+    Usage,
+    Verification,
+)
+from asd.workloads import Split, Workload
 
 __version__ = "0.1.0"
 
 __all__ = [
     "GREEDY",
+    "LOSSLESS",
     "STOP",
+    "VERIFY",
+    "Acceptance",
     "AnswerForm",
     "AsdError",
     "Cascade",
     "Completion",
     "Decision",
     "Draft",
+    "Drafter",
     "Engine",
+    "Failure",
+    "Health",
     "Ladder",
     "Message",
     "Outcome",
@@ -48,12 +67,19 @@ __all__ = [
     "Prices",
     "Query",
     "Sampling",
+    "Split",
     "Stage",
     "Trace",
+    "TraceLog",
     "Usage",
+    "Verification",
+    "Verifier",
     "Workload",
+    "collect",
     "collect_traces",
+    "fit",
     "fit_policy",
+    "load",
     "load_policy",
     "open_engines",
     "read_traces",

@@ -21,21 +21,34 @@ quality and cost; nothing here changes what a stage would write.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
+from asd.dispatch import Dispatcher
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.batches import answers, call_in_batches, readings
-from asd.engines.closing import close
+from asd.engines.closing import close_all
 from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
 from asd.journey import Journey, Result
+from asd.ladder import Ladder
 from asd.policies import Policy
 from asd.prices import Prices
 from asd.resilience import Detours, Health
-from asd.types import NO_CALL, STOP, VERIFY, Completion, Decision, Draft, Query, Verification
+from asd.types import (
+    NO_CALL,
+    STOP,
+    TEXT,
+    VERIFY,
+    AnswerForm,
+    Completion,
+    Decision,
+    Draft,
+    Query,
+    Verification,
+)
 
 
 class Cascade:
@@ -46,10 +59,11 @@ class Cascade:
     Args:
         engines: One engine a stage, by stage name, in ladder order.
         policy: Chooses the next action in every state.
-        prices: Price of a call, by stage name; the same names as `engines`.
+        prices: Price of a call, by stage name, or the ladder that has them; the same names as `engines`.
         health: Keeps failing stages out of the way; None: a failure is raised.
         acceptance: How stages choose tokens, and when a verifier takes another's as its own. The policy was
             fitted on greedy, lossless outcomes; what others are worth, it takes on trust.
+        form: What the answer to a plain text is.
 
     Raises:
         ConfigError: `engines` is empty, an engine is another stage's than its name says, or a stage has an
@@ -60,10 +74,13 @@ class Cascade:
         self,
         engines: Mapping[str, Engine],
         policy: Policy,
-        prices: Mapping[str, Prices],
+        prices: Mapping[str, Prices] | Ladder,
         health: Health | None = None,
         acceptance: Acceptance = LOSSLESS,
+        form: AnswerForm = TEXT,
     ) -> None:
+        if isinstance(prices, Ladder):
+            prices = prices.prices_at(1)
         if not engines or engines.keys() != prices.keys():
             raise ConfigError(
                 f"a cascade needs an engine and a price for every stage; engines: {sorted(engines)}, "
@@ -78,7 +95,16 @@ class Cascade:
         self.prices = prices
         self.health = health
         self.acceptance = acceptance
+        self.form = form
         self._detours = Detours(policy)
+        self._dispatcher: Dispatcher | None = None
+
+    def __call__(self, prompt: str | Query, max_new_tokens: int = 256) -> Completion:
+        """Answer one prompt; `max_new_tokens` is for a plain text. Raises as `run`."""
+        return self.run([self._query("1", prompt, max_new_tokens)])[0]
+
+    def __repr__(self) -> str:
+        return f"Cascade({' -> '.join(self.engines)}, {self.policy.name})"
 
     def __enter__(self) -> Self:
         return self
@@ -88,12 +114,13 @@ class Cascade:
 
     def close(self) -> None:
         """Close all engines, also where closing one of them raises; a second call does nothing."""
-        with ExitStack() as stack:
-            for engine in self.engines.values():
-                stack.callback(close, engine)
+        if self._dispatcher is not None:
+            self._dispatcher.close()
+            self._dispatcher = None
+        close_all(self.engines.values())
 
-    def run(self, queries: Sequence[Query], batch_size: int = 16) -> list[Completion]:
-        """Answer every query, in the order given; at most `batch_size` of them in one call of an engine.
+    def run(self, queries: Sequence[Query | str], batch_size: int = 16) -> list[Completion]:
+        """Answer every query or prompt, in order; at most `batch_size` of them in one call of an engine.
 
         What ends a run early, an interrupt or a bug included, has an attribute `journeys`: the state of every
         query. Nothing they hold needs to be bought again: `resume` goes on from there.
@@ -105,7 +132,7 @@ class Cascade:
                 completions of the others.
             EngineError: A stage could not answer (without `health`), or returned what it was not asked for.
         """
-        journeys = [Journey(query) for query in queries]
+        journeys = [Journey(self._query(str(i), query)) for i, query in enumerate(queries, 1)]
         try:
             return self.resume(journeys, batch_size)
         except BaseException as error:
@@ -131,6 +158,46 @@ class Cascade:
             raise _no_stage_left(self.completed(journeys), unanswered)
         return self.completed(journeys)
 
+    async def answer(self, query: Query | str) -> Completion:
+        """Answer one query among others that come and go: whoever waits for a stage is called together.
+
+        Its engines compute in threads, so any number of these may be awaited at the same time.
+
+        Raises:
+            NoStageLeftError: Every stage failed the query.
+            PolicyError: The policy breaks its protocol.
+            EngineError: A stage could not answer, and the cascade has no `health`.
+        """
+        journey = Journey(self._query("1", query))
+        await self._dispatching().walk(journey)
+        if not journey.has_stopped:
+            raise _no_stage_left([], [journey])
+        return self._completion(journey)
+
+    async def as_completed(self, queries: Iterable[Query | str]) -> AsyncIterator[Completion]:
+        """Answer all of them, and yield each when it is done. Raises as `answer`, at the first that fails."""
+        tasks = [
+            asyncio.ensure_future(self.answer(self._query(str(i), query)))
+            for i, query in enumerate(queries, 1)
+        ]
+        try:
+            for task in asyncio.as_completed(tasks):
+                yield await task
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _dispatching(self) -> Dispatcher:
+        """The dispatcher of the event loop that is running."""
+        if self._dispatcher is None or self._dispatcher.loop is not asyncio.get_running_loop():
+            self._dispatcher = Dispatcher(self)
+        return self._dispatcher
+
+    def _query(self, name: str, query: Query | str, max_new_tokens: int = 256) -> Query:
+        if isinstance(query, Query):
+            return query
+        return Query(name, "prompts", query, max_new_tokens=max_new_tokens, form=self.form)
+
     def completed(self, journeys: Sequence[Journey]) -> list[Completion]:
         """What was returned for those queries that have stopped, in their order."""
         return [self._completion(journey) for journey in journeys if journey.has_stopped]
@@ -138,19 +205,26 @@ class Cascade:
     def step(self, journeys: Sequence[Journey], batch_size: int) -> list[Journey]:
         """One round: decide for every open query, run each chosen stage on its group, return what goes on."""
         for journey in journeys:
-            journey.follow(self._decide(journey))
+            self.decide(journey)
         going_on = [j for j in journeys if j.decision is not None and not j.has_stopped]
         chosen: defaultdict[str, list[Journey]] = defaultdict(list)
         for journey in going_on:
             chosen[journey.chosen.action].append(journey)
-        for stage, engine in self.engines.items():
-            continuing = [journey for journey in chosen[stage] if journey.is_read_by(stage)]
-            starting = [journey for journey in chosen[stage] if not journey.is_read_by(stage)]
-            self._generate(engine, starting, batch_size)
-            if stage in self.verifiers:
-                self._verify(self.verifiers[stage], chosen[VERIFY + stage], batch_size)
-                self._continue(self.verifiers[stage], continuing, batch_size)
+        for stage in self.engines:
+            for action in (stage, VERIFY + stage):
+                if action in chosen:
+                    self.carry_out(action, chosen[action], batch_size)
         return going_on
+
+    def carry_out(self, action: str, group: Sequence[Journey], batch_size: int) -> None:
+        """Call a stage for queries that have all chosen this action, and hand every one what became of it."""
+        if action.startswith(VERIFY):
+            self._verify(self.verifiers[action.removeprefix(VERIFY)], group, batch_size)
+            return
+        self._generate(self.engines[action], [j for j in group if not j.is_read_by(action)], batch_size)
+        if action in self.verifiers:
+            read = [journey for journey in group if journey.is_read_by(action)]
+            self._continue(self.verifiers[action], read, batch_size)
 
     def _generate(self, engine: Engine, group: Sequence[Journey], batch_size: int) -> None:
         def write(batch: Sequence[Journey]) -> list[Draft]:
@@ -185,6 +259,10 @@ class Cascade:
         for batch in in_batches(action, run, _queries(group), batch_size):
             for i, result in batch.items():
                 group[i].take(result)
+
+    def decide(self, journey: Journey) -> None:
+        """Begin a round: ask the policy what to do next, and stop where it says so."""
+        journey.follow(self._decide(journey))
 
     def _decide(self, journey: Journey) -> Decision | None:
         """What to do next; None where every stage has failed a query that has no answer yet.

@@ -48,6 +48,11 @@ class Journey:
         return bool(self.decisions) and self.decisions[-1].action == STOP
 
     @property
+    def is_carried_out(self) -> bool:
+        """This round's decision has brought what it asked for."""
+        return bool(self.decisions) and self.decisions[-1] is self.decision
+
+    @property
     def chosen(self) -> Decision:
         """The decision of this round, where there is one."""
         assert self.decision is not None

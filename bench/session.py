@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asd.collect import collect, header_for, read_collected
+from asd.collection import collect, header_for, read_collected
 from asd.engines import Engine
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions

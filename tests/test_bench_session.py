@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.engines import Engine
 from asd.engines.revisions import revisions
 from asd.evaluation.live import Live, run_live

@@ -22,7 +22,7 @@ from click.testing import CliRunner, Result
 
 import asd
 from asd.cli import _blocks, main
-from asd.collect import header_for
+from asd.collection import header_for
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.ladder import Ladder

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asd.cli import main
-from asd.cli.guarantee import policy_for
 from asd.errors import ConfigError
 from asd.guarantee.record import EVERYTHING
 from asd.ladder import Ladder
 from asd.policies import FixedStage
 from asd.policy import artifact
+from asd.policy.choice import choose
 from asd.tracelog import TraceLog
 from asd.traces import Header, StageHeader
 from asd.types import Query, Trace
@@ -76,8 +76,8 @@ def test_fit_keeps_what_it_promises_in_the_file_and_on_the_screen(folder: Path) 
     assert (fitted.guarantee.keep, fitted.guarantee.delta) == (0.7, 0.1)
     given = fitted.guarantee.grants[EVERYTHING]
     ladder = Ladder.load(folder / "pair.toml")
-    assert policy_for(fitted, None, ladder).name == f"optimal(lam={given.lam:g})"
-    assert policy_for(fitted, 2.0, ladder).name == "optimal(lam=2)"
+    assert choose(fitted, ladder).policy.name == f"optimal(lam={given.lam:g})"
+    assert choose(fitted, ladder, lam=2.0).policy.name == "optimal(lam=2)"
 
 
 def test_without_a_guarantee_the_default_lam_is_used(folder: Path) -> None:
@@ -85,7 +85,7 @@ def test_without_a_guarantee_the_default_lam_is_used(folder: Path) -> None:
     assert fit(folder).exit_code == 0
     fitted = artifact.load(folder / "policy.json")
     assert fitted.guarantee is None
-    assert policy_for(fitted, None, Ladder.load(folder / "pair.toml")).name == "optimal(lam=5)"
+    assert choose(fitted, Ladder.load(folder / "pair.toml")).policy.name == "optimal(lam=5)"
 
 
 def test_fit_prints_intervals_and_what_keeps_a_share(folder: Path) -> None:
@@ -100,8 +100,8 @@ def test_fit_prints_intervals_and_what_keeps_a_share(folder: Path) -> None:
         assert fitted.keeping(share).why in done.stdout
 
 
-def test_a_default_that_is_dearer_than_the_largest_stage_gives_way_to_it(folder: Path, capsys) -> None:
-    """Nobody chose it, so the stage that it should have saved answers, and standard error says why."""
+def test_a_default_that_is_dearer_than_the_largest_stage_gives_way_to_it(folder: Path) -> None:
+    """Nobody chose it, so the stage that it should have saved answers, and a note says why."""
     fit(folder)
     fitted, ladder = artifact.load(folder / "policy.json"), Ladder.load(folder / "pair.toml")
     dear = tuple(
@@ -109,11 +109,37 @@ def test_a_default_that_is_dearer_than_the_largest_stage_gives_way_to_it(folder:
         for row in fitted.fit.replayed
     )
     unlucky = msgspec.structs.replace(fitted, fit=msgspec.structs.replace(fitted.fit, replayed=dear))
-    assert policy_for(unlucky, None, ladder) == FixedStage("L")
-    assert "L alone answers: on held-out rows lam 5 came to quality" in capsys.readouterr().err
-    assert policy_for(unlucky, 5.0, ladder).name == "optimal(lam=5)"
-    assert policy_for(fitted, None, ladder).name == "optimal(lam=5)"
-    assert not capsys.readouterr().err
+    chosen = choose(unlucky, ladder)
+    assert chosen.policy == FixedStage("L")
+    assert chosen.note.startswith("L alone answers: on held-out rows lam 5 came to quality")
+    assert choose(unlucky, ladder, lam=5.0).policy.name == "optimal(lam=5)"
+    assert (choose(fitted, ladder).policy.name, choose(fitted, ladder).note) == ("optimal(lam=5)", "")
+
+
+def test_a_share_of_quality_is_kept_by_the_guarantee_or_by_held_out_rows(folder: Path) -> None:
+    """By the guarantee where it covers the share, else by the estimate, else by the largest stage."""
+    fit(folder, "--calibrate", folder / "more.jsonl", "--keep", 0.7)
+    fitted, ladder = artifact.load(folder / "policy.json"), Ladder.load(folder / "pair.toml")
+    granted = fitted.guarantee.grants[EVERYTHING].lam
+    assert choose(fitted, ladder, quality=0.7).policy.name == f"optimal(lam={granted:g})"
+    assert choose(fitted, ladder, quality=0.5).policy.name == f"optimal(lam={granted:g})"
+    kept = fitted.keeping(0.9)
+    assert kept.lam is not None
+    assert choose(fitted, ladder, quality=0.9).policy.name == f"optimal(lam={kept.lam:g})"
+    unsure = msgspec.structs.replace(fitted, fit=msgspec.structs.replace(fitted.fit, largest_quality=2.0))
+    chosen = choose(unsure, ladder, quality=0.9)
+    assert chosen == (FixedStage("L"), unsure.keeping(0.9).why)
+
+
+@pytest.mark.parametrize("quality", [0.0, -0.5, 1.01, float("nan")])
+def test_a_share_of_quality_is_a_share(folder: Path, quality: float) -> None:
+    """And it stands alone: a weight beside it is refused."""
+    fit(folder)
+    fitted, ladder = artifact.load(folder / "policy.json"), Ladder.load(folder / "pair.toml")
+    with pytest.raises(ConfigError, match=r"quality must be a share in \(0, 1\]"):
+        choose(fitted, ladder, quality=quality)
+    with pytest.raises(ConfigError, match="give lam or quality, not both"):
+        choose(fitted, ladder, quality=0.9, lam=1.0)
 
 
 def test_fit_marks_what_is_dearer_than_the_largest_stage(folder: Path, monkeypatch) -> None:
@@ -130,7 +156,7 @@ def test_a_guarantee_for_another_batch_is_not_used_one_by_one(folder: Path) -> N
     fitted = artifact.load(folder / "policy.json")
     assert fitted.guarantee.batch == 4
     with pytest.raises(ConfigError, match="holds at batch 4, not at 1"):
-        policy_for(fitted, None, Ladder.load(folder / "pair.toml"))
+        choose(fitted, Ladder.load(folder / "pair.toml"))
 
 
 def test_a_guarantee_by_dataset_needs_a_lam_where_no_dataset_is_known(folder: Path) -> None:
@@ -141,7 +167,7 @@ def test_a_guarantee_by_dataset_needs_a_lam_where_no_dataset_is_known(folder: Pa
     fitted = artifact.load(folder / "policy.json")
     assert set(fitted.guarantee.grants) == {"made-up"}
     with pytest.raises(ConfigError, match="name a lam"):
-        policy_for(fitted, None, Ladder.load(folder / "pair.toml"))
+        choose(fitted, Ladder.load(folder / "pair.toml"))
 
 
 @pytest.mark.parametrize(

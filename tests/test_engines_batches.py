@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asd.cascade import Cascade
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling
 from asd.errors import ConfigError
 from asd.ladder import Ladder, Stage

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from asd.cascade import Cascade
-from asd.collect import collect, header_for, read_collected
+from asd.collection import collect, header_for, read_collected
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError
 from asd.evidence.features import (

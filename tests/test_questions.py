@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.errors import AsdError, DataError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder

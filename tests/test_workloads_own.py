@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError

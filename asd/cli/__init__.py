@@ -20,7 +20,7 @@ import msgspec
 from asd import __version__
 from asd.cascade import Cascade
 from asd.cli.examples import examples
-from asd.cli.guarantee import Options, guarantee_options, policy_for, what_is_asked
+from asd.cli.guarantee import Options, guarantee_options, what_is_asked
 from asd.cli.opening import closed_at_the_end, open_quietly
 from asd.cli.options import (
     data_option,
@@ -34,7 +34,7 @@ from asd.cli.options import (
 )
 from asd.cli.paths import NEW_FILE
 from asd.cli.prompt import read_prompt
-from asd.collect import read_collected
+from asd.collection import read_collected
 from asd.engines.registry import open_drafted
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
@@ -43,6 +43,7 @@ from asd.measurement.environment import read_environment
 from asd.policies import Policy
 from asd.policy import artifact
 from asd.policy.artifact import PolicyArtifact
+from asd.policy.choice import choose
 from asd.prices import write_prices
 from asd.resilience import Health
 from asd.traces import answered
@@ -113,6 +114,7 @@ def main() -> None:
     type=float,
     help="What a right answer is worth, in runs of the largest stage. [default: what is guaranteed, else 5]",
 )
+@click.option("--quality", type=float, help="Instead: keep this share of the largest stage's quality.")
 @ladder_option
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
@@ -133,6 +135,7 @@ def main() -> None:
 def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     prompt: str,
     lam: float | None,
+    quality: float | None,
     ladder: str,
     policy: Path | None,
     max_new_tokens: int,
@@ -146,9 +149,12 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     steps = Ladder.load(ladder)
     fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
     text = read_prompt(prompt)
+    chosen = choose(fitted, steps, lam=lam, quality=quality)
+    if chosen.note:
+        click.echo(chosen.note, err=True)
     cascade = Cascade(
         open_quietly(steps, device, engine),
-        policy_for(fitted, lam, steps),
+        chosen.policy,
         {stage.name: stage.prices for stage in steps.stages},
         Health(),
     )

@@ -22,8 +22,8 @@ from asd.cli.options import (
     workloads_of,
 )
 from asd.cli.paths import NEW_FILE
-from asd.collect import collect as collect_traces
-from asd.collect import header_for
+from asd.collection import collect as collect_traces
+from asd.collection import header_for
 from asd.engines.revisions import revisions
 from asd.ladder import Ladder
 from asd.tracelog import TraceLog

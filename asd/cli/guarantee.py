@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
@@ -10,18 +9,15 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 import click
 import numpy as np
 
-from asd.collect import read_collected
+from asd.collection import read_collected
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, calibrate
 from asd.ladder import Ladder
-from asd.policies import FixedStage, Policy
 from asd.policy.artifact import PolicyArtifact
 from asd.traces import answered
 from asd.types import Trace
 
-__all__ = ["Asked", "Options", "guarantee_options", "policy_for", "what_is_asked"]
-
-DEFAULT_LAM = 5.0
+__all__ = ["Asked", "Options", "guarantee_options", "what_is_asked"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -95,29 +91,3 @@ def what_is_asked(ladder: Ladder, **options: Unpack[Options]) -> Asked | None:
         options["delta"], options["keep"], options["cap_cost"], options["per_dataset"], options["batch"]
     )
     return Asked(promise, answered(read_collected(options["calibration"], ladder, "calibrate")))
-
-
-def policy_for(fitted: PolicyArtifact, lam: float | None, ladder: Ladder) -> Policy:
-    """The policy of a lam; without one what is guaranteed, and where nothing is, that of `DEFAULT_LAM`.
-
-    Nobody chose `DEFAULT_LAM`: where it cost more than the largest stage alone on held-out rows, at no more
-    quality, that stage answers and standard error says why.
-
-    Raises:
-        ConfigError: `lam` is out of range, every dataset has its own guarantee, or the guarantee is for
-            another batch size than one query at a time.
-        PolicyMismatchError: The policy was fitted on another ladder.
-    """
-    if lam is None and fitted.guarantee is not None:
-        return fitted.guaranteed_policy(ladder=ladder)
-    chosen = fitted.policy(DEFAULT_LAM if lam is None else lam, ladder=ladder)
-    nearest = min(fitted.fit.replayed, key=lambda replayed: abs(math.log(replayed.lam / DEFAULT_LAM)))
-    if lam is None and fitted.is_dearer(nearest):
-        largest = ladder.stages[-1].name
-        click.echo(
-            f"{largest} alone answers: on held-out rows lam {nearest.lam:g} came to {nearest}, and {largest} "
-            f"alone to quality {fitted.fit.largest_quality:.3f} at cost 1; give --lam, or fit on more rows",
-            err=True,
-        )
-        return FixedStage(largest)
-    return chosen

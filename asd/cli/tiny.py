@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.engines.revisions import revisions
 from asd.errors import DataError
 from asd.ladder import Ladder

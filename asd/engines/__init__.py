@@ -18,6 +18,7 @@ __all__ = [
     "GREEDY",
     "LOSSLESS",
     "Acceptance",
+    "Concurrent",
     "Drafted",
     "Engine",
     "Sampling",
@@ -111,6 +112,15 @@ class Verifier(Engine, Protocol):
         The draft holds the whole answer, the accepted prefix included; its `usage` counts this call only.
         `acceptance` is the one that `verify` was given.
         """
+
+
+@runtime_checkable
+class Concurrent(Engine, Protocol):
+    """An engine that takes several calls at once, each from a thread of its own, and batches by itself."""
+
+    @property
+    def concurrency(self) -> int:
+        """Most calls at a time."""
 
 
 @runtime_checkable

@@ -8,11 +8,13 @@ An engine that is asked after it was closed opens again. Own engines need not ha
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Protocol, Self
 
 from asd.engines import Engine
 
-__all__ = ["Closing", "close"]
+__all__ = ["Closing", "close", "close_all"]
 
 
 class Closing(Protocol):
@@ -30,6 +32,13 @@ class Closing(Protocol):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def close_all(engines: Iterable[Engine]) -> None:
+    """Close all of them, also where closing one raises."""
+    with ExitStack() as stack:
+        for engine in engines:
+            stack.callback(close, engine)
 
 
 def close(engine: Engine) -> None:

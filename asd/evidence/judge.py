@@ -95,6 +95,9 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silent: tuple[str, ...] = ()
     forms: tuple[AnswerKind, ...] = (TEXT.kind,)
 
+    def __repr__(self) -> str:
+        return f"EvidenceModel({', '.join(self.stages)}; {len(self.nodes) + len(self.verified)} nodes)"
+
     @property
     def has_forms(self) -> bool:
         """Whether answers are taken out of replies."""

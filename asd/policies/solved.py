@@ -19,7 +19,7 @@ from asd.types import STOP, Decision, Draft, Query, Verification
 __all__ = ["Myopic", "OptimalPolicy"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class OptimalPolicy:
     """Backward induction, looked up: judge the state, find its bin, take the action solved for it.
 
@@ -44,6 +44,9 @@ class OptimalPolicy:
         if not low <= self.lam <= high:
             raise ConfigError(f"lam must lie in the solved sweep, {low:g} to {high:g}, got {self.lam}")
         _check_root(self.solution.graph)
+
+    def __repr__(self) -> str:
+        return f"OptimalPolicy(lam={self.lam:g}, graph={self.solution.graph!r})"
 
     @property
     def name(self) -> str:

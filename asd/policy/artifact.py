@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
@@ -58,6 +59,20 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
     problem: GraphRecord
     fit: FitRecord
     guarantee: Guarantee | None = None
+
+    def __repr__(self) -> str:
+        """What it was fitted on, and what came of it; the file itself is in `save`."""
+        n_rows = sum(self.fit.n_rows.values())
+        return f"PolicyArtifact(ladder {self.ladder.name!r}, {n_rows} queries, {self.fit.fitted_at})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the held-out replay of every lam, in cost units of the largest stage alone."""
+        rows = "".join(
+            f"<tr><td>{row.lam:g}</td><td>{row.quality:.3f}</td><td>{row.cost:.3f}</td></tr>"
+            for row in self.fit.replayed
+        )
+        head = "<tr><th>lam</th><th>quality, replayed</th><th>cost, replayed</th></tr>"
+        return f"<table><caption>{escape(repr(self))}</caption>{head}{rows}</table>"
 
     def evidence(self) -> FittedEvidence:
         """The fitted evidence, ready to judge."""

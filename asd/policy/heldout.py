@@ -51,8 +51,8 @@ def cross_replay(table: Table, folds: IntArray, lams: Array, alone: Alone) -> li
             promised[i, held_out] = solution.expected_value[solution.nearest(float(lam))]
     means = (quality.mean(axis=1), cost.mean(axis=1), promised.mean(axis=1))
     errors = [alone.errors(*row) for row in zip(quality, cost, strict=True)]
-    rows = zip(lams, *means, strict=True)
-    return [HeldOut(*map(float, row), of_row) for row, of_row in zip(rows, errors, strict=True)]
+    rows = zip(map(float, lams), *(map(float, mean) for mean in means), errors, strict=True)
+    return [HeldOut(*row) for row in rows]
 
 
 class Alone(NamedTuple):

@@ -122,6 +122,9 @@ class GraphRecord(Record, frozen=True, kw_only=True):
     edges: tuple[EdgeRecord, ...]
     start: tuple[float, ...]
 
+    def __repr__(self) -> str:
+        return f"GraphRecord({len(self.nodes)} nodes, {len(self.edges)} edges)"
+
     @classmethod
     def of(cls, graph: Graph, usages: Mapping[tuple[str, str], FloatArray]) -> Self:
         """The record of a graph; `usages` of its edges, by source and action, of shape (n_bins, 6)."""

@@ -111,6 +111,9 @@ class FitRecord(Record, frozen=True, kw_only=True):
     n_refused: int = 0
     largest_error: float = 0.0
 
+    def __repr__(self) -> str:
+        return f"FitRecord({sum(self.n_rows.values())} queries, {len(self.replayed)} lams, {self.fitted_at})"
+
 
 def _interval(mean: float, error: float) -> str:
     """The normal 95 % interval, in words."""

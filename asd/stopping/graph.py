@@ -93,7 +93,7 @@ class Edge:
         return f"{self.source!r} -> {self.target!r} ({self.action})"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Graph:
     """A stopping problem.
 
@@ -110,6 +110,9 @@ class Graph:
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     start: FloatArray
+
+    def __repr__(self) -> str:
+        return f"Graph({len(self.nodes)} nodes, {len(self.edges)} edges)"
 
     def __post_init__(self) -> None:
         if not self.nodes:

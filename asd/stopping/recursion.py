@@ -48,7 +48,7 @@ class _Worth(NamedTuple):
         return lams[:, None] * self.quality - self.cost
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Solution:
     """A policy on a graph for each lam of a sweep, and what it is worth there.
 
@@ -82,6 +82,9 @@ class Solution:
         object.__setattr__(self, "value", value)
         object.__setattr__(self, "_names", names)
         object.__setattr__(self, "_borders", tuple(borders.tolist()))
+
+    def __repr__(self) -> str:
+        return f"Solution({self.graph!r}, {len(self.lams)} lams from {self.lams[0]:g} to {self.lams[-1]:g})"
 
     @property
     def expected_value(self) -> FloatArray:

@@ -99,6 +99,11 @@ class SpeculativeEngine(Closing):
         return self.verifier.stage_name
 
     @property
+    def device(self) -> torch.device:
+        """Where both stages are."""
+        return self.verifier.device
+
+    @property
     def alone(self) -> TransformersEngine:
         """The same stage without its drafter."""
         return self.verifier

@@ -94,6 +94,11 @@ class OpenAIEngine(Closing):
         )
         return f"{served}+{hashlib.sha256(form).hexdigest()[:8]}"
 
+    @property
+    def concurrency(self) -> int:
+        """Most requests in flight."""
+        return self.settings.concurrency
+
     def load(self) -> None:
         """Make sure that the server is there and has the model.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from asd.collect import collect, header_for
+from asd.collection import collect, header_for
 from asd.engines import Engine
 from asd.evaluation.replay import Outcomes, Replay
 from asd.ladder import Ladder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from asd.collect import collect, header_for, read_collected
+from asd.collection import collect, header_for, read_collected
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.errors import ConfigError, DataError, EngineError
 from asd.ladder import Ladder, Stage

@@ -1,0 +1,169 @@
+"""From a name to answers in two lines, and from traces to a policy in two more.
+
+    with asd.load("tiny", quality=0.95) as cascade:
+        print(cascade("add 12+30").text)
+
+Everything is put together from parts that can be had one by one: `asd.Ladder`, `asd.open_engines`,
+`asd.load_policy`, `asd.Cascade`, `asd.TraceLog`, `asd.collect_traces`, `asd.fit_policy`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from asd.cascade import Cascade
+from asd.collection import collect as collect_traces
+from asd.collection import header_for, read_collected
+from asd.engines.closing import close_all
+from asd.engines.registry import open_engines
+from asd.engines.revisions import revisions
+from asd.errors import ConfigError
+from asd.ladder import TINY_POLICY, Ladder
+from asd.policies import Policy
+from asd.policy import artifact
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.choice import choose
+from asd.policy.fit import fit as fit_policy
+from asd.resilience import Health
+from asd.tracelog import TraceLog
+from asd.types import AnswerForm, Trace
+from asd.workloads import Split, Workload
+from asd.workloads.catalogue import default_names, find_workloads
+
+__all__ = ["collect", "fit", "load"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def load(
+    ladder: str | Path | Ladder = "tiny",
+    *,
+    policy: str | Path | PolicyArtifact | Policy | None = None,
+    lam: float | None = None,
+    quality: float | None = None,
+    engine: str = "transformers",
+    device: str | None = None,
+    batch: int = 1,
+) -> Cascade:
+    """A cascade that is ready to answer; as a context manager it closes its engines.
+
+    Models are loaded when they first have to answer. A stage that fails is done without, and asked again a
+    minute later (`asd.resilience.Health`).
+
+    Args:
+        ladder: A preset's name, a TOML file, or the ladder itself.
+        policy: What `asd.fit` or `asd fit` made, its file, or any other policy. Default: the one that comes
+            with the ladder, which only "tiny" has.
+        lam: Runs of the largest stage that one fully right answer is worth.
+        quality: Instead of `lam`, share of the largest stage's quality to keep, in (0, 1].
+        engine: What runs the stages that name none: "transformers", "vllm", "openai" or "module:Class".
+        device: Such as "cpu" or "cuda:1"; default: a GPU if there is one.
+        batch: Queries a call, which decides the prices that the policy reckons with.
+
+    Raises:
+        ConfigError: An unknown name, a value out of range, a ladder without a policy, or `lam` or `quality`
+            with a policy that is not a fitted one.
+        DataError: The policy file cannot be read.
+        PolicyMismatchError: The policy was fitted on another ladder.
+    """
+    steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
+    fitted = _policy_of(steps, policy)
+    if isinstance(fitted, PolicyArtifact):
+        chosen, note = choose(fitted, steps, lam=lam, quality=quality, batch=batch)
+        if note:
+            _LOG.warning("%s", note)
+        form = AnswerForm(fitted.model.forms[0])
+    elif lam is None and quality is None:
+        chosen, form = fitted, AnswerForm()
+    else:
+        raise ConfigError(f"policy {fitted.name!r} is not a fitted one; leave lam and quality out")
+    engines = open_engines(steps, device, engine, batch=batch)
+    return Cascade(engines, chosen, steps.prices_at(batch), Health(), form=form)
+
+
+def _policy_of(
+    ladder: Ladder, policy: str | Path | PolicyArtifact | Policy | None
+) -> PolicyArtifact | Policy:
+    if isinstance(policy, str | Path):
+        return artifact.load(policy)
+    if policy is not None:
+        return policy
+    if ladder.name != "tiny":
+        raise ConfigError(
+            f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit` (or "
+            "asd.collect and asd.fit) and give it as policy"
+        )
+    return artifact.load(TINY_POLICY)
+
+
+def collect(  # noqa: PLR0913  (what the command has as options)
+    ladder: str | Path | Ladder,
+    workloads: Sequence[str | Workload] | None = None,
+    *,
+    out: str | Path,
+    split: Split = "fit",
+    limit: int = 1000,
+    batch: int = 16,
+    engine: str = "transformers",
+    device: str | None = None,
+) -> list[Trace]:
+    """Let every stage answer every query, once, and record the outcomes; a run that was stopped goes on.
+
+    Args:
+        ladder: A preset's name, a TOML file, or the ladder itself.
+        workloads: Names, FILE.py or workloads; default: those that come with the package.
+        out: JSON lines, continued if it exists.
+        split: Which rows: "fit", "calibrate" or "test".
+        limit: Most queries of a workload.
+        batch: Most queries in one call.
+        engine: As in `load`.
+        device: As in `load`.
+
+    Returns:
+        The traces; a query that a stage refused for good has it in `Trace.refusals`.
+
+    Raises:
+        ConfigError: An unknown name or a value out of range.
+        DataError: A workload is empty or has changed, or cannot score an answer.
+        EngineError: A stage cannot be loaded or cannot answer; what it has answered is recorded.
+        StorageError: The file cannot be written; what it holds is intact.
+    """
+    steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
+    found = [
+        workload
+        for given in (default_names() if workloads is None else workloads)
+        for workload in (find_workloads([given]) if isinstance(given, str) else [given])
+    ]
+    engines = open_engines(steps, device, engine)
+    header = header_for(steps, revisions(steps, engine), found, split)
+    try:
+        with TraceLog(out, header) as log:
+            return collect_traces(found, engines, log, limit=limit, batch_size=batch)
+    finally:
+        close_all(engines.values())
+
+
+def fit(
+    traces: str | Path | Sequence[str | Path] | Sequence[Trace], ladder: str | Path | Ladder = "tiny"
+) -> PolicyArtifact:
+    """Learn when to stop from recorded outcomes; `save` writes it, `asd.load(policy=...)` takes it.
+
+    Args:
+        traces: What `collect` returned for split "fit", or the files that it wrote.
+        ladder: What the traces were collected on.
+
+    Raises:
+        ConfigError: A file was collected on another ladder or another split.
+        DataError: A file cannot be read, or fewer than 100 queries are answered and scored by every stage.
+    """
+    steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
+    given = [traces] if isinstance(traces, str | Path) else list(traces)
+    paths = [Path(item) for item in given if isinstance(item, str | Path)]
+    rows = [item for item in given if isinstance(item, Trace)]
+    if paths and rows:
+        raise ConfigError("traces are files or outcomes, not both")
+    found = read_collected(paths, steps, "fit") if paths else rows
+    return fit_policy(found, steps, fitted_at=datetime.now(UTC).isoformat(timespec="seconds"))

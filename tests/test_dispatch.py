@@ -1,0 +1,240 @@
+"""Queries that come and go: the same answers as in rounds, without waiting for each other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asd.cascade import Cascade
+from asd.engines import GREEDY, Sampling
+from asd.errors import ConfigError, EngineError, NoStageLeftError
+from asd.policies import FixedStage
+from asd.resilience import Health
+from asd.testing import ScriptedEngine
+from asd.types import Completion, Draft, Query
+from tests.test_cascade import PRICES, STAGES, Itinerary, engines, queries
+
+
+class Gate(ScriptedEngine):
+    """A stage that answers when it is let; `entered` says that a call has begun."""
+
+    def __init__(self, engine: ScriptedEngine) -> None:
+        vars(self).update(vars(engine))
+        self.entered, self.open = threading.Event(), threading.Event()
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        self.entered.set()
+        assert self.open.wait(30)
+        return super().generate(queries, sampling)
+
+
+class Wide(Gate):
+    """One that takes several calls at once."""
+
+    concurrency = 3
+
+
+@contextmanager
+def opened(*gates: Gate) -> Iterator[None]:
+    """Opens the gates at the end, so that a test that fails ends."""
+    try:
+        yield
+    finally:
+        for gate in gates:
+            gate.open.set()
+
+
+async def until(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, 30)
+
+
+def same_but_for_time(completions: Sequence[Completion]) -> list[object]:
+    """A verification and a draft say how long they took, which depends on who was called with them."""
+    return [
+        (c.query, c.stage, c.text, c.cost, [d.action for d in c.decisions], [d.text for d in c.drafts])
+        for c in completions
+    ]
+
+
+@given(st.data())
+def test_answers_are_those_of_rounds(data: st.DataObject) -> None:
+    """Whatever way each query takes, and however many are called together."""
+    asked = queries(data.draw(st.integers(1, 8)))
+    ways = st.permutations(STAGES).flatmap(lambda order: st.integers(1, 3).map(lambda n: order[:n]))
+    stops = {query.id: (way := data.draw(ways), data.draw(st.sampled_from(way))) for query in asked}
+    cascade = Cascade(engines(asked), Itinerary(stops), PRICES)
+
+    async def together() -> list[Completion]:
+        return list(await asyncio.gather(*map(cascade.answer, asked)))
+
+    assert same_but_for_time(asyncio.run(together())) == same_but_for_time(cascade.run(asked))
+    cascade.close()
+
+
+def test_nobody_waits_for_a_stage_that_he_does_not_need() -> None:
+    """One query is held up in the largest stage of another device; a later one is answered meanwhile."""
+    asked = queries(2)
+    all_of_them = engines(asked)
+    slow = Gate(all_of_them["L"])
+    slow.device = "cuda:7"
+    cascade = Cascade(all_of_them | {"L": slow}, Itinerary({"0": (["L"], "L"), "1": (["S"], "S")}), PRICES)
+
+    async def main() -> None:
+        with opened(slow):
+            held_up = asyncio.ensure_future(cascade.answer(asked[0]))
+            await until(slow.entered)
+            assert (await cascade.answer(asked[1])).stage == "S"
+            assert not held_up.done()
+            slow.open.set()
+            assert (await held_up).stage == "L"
+
+    asyncio.run(main())
+
+
+def test_who_waits_for_the_same_stage_is_called_together() -> None:
+    """While the first call runs the others gather; then they go in as few calls as there may be."""
+    asked = queries(20)
+    slow = Gate(engines(asked)["S"])
+    cascade = Cascade({"S": slow}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> list[Completion]:
+        with opened(slow):
+            first = asyncio.ensure_future(cascade.answer(asked[0]))
+            await until(slow.entered)
+            others = [asyncio.ensure_future(cascade.answer(query)) for query in asked[1:]]
+            await asyncio.sleep(0)
+            slow.open.set()
+            return await asyncio.gather(first, *others)
+
+    assert [completion.query for completion in asyncio.run(main())] == asked
+    assert [len(call) for call in slow.calls] == [1, 16, 3]
+
+
+def test_an_engine_that_batches_by_itself_gets_what_it_takes() -> None:
+    """Three calls of one query each run at the same time, the fourth waits."""
+    asked = queries(4)
+    inside = threading.Barrier(3)
+
+    class Server(ScriptedEngine):
+        concurrency = 3
+
+        def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+            if queries[0].id != "3":
+                inside.wait(30)  # passes only when three calls are here at once
+            return super().generate(queries, sampling)
+
+    server = engines(asked)["S"]
+    server.__class__ = Server
+    cascade = Cascade({"S": server}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> list[Completion]:
+        return list(await asyncio.gather(*map(cascade.answer, asked)))
+
+    assert len(asyncio.run(main())) == 4
+    assert sorted(len(call) for call in server.calls) == [1, 1, 1, 1]
+
+
+def test_stages_of_one_device_take_turns() -> None:
+    """The second stage's call begins when the first one's has ended."""
+    asked = queries(2)
+    both = {name: Gate(engine) for name, engine in engines(asked, ("S", "L")).items()}
+    prices = {name: PRICES[name] for name in both}
+    cascade = Cascade(both, Itinerary({"0": (["S"], "S"), "1": (["L"], "L")}), prices)
+
+    async def main() -> None:
+        with opened(*both.values()):
+            tasks = [asyncio.ensure_future(cascade.answer(asked[0]))]
+            await until(both["S"].entered)
+            tasks.append(asyncio.ensure_future(cascade.answer(asked[1])))
+            await asyncio.sleep(0.05)
+            assert not both["L"].entered.is_set()
+            for gate in both.values():
+                gate.open.set()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(main())
+
+
+def test_who_leaves_while_waiting_is_not_asked_for() -> None:
+    """A cancelled query that was not called yet never is; the others get their answers."""
+    asked = queries(3)
+    slow = Gate(engines(asked)["S"])
+    cascade = Cascade({"S": slow}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> None:
+        with opened(slow):
+            tasks = [asyncio.ensure_future(cascade.answer(asked[0]))]
+            await until(slow.entered)
+            tasks += [asyncio.ensure_future(cascade.answer(query)) for query in asked[1:]]
+            await asyncio.sleep(0)
+            tasks[1].cancel()
+            slow.open.set()
+            assert (await tasks[2]).query == asked[2]
+            with pytest.raises(asyncio.CancelledError):
+                await tasks[1]
+
+    asyncio.run(main())
+    assert [query for call in slow.calls for query in call] == ["0", "2"]
+
+
+def test_a_failure_is_that_of_who_was_called() -> None:
+    """Without `health` it is raised to them, and the stage goes on; with it, other stages answer."""
+    asked = queries(2)
+
+    class Broken(ScriptedEngine):
+        def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+            if any(query.id == "0" for query in queries):
+                raise EngineError("no such luck")
+            return super().generate(queries, sampling)
+
+    broken = engines(asked)["S"]
+    broken.__class__ = Broken
+    alone = Cascade({"S": broken}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> None:
+        with pytest.raises(EngineError, match="no such luck"):
+            await alone.answer(asked[0])
+        assert (await alone.answer(asked[1])).stage == "S"
+        healthy = Cascade({"S": broken}, FixedStage("S"), {"S": PRICES["S"]}, Health())
+        with pytest.raises(NoStageLeftError, match="no such luck"):
+            await healthy.answer(asked[0])
+
+    asyncio.run(main())
+
+
+def test_completions_come_as_they_are_done() -> None:
+    """The quick one first, although it was asked last."""
+    asked = queries(2)
+    all_of_them = engines(asked)
+    slow = Gate(all_of_them["L"])
+    slow.device = "cuda:7"
+    stops = {"0": (["L"], "L"), "1": (["S"], "S")}
+    cascade = Cascade(all_of_them | {"L": slow}, Itinerary(stops), PRICES)
+
+    async def main() -> list[str]:
+        seen = []
+        async for completion in cascade.as_completed(asked):
+            seen.append(completion.stage)
+            slow.open.set()
+        return seen
+
+    assert asyncio.run(main()) == ["S", "L"]
+    slow.open.clear()
+    assert asyncio.run(main()) == ["S", "L"]  # a second event loop gets a dispatcher of its own
+
+
+def test_a_batch_holds_somebody() -> None:
+    """A size below one is refused."""
+    from asd.dispatch import Dispatcher  # noqa: PLC0415
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
+            Dispatcher(Cascade(engines(queries(1)), FixedStage("S"), PRICES), 0)
+
+    asyncio.run(main())
