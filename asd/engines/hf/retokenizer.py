@@ -24,6 +24,8 @@ WORD = re.compile(r" ?[A-Za-z0-9$(\[\"'`*+-]")
 """Texts that may begin with or without one space; line breaks and indentation are left as they are."""
 BEFORE_SPACE = re.compile(r"(?:[A-Za-z0-9.,:;?!)\]}*%]| =)\Z")
 """What a space follows; white space, an opening bracket or a control token such as "<|assistant|>" is not."""
+MID_WORD = re.compile(r"[A-Za-z0-9][a-z]|[0-9][0-9]")
+"""The last character before a text and its first, where both may be of one word or number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def carry_behind(
 
 def at_seam(before: str, text: str) -> str:
     """A text with or without its one leading space, as texts go on after what is before it."""
-    if not WORD.match(text):
+    if not WORD.match(text) or MID_WORD.match(before[-1:] + text):
         return text
     return " " * bool(BEFORE_SPACE.search(before)) + text.removeprefix(" ")
 
