@@ -9,7 +9,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given
@@ -107,7 +107,9 @@ def test_any_value_is_a_key_or_refused(value: str) -> None:
     sent = header.decode("latin-1").removeprefix("Bearer ")
     assert sent == value.strip()
     assert sent not in repr(key)
-    for form in (sent, json.dumps(sent), html.escape(sent), quote(sent, safe=""), repr(sent)):
+    read_otherwise = sent.encode("latin-1").decode("utf-8", "replace"), sent.encode().decode("latin-1")
+    in_addresses = quote(sent, safe=""), quote(sent, safe="").lower(), quote(sent), quote_plus(sent)
+    for form in (sent, json.dumps(sent), html.escape(sent), repr(sent), *read_otherwise, *in_addresses):
         assert form not in key.scrubbed(f"so you said {form} did you") or form in '"***"'
 
 

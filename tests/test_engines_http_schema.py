@@ -91,6 +91,10 @@ def test_log_probabilities_at_their_ends(server: FakeServer, written: str, read:
             ],
             "4",
         ),
+        ([{"type": "reasoning", "text": "hm"}, {"type": "text", "text": "4"}], "4"),
+        ([{"type": "reasoning", "reasoning": "hm"}, "4"], "4"),
+        ([{"type": "output_text", "text": {"value": "4", "annotations": []}}], "4"),
+        ({"type": "text", "text": "4"}, "4"),
         ([{"type": "image_url", "image_url": {}}], ""),
         (None, ""),
         ([], ""),
@@ -109,13 +113,38 @@ def test_content_as_text_or_parts(server: FakeServer, content: object, text: str
         ("eos_token", True),
         ("end_turn", True),
         ("STOP", True),
+        ("COMPLETE", True),
+        ({"type": "stop", "matched": 2}, True),
+        ({"type": "length", "length": 20}, False),
+        ("max_new_tokens", False),
         ("length", False),
+        (7, False),
         (None, False),
     ],
 )
-def test_why_an_answer_ended(server: FakeServer, reason: str | None, *, finished: bool) -> None:
+def test_why_an_answer_ended(server: FakeServer, reason: object, *, finished: bool) -> None:
     """Servers have several words for an end; what is unknown is no end."""
     assert drafted(server, reply({"text": "4", "finish_reason": reason})).finished == finished
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"text": "", "message": {"content": "4"}},
+        {"text": None, "message": {"content": "4"}},
+        {"text": "4", "message": {"content": None}},
+    ],
+)
+def test_text_in_either_place(server: FakeServer, choice: dict[str, object]) -> None:
+    """A choice with places for both kinds of answer has it where there is text."""
+    assert drafted(server, reply(choice | {"finish_reason": "stop"})).text == "4"
+
+
+def test_an_answer_that_is_null(server: FakeServer) -> None:
+    """One that ended has no text; a choice that has not even a reason is no answer."""
+    assert drafted(server, reply({"text": None, "finish_reason": "stop"})).text == ""
+    with pytest.raises(EngineError, match="neither text nor message"):
+        drafted(server, reply({"delta": {"content": "4"}}))
 
 
 @pytest.mark.parametrize(("written", "text"), [(r"4\ud83d", "4\ufffd"), (r"\ud83d\ude00", "\U0001f600")])
@@ -125,7 +154,7 @@ def test_half_characters(server: FakeServer, written: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("message", [{"content": None}, {"content": ""}, {"content": "\n\n"}, {}])
-@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "reasoning_text", "thoughts", "thinking"])
 def test_reasoning_without_an_answer_is_named_once(
     server: FakeServer, caplog: pytest.LogCaptureFixture, message: dict[str, object], name: str
 ) -> None:
@@ -184,6 +213,9 @@ def test_tokens_without_text(server: FakeServer, caplog: pytest.LogCaptureFixtur
     [
         {"prompt_tokens": 4.0, "completion_tokens": 1.0, "total_tokens": 5.0},
         {"input_tokens": 4, "output_tokens": 1},
+        {"prompt_tokens": 4, "total_tokens": 5},
+        {"prompt_tokens": 4, "completion_tokens": None, "total_tokens": 5},
+        {"prompt_tokens": 4, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2.0}},
     ],
 )
 def test_counts_in_other_forms(server: FakeServer, usage: object) -> None:

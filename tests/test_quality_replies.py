@@ -116,6 +116,7 @@ def test_programs_are_found(title: str, right: bool, reply: str) -> None:
         ("analysisWe need A.assistantfinalB", "B"),
         ("analysisWe need A.assistantcommentaryXassistantfinalB", "B"),
         ("analysisWe need A", ""),
+        ("analysis 2+2 is 4.assistantfinal4", "4"),
         ("analysis of it: B", "analysis of it: B"),
         ("a <thinker> B", "a <thinker> B"),
     ],

@@ -31,6 +31,7 @@ _BARE = re.compile(
     rf"(?:(?:obviously|definitely|clearly|certainly|of course|for sure|it is|correct){_MARKS})?",
     re.IGNORECASE,
 )
+_REPEATED = re.compile(rf"{_MARKS}([A-Z])(?:{_MARKS}(?<![A-Za-z0-9])\1(?![A-Za-z0-9]))+{_MARKS}")
 _LABEL = re.compile(rf"(?:[>•]|-\s)?\s*(?:{OPEN}(?:[Oo]ption|[Cc]hoice)[\s_-]+)?")
 _LEADS = re.compile(
     r"[)\]}>*_.,:;!]|\s+-\s(?![A-Z]\b)|\s+\(|\s*(?:\n|\Z)|\s+(?:because|since|as|due|weil|car|porque|parce)\b"
@@ -94,8 +95,8 @@ def _read(reply: Lettered) -> str | None:
 
 
 def _bare(reply: Lettered) -> str | None:
-    """A letter and nothing else."""
-    found = _BARE.fullmatch(reply.text)
+    """A letter and nothing else, be it over and over."""
+    found = _BARE.fullmatch(reply.text) or _REPEATED.fullmatch(reply.text)
     if found is None:
         return None
     return found[1].upper() if found[1].upper() in reply.letters else UNDECIDED

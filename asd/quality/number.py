@@ -25,7 +25,7 @@ __all__ = ["number_of", "same_number"]
 _GROUPS = "|".join(rf"(?:{mark}\d{{3}})+" for mark in (",", " ", "'", "_"))
 _DIGITS = rf"(?:\d{{1,3}}(?:{_GROUPS})(?!\d)|\d{{1,2}}(?:,\d\d)+,\d{{3}}(?!\d)|\d+)"
 _EUROPEAN = r"\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)|\d{1,3}(?:\.\d{3}){2,}(?![\d.])|\d+,\d{1,2}(?![\d,])"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{{1,3}}(?![\w.]))?"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d{{1,3}}(?!\w|\.\d))?"
 _FRAC = (
     r"\\[dt]?frac\s*(?:\{\s*(?P<over>-?[\d,.]+)\s*\}\s*\{\s*(?P<under>[\d,.]+)\s*\}"
     r"|(?P<top>\d)(?P<bottom>\d))"

@@ -31,9 +31,15 @@ _NEXT = re.compile(
     r"\n[ \t#*]*(?:(?:next |new )?(?:question|problem|exercise)|q|human|user)[ \t]*\d*[ \t]*:", re.IGNORECASE
 )
 _SPECIAL = re.compile(
-    r"<\|?(?:im_end|im_start|eot_id|endoftext|end_of_text|end_of_turn|eos)\|?>|</s>", re.IGNORECASE
+    r"<\|?(?:im_end|im_start|eot_id|endoftext|end_of_text|end_of_turn|end_of_solution|eos)\|?>|</s>",
+    re.IGNORECASE,
 )
 """What ends a turn, where a server writes it out."""
+_HEADER = re.compile(
+    r"\s*(?:<\|im_start\|>\s*assistant|<\|start_header_id\|>\s*assistant\s*<\|end_header_id\|>|<\|assistant\|>"
+    r"|<start_of_turn>\s*model|<\|begin_of_solution\|>)\s*"
+)
+"""What opens the model's own turn or its answer, where a server writes it out."""
 
 _NUMBERED = re.compile(r"[#*\s]*(?:question|problem|exercise|q)\s*\d+\s*:", re.IGNORECASE)
 """A reply that begins so goes through several questions, the one it was asked last."""
@@ -41,7 +47,9 @@ _NUMBERED = re.compile(r"[#*\s]*(?:question|problem|exercise|q)\s*\d+\s*:", re.I
 
 def written(text: str) -> str:
     """What a model wrote without its thoughts, up to the end of its turn."""
-    return _SPECIAL.split(without_thinking(text), maxsplit=1)[0]
+    said = without_thinking(text)
+    opened = _HEADER.match(said)
+    return _SPECIAL.split(said[opened.end() :] if opened else said, maxsplit=1)[0]
 
 
 def plain(text: str) -> str:

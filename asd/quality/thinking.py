@@ -34,7 +34,7 @@ _CHANNEL = re.compile(
     r"(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)",
     re.DOTALL,
 )
-_BARE_CHANNELS = re.compile(r"\s*analysis(?=\w)(?:.*assistantfinal|.*\Z)", re.DOTALL)
+_BARE_CHANNELS = re.compile(r"\s*analysis(?:.*assistantfinal|(?=\w).*\Z)", re.DOTALL)
 """The same channels after a tokenizer has dropped its special tokens."""
 
 

@@ -10,7 +10,7 @@ import html
 import json
 import os
 import re
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 from asd.errors import ConfigError
 
@@ -30,14 +30,10 @@ class Key:
 
     def __init__(self, value: str = "") -> None:
         self._value = value
-        quoted = (
-            value,
-            repr(value)[1:-1],
-            json.dumps(value)[1:-1],
-            html.escape(value),
-            quote(value, safe=""),
-        )
-        self._forms = sorted({form for form in quoted if form}, key=len, reverse=True)
+        sent = value.encode("latin-1")
+        read = {value, sent.decode("utf-8", "replace"), value.encode().decode("latin-1")}
+        forms = sorted({form for text in read for form in _quoted(text) if form}, key=len, reverse=True)
+        self._forms = re.compile("|".join(map(re.escape, forms)), re.IGNORECASE) if forms else None
 
     def __repr__(self) -> str:
         return f"Key({HIDDEN!r})"
@@ -48,10 +44,17 @@ class Key:
         return {b"Authorization": b"Bearer " + self._value.encode("latin-1")} if self._value else {}
 
     def scrubbed(self, text: str) -> str:
-        """The text without the key, as it stands or escaped as JSON, HTML, URLs and Python write it."""
-        for form in self._forms:
-            text = text.replace(form, HIDDEN)
-        return text
+        """The text without the key, as it stands or escaped as JSON, HTML, URLs and Python write it.
+
+        Its bytes may have been read in another encoding than they were sent in.
+        """
+        return self._forms.sub(HIDDEN, text) if self._forms else text
+
+
+def _quoted(text: str) -> tuple[str, ...]:
+    once = json.dumps(text)[1:-1]
+    urls = (quote(text, safe=""), quote(text), quote_plus(text))
+    return text, repr(text)[1:-1], ascii(text)[1:-1], once, json.dumps(once)[1:-1], html.escape(text), *urls
 
 
 def read_key(stage_name: str, variable: str | None) -> Key:

@@ -34,7 +34,13 @@ NAMED = {
     "ratelimitexceeded": 429,
     "resourceexhausted": 429,
     "toomanyrequests": 429,
+    "throttled": 429,
+    "throttling": 429,
+    "throttlingexception": 429,
     "overloaded": 503,
+    "engineoverloaded": 503,
+    "modeloverloaded": 503,
+    "serveroverloaded": 503,
     "serviceunavailable": 503,
     "unavailable": 503,
     "api": 500,
@@ -67,7 +73,7 @@ SET_OFF = re.compile(r"(?<=['\"`(\[,.])\s*(\w+)(?=['\"`)\],])")
 FORM = (
     "; options.openai has logprobs, omit, extra_body and max_tokens_field for servers that want another form"
 )
-WORDS = ("message", "detail", "msg", "error")
+WORDS = ("message", "Message", "detail", "msg", "error", "faultstring")
 """Fields that hold words for people, the best first."""
 CODES = ("code", "type", "error_type", "param", "loc")
 ANSWERS = frozenset(("choices", "data", "tokens", "prompt"))
@@ -163,10 +169,10 @@ def trouble_in(reply: Any) -> Trouble | None:
 def _reports(reply: Mapping[str, Any]) -> Iterator[Any]:
     """Whatever says in a reply that something went wrong."""
     for holder in (reply, _first(reply.get("choices"))):
-        for name in ("error", "errors"):
+        for name in ("error", "errors", "fault"):
             if holder.get(name):
                 yield holder[name] if isinstance(holder[name], (Mapping, list)) else holder
-    if ANSWERS.isdisjoint(reply) and any(isinstance(reply.get(name), str) for name in WORDS):
+    if ANSWERS.isdisjoint(reply) and any(isinstance(reply.get(name), (str, list)) for name in WORDS):
         yield reply
 
 
@@ -197,16 +203,17 @@ def _status(report: Any) -> int | None:
         return _status(report[0])
     if not isinstance(report, Mapping):
         return None
-    for name in ("code", "status", "status_code", "type"):
+    for name in ("code", "status", "status_code", "type", "error_type"):
         value = report.get(name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            return value
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return int(value)
         if isinstance(value, str) and value.isdecimal():
             return int(value)
         named = NAMED.get(re.sub(r"[\W_]|error", "", str(value).lower()))
         if named is not None:
             return named
-    return None
+    inner = report.get("error")
+    return _status(inner) if isinstance(inner, (Mapping, list)) else None
 
 
 def _plain(text: str) -> str:

@@ -9,15 +9,16 @@ for one request. No HTTP here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from asd.types import Usage
 
-__all__ = ["Echo", "EchoReply", "Following", "Models", "Reply", "Served", "Text", "Tokens", "Written"]
+__all__ = ["ENDED", "Models", "Reply", "Served", "Text", "Tokens", "Written", "believed", "only"]
 
 T = TypeVar("T")
 
@@ -25,12 +26,28 @@ ROUNDING = 1e-6
 """A log-probability may be this much above 0."""
 LEAST_LOGPROB = -9999.0
 """What stands for probability 0, as at OpenAI."""
-ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence")
+ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete", "completed")
 """Values of `finish_reason`, in lower case, of an answer that ended by itself."""
-CUT = ("length", "max_tokens")
+CUT = ("length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length")
 """Of one that ran out of room."""
-WITHHELD = ("content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content")
+WITHHELD = (
+    "content_filter",
+    "content_filtered",
+    "guardrail_intervened",
+    "refusal",
+    "safety",
+    "recitation",
+    "blocklist",
+    "prohibited_content",
+    "sensitive",
+    "error_toxic",
+)
 """Of one that the server or the model would not give."""
+
+THOUGHT = re.compile("reason|think|thought|analysis", re.IGNORECASE)
+"""Types of parts of a message that are no answer."""
+HOLDERS = ("value", "text", "message", "reason", "type")
+"""Where an object in place of a text may hold one, the best first."""
 
 
 class Served(msgspec.Struct, frozen=True):
@@ -61,7 +78,7 @@ class Text(msgspec.Struct, frozen=True):
 
 
 class _Cached(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
+    cached_tokens: float | None = None
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -69,12 +86,24 @@ class _Usage(msgspec.Struct, frozen=True):
     completion_tokens: float | None = None
     input_tokens: float | None = None
     output_tokens: float | None = None
+    total_tokens: float | None = None
     prompt_tokens_details: _Cached | None = None
+
+    @property
+    def n_prompt(self) -> int:
+        """Tokens that were read; 0 where the server does not say."""
+        return _count(self.prompt_tokens or self.input_tokens)
+
+    @property
+    def n_decoded(self) -> int:
+        """Tokens that were written, or what the total leaves for them; 0 where the server does not say."""
+        written = _count(self.completion_tokens or self.output_tokens)
+        return written or (max(0, _count(self.total_tokens) - self.n_prompt) if self.n_prompt else 0)
 
     @property
     def n_cached(self) -> int:
         """Prompt tokens that the server says it had in its cache; 0 where it says nothing."""
-        return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
+        return _count(self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +148,22 @@ class _Logprobs(msgspec.Struct, frozen=True):
 
 
 class _Part(msgspec.Struct, frozen=True):
-    text: str | None = None
-    refusal: str | None = None
+    type: Any = None
+    text: Any = None
+    refusal: Any = None
     thinking: Any = None
+    reasoning: Any = None
+
+    @property
+    def thought(self) -> Any:
+        """What of it the model thought aloud."""
+        is_thought = isinstance(self.type, str) and THOUGHT.search(self.type)
+        return self.thinking or self.reasoning or (is_thought and self.text)
+
+    @property
+    def answer(self) -> str:
+        """What of it is the answer."""
+        return "" if self.thought else _words(self.text)
 
 
 class _Elsewhere(msgspec.Struct, frozen=True):
@@ -130,7 +172,13 @@ class _Elsewhere(msgspec.Struct, frozen=True):
     reasoning_content: Any = None
     reasoning: Any = None
     reasoning_details: Any = None
+    reasoning_text: Any = None
+    reasoning_summary: Any = None
     thinking: Any = None
+    thinking_blocks: Any = None
+    thoughts: Any = None
+    thought: Any = None
+    analysis: Any = None
     tool_calls: Any = None
     function_call: Any = None
 
@@ -141,42 +189,49 @@ class _Elsewhere(msgspec.Struct, frozen=True):
 
 
 class _Message(_Elsewhere, frozen=True):
-    content: str | list[str | _Part] | None = None
-    refusal: str | None = None
+    content: str | _Part | list[str | _Part] | None = None
+    refusal: Any = None
 
     @property
     def parts(self) -> list[_Part]:
-        """The content, a text or a list, as parts."""
+        """The content, a text, a part or a list of both, as parts."""
         given = self.content if isinstance(self.content, list) else [self.content or ""]
-        return [_Part(part) if isinstance(part, str) else part for part in given]
+        return [_Part(text=part) if isinstance(part, str) else part for part in given]
 
     @property
     def text(self) -> str:
         """The answer alone."""
-        return "".join(part.text or "" for part in self.parts)
+        return "".join(part.answer for part in self.parts)
 
     @property
     def elsewhere(self) -> list[str]:
         """Names of the fields and parts beside the text that hold something."""
-        return [*self.filled, *("thinking" for part in self.parts if part.thinking)]
+        return [*self.filled, *("thinking" for part in self.parts if part.thought)]
 
     @property
     def words_of_refusal(self) -> str:
         """What the model says in place of an answer, if it does."""
-        return self.refusal or "".join(part.refusal or "" for part in self.parts)
+        return _words(self.refusal) or "".join(_words(part.refusal) for part in self.parts)
 
 
 class _Choice(_Elsewhere, frozen=True):
     text: str | None = None
     message: _Message | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | list[_Token | float | None] | None = None
+    finish_reason: Any = None
+    logprobs: _Logprobs | list[_Token | float | None] | bool | None = None
     token_ids: list[int] | None = None
 
     @property
     def reason(self) -> str:
         """Why it ended, in lower case."""
-        return (self.finish_reason or "").lower()
+        return _words(self.finish_reason).lower()
+
+    @property
+    def answer(self) -> str | None:
+        """The text, wherever it is; None where there is no place for one."""
+        if self.text is None and self.message is None:
+            return "" if self.reason else None
+        return self.text or (self.message.text if self.message else "")
 
     @property
     def scores(self) -> list[float | None]:
@@ -184,9 +239,9 @@ class _Choice(_Elsewhere, frozen=True):
         found = self.logprobs
         scores: Sequence[_Token | float | None] | None
         if isinstance(found, _Logprobs):
-            scores = found.content if found.token_logprobs is None else found.token_logprobs
+            scores = found.token_logprobs or found.content
         else:
-            scores = found
+            scores = found if isinstance(found, list) else None
         return [score.logprob if isinstance(score, _Token) else score for score in scores or []]
 
 
@@ -198,7 +253,7 @@ class Reply(msgspec.Struct, frozen=True):
 
     def refusal(self) -> str | None:
         """Why the server or the model withholds the answer; None where it does not."""
-        choice = _only(self.choices)
+        choice = only(self.choices)
         words = choice.message.words_of_refusal if choice.message else ""
         if choice.reason in WITHHELD:
             return words or f"finish_reason {choice.finish_reason!r}"
@@ -206,98 +261,32 @@ class Reply(msgspec.Struct, frozen=True):
 
     def written(self) -> Written:
         """The one answer; a message without content is an empty one."""
-        choice, usage = _only(self.choices), self.usage or _Usage()
-        if choice.text is None and choice.message is None:
+        choice, usage = only(self.choices), self.usage or _Usage()
+        if choice.answer is None:
             raise ValueError("a choice with neither text nor message")
         scores = choice.scores
         return Written(
-            text=_whole(choice.message.text if choice.text is None and choice.message else choice.text or ""),
+            text=_whole(choice.answer),
             tokens=tuple(choice.token_ids or ()),
-            logprobs=_believed([s for s in scores if s is not None]) if None not in scores else (),
+            logprobs=believed([s for s in scores if s is not None]) if None not in scores else (),
             finished=choice.reason in ENDED,
             is_cut=choice.reason in CUT,
             elsewhere=(*choice.filled, *(choice.message.elsewhere if choice.message else ())),
-            n_prompt=_count(usage.prompt_tokens or usage.input_tokens),
-            n_decoded=_count(usage.completion_tokens or usage.output_tokens),
+            n_prompt=usage.n_prompt,
+            n_decoded=usage.n_decoded,
             n_cached=usage.n_cached,
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Echo:
-    """What a server says of tokens it was given, and the one that it would write behind them.
-
-    Attributes:
-        tokens: What it was given.
-        logprobs: Of each token.
-        best: Of the most probable token at its place.
-        is_best: Whether it is the only most probable one; of two that are equally probable neither is.
-        following: What the server would write behind them, its log-probability, and whether its answer ends
-            with that.
-    """
-
-    tokens: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    best: tuple[float, ...]
-    is_best: tuple[bool, ...]
-    following: Following
+def _words(value: object) -> str:
+    """A text, or the one that an object holds by a usual name ({"value": "..."}, {"type": "stop"})."""
+    if isinstance(value, Mapping):
+        return next((v for name in HOLDERS if isinstance(v := value.get(name), str)), "")
+    return value if isinstance(value, str) else ""
 
 
-class Following(NamedTuple):
-    """One token behind others."""
-
-    token: int
-    logprob: float
-    ends: bool
-
-
-class _EchoLogprobs(msgspec.Struct, frozen=True):
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-
-
-class _EchoChoice(msgspec.Struct, frozen=True):
-    logprobs: _EchoLogprobs
-    token_ids: list[int]
-    finish_reason: str | None = None
-
-
-class EchoReply(msgspec.Struct, frozen=True):
-    """Reply of `/completions` to `echo` with `max_tokens` 1 and two top log-probabilities, by token ids."""
-
-    choices: list[_EchoChoice]
-
-    def tail(self, tokens: Sequence[int], n_all: int) -> Echo:
-        """What is said of the last `tokens` of the `n_all` sent; `ValueError` where it makes no sense."""
-        choice = _only(self.choices)
-        found = choice.logprobs
-        if (
-            not len(found.token_logprobs)
-            == len(found.top_logprobs)
-            == n_all + len(choice.token_ids)
-            == n_all + 1
-        ):
-            raise ValueError(f"{len(found.token_logprobs)} echoed and written tokens instead of {n_all + 1}")
-        start = n_all - len(tokens)
-        logprobs, tops = found.token_logprobs[start:], found.top_logprobs[start:-1]
-        if None in logprobs or not all(tops):
-            raise ValueError("an echoed token has no log-probability")
-        *own, following = _believed([value for value in logprobs if value is not None])
-        others = [
-            max((p for name, p in top.items() if name != f"token_id:{token}"), default=-math.inf)
-            for token, top in zip(tokens, tops, strict=True)
-            if top
-        ]
-        return Echo(
-            tuple(tokens),
-            tuple(own),
-            tuple(map(max, own, others)),
-            tuple(mine > other for mine, other in zip(own, others, strict=True)),
-            Following(choice.token_ids[0], following, choice.finish_reason in ENDED),
-        )
-
-
-def _believed(logprobs: Sequence[float]) -> tuple[float, ...]:
+def believed(logprobs: Sequence[float]) -> tuple[float, ...]:
+    """Log-probabilities as they are recorded; `ValueError` where one is none."""
     for value in logprobs:
         if math.isnan(value) or value > ROUNDING:
             raise ValueError(f"log-probability {value}")
@@ -317,7 +306,8 @@ def _whole(text: str) -> str:
     return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _only(choices: Sequence[T] | None) -> T:
+def only(choices: Sequence[T] | None) -> T:
+    """The one choice; `ValueError` where there are more or none."""
     if choices is None or len(choices) != 1:
         hint = "" if choices else "; base_url usually ends in /v1"
         raise ValueError(f"{len(choices or ())} choices instead of 1{hint}")

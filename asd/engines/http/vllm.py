@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.engines import LOSSLESS, Acceptance
+from asd.engines.http.echo import Echo, EchoReply
 from asd.engines.http.engine import OpenAIEngine, fan_out
-from asd.engines.http.schema import Echo, EchoReply, Written
+from asd.engines.http.schema import Written
 from asd.engines.http.tokens import Prompt, ServedTokens
 from asd.engines.prompts import as_written, check
 from asd.errors import ConfigError, EngineError
