@@ -29,10 +29,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
 from asd.errors import ConfigError
 from asd.prices import PriceFile, PriceRow, Prices, check_prices
+from asd.schema import msgspec
 from asd.types import STOP, VERIFY, Usage
 
 __all__ = ["PRESETS", "TINY_POLICY", "Drafter", "Ladder", "Stage"]

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import msgspec
-
 from asd.errors import ConfigError, StorageError
+from asd.schema import msgspec
 from asd.types import Usage
 
 __all__ = ["PriceFile", "PriceRow", "Prices", "check_prices", "write_prices"]

@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from asd.errors import ConfigError, DataError, StorageError
 from asd.measurement.locking import lock
+from asd.schema import msgspec
 from asd.tracerecords import decode_trace, encode_trace
 from asd.traces import Header, Key, as_recorded, check_same, encode_header, key_of, merge, parse
 from asd.types import Query, Trace, pair_name

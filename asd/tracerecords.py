@@ -13,10 +13,9 @@ from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-import msgspec
-
 from asd.errors import DataError
 from asd.messages import Message
+from asd.schema import msgspec
 from asd.types import TEXT, VERIFY, AnswerForm, Draft, Failure, Outcome, Query, Trace, Usage, Verification
 
 __all__ = ["as_score", "decode_trace", "encode_trace"]

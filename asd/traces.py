@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from asd.engines.revisions import same_revision
 from asd.errors import DataError
+from asd.schema import msgspec
 from asd.tracerecords import decode_trace, encode_trace
 from asd.types import TEXT, Outcome, Query, Trace
 from asd.workloads import Split

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from asd.evaluation.replay import Replay
 from asd.measurement.files import write_atomically
+from asd.schema import msgspec
 
 __all__ = ["write_items"]
 

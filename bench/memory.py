@@ -13,11 +13,10 @@ import math
 import struct
 from pathlib import Path
 
-import msgspec
-
 from asd.engines.revisions import local_directory
 from asd.errors import DataError
 from asd.ladder import Stage
+from asd.schema import msgspec
 
 __all__ = ["MIB", "cache_mib", "weights_mib"]
 

@@ -12,13 +12,13 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from asd.evidence.crossfit import out_of_fold
 from asd.evidence.logistic import fit_logistic, smoothed_targets
 from asd.evidence.metrics import log_loss
+from asd.schema import msgspec
 
 __all__ = [
     "Calibrated",

@@ -13,7 +13,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 
 from asd.errors import ConfigError, DataError
@@ -33,6 +32,7 @@ from asd.evidence.length import LengthScale, usage_alone
 from asd.evidence.logistic import Logistic
 from asd.ladder import ROOT
 from asd.quality.answers import answer_of
+from asd.schema import msgspec
 from asd.stopping.states import State, stage_sets, states
 from asd.types import TEXT, AnswerForm, AnswerKind, Draft, Query, Verification, pair_name
 

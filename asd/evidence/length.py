@@ -14,10 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from asd.schema import msgspec
 from asd.types import Draft, Usage
 
 __all__ = ["LengthScale", "fit_length_scale", "usage_alone"]

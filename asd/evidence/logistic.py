@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import mul
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from asd.evidence.metrics import as_binary
+from asd.schema import msgspec
 
 __all__ = ["Logistic", "fit_logistic", "smoothed_targets"]
 

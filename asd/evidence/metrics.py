@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from asd.schema import msgspec
 
 __all__ = ["BinaryRows", "Reliability", "as_binary", "auroc", "calibration_error", "log_loss", "reliability"]
 

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
-
 from asd.errors import DataError, StorageError
 from asd.measurement.records import Record
+from asd.schema import msgspec
 
 __all__ = ["check_writable", "read_record", "write_atomically", "write_record"]
 

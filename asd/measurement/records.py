@@ -15,9 +15,8 @@ import math
 from collections import Counter
 from typing import Literal
 
-import msgspec
-
 from asd.errors import DataError
+from asd.schema import msgspec
 from asd.types import Provenance, Query
 
 __all__ = [

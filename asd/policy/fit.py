@@ -21,7 +21,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -35,6 +34,7 @@ from asd.policy.estimate import Table, move_usages, problem_of
 from asd.policy.heldout import Alone, cross_replay, is_worth_more, records, standard_error
 from asd.policy.problem import LadderPrices
 from asd.policy.record import FitRecord
+from asd.schema import msgspec
 from asd.stopping.states import Move, moves
 from asd.traces import answered
 from asd.types import Trace, pair_name

@@ -27,10 +27,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import msgspec
-
 from asd.errors import ConfigError
 from asd.quality.seccomp import refusing_filter
+from asd.schema import msgspec
 
 __all__ = ["CodeTests", "Limits", "Sandbox", "Verdict"]
 

@@ -41,16 +41,18 @@ def config_of(kind: Any) -> Config:
     return config
 
 
-@cache
 def fields_of(kind: Any) -> list[dataclasses.Field[Any]]:
     """Of a struct or dataclass; those with a keyword only come last, as in msgspec."""
+    return _fields(kind)
+
+
+@cache
+def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
     return sorted(dataclasses.fields(kind), key=lambda field: field.kw_only is True)
 
 
 def written(record: Any) -> dict[str, Any]:
-    """What is written of a struct or dataclass: its tag and its fields, defaults left out if so
-    configured.
-    """
+    """What is written of a struct or dataclass: its tag and its fields; defaults only if so configured."""
     config = config_of(record)
     content = {} if config.tag is None else {"type": config.tag}
     for field in fields_of(type(record)):

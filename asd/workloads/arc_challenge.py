@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from asd.quality.choice import choice_of
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
 from asd.workloads.sources import HubTable, Table

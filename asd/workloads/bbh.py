@@ -10,11 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.quality.choice import choice_of
 from asd.quality.exact import stated
 from asd.quality.number import number_of
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet, digest

@@ -6,9 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.quality.number import same_number
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet

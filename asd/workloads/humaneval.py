@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.quality.code import complete
 from asd.quality.sandbox import CodeTests, Sandbox
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet

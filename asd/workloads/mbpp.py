@@ -9,10 +9,9 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.quality.code import program_of
 from asd.quality.sandbox import CodeTests, Sandbox
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet

@@ -11,9 +11,8 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.quality.exact import contains
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet

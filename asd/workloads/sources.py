@@ -18,9 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-import msgspec
-
 from asd.errors import ConfigError, DataError
+from asd.schema import msgspec
 
 __all__ = ["Folder", "Hub", "HubTable", "Source", "Table"]
 

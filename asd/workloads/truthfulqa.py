@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.quality.choice import choice_of
+from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
 from asd.workloads.sources import HubTable, Table

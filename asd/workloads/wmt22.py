@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from asd.errors import ConfigError
+from asd.schema import msgspec
 from asd.workloads.sources import HubTable, Table
 from asd.workloads.tasks import TaskSet
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 
-import msgspec
-
 from asd.errors import ConfigError
 from asd.ladder import Stage
+from asd.schema import msgspec
 
 __all__ = ["Settings"]
 
