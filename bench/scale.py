@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 import numpy as np
 from tabulate import tabulate
+
+from asd.schema import msgspec
 
 __all__ = ["Taken", "growth", "made_up", "resampled", "scale"]
 

@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,6 +30,7 @@ from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
 from asd.policy.artifact import PolicyArtifact
+from asd.schema import msgspec
 from asd.types import Completion, Trace
 
 __all__ = ["LAMS", "Played", "Promise", "Sweep", "calibrate", "grant", "play", "sweep"]
