@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from asd.evaluation.statistics import (
 )
 from asd.measurement.records import Cell, Direction, Kind, Metric, Passes
 from asd.measurement.timing import Timings
+from asd.schema import msgspec
 from asd.types import Provenance, Usage, Verification
 from bench.frontier import hull_quality
 from bench.hardware import Footprint

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import msgspec
-
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import SCHEMA_VERSION, HardwareKey, Metric, Record, Run
+from asd.schema import msgspec
 from bench.retired import is_retired
 from bench.verdicts import Verdict
 
