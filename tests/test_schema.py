@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asd.measurement.records import SCHEMA_VERSION
 from asd.schema import msgspec, plain
 from tests.fabricated import fabricate
 from tests.without_msgspec import answer
@@ -46,7 +47,7 @@ def small(kind: str) -> str:
         run = msgspec.structs.replace(run, datasets=run.datasets[:0], cells=tuple(few))
         target = {"cell": "c", "metric": "m", "least": 1, "hardware": None}
         run_text = msgspec.json.encode(run).decode()
-        return f'{{"schema_version":1,"reason":"r","targets":[{json.dumps(target)}],"run":{run_text}}}'
+        return f'{{"schema_version":{SCHEMA_VERSION},"reason":"r","targets":[{json.dumps(target)}],"run":{run_text}}}'
     if kind == "policy":
         return json.dumps(_few(json.loads((ROOT / "asd" / "tiny" / "policy.json").read_text("utf8"))))
     if kind == "prices":
@@ -91,7 +92,7 @@ def test_shipped_files_are_read_and_written_alike(plainly: Ask, kind: str, path:
     """Every baseline, policy, ladder and price file: the same values, and the same bytes again."""
     text = path.read_text("utf8")
     known = answer(kind, text)
-    assert known[0] == "read"
+    assert known[0] == "read" or (kind, known[0]) == ("baseline", "refused")  # of an older schema
     assert plainly(kind, text) == known
 
 
