@@ -40,15 +40,16 @@ class DecodeError(MsgspecError):
 
 
 class ValidationError(DecodeError):
-    """A value is not of its type; `path` leads to it."""
+    """A value is not of its type; `path` leads to it, or to the dict whose `key` it is."""
 
-    def __init__(self, problem: str, path: str = "") -> None:
-        super().__init__(f"{problem} - at `${path}`" if path else problem)
-        self.problem, self.path = problem, path
+    def __init__(self, problem: str, path: str = "", *, key: bool = False) -> None:
+        place = f" - at {'`key` in ' if key else ''}`${path}`"
+        super().__init__(problem + place if path or key else problem)
+        self.problem, self.path, self.key = problem, path, key
 
     def within(self, step: str) -> ValidationError:
         """The same error, seen from one level further out."""
-        return ValidationError(self.problem, step + self.path)
+        return ValidationError(self.problem, step + self.path, key=self.key)
 
 
 def convert(obj: Any, type: Any) -> Any:  # noqa: A002 - msgspec's own name
@@ -145,18 +146,24 @@ def _array(origin: Any, kinds: tuple[Any, ...], content: Collection[Any]) -> Any
 
 
 def _dict(of_key: Any, of_value: Any, content: dict[Any, Any]) -> dict[Any, Any]:
-    table = _table(of_value)
-    try:
-        return {_key(of_key, key): _read(table, value) for key, value in content.items()}
-    except ValidationError as error:
-        raise error.within("[...]") from None
+    table, found = _table(of_value), {}
+    for key, value in content.items():
+        name = _key(of_key, key)
+        try:
+            found[name] = _read(table, value)
+        except ValidationError as error:
+            raise error.within("[...]") from None
+    return found
 
 
 def _key(kind: Any, key: Any) -> Any:
     """A key, which is text in JSON and TOML whatever its type."""
     if kind is int and isinstance(key, str) and key.removeprefix("-").isdecimal():
         return int(key)
-    return _read(_table(kind), key)
+    try:
+        return _read(_table(kind), key)
+    except ValidationError as error:
+        raise ValidationError(error.problem, key=True) from None
 
 
 def _object(kind: Any, content: dict[str, Any]) -> Any:
