@@ -46,8 +46,8 @@ def small(kind: str) -> str:
         few = [cell for cell in run.cells if cell.dataset is None]
         run = msgspec.structs.replace(run, datasets=run.datasets[:0], cells=tuple(few))
         target = {"cell": "c", "metric": "m", "least": 1, "hardware": None}
-        run_text = msgspec.json.encode(run).decode()
-        return f'{{"schema_version":{SCHEMA_VERSION},"reason":"r","targets":[{json.dumps(target)}],"run":{run_text}}}'
+        about = {"schema_version": SCHEMA_VERSION, "reason": "r", "targets": [target]}
+        return json.dumps({**about, "run": msgspec.to_builtins(run)})
     if kind == "policy":
         return (ROOT / "asd" / "tiny" / "policy.json").read_text("utf8")
     if kind == "prices":
