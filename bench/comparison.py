@@ -13,6 +13,7 @@ The border: presence (missing, new) and absolute targets are `gate`'s; what a lo
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from asd.evaluation.statistics import Bootstrap, Loss, paired_loss, time_loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from bench.family import Candidate
+from bench.family import Candidate, Limits
 from bench.verdicts import Finding, Verdict
 
 __all__ = ["Common", "Comparison", "common_items", "compare", "same_items"]
@@ -82,8 +83,15 @@ class Pair:
     @property
     def is_unchanged(self) -> bool:
         """Equal up to rounding in the last places."""
+        if self.before == self.after and (self.common is None or self.common.is_all):
+            return True
         old, new = self.values()
         return old.shape == new.shape and bool(np.allclose(old, new, rtol=1e-9, atol=1e-12))
+
+    @property
+    def n_units(self) -> float:
+        """Timed units; no number bounds what is not timed."""
+        return len(self.before.samples[0]) if self.before.samples else math.inf
 
     @property
     def is_pooled(self) -> bool:
@@ -93,10 +101,14 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Pairs judged together; the label reads like a cell id with stars: `quality[tiny-text-optimal-*]`."""
+    """Pairs judged together; the label reads like a cell id with stars: `quality[tiny-text-optimal-*]`.
+
+    `told` are those whose cells take its verdict.
+    """
 
     label: str
     pairs: tuple[Pair, ...]
+    told: tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +137,13 @@ def same_items(run: Run, stored: Run, dataset: str | None) -> bool:
     return asked == known
 
 
-def compare(run: Run, stored: Run, bootstrap: Bootstrap, *, same_sweep: bool) -> Comparison:
+def compare(run: Run, stored: Run, limits: Limits, *, same_sweep: bool) -> Comparison:
     """Every metric that both runs have.
 
     Args:
         run: The new run.
         stored: The baseline's.
-        bootstrap: Resamples for the intervals.
+        limits: Resamples for the intervals, and how many units it takes at least.
         same_sweep: The run was asked for all lambdas of the stored one; what sums up a sweep needs that.
     """
     findings, judged = [], []
@@ -143,8 +155,10 @@ def compare(run: Run, stored: Run, bootstrap: Bootstrap, *, same_sweep: bool) ->
         else:
             findings.append(_judge_value(pair))
     findings += [_finding(pair, Verdict.PASS) for pair in judged if pair.is_unchanged]
-    changed = [pool for pool in _pools(judged) if not all(pair.is_unchanged for pair in pool.pairs)]
-    return Comparison(findings, [_candidate(pool, bootstrap) for pool in changed])
+    changed = [
+        pool for pool in _pools(judged, limits.least) if not all(pair.is_unchanged for pair in pool.pairs)
+    ]
+    return Comparison(findings, [_candidate(pool, limits.bootstrap) for pool in changed])
 
 
 def _pairs(run: Run, stored: Run) -> Iterator[Pair]:
@@ -232,8 +246,11 @@ def _judge_value(pair: Pair) -> Finding:
     return _finding(pair, verdict, loss=Loss(loss, loss, loss, 0.0 if loss > 0 else 1.0))
 
 
-def _pools(pairs: Iterable[Pair]) -> list[Pool]:
-    """Pairs by dataset, and over all datasets where there are several."""
+def _pools(pairs: Iterable[Pair], least_units: int) -> list[Pool]:
+    """Pairs by dataset, and over all datasets where there are several.
+
+    Times of too few units are judged with all datasets alone: a few large calls cannot tell a loss from luck.
+    """
     by_metric: dict[tuple[str, str, str], dict[str | None, list[Pair]]] = defaultdict(
         lambda: defaultdict(list)
     )
@@ -241,11 +258,16 @@ def _pools(pairs: Iterable[Pair]) -> list[Pool]:
         by_metric[pair.cell.suite, pair.cell.policy, pair.before.name][pair.cell.dataset].append(pair)
     pools = []
     for (suite, policy, _), by_dataset in by_metric.items():
+        few: list[Pair] = []
         for dataset, members in by_dataset.items():
-            pools.append(Pool(f"{suite}[{dataset or 'run'}-{policy}-*]", tuple(members)))
+            if len(by_dataset) > 1 and members[0].n_units < least_units:
+                few += members
+            else:
+                of_dataset = tuple(members)
+                pools.append(Pool(f"{suite}[{dataset or 'run'}-{policy}-*]", of_dataset, of_dataset))
         if len(by_dataset) > 1:
             everything = tuple(pair for members in by_dataset.values() for pair in members)
-            pools.append(Pool(f"{suite}[*-{policy}-*]", everything))
+            pools.append(Pool(f"{suite}[*-{policy}-*]", everything, tuple(few)))
     return pools
 
 
@@ -282,14 +304,13 @@ def _item_means(pool: Pool, values: Sequence[Array]) -> Array:
 
 
 def _tell(pool: Pool, loss: Loss, verdict: Verdict, note: str) -> list[Finding]:
-    """One finding for the pool; its changed cells take the verdict of their own dataset's pool."""
+    """One finding for the pool, and one for each changed cell that takes its verdict."""
     shown = [_finding(pair, verdict) for pair in pool.pairs]
     old, new = (float(np.mean([getattr(f, side) for f in shown])) for side in ("baseline", "current"))
     ids = tuple(pair.cell.id for pair in pool.pairs)
     whole = Finding(pool.label, pool.pairs[0].before.name, verdict, old, new, loss, note, ids)
-    spans_datasets = len({pair.cell.dataset for pair in pool.pairs}) > 1
-    changed = [pair for pair in pool.pairs if not pair.is_unchanged]
-    cells = [] if spans_datasets else [_finding(pair, verdict, loss=loss, note=note) for pair in changed]
+    changed = [pair for pair in pool.told if not pair.is_unchanged]
+    cells = [_finding(pair, verdict, loss=loss, note=note) for pair in changed]
     return cells if len(pool.pairs) == 1 else [*cells, whole]
 
 

@@ -61,9 +61,8 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
         return Report((Finding("run", "", Verdict.CANNOT_JUDGE, note=note),), (), options.strict)
     stored = baseline.run
     same_sweep = {cell.lam for cell in stored.cells if cell.lam is not None} <= set(options.lams)
-    bootstrap = options.limits.bootstrap
-    compared = compare(run, stored, bootstrap, same_sweep=same_sweep)
-    frontiers = compare_frontiers(run, stored, bootstrap)
+    compared = compare(run, stored, options.limits, same_sweep=same_sweep)
+    frontiers = compare_frontiers(run, stored, options.limits.bootstrap)
     findings = [
         *_completeness(run, stored, options, same_sweep=same_sweep),
         *_target_findings(run, baseline, options),

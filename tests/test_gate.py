@@ -264,6 +264,29 @@ def test_times_of_other_numbers_of_units_are_not_compared(stored: Run):
     assert found.note == "5 units were timed, of the baseline's 20"
 
 
+def of_few_units(run: Run, factor: float = 1.0) -> Run:
+    """As at a large batch: two units of every data set."""
+    return change(
+        run, "latency", "speedup",
+        lambda _, m: slower(
+            msgspec.structs.replace(
+                m, samples=tuple(s[:2] for s in m.samples), reference=tuple(s[:2] for s in m.reference)
+            ),
+            factor,
+        ),
+    )  # fmt: skip
+
+
+def test_times_of_few_units_are_judged_over_all_datasets():
+    """Two units of a data set tell nothing, eight of four do; their cells take that verdict."""
+    timing = np.random.default_rng(0)
+    stored, fresh = of_few_units(fabricate(timing)), of_few_units(fabricate(timing), 4.0)
+    report = verdict(stored, fresh)
+    assert report.of("latency[tiny-text-optimal-*]", "speedup") is None
+    assert report.of("latency[*-optimal-*]", "speedup").verdict is Verdict.REGRESSED
+    assert report.of("latency[tiny-text-optimal-lam=1]", "speedup").verdict is Verdict.REGRESSED
+
+
 def test_a_tail_percentile_of_too_few_items_is_not_missing(stored: Run):
     """P95 needs 59 items: of fewer it cannot be judged, of enough it is missed."""
     p95 = Metric(
