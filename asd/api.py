@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from asd.cascade import Cascade
 from asd.collection import collect as collect_traces
@@ -27,6 +28,7 @@ from asd.policy import artifact
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.choice import choose
 from asd.policy.fit import fit as fit_policy
+from asd.policy.record import Method
 from asd.resilience import Health
 from asd.tracelog import TraceLog
 from asd.types import AnswerForm, Trace
@@ -147,16 +149,24 @@ def collect(  # noqa: PLR0913  (what the command has as options)
 
 
 def fit(
-    traces: str | Path | Sequence[str | Path] | Sequence[Trace], ladder: str | Path | Ladder = "tiny"
+    traces: str | Path | Sequence[str | Path] | Sequence[Trace],
+    ladder: str | Path | Ladder = "tiny",
+    *,
+    method: Method | Literal["auto"] = "dp",
+    quality: float = 0.95,
 ) -> PolicyArtifact:
     """Learn when to stop from recorded outcomes; `save` writes it, `asd.load(policy=...)` takes it.
 
     Args:
         traces: What `collect` returned for split "fit", or the files that it wrote.
         ladder: What the traces were collected on.
+        method: "dp" (backward induction), "lists" (a vote of short lists), or "auto": the one that is surely
+            cheaper on held-out rows.
+        quality: Share of the largest stage's quality, in (0, 1], at which "auto" compares them.
 
     Raises:
-        ConfigError: A file was collected on another ladder or another split.
+        ConfigError: A file was collected on another ladder or another split, or the method or the quality is
+            none.
         DataError: A file cannot be read, or fewer than 100 queries are answered and scored by every stage.
     """
     steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
@@ -166,4 +176,5 @@ def fit(
     if paths and rows:
         raise ConfigError("traces are files or outcomes, not both")
     found = read_collected(paths, steps, "fit") if paths else rows
-    return fit_policy(found, steps, fitted_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return fit_policy(found, steps, fitted_at=now, method=method, quality=quality)

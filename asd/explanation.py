@@ -2,14 +2,14 @@
 
 One row a state: what was bought last (an answer, or "S>L": L has read S's answer) and its evidence, the
 calibrated success probability of every answer that is judged there, the value of every action in cost units
-(lam x quality - cost to come), and what was decided. Of a verification, the tokens are those accepted of
-those read. Below come the tokens that a stage need not read again to go on from what it verified, and calls
-that failed, one a line each.
+(lam x quality - cost to come) or, where lists vote, the share of them for it, and what was decided. Of a
+verification, the tokens are those accepted of those read. Below come the tokens that a stage need not read
+again to go on from what it verified, and calls that failed, one a line each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from asd.types import STOP, VERIFY, Completion, Decision, Draft, Verification, pair_name
@@ -21,10 +21,18 @@ _NOTHING = "-"
 
 def explain(completion: Completion) -> str:
     """The states a query went through, one line each under a line of column names."""
-    actions = list(dict.fromkeys(action for decision in completion.decisions for action in decision.values))
-    header = ["answered", "answer", "tokens", "log p", "p_good", *(f"V({a})" for a in actions), "decision"]
+    valued = list(dict.fromkeys(action for decision in completion.decisions for action in decision.values))
+    voted = list(dict.fromkeys(action for decision in completion.decisions for action in decision.votes))
+    named = [*(f"V({action})" for action in valued), *(f"votes({action})" for action in voted)]
+    header = ["answered", "answer", "tokens", "log p", "p_good", *named, "decision"]
     rows = [
-        [*_evidence(bought), _p_good(decision), *_values(decision, actions), _decided(decision)]
+        [
+            *_evidence(bought),
+            _p_good(decision),
+            *_numbers(decision.values, valued),
+            *_numbers(decision.votes, voted),
+            _decided(decision),
+        ]
         for bought, decision in zip((None, *completion.bought), completion.decisions, strict=True)
     ]
     reused = completion.n_reused
@@ -53,8 +61,8 @@ def _p_good(decision: Decision) -> str:
     return ", ".join(f"{stage} {p:.3f}" for stage, p in decision.p_good.items()) or _NOTHING
 
 
-def _values(decision: Decision, actions: Sequence[str]) -> list[str]:
-    return [f"{decision.values[a]:.3f}" if a in decision.values else _NOTHING for a in actions]
+def _numbers(known: Mapping[str, float], actions: Sequence[str]) -> list[str]:
+    return [f"{known[action]:.3f}" if action in known else _NOTHING for action in actions]
 
 
 def _decided(decision: Decision) -> str:

@@ -280,12 +280,14 @@ class Decision:
         p_good: Calibrated success probability of each answer in hand, by stage (empty where the policy
             does not look at evidence).
         values: Value of every open action in cost units, `STOP` included (empty likewise).
+        votes: Share of the lists for every action that one of them takes (empty where no lists vote).
     """
 
     action: str
     answer: str | None
     p_good: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
+    votes: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from asd.evaluation.problems import subset_problem, verified_problem
 from asd.evidence import Judgement
-from asd.policies import OptimalPolicy
+from asd.policies import ListPolicy, OptimalPolicy
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.types import Draft, Query
@@ -20,9 +20,9 @@ from bench.session import Session
 
 @dataclass(frozen=True)
 class Situation:
-    """The optimal policy, and a query with the smallest stage's draft in hand."""
+    """The adaptive policy, and a query with the smallest stage's draft in hand."""
 
-    policy: OptimalPolicy
+    policy: OptimalPolicy | ListPolicy
     query: Query
     drafts: Mapping[str, Draft]
 
@@ -43,7 +43,7 @@ def situation(session: Session) -> Situation:
     """The first question of the first dataset, at the largest lambda."""
     dataset, lam = session.matrix.datasets[0], session.matrix.lams[-1]
     policy = session.replay(dataset, "optimal", lam).contender.policy
-    assert isinstance(policy, OptimalPolicy)
+    assert isinstance(policy, OptimalPolicy | ListPolicy)
     smallest = session.matrix.ladder.stages[0].name
     trace = session.outcomes[dataset].traces[0]
     return Situation(policy, trace.query, {smallest: trace.outcomes[smallest].draft})

@@ -150,6 +150,20 @@ def test_fit_marks_what_is_dearer_than_the_largest_stage(folder: Path, monkeypat
     assert [line.split()[1] for line in marked] == ["5"]
 
 
+def test_the_method_is_chosen_and_said(folder: Path) -> None:
+    """Lists steer what `generate` runs; auto prints what its choice rests on, at the share asked for."""
+    assert fit(folder, "--method", "lists").exit_code == 0
+    fitted, ladder = artifact.load(folder / "policy.json"), Ladder.load(folder / "pair.toml")
+    assert fitted.policy(2.0, ladder=ladder).name == "lists(lam=2)"
+    done = fit(folder, "--method", "auto", "--quality", 0.9)
+    contest = artifact.load(folder / "policy.json").fit.contest
+    assert contest.share == 0.9
+    assert str(contest) in done.stdout
+    refused = fit(folder, "--quality", 0.9)
+    assert refused.exit_code == 2
+    assert "with --method dp nothing does" in refused.output
+
+
 def test_a_guarantee_for_another_batch_is_not_used_one_by_one(folder: Path) -> None:
     """`generate` answers one query at a time; what was promised at batch 4 is not promised there."""
     assert fit(folder, "--calibrate", folder / "more.jsonl", "--keep", 0.7, "--batch", 4).exit_code == 0

@@ -13,7 +13,6 @@ from sklearn.linear_model import LogisticRegression
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError
-from asd.evaluation.hull import Hull
 from asd.research.offline import curves
 from asd.research.offline.binned import BinnedInduction
 from asd.research.offline.curves import LOSSES, Curve, cost_shares, cross_validate, cross_validate_all, sweep
@@ -35,6 +34,7 @@ from asd.research.offline.selection import (
 from asd.research.offline.signals import Signals
 from asd.research.offline.stopping import Stopping
 from asd.research.recordings.recording import Recording, read_recording
+from asd.stopping.hull import Hull
 from tests.recordings import STAGES, recording, records
 
 METHODS: tuple[Method, ...] = (

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Unpack, cast, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
 import click
 import msgspec
@@ -44,12 +44,15 @@ from asd.policies import Policy
 from asd.policy import artifact
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.choice import choose
+from asd.policy.record import Method
 from asd.prices import write_prices
 from asd.resilience import Health
 from asd.traces import answered
 from asd.types import VERIFY, AnswerForm, AnswerKind, Completion, Query, Trace, pair_name
 
 EXIT_INTERRUPTED = 130
+_SHARE = 0.95
+"""Of the largest stage's quality, that the named settings of a fit keep."""
 _GROUPS = ("agreement", "assess", "certify", "collect", "evidence", "frontier", "replay", "study", "tiny")
 """Commands and groups of commands, each a module here with a command of the same name in it."""
 
@@ -262,8 +265,27 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
 @click.option("--out", type=NEW_FILE, required=True, help="Where the policy goes.")
+@click.option(
+    "--method",
+    type=click.Choice(["dp", "lists", "auto"]),
+    default="dp",
+    show_default=True,
+    help="Backward induction, a vote of short lists, or the one that is surely cheaper on held-out rows.",
+)
+@click.option(
+    "--quality",
+    type=float,
+    help="Share of the largest stage's quality at which auto compares. [default: --keep, else 0.95]",
+)
 @guarantee_options
-def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Options]) -> None:
+def fit(
+    traces: tuple[Path, ...],
+    ladder: str,
+    out: Path,
+    method: Method | Literal["auto"],
+    quality: float | None,
+    **options: Unpack[Options],
+) -> None:
     """Learn when to stop from TRACES of split "fit"; with --keep or --cap-cost, promise what comes of it."""
     from asd.policy.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)
     from asd.policy.fit import rejected_pairs  # noqa: PLC0415
@@ -272,7 +294,13 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
     asked = what_is_asked(steps, **options)
     collected = read_collected(traces, steps, "fit")
     usable = answered(collected)
-    fitted = fit_policy(collected, steps, fitted_at=datetime.now(UTC).isoformat(timespec="seconds"))
+    fitted = fit_policy(
+        collected,
+        steps,
+        fitted_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        method=method,
+        quality=_share(method, quality, options["keep"]),
+    )
     if asked is not None:
         fitted = asked.promised(fitted, usable, steps)
     fitted.save(out)
@@ -297,13 +325,22 @@ def fit(traces: tuple[Path, ...], ladder: str, out: Path, **options: Unpack[Opti
         click.echo(fitted.guarantee)
 
 
+def _share(method: str, share: float | None, keep: float | None) -> float:
+    """Where methods are compared: as said, else where the guarantee is to hold, else at `_SHARE`."""
+    if share is not None and method != "auto":
+        raise ConfigError(f"--quality says where --method auto compares; with --method {method} nothing does")
+    return next((given for given in (share, keep) if given is not None), _SHARE)
+
+
 def _replayed(fitted: PolicyArtifact) -> Iterator[str]:
     """Every lam with its 95 % intervals, and what is chosen where a share of quality is to be kept."""
     largest = fitted.model.stages[-1]
     for row in fitted.fit.replayed:
         yield f"lam {row.lam:6g}  {row}" + (f"  dearer than {largest} alone" if fitted.is_dearer(row) else "")
-    for share in (0.95, 0.99):
+    for share in (_SHARE, 0.99):
         yield fitted.keeping(share).why
+    if fitted.fit.contest is not None:
+        yield str(fitted.fit.contest)
 
 
 def _blocks(ladder: Ladder, traces: Sequence[Trace]) -> Iterator[str]:

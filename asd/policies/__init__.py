@@ -2,8 +2,8 @@
 
 One protocol for the optimal policy and for everything it is compared with. `OptimalPolicy` looks up an exact
 solution; `Myopic` looks one step ahead on the same graph; `StaticWalk` and `ClosedForm` climb the ladder by
-thresholds; `FixedStage`, `Lossless` and `RandomMix` look at nothing; `Oracle` has foresight and exists for
-replay only.
+thresholds; `ListPolicy` lets short lists vote; `FixedStage`, `Lossless` and `RandomMix` look at nothing;
+`Oracle` has foresight and exists for replay only.
 
 The border: a policy names the next action; it runs no stage, prices nothing and never reads a reference, a
 score or a tag. Value = lam * quality - cost, costs in cost units (one mean run of the largest stage alone).
@@ -16,6 +16,7 @@ from typing import Protocol
 
 from asd.policies.blind import FixedStage, Lossless, RandomMix
 from asd.policies.climbing import ClosedForm, StaticWalk
+from asd.policies.lists import ListPolicy
 from asd.policies.oracle import Oracle
 from asd.policies.solved import Myopic, OptimalPolicy
 from asd.types import Decision, Draft, Query, Verification
@@ -23,6 +24,7 @@ from asd.types import Decision, Draft, Query, Verification
 __all__ = [
     "ClosedForm",
     "FixedStage",
+    "ListPolicy",
     "Lossless",
     "Myopic",
     "OptimalPolicy",

@@ -27,7 +27,8 @@ from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.ladder import ROOT, Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
-from asd.policies import FixedStage, Lossless, OptimalPolicy, Policy
+from asd.policies import FixedStage, ListPolicy, Lossless, OptimalPolicy, Policy
+from asd.policy.lists import ListRows
 from asd.policy.problem import GraphRecord, LadderPrices
 from asd.policy.record import FitRecord, Kept, Replayed
 from asd.stopping.graph import Graph
@@ -50,7 +51,16 @@ of a solved one, and lam itself exactly."""
 
 
 class PolicyArtifact(Record, frozen=True, kw_only=True):
-    """A fitted policy for every lam, with its origin and, if one was asked for, its guarantee."""
+    """A fitted policy for every lam, with its origin and, if one was asked for, its guarantee.
+
+    Attributes:
+        ladder: What the policy steers, and its prices.
+        model: The evidence.
+        problem: The stopping problem.
+        fit: Where the numbers come from.
+        guarantee: What is promised, if anything was asked for.
+        lists: What a vote of lists is counted on; None: the policy is that of backward induction.
+    """
 
     format: Literal["asd-policy"] = "asd-policy"
     schema_version: Literal[2] = 2
@@ -59,6 +69,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
     problem: GraphRecord
     fit: FitRecord
     guarantee: Guarantee | None = None
+    lists: ListRows | None = None
 
     def __repr__(self) -> str:
         """What it was fitted on, and what came of it; the file itself is in `save`."""
@@ -95,10 +106,18 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             ConfigError: `unit` is not positive and finite, or there are no prices at this batch size.
         """
         problem = self.problem if verify else self.problem.unverified()
+        return problem.graph(self.ladder.prices_at(batch), self._unit(unit, batch))
+
+    def _unit(self, unit: float | None, batch: int) -> float:
         unit = self.ladder.unit(batch) if unit is None else unit
         if not (math.isfinite(unit) and unit > 0.0):
             raise ConfigError(f"unit must be a positive cost in {self.ladder.price_unit}, got {unit}")
-        return problem.graph(self.ladder.prices_at(batch), unit)
+        return unit
+
+    def _at(self, batch: int) -> int:
+        """The batch size of the prices that hold for this one: those not in milliseconds hold for every."""
+        self.ladder.prices_at(batch)
+        return batch if batch in self.ladder.batches else 1
 
     def policy(
         self,
@@ -108,8 +127,28 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         unit: float | None = None,
         verify: bool = True,
         batch: int = 1,
+    ) -> OptimalPolicy | ListPolicy:
+        """The policy for one lam, by the method that was fitted; arguments and errors as of `optimal`."""
+        if self.lists is None:
+            return self.optimal(lam, ladder=ladder, unit=unit, verify=verify, batch=batch)
+        if ladder is not None:
+            self.check(ladder)
+        table, reads = self.lists.counted(self._at(batch), verify=verify)
+        scale = self._unit(unit, batch) / self.ladder.unit(batch)
+        return ListPolicy(
+            self.evidence(), table._replace(cost=table.cost / scale), self.model.stages, reads, lam
+        )
+
+    def optimal(
+        self,
+        lam: float,
+        *,
+        ladder: Ladder | None = None,
+        unit: float | None = None,
+        verify: bool = True,
+        batch: int = 1,
     ) -> OptimalPolicy:
-        """The optimal policy for one lam.
+        """The policy of backward induction for one lam, whichever method was fitted.
 
         Args:
             lam: Cost units that one fully right answer is worth.
@@ -171,9 +210,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         Raises:
             ConfigError: There are no prices at this batch size.
         """
-        self.ladder.prices_at(batch)
-        # Prices that are not in milliseconds hold for every batch size.
-        return self.fit.batched.get(batch, self.fit.replayed)
+        return self.fit.batched.get(self._at(batch), self.fit.replayed)
 
     def is_dearer(self, replayed: Replayed) -> bool:
         """Whether a setting cost more than the largest stage alone and was right no more often."""

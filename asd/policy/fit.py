@@ -20,6 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +31,12 @@ from asd.evidence.judge import EvidenceModel
 from asd.evidence.length import LengthScale
 from asd.ladder import Ladder
 from asd.policy.artifact import PolicyArtifact
+from asd.policy.contest import compete
 from asd.policy.estimate import Table, move_usages, problem_of
-from asd.policy.heldout import Alone, cross_replay, is_worth_more, records, standard_error
+from asd.policy.heldout import Alone, HeldOut, listed, solved, standard_error
+from asd.policy.lists import ListRows
 from asd.policy.problem import LadderPrices
-from asd.policy.record import FitRecord
+from asd.policy.record import Contest, FitRecord, Method
 from asd.schema import msgspec
 from asd.stopping.states import Move, moves
 from asd.traces import answered
@@ -61,6 +64,8 @@ def fit(
     fitted_at: str,
     lams: Sequence[float] = LAMS,
     seed: int = 0,
+    method: Method | Literal["auto"] = "dp",
+    quality: float = 0.95,
 ) -> PolicyArtifact:
     """Fit evidence and stopping problem; the same input gives the same artifact.
 
@@ -70,12 +75,18 @@ def fit(
         fitted_at: When, for the record.
         lams: Where the out-of-fold replays look, positive.
         seed: Of the folds and of the root's cells.
+        method: What decides: "dp" (backward induction), "lists" (a vote of short lists), or "auto": the one
+            that is cheaper on held-out rows (`asd.policy.contest` has the rule).
+        quality: Share of the largest stage's quality, in (0, 1], where "auto" compares them.
 
     Raises:
         DataError: No traces, a stage is missing, a query occurs twice, a score is not in [0, 1], or fewer
             than `MIN_ROWS` queries are scored on every stage.
-        ConfigError: A lam is not positive, or the largest stage costs nothing.
+        ConfigError: A lam is not positive, the largest stage costs nothing, or the method or the quality is
+            none.
     """
+    if method not in {"dp", "lists", "auto"}:
+        raise ConfigError(f"method is 'dp', 'lists' or 'auto', not {method!r}")
     stages = tuple(stage.name for stage in ladder.stages)
     sweep = _checked_lams(lams)
     rows = _scored(traces, stages)
@@ -89,11 +100,15 @@ def fit(
     tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
     score = np.array([row.outcomes[stages[-1]].score for row in rows], dtype=np.float64)
     largest = {batch: Alone(score, _alone_costs(alone, prices, batch)) for batch in tables}
-    scaled = {b: cross_replay(t, fitted.folds, sweep, largest[b]) for b, t in tables.items()}
-    plain = {b: cross_replay(t.unscaled(), fitted.folds, sweep, largest[b]) for b, t in tables.items()}
-    pays = is_worth_more(scaled[1], plain[1])
-    better, other = (scaled, plain) if pays else (plain, scaled)
-    replayed = {batch: records(better[batch], other[batch]) for batch in tables}
+    scaled = {b: solved(t, fitted.folds, sweep) for b, t in tables.items()}
+    plain = {b: solved(t.unscaled(), fitted.folds, sweep) for b, t in tables.items()}
+    pays = scaled[1].is_worth_more(plain[1])
+    chosen = _Chosen(scaled, plain) if pays else _Chosen(plain, scaled)
+    if method != "dp":
+        lists = ListRows.of(tables, stages, pairs)
+        asked = quality if method == "auto" else None
+        chosen = _chosen(chosen, lists, fitted.folds, largest[1], asked)
+    replayed = {b: chosen.played[b].records(chosen.other[b], largest[b]) for b in tables}
     return PolicyArtifact(
         ladder=prices,
         model=fitted.model if pays else _unscaled(fitted.model),
@@ -111,8 +126,30 @@ def fit(
             largest_error=standard_error(score),
             replayed=replayed.pop(1),
             batched=replayed,
+            contest=chosen.contest,
         ),
+        lists=chosen.lists,
     )
+
+
+class _Chosen(NamedTuple):
+    """What the policy does on held-out rows, and what it would do otherwise, by batch size."""
+
+    played: Mapping[int, HeldOut]
+    other: Mapping[int, HeldOut]
+    lists: ListRows | None = None
+    contest: Contest | None = None
+
+
+def _chosen(dp: _Chosen, lists: ListRows, folds: IntArray, alone: Alone, share: float | None) -> _Chosen:
+    """Lists, or whichever is cheaper at a share of quality."""
+    by_lists = {
+        batch: listed(lists.rows(batch)[0], folds, played.lams) for batch, played in dp.played.items()
+    }
+    contest = None if share is None else compete(dp.played[1], by_lists[1], alone, share)
+    if contest is not None and contest.chosen == "dp":
+        return dp._replace(contest=contest)
+    return _Chosen(by_lists, dp.played, lists.thinned(), contest)
 
 
 def _priced(ladder: Ladder, alone: Array) -> LadderPrices:

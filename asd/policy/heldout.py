@@ -6,7 +6,8 @@ The border: policies are solved and played here on the rows' states, as numbers;
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,45 +15,95 @@ import numpy.typing as npt
 
 from asd.ladder import ROOT
 from asd.policy.estimate import Table, estimate_graph
+from asd.policy.lists import N_DRAWS
 from asd.policy.record import Errors, Replayed
+from asd.stopping.lists import Rows, count
 from asd.stopping.recursion import Solution, solve
 
-__all__ = ["Alone", "HeldOut", "cross_replay", "is_worth_more", "records", "replay", "standard_error"]
+__all__ = ["Alone", "HeldOut", "listed", "replay", "solved", "standard_error"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+_Setting = tuple[Array, Array, float]
+"""Score and cost of every row, and the value promised."""
 
 
-class HeldOut(NamedTuple):
-    """Means over rows at one lam."""
+@dataclass(frozen=True, slots=True, eq=False)
+class HeldOut:
+    """Settings on n rows, none of which they were fitted on.
 
-    lam: float
-    quality: float
-    cost: float
-    model_value: float
-    errors: Errors
+    Attributes:
+        lams: Of the settings, shape (L,).
+        quality: Score of the answer returned, shape (L, n).
+        cost: Cost units, shape (L, n).
+        promised: Value that the fit promised, mean over the rows, shape (L,).
+    """
+
+    lams: Array
+    quality: Array
+    cost: Array
+    promised: Array
 
     @property
-    def value(self) -> float:
-        """Value realised."""
-        return self.lam * self.quality - self.cost
+    def values(self) -> Array:
+        """Realised value of every setting, shape (L,)."""
+        return np.asarray(self.lams * self.quality.mean(axis=1) - self.cost.mean(axis=1))
+
+    def is_worth_more(self, other: HeldOut) -> bool:
+        """Summed over lams, each in proportion to what is at stake: an answer and a run of the largest."""
+        more: list[float] = ((self.values - other.values) / (1.0 + self.lams)).tolist()
+        return sum(more) > 0.0
+
+    def records(self, other: HeldOut, alone: Alone) -> tuple[Replayed, ...]:
+        """For the artifact, beside what the other choice was worth."""
+        means = (self.lams, self.quality.mean(axis=1), self.cost.mean(axis=1), self.promised, other.values)
+        return tuple(
+            Replayed(
+                lam=lam,
+                quality=quality,
+                cost=cost,
+                model_value=promised,
+                alternative_value=alternative,
+                errors=alone.errors(self.quality[i], self.cost[i]),
+            )
+            for i, (lam, quality, cost, promised, alternative) in enumerate(
+                zip(*(mean.tolist() for mean in means), strict=True)
+            )
+        )
 
 
-def cross_replay(table: Table, folds: IntArray, lams: Array, alone: Alone) -> list[HeldOut]:
-    """What policies solved on the other folds are worth on each fold, one value a lam."""
+def solved(table: Table, folds: IntArray, lams: Array) -> HeldOut:
+    """What policies solved on the other folds are worth on each fold."""
     sweep = np.unique(np.concatenate([np.geomspace(lams[0] / 8.0, lams[-1] * 8.0, 200), lams]))
-    n = len(folds)
-    quality, cost, promised = np.zeros((len(lams), n)), np.zeros((len(lams), n)), np.zeros((len(lams), n))
+
+    def play(seen: Mask, held_out: Mask) -> Iterator[_Setting]:
+        solution, rows = solve(estimate_graph(table.where(seen)), sweep), table.where(held_out)
+        for lam in lams.tolist():
+            yield *replay(solution, rows, lam), float(solution.expected_value[solution.nearest(lam)])
+
+    return _cross_played(play, folds, lams)
+
+
+def listed(rows: Rows, folds: IntArray, lams: Array) -> HeldOut:
+    """What lists counted and elected on the other folds are worth on each fold."""
+
+    def play(seen: Mask, held_out: Mask) -> Iterator[_Setting]:
+        table, others = count(rows.where(seen), N_DRAWS), rows.where(held_out)
+        for lam in lams.tolist():
+            vote = table.elect(lam)
+            yield *others.play(vote), vote.value
+
+    return _cross_played(play, folds, lams)
+
+
+def _cross_played(play: Callable[[Mask, Mask], Iterator[_Setting]], folds: IntArray, lams: Array) -> HeldOut:
+    quality, cost, promised = np.zeros((3, len(lams), len(folds)))
     for fold in np.unique(folds):
         held_out = folds == fold
-        solution = solve(estimate_graph(table.where(~held_out)), sweep)
-        for i, lam in enumerate(lams):
-            quality[i, held_out], cost[i, held_out] = replay(solution, table.where(held_out), float(lam))
-            promised[i, held_out] = solution.expected_value[solution.nearest(float(lam))]
-    means = (quality.mean(axis=1), cost.mean(axis=1), promised.mean(axis=1))
-    errors = [alone.errors(*row) for row in zip(quality, cost, strict=True)]
-    rows = zip(map(float, lams), *(map(float, mean) for mean in means), errors, strict=True)
-    return [HeldOut(*row) for row in rows]
+        for i, setting in enumerate(play(~held_out, held_out)):
+            quality[i, held_out], cost[i, held_out], promised[i, held_out] = setting
+    return HeldOut(lams, quality, cost, promised.mean(axis=1))
 
 
 class Alone(NamedTuple):
@@ -94,15 +145,3 @@ def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
             cost[going] += costs[name, edge.action][going]
             open_at.append((edge.target, going))
     return quality, cost
-
-
-def is_worth_more(scaled: Sequence[HeldOut], plain: Sequence[HeldOut]) -> bool:
-    """Summed over lams, each in proportion to what is at stake there: an answer and a run of the largest."""
-    return sum((a.value - b.value) / (1.0 + a.lam) for a, b in zip(scaled, plain, strict=True)) > 0.0
-
-
-def records(chosen: Sequence[HeldOut], other: Sequence[HeldOut]) -> tuple[Replayed, ...]:
-    """For the artifact, beside what the other choice was worth."""
-    return tuple(
-        Replayed(**a._asdict(), alternative_value=b.value) for a, b in zip(chosen, other, strict=True)
-    )

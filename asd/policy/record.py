@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 from asd.evidence.metrics import Reliability
 from asd.measurement.records import Record
 
-__all__ = ["Errors", "FitRecord", "Kept", "Replayed"]
+__all__ = ["SURELY", "Contest", "Errors", "FitRecord", "Kept", "Method", "Replayed"]
+
+Method = Literal["dp", "lists"]
+"""Backward induction ("dynamic programming"), or a vote of lists."""
+
+SURELY = 2.0
+"""Standard errors by which lists must be cheaper to be chosen."""
 
 
 class Errors(Record, frozen=True, kw_only=True):
@@ -35,7 +42,8 @@ class Replayed(Record, frozen=True, kw_only=True):
         quality: Mean score.
         cost: Mean priced cost in units: runs of the largest stage alone.
         model_value: What the solved problem promised; lam * quality - cost is what was realised.
-        alternative_value: What was realised with the other choice of `FitRecord.scaled`.
+        alternative_value: What was realised with the other choice of `FitRecord.scaled`; where lists were
+            fitted, by backward induction.
         errors: How sure the means are; None in files of versions that did not say.
     """
 
@@ -80,6 +88,48 @@ class Kept:
     why: str
 
 
+class Contest(Record, frozen=True, kw_only=True):
+    """What the choice of a method rests on.
+
+    Attributes:
+        share: Of the largest stage's quality, asked for.
+        dp: Held-out cost of backward induction at that quality, cost units.
+        lists: The same of lists.
+        error: Standard error of the difference.
+        n_rows: Rows it was measured on.
+    """
+
+    share: float
+    dp: float
+    lists: float
+    error: float
+    n_rows: int
+
+    @property
+    def chosen(self) -> Method:
+        """By the rule."""
+        return "lists" if self.lists - self.dp < -SURELY * self.error else "dp"
+
+    @property
+    def turning_point(self) -> int | None:
+        """Rows at which this difference would be two standard errors; None where lists are not cheaper."""
+        if self.lists >= self.dp:
+            return None
+        return round(self.n_rows * (SURELY * self.error / (self.lists - self.dp)) ** 2)
+
+    def __str__(self) -> str:
+        costs = f"at {self.share:.4g} of the largest stage's quality backward induction costs {self.dp:.3f}"
+        found = f"{costs}, lists {self.lists:.3f} (standard error of the difference {self.error:.3f})"
+        if self.turning_point is None:
+            return f"{found}: backward induction, which more rows would change only if lists became cheaper"
+        if self.chosen == "lists":
+            return f"{found}: lists; on fewer than {self.turning_point:,} rows it would not be sure"
+        return (
+            f"{found}: backward induction; lists if the difference stays the same on {self.turning_point:,} "
+            f"rows in place of {self.n_rows:,}"
+        )
+
+
 class FitRecord(Record, frozen=True, kw_only=True):
     """Where the numbers come from.
 
@@ -96,6 +146,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
         largest_error: Its standard error; 0 in files of versions that did not say.
         replayed: Out-of-fold value of the policy, by lam.
         batched: The same at the prices of larger batches, by their size.
+        contest: What the choice of the method rests on, where it was chosen.
     """
 
     fitted_at: str
@@ -110,6 +161,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
     batched: dict[int, tuple[Replayed, ...]]
     n_refused: int = 0
     largest_error: float = 0.0
+    contest: Contest | None = None
 
     def __repr__(self) -> str:
         return f"FitRecord({sum(self.n_rows.values())} queries, {len(self.replayed)} lams, {self.fitted_at})"

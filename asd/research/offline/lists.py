@@ -1,15 +1,8 @@
-"""Lists of at most two models with a threshold, fitted directly on counted cost and accuracy.
+"""Lists of at most two models with a threshold (`asd.stopping.lists`), on recorded outcomes.
 
-FrugalGPT (arXiv 2305.05176) shortened to two: call i; return its answer if its confidence reaches t, else
-call j and return that. Every i, j and t is tried, and per lam the one with the largest counted value on the
-rows fitted on is taken. No probability is estimated; with few rows that is hard to beat.
-
-With words, what is compared with t is the log-odds of a logistic regression on the confidence and on what the
-words of prompt and answer say (`texts`), out of fold on the rows the thresholds are counted on.
-
-With draws, each of so many bootstrap resamples of the rows takes its own list, and the lists vote (bagging,
-Breiman 1996): most begin with the same model; those that do say whether to go on, and to which. The best of a
-thousand lists on a few hundred rows owes its rank to noise, which the vote averages out.
+What is compared with the threshold is the first model's confidence. With words, it is the log-odds of a
+logistic regression on the confidence and on what the words of prompt and answer say (`texts`), out of fold on
+the rows the thresholds are counted on.
 """
 
 from __future__ import annotations
@@ -26,6 +19,7 @@ from asd.research.offline.policies import STOPS, Bought, Choice
 from asd.research.offline.signals import Signals
 from asd.research.offline.texts import Texts
 from asd.research.recordings.recording import Recording
+from asd.stopping.lists import ListTable, Rows, count
 
 __all__ = ["Lists"]
 
@@ -33,19 +27,6 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
 _N_FOLDS = 5
-
-
-class _Table(NamedTuple):
-    """One entry a list: first and second model (the first, if there is none), threshold; what was counted.
-
-    `quality` and `cost` have shape (lists, draws).
-    """
-
-    first: Index
-    second: Index
-    threshold: Array
-    quality: Array
-    cost: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,54 +52,9 @@ class Lists:
         reader = None
         if self.words:
             reader, numbers = _Reader.fit(train, numbers)
-        weights = self._weights(len(train))
-        quality, cost = weights @ train.scores, weights @ costs
-        tables = [_alone(quality[:, i], cost[:, i], i) for i in range(len(train.stages))]
-        tables += [self._pairs(i, numbers[:, i], train.scores, costs, weights) for i in range(len(costs.T))]
-        return _FittedLists(signals, reader, _Table(*map(np.concatenate, zip(*tables, strict=True))))
-
-    def _pairs(self, i: int, signal: Array, scores: Array, costs: Array, weights: Array) -> _Table:
-        """Every list that begins with model `i`, at every threshold."""
-        order, going = self._cuts(signal)
-        others = np.delete(np.arange(len(scores.T)), i)
-        values = np.concatenate([(scores - scores[:, [i]])[:, others], costs[:, others]], axis=1)
-        gained, paid = np.split(_sums(weights[:, order], values[order], going), 2, axis=2)
-        quality = weights @ scores[:, i] + gained.transpose(2, 0, 1)
-        cost = weights @ costs[:, i] + paid.transpose(2, 0, 1)
-        n_lists = len(others) * len(going)
-        return _Table(
-            np.full(n_lists, i),
-            np.repeat(others, len(going)),
-            np.tile(signal[order[going]], len(others)),
-            quality.reshape(n_lists, len(weights)),
-            cost.reshape(n_lists, len(weights)),
-        )
-
-    def _weights(self, n: int) -> Array:
-        """Of every row in every draw, shape (draws, n); each draw's sum to 1."""
-        if not self.n_draws:
-            return np.full((1, n), 1.0 / n)
-        return np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=self.n_draws) / n
-
-    def _cuts(self, signal: Array) -> tuple[Index, Index]:
-        """The rows in the order of their signal, and how many of them go on at every threshold."""
-        order = np.argsort(signal, kind="stable")
-        # Equal signals go the same way: cut only where the signal rises, evenly among such places.
-        rises = np.flatnonzero(np.diff(signal[order]) > 0.0) + 1
-        evenly = np.unique(np.linspace(0, len(rises) - 1, self.n_steps).astype(np.intp))
-        return order, rises[evenly] if len(rises) else rises
-
-
-def _alone(quality: Array, cost: Array, i: int) -> _Table:
-    itself = np.array([i])
-    return _Table(itself, itself, np.array([-np.inf]), quality[None], cost[None])
-
-
-def _sums(weights: Array, values: Array, going: Index) -> Array:
-    """Weighted sums of the first `going[c]` rows of every column, shape (cuts, draws, columns)."""
-    starts = np.append(0, going)[:-1]
-    parts = [weights[:, a:b] @ values[a:b] for a, b in zip(starts.tolist(), going.tolist(), strict=True)]
-    return np.cumsum(np.reshape(parts, (len(going), len(weights), values.shape[1])), axis=0)
+        after = np.broadcast_to(costs[:, None], (len(train), *(2 * costs.shape[1:])))
+        rows = Rows(numbers, train.scores, costs, after)
+        return _FittedLists(signals, reader, count(rows, self.n_draws, self.n_steps))
 
 
 class _Reader(NamedTuple):
@@ -155,7 +91,7 @@ class _FittedLists(NamedTuple):
 
     signals: Signals
     reader: _Reader | None
-    table: _Table
+    table: ListTable
 
     def on(self, rows: Recording) -> _Sight:
         numbers = self.signals.signals(rows)
@@ -163,20 +99,15 @@ class _FittedLists(NamedTuple):
 
 
 class _Sight(NamedTuple):
-    table: _Table
+    table: ListTable
     numbers: Array
 
     def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
-        best = (lam * self.table.quality - self.table.cost).argmax(axis=0)
-        first = self.table.first[best]
-        i = int(np.bincount(first).argmax())
+        vote = self.table.elect(lam)
+        i = vote.first
         if not bought:
             return Choice(np.full(len(index), i), np.full(len(index), i))
         if bought != (i,):
             second = next(k for k in bought if k != i)
             return Choice(np.full(len(index), STOPS), np.full(len(index), second))
-        voting = best[first == i]
-        goes_on = self.numbers[index, i, None] < self.table.threshold[voting]
-        votes = goes_on @ np.eye(self.numbers.shape[1])[self.table.second[voting]]
-        by_most = 2 * goes_on.sum(axis=1) > len(voting)
-        return Choice(np.where(by_most, votes.argmax(axis=1), STOPS), np.full(len(index), i))
+        return Choice(vote.choose(self.numbers[index, i]), np.full(len(index), i))

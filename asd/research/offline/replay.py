@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
-from asd.evaluation.hull import Hull, aiq, apgr, call_share_at
 from asd.measurement.records import Record
 from asd.research.offline.curves import LOSSES, Curve, in_order, sweep
 from asd.research.offline.lists import Lists
@@ -37,6 +36,7 @@ from asd.research.offline.selection import (
 from asd.research.offline.signals import cost_unit
 from asd.research.offline.stopping import Stopping
 from asd.research.recordings.recording import Counts, Recording
+from asd.stopping.hull import Hull, aiq, apgr, call_share_at
 
 __all__ = ["MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "Report", "ours", "replay"]
 

@@ -29,11 +29,11 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError
-from asd.evaluation.hull import Hull
 from asd.research.offline.curves import SWEEP, Curve, cross_validate_all, sweep
 from asd.research.offline.policies import STOPS, Bought, Choice, Fitted, Method, Sight
 from asd.research.offline.signals import cost_unit
 from asd.research.recordings.recording import Recording
+from asd.stopping.hull import Hull
 
 __all__ = [
     "CONFIDENCE",

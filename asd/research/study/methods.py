@@ -90,11 +90,11 @@ def families(fitted: PolicyArtifact) -> dict[str, Family]:
         "closed-form": closed_form,
         "myopic": lambda _, lam: Myopic(evidence, fitted.graph(verify=False), lam),
         "prompt-only": lambda _, lam: prompt_only(fitted, lam),
-        OPTIMAL: lambda _, lam: fitted.policy(lam, verify=False),
+        OPTIMAL: lambda _, lam: fitted.optimal(lam, verify=False),
         "oracle": oracle,
     }
     if fitted.verifies:
-        found["optimal-verified"] = lambda _, lam: fitted.policy(lam)
+        found["optimal-verified"] = lambda _, lam: fitted.optimal(lam)
     return {name: _family(name, policy) for name, policy in found.items()}
 
 

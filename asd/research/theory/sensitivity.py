@@ -89,7 +89,7 @@ def _experiments(material: Material) -> Iterator[tuple[str, _Point, list[_Point]
 def _solved(
     material: Material, lam: float, change: Callable[[Graph], Graph] = lambda graph: graph
 ) -> OptimalPolicy:
-    policy = material.fitted.policy(lam)
+    policy = material.fitted.optimal(lam)
     return replace(policy, solution=solve(change(policy.solution.graph), policy.solution.lams))
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from asd.evaluation.hull import Hull, aiq, apgr, call_share_at
+from asd.stopping.hull import Hull, aiq, apgr, call_share_at
 
 POINTS = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 1)), min_size=1, max_size=8)
 
