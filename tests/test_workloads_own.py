@@ -1,4 +1,4 @@
-"""A user's own workload is one small file: the README's example, as it stands there, runs."""
+"""A user's own workload is one small file: the documented example, as it stands there, runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from asd.tracelog import TraceLog
 from asd.workloads import Split
 from asd.workloads.catalogue import find_workloads
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parent.parent / "asd/workloads/README.md"
 SPLITS: tuple[Split, ...] = ("fit", "calibrate", "test")
 
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The block of the README that begins with the name of the file."""
+    """The block of the page that begins with the name of the file."""
     blocks = re.findall(r"```python\n(# my_workload\.py\n.*?)```", README.read_text(), re.DOTALL)
-    assert len(blocks) == 1, "the README has one example of a user's own workload"
+    assert len(blocks) == 1, "the page has one example of a user's own workload"
     path = tmp_path_factory.mktemp("own") / "my_workload.py"
     path.write_text(blocks[0])
     return path
