@@ -23,6 +23,7 @@ from asd.engines.batches import answers, readings
 from asd.engines.settling import Settled, until_settled
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
+from asd.measurement.files import Paths, as_paths
 from asd.questions import Questions, read_questions
 from asd.tracelog import TraceLog
 from asd.traces import Header, Key, StageHeader, as_recorded, merge, read_header, read_traces
@@ -242,7 +243,7 @@ def _n_recorded(header: Header) -> int:
     return sum(len(stage.revision) for stage in header.stages.values())
 
 
-def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[Trace]:
+def read_collected(paths: Paths, ladder: Ladder, split: Split) -> list[Trace]:
     """The traces of several files, which must all be of this split and the stages of this ladder.
 
     Which weights answered is in the files' headers; it must be the same in all, and is not compared with
@@ -252,13 +253,14 @@ def read_collected(paths: Sequence[Path], ladder: Ladder, split: Split) -> list[
         ConfigError: A file was collected with other stages or on another split.
         DataError: A file is missing, broken or empty, or two files hold the same outcome.
     """
-    known = max((read_header(path) for path in paths), key=_n_recorded).stages
+    files = as_paths(paths)
+    known = max((read_header(path) for path in files), key=_n_recorded).stages
     wanted = {
         stage.name: _stage_header(stage, known[stage.name].revision if stage.name in known else "any")
         for stage in ladder.stages
     }
     merged: dict[Key, Trace] = {}
-    for path in paths:
+    for path in files:
         header = read_header(path)
         if header.stages != as_recorded(header.stages, wanted):
             raise ConfigError(

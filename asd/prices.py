@@ -95,7 +95,7 @@ class PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 def write_prices(
-    path: Path, prices: Mapping[int, Mapping[str, Prices]], price_unit: str, prices_measured: str
+    path: str | Path, prices: Mapping[int, Mapping[str, Prices]], price_unit: str, prices_measured: str
 ) -> None:
     """Write the price file that a ladder file names in `prices`.
 
@@ -120,6 +120,7 @@ def write_prices(
     }
     table = PriceFile(price_unit, prices_measured, rows.pop(1), rows)
     text = msgspec.json.format(msgspec.json.encode(table), indent=2)
+    path = Path(path)
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_bytes(text + b"\n")

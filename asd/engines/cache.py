@@ -48,8 +48,8 @@ class ResponseStore:
         StorageError: It cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
         try:
             self._connection = sqlite3.connect(path)
         except sqlite3.Error as error:

@@ -19,13 +19,14 @@ CHECKED = ("*.safetensors", "*.json", "*.model", "*.jinja")
 """Files that may be Git LFS pointers."""
 
 
-def check_directory(stage: Stage, directory: Path) -> None:
+def check_directory(stage: Stage, directory: str | Path) -> None:
     """Refuse what is no directory with safetensors of a whole model.
 
     Raises:
         EngineError: Nothing is there, or something else: a GGUF file, a PEFT adapter, pickled weights,
             pointers of Git LFS.
     """
+    directory = Path(directory)
     where = f"stage {stage.name!r}: {directory}"
     if is_gguf(directory):
         raise EngineError(_convert(where, directory))
@@ -48,8 +49,9 @@ def check_directory(stage: Stage, directory: Path) -> None:
                 )
 
 
-def is_gguf(path: Path) -> bool:
+def is_gguf(path: str | Path) -> bool:
     """Whether this is a GGUF file, by its name or its first bytes."""
+    path = Path(path)
     return not path.is_dir() and (path.suffix.lower() == ".gguf" or _begins_with(path, b"GGUF"))
 
 

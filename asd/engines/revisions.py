@@ -62,7 +62,7 @@ def local_directory(stage: Stage) -> Path | None:
     return path
 
 
-def directory_revision(directory: Path) -> str:
+def directory_revision(directory: str | Path) -> str:
     """Hash of all files of a model directory that its answers depend on.
 
     "sha256:" over safetensors and JSON (weights, adapters, configuration, tokenizer), and where there are
@@ -71,6 +71,7 @@ def directory_revision(directory: Path) -> str:
     Raises:
         EngineError: A file cannot be read.
     """
+    directory = Path(directory)
     weights = _digest(directory, ("*.safetensors", "*.json"))
     texts = _digest(directory, TEXT_FILES)
     return f"sha256:{weights}+{texts[:16]}" if texts else f"sha256:{weights}"

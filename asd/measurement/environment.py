@@ -50,7 +50,7 @@ class CodeRevision:
     dirty: bool
 
 
-def code_revision(checkout: Path) -> CodeRevision:
+def code_revision(checkout: str | Path) -> CodeRevision:
     """The git commit of a checkout and whether tracked files differ from it."""
     commit = _output("git", "-C", str(checkout), "rev-parse", "HEAD")
     status = _output("git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,9 +16,11 @@ from asd.errors import DataError, StorageError
 from asd.measurement.records import Record
 from asd.schema import msgspec
 
-__all__ = ["check_writable", "read_record", "write_atomically", "write_record"]
+__all__ = ["Paths", "as_paths", "check_writable", "read_record", "write_atomically", "write_record"]
 
 T = TypeVar("T", bound=Record)
+Paths = str | Path | Sequence[str | Path]
+"""One path, or several."""
 
 
 def read_record(path: str | Path, kind: type[T], *, upgrade: Callable[[Any], Any] | None = None) -> T:
@@ -74,6 +76,11 @@ def check_writable(path: str | Path) -> None:
             pass
     except OSError as error:
         raise StorageError(f"{path} could not be written ({error}); choose another path") from error
+
+
+def as_paths(paths: Paths) -> list[Path]:
+    """One path or several as a list."""
+    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def write_atomically(path: str | Path, content: str | bytes) -> None:

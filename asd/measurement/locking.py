@@ -15,12 +15,13 @@ from asd.errors import StorageError
 __all__ = ["lock"]
 
 
-def lock(path: Path, fd: int) -> Callable[[], None]:
+def lock(path: str | Path, fd: int) -> Callable[[], None]:
     """Lock a file that is open under a descriptor, until it is closed; returns what to call after that.
 
     Raises:
         StorageError: Another process has locked it.
     """
+    path = Path(path)
     try:
         import fcntl  # noqa: PLC0415  (not on Windows)
     except ImportError:

@@ -71,7 +71,7 @@ class Encoder:
     model: Any
 
     @classmethod
-    def load(cls, directory: Path, device: str = "cpu") -> Self:
+    def load(cls, directory: str | Path, device: str = "cpu") -> Self:
         """Read an encoder from a directory.
 
         Raises:
@@ -87,6 +87,7 @@ class Encoder:
         except (OSError, ValueError) as error:
             why = str(error).partition("\n")[0]
             raise ConfigError(f"{directory} holds no encoder ({why}); name the directory of one") from error
+        directory = Path(directory)
         return cls(f"{directory.name}|{_checksum(directory)}", tokenizer, model.eval().to(device))
 
     def encode(self, texts: Sequence[str], batch_size: int = 32) -> list[TokenVectors]:

@@ -70,12 +70,12 @@ class LearnedTaxonomy(Record, frozen=True, kw_only=True):
         """Labels of every prompt, by dimension."""
         return {dimension: fitted.classify(prompts) for dimension, fitted in self.dimensions.items()}
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the file in one step; `StorageError` where that fails."""
         write_record(path, self)
 
     @classmethod
-    def load(cls, path: Path) -> LearnedTaxonomy:
+    def load(cls, path: str | Path) -> LearnedTaxonomy:
         """Read a file; `DataError` where it is missing or broken."""
         return read_record(path, cls)
 

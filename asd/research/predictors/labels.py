@@ -97,13 +97,13 @@ _SUBJECT_DOMAIN, _TASK_DOMAIN = _inverted(_DOMAIN_OF_SUBJECT), _inverted(_DOMAIN
 _SUBJECT_LOAD, _TASK_LOAD = _inverted(_LOAD_OF_SUBJECT), _inverted(_LOAD_OF_TASK)
 
 
-def read_labelled(folder: Path) -> list[Labelled]:
+def read_labelled(folder: str | Path) -> list[Labelled]:
     """Labelled prompts of every set in the folder, in the order of the files.
 
     Raises:
         DataError: A file is missing or broken.
     """
-    return [label(row) for name, label in _SETS.items() for row in _rows(folder / f"{name}.jsonl.gz")]
+    return [label(row) for name, label in _SETS.items() for row in _rows(Path(folder) / f"{name}.jsonl.gz")]
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

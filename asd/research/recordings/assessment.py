@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from asd.errors import DataError
+from asd.measurement.files import Paths, as_paths
 from asd.quality.aggregate import WEIGHTS, Answered, Assessment, assess
 from asd.quality.overlap import signatures
 from asd.quality.semantic import Encoder
@@ -44,7 +44,7 @@ class _Given:
 
 
 def assess_recorded(
-    paths: Sequence[Path],
+    paths: Paths,
     workload: FreeText,
     encoder: Encoder | None = None,
     models: Sequence[str] | None = None,
@@ -62,11 +62,12 @@ def assess_recorded(
         ConfigError: Likeness decides nothing about texts of this kind.
         DataError: A file cannot be read, a query has no reference, or a model no recorded response.
     """
-    given = [answer for record in read_queries(paths) for answer in _answers(record, workload, models)]
+    files = as_paths(paths)
+    given = [answer for record in read_queries(files) for answer in _answers(record, workload, models)]
     if not given:
-        raise DataError(f"no recorded response in {', '.join(map(str, paths))}")
+        raise DataError(f"no recorded response in {', '.join(map(str, files))}")
     if missing := [model for model in models or () if model not in {answer.model for answer in given}]:
-        raise DataError(f"no response of {', '.join(missing)} in {', '.join(map(str, paths))}")
+        raise DataError(f"no response of {', '.join(missing)} in {', '.join(map(str, files))}")
     said = [answer for answer in given if answer.answered.answer]
     found = iter(assess([answer.answered for answer in said], workload.kind, encoder) if said else ())
     nothing = Assessment(0.0, {}, {}, {"every metric": NO_ANSWER}, signatures())

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
+from asd.measurement.files import Paths, as_paths
 from asd.research.offline.folds import evenly
 from asd.research.recordings.answers import agreement, text_of, words_of
 
@@ -141,20 +142,18 @@ class Recording:
         )
 
 
-def models_in(path: Path) -> tuple[str, ...]:
+def models_in(path: str | Path) -> tuple[str, ...]:
     """Names of the models on the first line of a file, in its order.
 
     Raises:
         DataError: The file cannot be read or holds no line.
     """
-    for record in _records(path):
+    for record in _records(Path(path)):
         return tuple(record["outputs"])
     raise DataError(f"{path} holds no queries")
 
 
-def read_recording(
-    paths: Sequence[Path], stages: Sequence[str], costs: Sequence[float] | None = None
-) -> Recording:
+def read_recording(paths: Paths, stages: Sequence[str], costs: Sequence[float] | None = None) -> Recording:
     """The queries of all files that every stage answered, in the order of the files.
 
     Args:
@@ -168,12 +167,13 @@ def read_recording(
         DataError: A file is missing, broken or empty, a stage is in no file, a number is out of range, a
             query occurs twice, or no query has a score and a cost of every stage.
     """
+    files = as_paths(paths)
     _check_request(stages, costs)
     known: dict[str, None] = {}
-    read = _columns(paths, stages, known)
+    read = _columns(files, stages, known)
     if missing := [stage for stage in stages if stage not in known]:
         raise DataError(
-            f"no outcome of {', '.join(missing)} in {', '.join(map(str, paths))}; there: {', '.join(known)}"
+            f"no outcome of {', '.join(missing)} in {', '.join(map(str, files))}; there: {', '.join(known)}"
         )
     priced, source = _priced(read.costs, stages, costs)
     used = np.flatnonzero(np.isfinite(read.scores).all(axis=1) & np.isfinite(priced).all(axis=1))
@@ -187,7 +187,7 @@ def read_recording(
     )
     if not len(used):
         raise DataError(
-            f"no query in {', '.join(map(str, paths))} has a score and a cost of all of {', '.join(stages)}; "
+            f"no query in {', '.join(map(str, files))} has a score and a cost of all of {', '.join(stages)}; "
             f"without a score: {counts.no_score}, without a cost: {counts.no_cost}"
         )
     kept = _Columns._make(column[used] for column in read._replace(costs=priced))
@@ -306,13 +306,13 @@ def _is_number(value: object) -> bool:
         return False
 
 
-def read_queries(paths: Sequence[Path]) -> list[dict[str, Any]]:
+def read_queries(paths: Paths) -> list[dict[str, Any]]:
     """The lines of all files, checked; every one has an `id`, a `dataset` and `outputs`.
 
     Raises:
         DataError: A file is missing, broken or empty, a number is out of range, or a query occurs twice.
     """
-    return list(_queries(paths))
+    return list(_queries(as_paths(paths)))
 
 
 def _queries(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:

@@ -40,12 +40,13 @@ def left_out(study: Study) -> list[str]:
     return [f"{name} (no table {', '.join(missing)})" for name, missing in lacking.items() if missing]
 
 
-def write_figures(figures: Sequence[Figure], folder: Path) -> None:
+def write_figures(figures: Sequence[Figure], folder: str | Path) -> None:
     """`<name>.svg` and `<name>.png` of every figure.
 
     Raises:
         StorageError: A file could not be written.
     """
+    folder = Path(folder)
     for figure in figures:
         write_atomically(folder / f"{figure.name}.svg", figure.svg)
         write_atomically(folder / f"{figure.name}.png", figure.png)

@@ -126,7 +126,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     workloads: Sequence[Workload],
     engines: Mapping[str, Engine],
     revisions: Mapping[str, str],
-    folder: Path,
+    folder: str | Path,
     *,
     policy: PolicyArtifact | None,
     limit: int,
@@ -154,6 +154,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         ConfigError: The folder holds traces of another ladder or other data sets.
         PolicyMismatchError: The policy was fitted on another ladder.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if policy is not None:
         policy.check(ladder)

@@ -122,13 +122,14 @@ class Study(Record, frozen=True, kw_only=True):
         raise DataError(f"the study has no table {name!r}, it has {[table.name for table in self.tables]}")
 
 
-def write_study(study: Study, out: Path) -> None:
+def write_study(study: Study, out: str | Path) -> None:
     """Write `results.json` and every table as CSV and Markdown.
 
     Raises:
         DataError: A number is not finite.
         StorageError: A file could not be written.
     """
+    out = Path(out)
     write_record(out / "results.json", study, expand=4)
     for table in study.tables:
         write_atomically(out / "tables" / f"{table.name}.csv", table.csv())

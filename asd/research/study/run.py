@@ -75,8 +75,8 @@ class _Tables(Record, frozen=True, kw_only=True):
 class Kept:
     """The tables of finished steps, on disk."""
 
-    def __init__(self, folder: Path, identity: _Identity) -> None:
-        self._folder = folder
+    def __init__(self, folder: str | Path, identity: _Identity) -> None:
+        self._folder = folder = Path(folder)
         self._found: dict[str, Table] = {}
         path = folder / "study.json"
         if not path.exists():
@@ -125,7 +125,7 @@ STEPS: Mapping[str, Step] = {
 """In the order they are made; later ones read the tables of earlier ones."""
 
 
-def conduct(material: Material, out: Path, steps: Mapping[str, Step] = STEPS) -> Study:
+def conduct(material: Material, out: str | Path, steps: Mapping[str, Step] = STEPS) -> Study:
     """Make every table and write the study.
 
     Args:
@@ -142,6 +142,7 @@ def conduct(material: Material, out: Path, steps: Mapping[str, Step] = STEPS) ->
             f"{material.n} questions are too few to refit a policy in every fold, it takes {LEAST}; give a "
             "larger --limit or more data sets"
         )
+    out = Path(out)
     kept = Kept(out / "steps", _identity(material))
     with tqdm(steps.items(), desc="study", unit="step", disable=None) as bar:
         for name, step in bar:
