@@ -53,7 +53,18 @@ from asd.types import VERIFY, AnswerForm, AnswerKind, Completion, Query, Trace, 
 EXIT_INTERRUPTED = 130
 _SHARE = 0.95
 """Of the largest stage's quality, that the named settings of a fit keep."""
-_GROUPS = ("agreement", "assess", "certify", "collect", "evidence", "frontier", "replay", "study", "tiny")
+_GROUPS = (
+    "agreement",
+    "assess",
+    "certify",
+    "collect",
+    "convert",
+    "evidence",
+    "frontier",
+    "replay",
+    "study",
+    "tiny",
+)
 """Commands and groups of commands, each a module here with a command of the same name in it."""
 
 
