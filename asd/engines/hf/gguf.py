@@ -1,8 +1,8 @@
 """A GGUF file as a model directory that can be a stage: weights unpacked, tokenizer and chat template.
 
 `transformers` reads the file, which takes `gguf` and `accelerate` (`pip install 'asd[gguf]'`). It does not
-save what it has read from a GGUF file, so the tensors go into a fresh model of the same configuration. Unpacked
-weights are as large as before they were quantised, and no better for it.
+save what it has read from a GGUF file, so the tensors go into a fresh model of the same configuration.
+Unpacked weights are as large as before they were quantised, and no better for it.
 
 What the library would leave out without a word is refused here: scaled positions, biases. A GGUF file has no
 `generation_config.json`; the tokens that end an answer are written there from the metadata. The licence that
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 from transformers.integrations.gguf import read_gguf_metadata
 
 from asd.engines.checkpoints import is_gguf
@@ -39,6 +39,10 @@ STOP_TEXTS = frozenset({
     "<|endoftext|>", "<|end_of_text|>", "<end_of_utterance>", "<EOT>", "_<EOT>", "[EOT]",
 })  # fmt: skip
 """Control tokens that llama.cpp ends an answer at, whether or not the metadata names them."""
+SAMPLES = ("It's 12345 + 678 = ?\n\n  def f(x):\n\treturn x", " Übergröße, 日本語 👩‍👧", "I'LL don't")
+"""Texts that tokenizers split differently."""
+LARGEST_GEMMAS = {46, 62}
+"""Layers of Gemma 2 27B and Gemma 3 27B."""
 CONTROL = 3
 """Type of a token in `tokenizer.ggml.token_type` that is never part of a text."""
 
@@ -79,11 +83,11 @@ def convert(
         tell("reading the tokenizer")
         tokenizer = _read(file, PreTrainedTokenizerFast)
         tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", None) or 10**30
-        stops = _stop_ids(header.metadata, tokenizer)
-        model.generation_config.eos_token_id = stops or None
+        _name_special_tokens(model, tokenizer, header.metadata)
         tell(f"writing {directory}")
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
+        _check_tokenizer(file, tokenizer, unfinished)
         (unfinished / "README.md").write_text(_readme(file, header.metadata), encoding="utf-8")
         unfinished.rename(directory)
 
@@ -127,7 +131,7 @@ def _check_header(file: Path, header: _Header) -> None:
 
 def _read_model(file: Path, dtype: str) -> Any:
     """The model with its weights, of a class and configuration that may be saved."""
-    config = _read(file, AutoConfig)
+    config = _completed(_read(file, AutoConfig))
     model, report = _read(
         file,
         AutoModelForCausalLM,
@@ -143,6 +147,15 @@ def _read_model(file: Path, dtype: str) -> Any:
     fresh.load_state_dict(model.state_dict(), assign=True)
     fresh.generation_config = model.generation_config
     return fresh
+
+
+def _completed(config: Any) -> Any:
+    """The one setting that follows from others in llama.cpp and that `transformers` keeps a default of."""
+    if hasattr(config, "query_pre_attn_scalar"):
+        is_largest = config.num_hidden_layers in LARGEST_GEMMAS
+        by_width = config.hidden_size // config.num_attention_heads
+        config.query_pre_attn_scalar = by_width if is_largest else config.head_dim
+    return config
 
 
 def _read(file: Path, reader: Any, **options: Any) -> Any:
@@ -165,6 +178,26 @@ def _check_model(file: Path, header: _Header, model: Any) -> None:
             f"{file} has biases ({biases[0]}), which transformers leaves out of a "
             f"{model.config.model_type}; {ELSEWHERE}"
         )
+
+
+def _check_tokenizer(file: Path, tokenizer: Any, directory: Path) -> None:
+    """Refuse what a stage would read as another tokenizer: some architectures have one whatever is saved."""
+    saved = AutoTokenizer.from_pretrained(directory)
+    if any(saved(text)["input_ids"] != tokenizer(text)["input_ids"] for text in SAMPLES):
+        raise ConfigError(
+            f"{file}: transformers would read its tokenizer as a {type(saved).__name__}, which splits text "
+            f"otherwise; {ELSEWHERE}"
+        )
+
+
+def _name_special_tokens(model: Any, tokenizer: Any, metadata: Mapping[str, Any]) -> None:
+    """The file's own ids; where it names none, not the defaults of the class either."""
+    stops = _stop_ids(metadata, tokenizer)
+    model.generation_config.eos_token_id = stops or None
+    model.config.eos_token_id = stops[0] if stops else None
+    for settings in (model.config, model.generation_config):
+        settings.bos_token_id = metadata.get("tokenizer.ggml.bos_token_id")
+        settings.pad_token_id = metadata.get("tokenizer.ggml.padding_token_id")
 
 
 def _stop_ids(metadata: Mapping[str, Any], tokenizer: Any) -> list[int]:
