@@ -44,9 +44,9 @@ def only(name: str, content: bytes) -> Callable[[Path], object]:
     [
         (
             only("m.Q4_1.gguf", GGUF),
-            r"m\.Q4_1\.gguf is a GGUF file; name the same model in safetensors",
+            r"m\.Q4_1\.gguf is a GGUF file; unpack it \(`asd convert /.*m\.Q4_1\.gguf DIRECTORY`\)",
         ),
-        (only("weights", GGUF), "weights is a GGUF file; name the same model in safetensors"),
+        (only("weights", GGUF), "weights is a GGUF file; unpack it .* and name the directory"),
         (
             only("pytorch_model.bin", b"PK"),
             "but pytorch_model.bin; pickled weights .* save_pretrained, which writes",
@@ -84,9 +84,9 @@ def test_a_gguf_file_is_to_be_converted(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("small.gguf", "SMALL.GGUF", "blob"):
         (tmp_path / name).write_bytes(GGUF)
         for model in (tmp_path / name, name):
-            with pytest.raises(EngineError, match="a GGUF file; name the same model"):
+            with pytest.raises(EngineError, match=f"a GGUF file; unpack it .`asd convert {model} DIRECTORY`"):
                 revision(stage(model))
-    with pytest.raises(EngineError, match="is a GGUF file, and is not there; name the same model"):
+    with pytest.raises(EngineError, match="is a GGUF file, and is not there; correct"):
         revision(stage("gone.gguf"))
     (tmp_path / "notes.txt").write_text("words")
     with pytest.raises(EngineError, match=r"notes\.txt is not a directory; correct"):

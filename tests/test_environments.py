@@ -20,8 +20,18 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf
 TOX = configparser.ConfigParser(interpolation=None)
 TOX.read(ROOT / "tox.ini", "utf8")
 
-NOT_INSTALLED_LOW = {"vllm", "torch", "ruff", "import-linter", "pre-commit", "mypy", "scipy-stubs"}
-"""An engine with an environment of its own, torch with its one CPU build, and tools that no test imports."""
+NOT_INSTALLED_LOW = {
+    "vllm",
+    "gguf",
+    "accelerate",
+    "torch",
+    "ruff",
+    "import-linter",
+    "pre-commit",
+    "mypy",
+    "scipy-stubs",
+}
+"""Extras with environments of their own, torch with its one CPU build, and tools that no test imports."""
 
 
 def pins(name: str) -> dict[str, Version]:

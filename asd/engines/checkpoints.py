@@ -72,10 +72,13 @@ def _without_weights(where: str, directory: Path) -> str:
 
 
 def _convert(where: str, path: Path) -> str:
-    there = "" if path.exists() else ", and is not there"
+    if not path.exists():
+        return (
+            f"{where}: {path.name} is a GGUF file, and is not there; correct the stage's model in the ladder"
+        )
     return (
-        f"{where}: {path.name} is a GGUF file{there}; name the same model in safetensors, or serve "
-        'the file (llama.cpp) and give the stage engine = "openai"'
+        f"{where}: {path.name} is a GGUF file; unpack it (`asd convert {path} DIRECTORY`) and name the "
+        'directory, or serve it (llama.cpp) and give the stage engine = "openai"'
     )
 
 

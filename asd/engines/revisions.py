@@ -124,7 +124,7 @@ def _hub_commit(stage: Stage) -> str:
         return Path(hf_hub_download(stage.model, "config.json")).parent.name
     except (OSError, ValueError) as error:
         remedy = (
-            "GGUF files are not read: name the same model in safetensors"
+            "download the GGUF file, unpack it (`asd convert FILE DIRECTORY`) and name the directory"
             if "gguf" in stage.model.lower()
             else "correct the stage's model in the ladder, or download it while there is a network"
         )

@@ -29,15 +29,17 @@ ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "gemma3": "gemma3_text"}
 """By the name in a GGUF file, that in `transformers`: plain; with biases; with norms stored as w + 1."""
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level pairs, which GGUF files call "gpt2"."""
+def tokenizer(split: str = "qwen2") -> PreTrainedTokenizerFast:
+    """Byte-level pairs, which GGUF files call "gpt2", of a text split as Qwen2 or GPT-2 ("gpt-2") does."""
     built = Tokenizer(models.BPE())
-    built.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if split == "qwen2":
+        built.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     built.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     built.train_from_iterator(

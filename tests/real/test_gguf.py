@@ -149,10 +149,10 @@ def test_what_would_be_read_as_another_model_is_refused(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_tokenizer_that_its_class_would_change_is_refused(tmp_path: Path, words: Any) -> None:
-    """A Qwen2 checkpoint's tokenizer is split as Qwen2's whatever its files say; this file says GPT-2's."""
-    model = random_model("qwen2", len(words))
-    file = write(tmp_path / "m.gguf", "qwen2", model, words, split="gpt-2")
+def test_a_tokenizer_that_its_class_would_change_is_refused(tmp_path: Path) -> None:
+    """A Qwen2 checkpoint's tokenizer splits text as Qwen2's whatever its files say; this one is GPT-2's."""
+    words = tokenizer("gpt-2")
+    file = write(tmp_path / "m.gguf", "qwen2", random_model("qwen2", len(words)), words, split="gpt-2")
     with pytest.raises(ConfigError, match=r"Qwen2Tokenizer, which splits text otherwise.* safetensors"):
         convert(file, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [file]

@@ -33,6 +33,8 @@ ELSEWHERE = (
 )
 ABOUT = ("name", "author", "organization", "description", "url", "source.url", "license.name", "license.link")
 """What the README repeats of the file's `general` metadata, besides the licence."""
+PART = re.compile(r"-\d{5}-of-(\d{5})$")
+"""How llama.cpp ends the names of the parts of a split model."""
 STOP_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 STOP_TEXTS = frozenset({
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>",
@@ -93,17 +95,21 @@ def convert(
 
 
 def _check_paths(file: Path, directory: Path) -> None:
-    if not (file.is_file() and is_gguf(file)):
+    if not file.is_file():
+        raise ConfigError(f"{file} is not there, or no file; name a GGUF file")
+    if not is_gguf(file):
         raise ConfigError(f"{file} is not a GGUF file; name one that is")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"{directory} is there and not empty; name a new directory")
+    if above := next((path for path in directory.parents if path.exists() and not path.is_dir()), None):
+        raise ConfigError(f"{directory}: {above} is no folder; name another directory")
     missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
     if missing:
         raise ConfigError(f"converting a GGUF file needs {' and '.join(missing)}: pip install 'asd[gguf]'")
 
 
 def _read_header(file: Path) -> _Header:
-    if re.search(r"-\d{5}-of-\d{5}$", file.stem):
+    if PART.search(file.stem):
         raise _in_parts(file)
     try:
         return _Header(*read_gguf_metadata(str(file)))
@@ -183,7 +189,8 @@ def _check_model(file: Path, header: _Header, model: Any) -> None:
 def _check_tokenizer(file: Path, tokenizer: Any, directory: Path) -> None:
     """Refuse what a stage would read as another tokenizer: some architectures have one whatever is saved."""
     saved = AutoTokenizer.from_pretrained(directory)
-    if any(saved(text)["input_ids"] != tokenizer(text)["input_ids"] for text in SAMPLES):
+    words = tokenizer.decode(range(0, len(tokenizer), 1 + len(tokenizer) // 2000))
+    if any(saved(text)["input_ids"] != tokenizer(text)["input_ids"] for text in (*SAMPLES, words)):
         raise ConfigError(
             f"{file}: transformers would read its tokenizer as a {type(saved).__name__}, which splits text "
             f"otherwise; {ELSEWHERE}"
@@ -219,9 +226,10 @@ def _readme(file: Path, metadata: Mapping[str, Any]) -> str:
 
 
 def _in_parts(file: Path) -> ConfigError:
+    first = file.with_stem(PART.sub(r"-00001-of-\1", file.stem))
     return ConfigError(
         f"{file} is one part of a split model; join the parts first (llama.cpp: `llama-gguf-split --merge "
-        f"{file} whole.gguf`)"
+        f"{first} whole.gguf`)"
     )
 
 
