@@ -109,7 +109,7 @@ def test_another_familys_drafts_are_accepted_and_change_no_answer(
     after = _verified(engines["L"], own)
     with monkeypatch.context() as patch:
         patch.setattr(retokenizer, "at_seam", lambda _, text: text)
-        patch.setattr("asd.engines.readings.carry_behind", lambda *_, **__: None)
+        patch.setattr("asd.engines.hf.readings.carry_behind", lambda *_, **__: None)
         before = _verified(engines["L"], own)
     quality = {name: _quality(drafts) for name, drafts in own.items()}
     print(f"\nSmolLM2-135M-Instruct -> Gemma-3-270M, {N_TEST} capitals, at most {ROOM} tokens each")
