@@ -169,7 +169,7 @@ class Cascade:
             EngineError: A stage could not answer, and the cascade has no `health`.
         """
         journey = Journey(self._query("1", query))
-        await self._dispatching().walk(journey)
+        await self._dispatching().walk(self, journey)
         if not journey.has_stopped:
             raise _no_stage_left([], [journey])
         return self._completion(journey)
@@ -190,7 +190,7 @@ class Cascade:
     def _dispatching(self) -> Dispatcher:
         """The dispatcher of the event loop that is running."""
         if self._dispatcher is None or self._dispatcher.loop is not asyncio.get_running_loop():
-            self._dispatcher = Dispatcher(self)
+            self._dispatcher = Dispatcher(self.engines)
         return self._dispatcher
 
     def _query(self, name: str, query: Query | str, max_new_tokens: int = 256) -> Query:

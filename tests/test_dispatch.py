@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.cascade import Cascade
-from asd.engines import GREEDY, Sampling
+from asd.dispatch import Dispatcher
+from asd.engines import GREEDY, Acceptance, Sampling
 from asd.errors import ConfigError, EngineError, NoStageLeftError
+from asd.journey import Journey
 from asd.policies import FixedStage
 from asd.resilience import Health
 from asd.testing import ScriptedEngine
@@ -231,10 +233,58 @@ def test_completions_come_as_they_are_done() -> None:
 
 def test_a_batch_holds_somebody() -> None:
     """A size below one is refused."""
-    from asd.dispatch import Dispatcher  # noqa: PLC0415
 
     async def main() -> None:
         with pytest.raises(ConfigError, match="batch_size must be at least 1, not 0"):
-            Dispatcher(Cascade(engines(queries(1)), FixedStage("S"), PRICES), 0)
+            Dispatcher(engines(queries(1)), 0)
 
     asyncio.run(main())
+
+
+def test_cascades_that_share_engines_are_called_together_where_they_choose_tokens_alike() -> None:
+    """One dispatcher, two policies, and a third that samples: it has a call of its own."""
+    asked = queries(4)
+    slow = Gate(engines(asked)["S"])
+    parts = {"S": slow}
+    greedy, other = (Cascade(parts, FixedStage("S"), {"S": PRICES["S"]}) for _ in range(2))
+    hot = Cascade(parts, FixedStage("S"), {"S": PRICES["S"]}, acceptance=Acceptance(Sampling(1.0)))
+
+    async def main() -> None:
+        dispatcher = Dispatcher(parts)
+        steered = zip((greedy, greedy, hot, other), map(Journey, asked), strict=True)
+        with opened(slow):
+            walks = [asyncio.create_task(dispatcher.walk(*pair)) for pair in steered]
+            await until(slow.entered)
+            slow.open.set()
+            await asyncio.gather(*walks)
+        dispatcher.close()
+
+    asyncio.run(main())
+    assert [sorted(call) for call in slow.calls] == [["0"], ["1", "3"], ["2"]]
+
+
+def test_what_a_running_call_brings_to_a_query_that_was_left_is_there_once_it_has_settled() -> None:
+    """It was paid for; a query that only waited has bought nothing."""
+    asked = queries(2)
+    slow = Gate(engines(asked)["S"])
+    cascade = Cascade({"S": slow}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> None:
+        dispatcher = Dispatcher(cascade.engines)
+        called, waiting = (Journey(query) for query in asked)
+        with opened(slow):
+            walks = [asyncio.create_task(dispatcher.walk(cascade, each)) for each in (called, waiting)]
+            await until(slow.entered)
+            for walk in walks:
+                walk.cancel()
+            await asyncio.wait(walks)
+            await dispatcher.settled(waiting)
+            assert not called.drafts
+            slow.open.set()
+            await dispatcher.settled(called)
+        assert list(called.drafts) == ["S"]
+        assert not waiting.drafts
+        dispatcher.close()
+
+    asyncio.run(main())
+    assert slow.calls == [("0",)]
