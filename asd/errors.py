@@ -13,7 +13,11 @@
     │   ├── UnavailableError      the stage is not there, out of time or overloaded
     │   ├── PartialBatchError     some queries of a batch failed; holds the results of the others
     │   └── NoStageLeftError      every stage failed a query; holds what has been answered
-    └── StorageError     a result could not be written (disk full, no permission)
+    ├── StorageError     a result could not be written (disk full, no permission)
+    └── AdmissionError   a server does not take a request
+        ├── UnknownKeyError       no API key, or one that is unknown, revoked or expired
+        ├── RateLimitedError      too many requests or tokens a minute
+        └── CapReachedError       it could pass a cap on spend
 
 Every message names the offending value and the remedy; the CLI prints it and exits with code 2.
 """
@@ -117,3 +121,27 @@ class NoStageLeftError(EngineError):
 
 class StorageError(AsdError):
     """A result could not be written; what had been written before is intact."""
+
+
+class AdmissionError(AsdError):
+    """A server does not take a request; nothing ran and nothing was booked.
+
+    Attributes:
+        retry_after_s: Seconds after which the same request may be taken; None: nobody knows, or never.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class UnknownKeyError(AdmissionError):
+    """The request has no API key, or one that is unknown, revoked or expired. Never says which key."""
+
+
+class RateLimitedError(AdmissionError):
+    """The key has made too many requests, or asked for too many tokens, in the last minute."""
+
+
+class CapReachedError(AdmissionError):
+    """The request could pass a cap on spend: what is spent, what is held and its own bound exceed it."""

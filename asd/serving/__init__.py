@@ -1,0 +1,1 @@
+"""The cascade behind an OpenAI-compatible endpoint: requests, API keys, money."""
