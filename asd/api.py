@@ -10,7 +10,7 @@ Everything is put together from parts that can be had one by one: `asd.Ladder`, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -19,16 +19,19 @@ from asd.cascade import Cascade
 from asd.collection import collect as collect_traces
 from asd.collection import header_for, read_collected
 from asd.engines.closing import close_all
+from asd.engines.deployment import deploy
 from asd.engines.registry import open_engines
+from asd.engines.residency import Residency
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
 from asd.ladder import TINY_POLICY, Ladder
-from asd.policies import Policy
+from asd.policies import OptimalPolicy, Policy
 from asd.policy import artifact
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.choice import choose
 from asd.policy.fit import fit as fit_policy
 from asd.policy.record import Method
+from asd.prices import Prices
 from asd.resilience import Health
 from asd.tracelog import TraceLog
 from asd.types import AnswerForm, Trace
@@ -72,7 +75,7 @@ def load(
         PolicyMismatchError: The policy was fitted on another ladder.
     """
     steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
-    fitted = _policy_of(steps, policy)
+    fitted = policy_of(steps, policy) if policy is None or isinstance(policy, str | Path) else policy
     if isinstance(fitted, PolicyArtifact):
         chosen, note = choose(fitted, steps, lam=lam, quality=quality, batch=batch)
         if note:
@@ -82,21 +85,49 @@ def load(
         chosen, form = fitted, AnswerForm()
     else:
         raise ConfigError(f"policy {fitted.name!r} is not a fitted one; leave lam and quality out")
-    engines = open_engines(steps, device, engine, batch=batch)
-    return Cascade(engines, chosen, steps.prices_at(batch), Health(), form=form)
+    opened = open_engines(steps, device, engine, batch=batch)
+    deployed = deploy(steps, opened, lambda: revisions(steps, engine))
+    prices = steps.prices_at(batch)
+    if isinstance(fitted, PolicyArtifact):
+        chosen = with_loads(chosen, deployed.residency, prices, batch, fitted.ladder.unit(batch))
+    return Cascade(deployed.engines, chosen, prices, Health(), form=form)
 
 
-def _policy_of(
-    ladder: Ladder, policy: str | Path | PolicyArtifact | Policy | None
-) -> PolicyArtifact | Policy:
-    if isinstance(policy, str | Path):
-        return artifact.load(policy)
-    if policy is not None:
+def with_loads(
+    policy: Policy,
+    residency: Residency | None,
+    prices: Mapping[str, Prices],
+    queries_per_load: float,
+    unit: float,
+) -> Policy:
+    """The policy that reckons with what loading stages costs, where stages take turns and loads have prices.
+
+    Args:
+        policy: Chosen as if all stages were in memory.
+        residency: What keeps the stages within their memory; None: all stay there.
+        prices: By stage name; `per_load` of every stage, or loads are free.
+        queries_per_load: Queries that share a load.
+        unit: One cost unit in the unit of the prices.
+    """
+    priced = all(price.per_load is not None for price in prices.values())
+    if residency is None or not priced or not isinstance(policy, OptimalPolicy):
         return policy
+    return policy.dearer(residency.surcharge(prices, queries_per_load, unit))
+
+
+def policy_of(ladder: Ladder, policy: str | Path | None = None) -> PolicyArtifact:
+    """The fitted policy in a file; by default the one that comes with the ladder.
+
+    Raises:
+        ConfigError: The ladder comes without one.
+        DataError: The file cannot be read.
+    """
+    if policy is not None:
+        return artifact.load(policy)
     if ladder.name != "tiny":
         raise ConfigError(
-            f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit` (or "
-            "asd.collect and asd.fit) and give it as policy"
+            f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit`, then "
+            "give it with --policy, or as policy in Python"
         )
     return artifact.load(TINY_POLICY)
 

@@ -96,6 +96,24 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
+class Deployment:
+    """How a ladder is run where it answers (`asd generate`, `asd.load`); never where it is measured.
+
+    Attributes:
+        memory_gib: What the weights of all stages may take together; stages that do not fit take turns
+            (`asd.engines.residency`), and the policy reckons with the price of a load. None: as much as it
+            takes.
+        pinned: Stages that stay in memory once loaded.
+        response_cache: File in which greedy answers are kept and looked up (`asd.engines.cache`); None:
+            nowhere.
+    """
+
+    memory_gib: float | None = None
+    pinned: tuple[str, ...] = ()
+    response_cache: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ladder:
     """Stages in order of cost, cheapest first.
 
@@ -104,6 +122,7 @@ class Ladder:
         stages: At least one; in order of the cost of a call with 100 prompt and 100 decoded tokens.
         price_unit: Unit of all prices: "ms", "usd", "declared".
         prices_measured: Where, when and how the prices were measured, or who declared them.
+        deployment: How it is run where it answers.
 
     Raises:
         ConfigError: The ladder contradicts the above, or a value is out of range.
@@ -113,6 +132,7 @@ class Ladder:
     stages: tuple[Stage, ...]
     price_unit: str
     prices_measured: str
+    deployment: Deployment = Deployment()
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -212,12 +232,19 @@ class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chat_template_kwargs: dict[str, object] = {}
 
 
+class _DeploymentRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    memory_gib: float | None = None
+    pinned: tuple[str, ...] = ()
+    response_cache: str | None = None
+
+
 class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     stages: tuple[_StageRow, ...]
     prices: str | None = None
     price_unit: str | None = None
     prices_measured: str | None = None
+    deployment: _DeploymentRow = _DeploymentRow()
 
 
 def _read(path: Path) -> Ladder:
@@ -246,7 +273,13 @@ def _read(path: Path) -> Ladder:
         )
         for row in file.stages
     )
-    return Ladder(file.name, stages, table.price_unit, table.prices_measured)
+    cache = file.deployment.response_cache
+    deployment = Deployment(
+        memory_gib=file.deployment.memory_gib,
+        pinned=file.deployment.pinned,
+        response_cache=None if cache is None else str(path.parent / cache),
+    )
+    return Ladder(file.name, stages, table.price_unit, table.prices_measured, deployment)
 
 
 def _price_table(file: _LadderFile, path: Path) -> PriceFile:

@@ -189,7 +189,7 @@ class _Luck:
         recorded = np.asarray(metric.samples)
         n_passes, n_units = recorded.shape
         if n_units not in self._units:
-            self._units[n_units] = self._rng.integers(n_units, size=n_units)
+            self._units[n_units] = np.asarray(self._rng.integers(n_units, size=n_units))
         of = np.ix_(order % n_passes, self._units[n_units])
         if metric.reference is None:
             return _of_seconds(metric, recorded[of] * factor, recorded)

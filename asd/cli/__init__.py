@@ -18,10 +18,10 @@ import click
 import msgspec
 
 from asd import __version__
-from asd.cascade import Cascade
+from asd.api import load, policy_of
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, what_is_asked
-from asd.cli.opening import closed_at_the_end, open_quietly
+from asd.cli.opening import closed_at_the_end, keep_quiet
 from asd.cli.options import (
     data_option,
     datasets_option,
@@ -38,15 +38,12 @@ from asd.collection import read_collected
 from asd.engines.registry import open_drafted
 from asd.errors import AsdError, ConfigError
 from asd.explanation import explain as explain_completion
-from asd.ladder import TINY_POLICY, Ladder
+from asd.ladder import Ladder
 from asd.measurement.environment import read_environment
 from asd.policies import Policy
-from asd.policy import artifact
 from asd.policy.artifact import PolicyArtifact
-from asd.policy.choice import choose
 from asd.policy.record import Method
 from asd.prices import write_prices
-from asd.resilience import Health
 from asd.traces import answered
 from asd.types import VERIFY, AnswerForm, AnswerKind, Completion, Query, Trace, pair_name
 
@@ -161,20 +158,13 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
 ) -> None:
     """Answer PROMPT ("-" reads it from standard input)."""
     steps = Ladder.load(ladder)
-    fitted = artifact.load(_shipped_policy(steps) if policy is None else policy)
+    fitted = policy_of(steps, policy)
     text = read_prompt(prompt)
-    chosen = choose(fitted, steps, lam=lam, quality=quality)
-    if chosen.note:
-        click.echo(chosen.note, err=True)
-    cascade = Cascade(
-        open_quietly(steps, device, engine),
-        chosen.policy,
-        {stage.name: stage.prices for stage in steps.stages},
-        Health(),
-    )
     form = AnswerForm(answers or _only_kind(fitted))
     query = Query("prompt", "command-line", text, max_new_tokens=max_new_tokens, form=form)
-    [completion] = cascade.run([query])
+    keep_quiet(steps)
+    with load(steps, policy=fitted, lam=lam, quality=quality, engine=engine, device=device) as cascade:
+        completion = cascade(query)
     if as_json:
         click.echo(_as_json(completion, steps, cascade.policy))
         return
@@ -193,15 +183,6 @@ def _only_kind(policy: PolicyArtifact) -> AnswerKind:
             "which of them the answer to this prompt is"
         )
     return policy.model.forms[0]
-
-
-def _shipped_policy(ladder: Ladder) -> Path:
-    if ladder.name != "tiny":
-        raise ConfigError(
-            f"ladder {ladder.name!r} comes without a policy; make one with `asd collect` and `asd fit`, then "
-            "give it with --policy"
-        )
-    return TINY_POLICY
 
 
 def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -50,8 +51,10 @@ class ResponseStore:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self._lock = threading.Lock()
         try:
-            self._connection = sqlite3.connect(path)
+            # one connection for all threads, and one at a time (`_lock`)
+            self._connection = sqlite3.connect(path, check_same_thread=False)
         except sqlite3.Error as error:
             raise StorageError(f"cannot open the response store {path}: {error}") from error
         try:
@@ -76,10 +79,11 @@ class ResponseStore:
         Raises:
             DataError: What is stored cannot be read.
         """
-        rows = [
-            self._connection.execute("SELECT draft FROM responses WHERE key = ?", (key,)).fetchone()
-            for key in keys
-        ]
+        with self._lock:
+            rows = [
+                self._connection.execute("SELECT draft FROM responses WHERE key = ?", (key,)).fetchone()
+                for key in keys
+            ]
         try:
             return [None if row is None else msgspec.json.decode(row[0], type=Draft) for row in rows]
         except msgspec.DecodeError as error:
@@ -93,7 +97,7 @@ class ResponseStore:
         """
         rows = [(key, msgspec.json.encode(draft)) for key, draft in drafts.items()]
         try:
-            with self._connection:
+            with self._lock, self._connection:
                 self._connection.executemany("INSERT OR IGNORE INTO responses VALUES (?, ?)", rows)
         except sqlite3.Error as error:
             raise StorageError(f"cannot write to the response store {self._path}: {error}") from error

@@ -103,7 +103,8 @@ class _Usage(msgspec.Struct, frozen=True):
     @property
     def n_cached(self) -> int:
         """Prompt tokens that the server says it had in its cache; 0 where it says nothing."""
-        return _count(self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens)
+        details = self.prompt_tokens_details
+        return 0 if details is None else _count(details.cached_tokens)
 
 
 @dataclass(frozen=True, slots=True)
