@@ -17,6 +17,9 @@ if hypothesis is not None:
         "ci", deadline=None, derandomize=True, database=None, print_blob=True
     )
     hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
+    hypothesis.settings.register_profile(
+        "small", deadline=None, derandomize=True, database=None, max_examples=5
+    )
     hypothesis.settings.load_profile(
         os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev")
     )
