@@ -246,7 +246,7 @@ class Cascade:
 
         for journey in group:
             if journey.read.text is not None:
-                journey.take(_adopted(journey.read, journey.read.text))
+                journey.take(_adopted(journey.best, journey.read, journey.read.text))
         self._call(engine.stage_name, go_on, [j for j in group if j.verification is not None], batch_size)
 
     def _call(self, action: str, call: Call, group: Sequence[Journey], batch_size: int) -> None:
@@ -334,7 +334,7 @@ def _queries(group: Sequence[Journey]) -> list[Query]:
     return [journey.query for journey in group]
 
 
-def _adopted(read: Verification, text: str) -> Draft:
+def _adopted(draft: Draft, read: Verification, text: str) -> Draft:
     """A draft that the verifier would have written too, as its own answer in its own words."""
     return Draft(
         stage=read.stage,
@@ -344,6 +344,7 @@ def _adopted(read: Verification, text: str) -> Draft:
         finished=True,
         usage=NO_CALL,
         seconds=0.0,
+        signals=draft.signals,
     )
 
 

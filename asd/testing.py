@@ -1,4 +1,4 @@
-"""Fakes for tests and examples: a stage that says what it is told, a clock that stands still.
+"""Fakes for tests and examples: stages that say what they are told or what was recorded, a clock.
 
     engine = ScriptedEngine("S", {"2+2=": Script("4", (-0.1,))})
     engine.generate([Query(id="q", dataset="d", prompt="2+2=")])[0].text        # "4"
@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usage
 from asd.engines.closing import Closing
+from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, EngineError
 from asd.types import Draft, Query, Usage, Verification
 
-__all__ = ["FakeClock", "Script", "ScriptedEngine"]
+__all__ = ["FakeClock", "ReplayEngine", "Script", "ScriptedEngine"]
 
 
 class Script(NamedTuple):

@@ -55,10 +55,13 @@ class _Output(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     token_logprobs: tuple[float, ...]
     n_drafted: int = 0
     n_saved: int = 0
+    signals: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         _check_numbers(self)
         as_score(self.score)
+        if not all(map(math.isfinite, self.signals.values())):
+            raise ValueError("a signal is not a finite number")
 
 
 class _Continuation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,6 +213,7 @@ def _to_output(outcome: Outcome) -> _Output:
         token_logprobs=tuple(draft.logprobs),
         n_drafted=draft.usage.n_drafted,
         n_saved=draft.usage.n_saved,
+        signals=dict(draft.signals),
     )
 
 
@@ -282,6 +286,7 @@ def _to_outcome(stage: str, output: _Output) -> Outcome:
             n_saved=output.n_saved,
         ),
         seconds=output.seconds,
+        signals=output.signals,
     )
     return Outcome(draft, as_score(output.score))
 

@@ -183,6 +183,8 @@ class Draft:
         seconds: Wall time of the batch the query was in (not divided by its size).
         cached: It came from a response store: `usage` is that of the call that once wrote it, and is not paid
             again; `seconds` are those of the look-up.
+        signals: Other numbers known of the answer, by name: a stage's own confidence, a verifier's score.
+            Evidence that was fitted on them needs them.
     """
 
     stage: str
@@ -193,6 +195,7 @@ class Draft:
     usage: Usage
     seconds: float
     cached: bool = False
+    signals: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def n_tokens(self) -> int:

@@ -161,7 +161,7 @@ def test_the_method_is_chosen_and_said(folder: Path) -> None:
     assert str(contest) in done.stdout
     refused = fit(folder, "--quality", 0.9)
     assert refused.exit_code == 2
-    assert "with --method dp nothing does" in refused.output
+    assert "--quality says where --method auto compares" in refused.output
 
 
 def test_a_guarantee_for_another_batch_is_not_used_one_by_one(folder: Path) -> None:

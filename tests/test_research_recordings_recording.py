@@ -180,3 +180,32 @@ def test_numbers_beyond_all_floats_are_refused(tmp_path: Path, name: str, number
     rows[1]["outputs"]["small"][name] = number
     with pytest.raises(DataError, match=f"line 2: {name} of 'small'"):
         recording(tmp_path / "rows.jsonl", rows)
+
+
+def test_named_signals_become_columns(tmp_path: Path) -> None:
+    """By name, minus infinity for null where a stage has numbers, NaN for a stage without any."""
+    rows = records(3)
+    for i, row in enumerate(rows):
+        row["outputs"]["small"]["signals"] = {"judge": 0.1 * i, "votes": None if i == 1 else 3}
+    found = recording(tmp_path / "rows.jsonl", rows)
+    assert sorted(found.signals) == ["judge", "votes"]
+    assert found.signals["judge"][:, 0] == pytest.approx([0.0, 0.1, 0.2])
+    assert found.signals["votes"][:, 0].tolist() == [3.0, -math.inf, 3.0]
+    assert np.isnan(found.signals["judge"][:, 1:]).all()
+    assert found.take(np.array([2])).only([1, 0]).signals["judge"][:, 1] == pytest.approx([0.2])
+
+
+@pytest.mark.parametrize(
+    ("signals", "says"),
+    [
+        ([0.5], "not one object"),
+        ({"judge": "high"}, "judge of 'small' is 'high'"),
+        ({"j": True}, "j of 'small'"),
+    ],
+)
+def test_signals_that_are_no_numbers_are_refused(tmp_path: Path, signals: object, says: str) -> None:
+    """The line, the stage and the name are told."""
+    rows = records(2)
+    rows[1]["outputs"]["small"]["signals"] = signals
+    with pytest.raises(DataError, match=f"line 2: .*{says}"):
+        recording(tmp_path / "rows.jsonl", rows)

@@ -319,8 +319,10 @@ def fit(
 
 def _share(method: str, share: float | None, keep: float | None) -> float:
     """Where methods are compared: as said, else where the guarantee is to hold, else at `_SHARE`."""
-    if share is not None and method != "auto":
-        raise ConfigError(f"--quality says where --method auto compares; with --method {method} nothing does")
+    if share is not None and method == "dp":
+        raise ConfigError(
+            "--quality says where --method auto compares; backward induction alone has no use for it"
+        )
     return next((given for given in (share, keep) if given is not None), _SHARE)
 
 

@@ -13,6 +13,7 @@ from asd.cli.replay import numbers, split
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
 from asd.research.offline.comparison import Cell, Comparison, Row, compare
+from asd.research.offline.deployable import COMMAND
 from asd.research.recordings.recording import read_recording
 
 
@@ -24,14 +25,19 @@ from asd.research.recordings.recording import read_recording
 @click.option(
     "--costs", help="Declared cost of one call of each stage, for one ladder. [default: as recorded]"
 )
+@click.option(
+    "--deployable", is_flag=True, help="Play what `asd fit` makes too; takes seconds a fold and ladder."
+)
 @click.option("--json", "out", type=NEW_FILE, help="Write the comparison, versioned.")
-def frontier(files: tuple[Path, ...], stages: tuple[str, ...], costs: str | None, out: Path | None) -> None:
+def frontier(
+    files: tuple[Path, ...], stages: tuple[str, ...], costs: str | None, deployable: bool, out: Path | None
+) -> None:
     """What quality costs by every method, cross-validated, over files and ladders."""
     if costs is not None and len(stages) > 1:
         raise ConfigError("--costs declares the costs of one ladder; give --stages once")
     declared = None if costs is None else numbers(costs, "--costs")
     cells = [_cell(path, split(ladder), declared) for path in files for ladder in stages]
-    comparison = compare(cells)
+    comparison = compare(cells, deployable=deployable)
     if out is not None:
         write_record(out, comparison)
     _show(comparison)
@@ -45,7 +51,7 @@ def _show(comparison: Comparison) -> None:
     click.echo(tabulate([_row(row) for row in comparison.rows], headers="keys"))
     click.echo("\nby cell:")
     click.echo(tabulate([_cells(row) for row in comparison.rows], headers="keys"))
-    click.echo("\nasked of asd on the rows fitted on, delivered on held-out rows:")
+    click.echo("\nasked of the best by cross-validation on the rows fitted on, delivered on held-out rows:")
     asked = [
         {
             "asked loss": f"{a.asked:.0%}",
@@ -59,6 +65,8 @@ def _show(comparison: Comparison) -> None:
         for a in comparison.asked
     ]
     click.echo(tabulate(asked, headers="keys"))
+    if any(row.method.startswith(COMMAND) for row in comparison.rows):
+        click.echo(f"rows {COMMAND!r}: the policy that this command makes, as a cascade runs it")
     click.echo(f"provenance: {comparison.provenance}, five folds; cost over the best single model's")
 
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 import string
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from asd.errors import DataError
+from asd.evidence.signals import SignalKind, signal_features
 from asd.types import Draft, Verification
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "verification_features",
 ]
 
+_NO_SIGNALS: Mapping[str, SignalKind] = MappingProxyType({})
 QUANTILES = (0.0, 0.1, 0.25, 0.5)
 _CERTAIN = 14.0
 """Log-odds are clipped here: a float32 softmax cannot tell 1 - 1e-6 from certainty."""
@@ -126,14 +129,21 @@ def log_odds(logprob: float) -> float:
     return min(_CERTAIN, max(-_CERTAIN, logprob - math.log(-math.expm1(logprob))))
 
 
-def answer_features(draft: Draft) -> tuple[float, ...]:
-    """What one answer says about itself, in the order of `ANSWER_FEATURES`; an empty answer says the least.
+def answer_features(draft: Draft, signals: Mapping[str, SignalKind] = _NO_SIGNALS) -> tuple[float, ...]:
+    """What one answer says about itself, in the order of `ANSWER_FEATURES`, then its signals.
+
+    An empty answer says the least.
 
     An answer without log-probabilities (`is_silent`) says how long it is and whether it ended: the rest is 0.
 
     Raises:
-        DataError: Log-probabilities are given for some tokens only, or one is not a number.
+        DataError: Log-probabilities are given for some tokens only, one is not a number, or a signal is
+            missing.
     """
+    return (*_own_features(draft), *signal_features(draft, signals))
+
+
+def _own_features(draft: Draft) -> tuple[float, ...]:
     logprobs, n = draft.logprobs, draft.n_tokens
     if is_silent(draft):
         return (*(0.0 for _ in ANSWER_FEATURES[:-2]), math.log1p(n), float(draft.finished))
@@ -203,12 +213,17 @@ def _quantile(ordered: Sequence[float], q: float) -> float:
 
 
 def state_feature_names(
-    stage: str, node: Sequence[str], stages: Sequence[str], *, forms: bool = False
+    stage: str,
+    node: Sequence[str],
+    stages: Sequence[str],
+    *,
+    forms: bool = False,
+    signals: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Names of `state_features` for the answer of `stage` where the stages of `node` have answered."""
     pairs = (f"{other}_{name}" for other in node if other != stage for name in PAIR_FEATURES)
-    own = (*ANSWER_FEATURES, STATES_ANSWER) if forms else ANSWER_FEATURES
-    return (*own, *pairs, *(f"prompt_logit_{name}" for name in stages))
+    own = (*ANSWER_FEATURES, *signals)
+    return (*own, *((STATES_ANSWER,) if forms else ()), *pairs, *(f"prompt_logit_{name}" for name in stages))
 
 
 def state_features(

@@ -30,6 +30,7 @@ from asd.evidence.judge import EvidenceModel, Head, NodeModel, best_answer
 from asd.evidence.length import LengthScale, fit_length_scale, usage_alone
 from asd.evidence.logistic import fit_logistic
 from asd.evidence.metrics import Reliability, log_loss, reliability
+from asd.evidence.signals import SignalKind, kinds_of
 from asd.ladder import ROOT
 from asd.quality.answers import answer_of
 from asd.stopping.kernels import Binning
@@ -40,6 +41,7 @@ __all__ = ["N_FOLDS", "FittedRows", "Rows", "fit_evidence"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
+Signals = dict[str, dict[str, SignalKind]]
 
 N_FOLDS = 5
 MAX_BINS, ROWS_PER_BIN = 20, 50
@@ -106,13 +108,15 @@ def fit_evidence(
         pairs: Verifications that every row has, as in "S>M".
 
     Raises:
-        DataError: Too few rows for five folds, or only some drafts of a stage have log-probabilities.
+        DataError: Too few rows for five folds, or only some drafts of a stage have log-probabilities, or a
+            signal.
     """
     folds = assign_folds([f"{trace.query.dataset}/{trace.query.id}" for trace in traces], N_FOLDS, seed)
     scores = {stage: np.array([trace.outcomes[stage].score for trace in traces], float) for stage in stages}
     prompts = np.array([prompt_features(trace.query.prompt) for trace in traces])
     prompt = {stage: _fit_prompt_head(prompts, scores[stage], folds) for stage in stages}
-    view = _View.of(traces, stages, np.column_stack([head.logits for head in prompt.values()]))
+    signals = _signals(traces, stages)
+    view = _View.of(traces, signals, stages, np.column_stack([head.logits for head in prompt.values()]))
 
     centroids, root = _fit_root(np.column_stack([head.p for head in prompt.values()]), seed)
     nodes: dict[str, _FittedNode] = {}
@@ -135,6 +139,7 @@ def fit_evidence(
         },
         tuple(stage for stage in stages if _is_silent_stage(stage, traces)),
         tuple(sorted({trace.query.form.kind for trace in traces})),
+        signals,
     )
     reliability = {name: _reliability(node.heads, scores) for name, node in nodes.items()}
     return FittedRows(
@@ -144,6 +149,12 @@ def fit_evidence(
         {name: node.best for name, node in nodes.items()},
         {ROOT: _reliability(prompt, scores), **reliability},
     )
+
+
+def _signals(traces: Sequence[Trace], stages: Sequence[str]) -> Signals:
+    """Of every stage whose answers came with other numbers, their scales."""
+    kinds = {stage: kinds_of(stage, [trace.outcomes[stage].draft for trace in traces]) for stage in stages}
+    return {stage: of_stage for stage, of_stage in kinds.items() if of_stage}
 
 
 def _is_silent_stage(stage: str, traces: Sequence[Trace]) -> bool:
@@ -170,14 +181,19 @@ class _View:
     prompt_logits: list[list[float]]
 
     @classmethod
-    def of(cls, traces: Sequence[Trace], stages: Sequence[str], prompt_logits: Array) -> _View:
+    def of(
+        cls, traces: Sequence[Trace], signals: Signals, stages: Sequence[str], prompt_logits: Array
+    ) -> _View:
         drafts = [{stage: trace.outcomes[stage].draft for stage in stages} for trace in traces]
         said = [
             {stage: answer_of(trace.query.form, draft.text) for stage, draft in row.items()}
             for trace, row in zip(traces, drafts, strict=True)
         ]
         has_forms = any(trace.query.form.kind != TEXT.kind for trace in traces)
-        answers = [{stage: answer_features(draft) for stage, draft in row.items()} for row in drafts]
+        answers = [
+            {stage: answer_features(draft, signals.get(stage, {})) for stage, draft in row.items()}
+            for row in drafts
+        ]
         verifications = [trace.verifications for trace in traces]
         return cls(drafts, said, has_forms, answers, verifications, prompt_logits.tolist())
 

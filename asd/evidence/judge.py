@@ -30,6 +30,7 @@ from asd.evidence.features import (
 )
 from asd.evidence.length import LengthScale, usage_alone
 from asd.evidence.logistic import Logistic
+from asd.evidence.signals import SignalKind
 from asd.ladder import ROOT
 from asd.quality.answers import answer_of
 from asd.schema import msgspec
@@ -84,6 +85,7 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             heads that of the answer that was read is used.
         silent: Stages whose answers came without log-probabilities.
         forms: Kinds of the answers it was fitted on; by default their texts were compared as they were.
+        signals: Of every stage whose answers came with other numbers, their names and scales.
     """
 
     stages: tuple[str, ...]
@@ -94,6 +96,7 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verified: dict[str, NodeModel] = {}
     silent: tuple[str, ...] = ()
     forms: tuple[AnswerKind, ...] = (TEXT.kind,)
+    signals: dict[str, dict[str, SignalKind]] = {}
 
     def __repr__(self) -> str:
         return f"EvidenceModel({', '.join(self.stages)}; {len(self.nodes) + len(self.verified)} nodes)"
@@ -143,7 +146,8 @@ class EvidenceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _check_heads(name, self.verified[name].heads, names)
 
     def _names(self, stage: str, node: Sequence[str]) -> tuple[str, ...]:
-        return state_feature_names(stage, node, self.stages, forms=self.has_forms)
+        signals = self.signals.get(stage, {})
+        return state_feature_names(stage, node, self.stages, forms=self.has_forms, signals=signals)
 
 
 def _check_heads(node: str, heads: Mapping[str, Head], features: Mapping[str, tuple[str, ...]]) -> None:
@@ -217,7 +221,7 @@ class FittedEvidence:
                 f"the evidence was fitted on answers of stage {draft.stage!r} {was} log-probabilities, this "
                 f"one comes {now} them: ask the stage's server as it was asked then, or collect and fit again"
             )
-        return answer_features(draft)
+        return answer_features(draft, self.model.signals.get(draft.stage, {}))
 
     def _verified(self, answered: str, verification: Verification) -> tuple[str, NodeModel]:
         name = pair_name(answered, verification.stage)

@@ -77,7 +77,8 @@ def fit(
         seed: Of the folds and of the root's cells.
         method: What decides: "dp" (backward induction), "lists" (a vote of short lists), or "auto": the one
             that is cheaper on held-out rows (`asd.policy.contest` has the rule).
-        quality: Share of the largest stage's quality, in (0, 1], where "auto" compares them.
+        quality: Share of the largest stage's quality, in (0, 1], where "auto" (and for the record "lists")
+            compares them.
 
     Raises:
         DataError: No traces, a stage is missing, a query occurs twice, a score is not in [0, 1], or fewer
@@ -106,8 +107,11 @@ def fit(
     chosen = _Chosen(scaled, plain) if pays else _Chosen(plain, scaled)
     if method != "dp":
         lists = ListRows.of(tables, stages, pairs)
-        asked = quality if method == "auto" else None
-        chosen = _chosen(chosen, lists, fitted.folds, largest[1], asked)
+        by_lists = {b: listed(lists.rows(b)[0], fitted.folds, sweep) for b in tables}
+        contest = compete(chosen.played[1], by_lists[1], largest[1], quality)
+        if method == "lists" or contest.chosen == "lists":
+            chosen = _Chosen(by_lists, chosen.played, lists.thinned())
+        chosen = chosen._replace(contest=contest)
     replayed = {b: chosen.played[b].records(chosen.other[b], largest[b]) for b in tables}
     return PolicyArtifact(
         ladder=prices,
@@ -139,17 +143,6 @@ class _Chosen(NamedTuple):
     other: Mapping[int, HeldOut]
     lists: ListRows | None = None
     contest: Contest | None = None
-
-
-def _chosen(dp: _Chosen, lists: ListRows, folds: IntArray, alone: Alone, share: float | None) -> _Chosen:
-    """Lists, or whichever is cheaper at a share of quality."""
-    by_lists = {
-        batch: listed(lists.rows(batch)[0], folds, played.lams) for batch, played in dp.played.items()
-    }
-    contest = None if share is None else compete(dp.played[1], by_lists[1], alone, share)
-    if contest is not None and contest.chosen == "dp":
-        return dp._replace(contest=contest)
-    return _Chosen(by_lists, dp.played, lists.thinned(), contest)
 
 
 def _priced(ladder: Ladder, alone: Array) -> LadderPrices:

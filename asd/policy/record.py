@@ -146,7 +146,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
         largest_error: Its standard error; 0 in files of versions that did not say.
         replayed: Out-of-fold value of the policy, by lam.
         batched: The same at the prices of larger batches, by their size.
-        contest: What the choice of the method rests on, where it was chosen.
+        contest: How lists compare with backward induction, where they were counted.
     """
 
     fitted_at: str

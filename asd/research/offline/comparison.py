@@ -24,6 +24,7 @@ from tqdm import tqdm
 from asd.measurement.records import Record
 from asd.research.offline.binned import BinnedInduction
 from asd.research.offline.curves import LOSSES, SWEEP, Curve, cost_shares, in_order, splits, sweep
+from asd.research.offline.deployable import Deployable
 from asd.research.offline.policies import Method
 from asd.research.offline.replay import Interval, ours
 from asd.research.offline.routing import Foresight, PromptRouter, SingleStage
@@ -99,8 +100,11 @@ class Cell(NamedTuple):
     rows: Recording
 
 
-def rivals(n_stages: int) -> tuple[Method, ...]:
-    """What ours is compared with, the members that compete within it included."""
+def rivals(n_stages: int, *, deployable: bool = False) -> tuple[Method, ...]:
+    """What ours is compared with, the members that compete within it and what `asd fit` makes included."""
+    made: tuple[Method, ...] = ()
+    if deployable:
+        made = (Deployable("dp"), Deployable("lists"), Deployable("auto"))
     return (
         SingleStage(),
         PromptRouter("neighbours"),
@@ -108,16 +112,22 @@ def rivals(n_stages: int) -> tuple[Method, ...]:
         BinnedInduction(),
         Stopping(),
         *ours(n_stages).members,
+        *made,
         Foresight(),
     )
 
 
-def compare(cells: Sequence[Cell]) -> Comparison:
-    """Fit and play every method on the same folds of every cell, behind a progress bar."""
+def compare(cells: Sequence[Cell], *, deployable: bool = False) -> Comparison:
+    """Fit and play every method on the same folds of every cell, behind a progress bar.
+
+    Args:
+        cells: Files and ladders.
+        deployable: Whether what `asd fit` makes is played too, which takes seconds a fold.
+    """
     shares: dict[str, dict[str, Array]] = {}
     delivered: dict[str, list[Array]] = {}
     for cell in tqdm(cells, desc="frontier", unit="cell", disable=None):
-        curves, delivered[cell.name] = _cross_validated(cell.rows)
+        curves, delivered[cell.name] = _cross_validated(cell.rows, deployable=deployable)
         for name, draws in zip(curves, cost_shares(cell.rows, list(curves.values())), strict=True):
             shares.setdefault(name, {})[cell.name] = draws
     complete = {name: found for name, found in shares.items() if len(found) == len(cells)}
@@ -128,9 +138,10 @@ def compare(cells: Sequence[Cell]) -> Comparison:
     )
 
 
-def _cross_validated(rows: Recording) -> tuple[dict[str, Curve], list[Array]]:
+def _cross_validated(rows: Recording, *, deployable: bool) -> tuple[dict[str, Curve], list[Array]]:
     """Of every method and of ours, the curve on held-out rows; what each asked loss cost, shape (2, n)."""
-    best, methods = ours(len(rows.stages)), rivals(len(rows.stages))
+    n_stages = len(rows.stages)
+    best, methods = ours(n_stages), rivals(n_stages, deployable=deployable)
     names = [*(method.name for method in methods), best.name]
     found: list[list[Curve]] = [[] for _ in names]
     asked: list[list[Array]] = [[] for _ in LOSSES]

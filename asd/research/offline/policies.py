@@ -15,6 +15,7 @@ cascade.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -139,7 +140,11 @@ class Recorded:
 
 
 def as_traces(rows: Recording) -> list[Trace]:
-    """The recording in the shape that `asd.engines.replay` plays; texts are not kept."""
+    """The recording in the shape that `asd.engines.replay` plays and `asd fit` learns from.
+
+    A draft has no log-probabilities; the recorded confidence and other signals are its signals, its length is
+    counted in words.
+    """
     return [_as_trace(rows, i) for i in range(len(rows))]
 
 
@@ -152,8 +157,28 @@ def _as_trace(rows: Recording, i: int) -> Trace:
     dataset, name = rows.keys[i]
     drafts = {
         # The recorded price of the call, as a count: the cascade multiplies counts with prices.
-        stage: Draft(stage, "", (), (), True, Usage(round(rows.costs[i, k] / _QUANTUM), 0, 0), 0.0)
+        stage: Draft(
+            stage,
+            rows.texts[i, k],
+            (),
+            (),
+            True,
+            Usage(round(rows.costs[i, k] / _QUANTUM), *2 * (_length(rows.words[i, k]),)),
+            0.0,
+            signals=_signals(rows, i, k),
+        )
         for k, stage in enumerate(rows.stages)
     }
     outcomes = {s: Outcome(d, float(rows.scores[i, k])) for k, (s, d) in enumerate(drafts.items())}
     return Trace(Query(id=name, dataset=dataset, prompt=rows.prompts[i]), outcomes)
+
+
+def _length(words: float) -> int:
+    """Tokens decoded and forward passes, neither of which costs anything: at least one each."""
+    return 1 if math.isnan(words) else max(1, int(words))
+
+
+def _signals(rows: Recording, i: int, k: int) -> dict[str, float]:
+    """What was recorded of one answer, without columns that its stage has nothing in."""
+    columns = {"confidence": rows.confidence, **rows.signals}
+    return {name: float(c[i, k]) for name, c in columns.items() if not math.isnan(c[i, k])}

@@ -98,7 +98,7 @@ class Best:
     members: tuple[Method, ...]
     n_folds: int = 5
     most_rows: int = 10_000
-    name: str = "asd"
+    name: str = "best by cross-validation"
 
     def fit(self, train: Recording) -> FittedBest:
         """Let the members compete, fit the winner on all rows."""

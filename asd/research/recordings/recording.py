@@ -3,14 +3,14 @@
 One line of a file is one query, `.gz` is unpacked:
 
     {"id": "q1", "dataset": "d", "prompt": "2+2=", "outputs": {"small": {"score": 1, "response": "4",
-     "confidence": -0.1, "cost": 1e-05}, "large": {...}}}
+     "confidence": -0.1, "signals": {"judge": 0.8}, "cost": 1e-05}, "large": {...}}}
 
 Only `id` and `outputs` with a `score` are needed; a query that names no `dataset` gets the file's name. What
 is missing is counted, never made up: a query without a score or a cost of every stage cannot be replayed and
-is left out (`Counts` says how many); a confidence that is null where others of that stage are numbers is the
-lowest there is (minus infinity, in these files); a stage without any has none. Lines become columns some
-thousand at a time: what is kept of a query is its texts and a few numbers, never the line. The border:
-reading; nothing is fitted and nothing is chosen here.
+is left out (`Counts` says how many); a confidence or another signal that is null where others of that stage
+are numbers is the lowest there is (minus infinity, in these files); a stage without any has none. Lines
+become columns some thousand at a time: what is kept of a query is its texts and a few numbers, never the
+line. The border: reading; nothing is fitted and nothing is chosen here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import gzip
 import math
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +40,13 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Strings = npt.NDArray[np.object_]
 
+_LIMITS = {
+    "score": (0, 1),
+    "cost": (0, math.inf),
+    "latency_ms": (0, math.inf),
+    "confidence": (-math.inf, math.inf),
+}
+"""Least and most of the numbers of an answer; signals that are called otherwise have none."""
 _BLOCK = 2000
 """Lines that are turned into columns at once."""
 
@@ -80,6 +87,8 @@ class Recording:
         words: Length of every answer in words, NaN where none was recorded, shape (n, K).
         agreement: How far answers of two stages agree, in [0, 1], NaN where a text is missing; (n, K, K).
         counts: What was read and what was left out.
+        signals: Other numbers recorded of the answers, by name; minus infinity and NaN as in `confidence`,
+            shape (n, K).
     """
 
     stages: tuple[str, ...]
@@ -93,6 +102,7 @@ class Recording:
     words: Array
     agreement: Array
     counts: Counts
+    signals: Mapping[str, Array] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -120,6 +130,7 @@ class Recording:
             texts=self.texts[rows],
             words=self.words[rows],
             agreement=self.agreement[rows],
+            signals={name: column[rows] for name, column in self.signals.items()},
         )
 
     def thinned(self, most: int) -> Recording:
@@ -139,6 +150,7 @@ class Recording:
             texts=self.texts[:, columns],
             words=self.words[:, columns],
             agreement=self.agreement[:, columns][:, :, columns],
+            signals={name: column[:, columns] for name, column in self.signals.items()},
         )
 
 
@@ -203,6 +215,7 @@ def read_recording(paths: Paths, stages: Sequence[str], costs: Sequence[float] |
         words=kept.words,
         agreement=kept.agreement,
         counts=counts,
+        signals=_named(kept.signals, len(stages)),
     )
 
 
@@ -219,6 +232,18 @@ class _Columns(NamedTuple):
     texts: Strings
     words: Array
     agreement: Array
+    signals: Strings
+
+
+def _named(rows: Strings, n_stages: int) -> dict[str, Array]:
+    """A column a name of one dictionary a query and stage, those of a stage without any NaN."""
+    names = sorted({name for row in rows for of_stage in row for name in of_stage})
+    found = {}
+    for name in names:
+        cells = [[of_stage.get(name) for of_stage in row] for row in rows]
+        column = np.array(cells, dtype=np.float64).reshape(len(rows), n_stages)
+        found[name] = _with_lowest(column)
+    return found
 
 
 def _columns(paths: Sequence[Path], stages: Sequence[str], known: dict[str, None]) -> _Columns:
@@ -245,7 +270,14 @@ def _block(records: list[dict[str, Any]], stages: Sequence[str]) -> _Columns:
         texts=_strings(text_of(output) for row in outputs for output in row).reshape(len(records), -1),
         words=np.array([[math.nan if text is None else len(text) for text in row] for row in words]),
         agreement=agreement(words),
+        signals=_objects([[output.get("signals") or {} for output in row] for row in outputs]),
     )
+
+
+def _objects(rows: list[list[Any]]) -> Strings:
+    cells = np.empty(len(rows), dtype=np.object_)
+    cells[:] = rows
+    return cells
 
 
 def _strings(texts: Iterable[str]) -> Strings:
@@ -281,19 +313,21 @@ def _decode(path: Path, number: int, line: bytes) -> dict[str, Any] | None:
     if "id" not in record:
         raise DataError(f"{path}, line {number}: a query needs an `id`")
     for model, output in outputs.items():
-        for name, least, most in (
-            ("score", 0, 1),
-            ("cost", 0, math.inf),
-            ("latency_ms", 0, math.inf),
-            ("confidence", -math.inf, math.inf),
-        ):
-            value = (output or {}).get(name)
-            if value is not None and not (_is_number(value) and least <= value <= most):
-                raise DataError(
-                    f"{path}, line {number}: {name} of {model!r} is {value!r}; it must be null or a number"
-                    + (f" from {least} to {most}" if math.isfinite(least) else "")
-                )
+        _check_numbers(f"{path}, line {number}", model, output or {})
     return record
+
+
+def _check_numbers(where: str, model: str, output: dict[str, Any]) -> None:
+    signals = output.get("signals") or {}
+    if not isinstance(signals, dict):
+        raise DataError(f"{where}: signals of {model!r} are {signals!r}, not one object")
+    for name, value in {**signals, **{name: output.get(name) for name in _LIMITS}}.items():
+        least, most = _LIMITS.get(name, (-math.inf, math.inf))
+        if value is not None and not (_is_number(value) and least <= value <= most):
+            raise DataError(
+                f"{where}: {name} of {model!r} is {value!r}; it must be null or a number"
+                + (f" from {least} to {most}" if math.isfinite(least) else "")
+            )
 
 
 def _is_number(value: object) -> bool:
