@@ -61,12 +61,12 @@ class Prices:
 
 
 def check_prices(prices: Prices, where: str) -> None:
-    """`ConfigError` where one is negative or not finite, or all are zero."""
+    """`ConfigError` where one is negative or not finite, or all those of an answer are zero."""
     values = prices.known()
     for name, value in values.items():
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")
-    if not any(values.values()):
+    if not any(price for name, price in values.items() if name not in {"per_load", "per_drafted"}):
         raise ConfigError(f"{where}: all prices are 0; a stage that costs nothing cannot be traded off")
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from asd.cli import main
+from asd.research.offline.curves import SWEEP, cost_shares, sweep
+from asd.research.offline.routing import SingleStage
+from asd.research.recordings.recording import read_recording
 from tests.recordings import records, write
 
 STAGES = "small,medium,large"
@@ -105,3 +110,36 @@ def test_costs_of_several_ladders_are_refused(files: tuple[Path, Path, Path]) ->
     done = run("frontier", files[0], "--stages", "small,large", "--stages", "medium,large", "--costs", "1,2")
     assert done.exit_code == 2
     assert "one ladder" in done.output
+
+
+def test_stages_that_cost_nothing(tmp_path: Path) -> None:
+    """No share of a cost of 0 is printed: a comparison by such shares is refused, the rest says so or "-"."""
+    paths = []
+    for name, seed in (("a", 1), ("b", 2)):
+        rows = records(60, seed, dataset=name)
+        for row in rows:
+            for output in row["outputs"].values():
+                output["cost"] = 0.0
+        paths.append(write(tmp_path / f"{name}.jsonl", rows))
+    replayed = run("replay", "--train", paths[0], "--test", paths[1], "--stages", STAGES, "--lam", "1")
+    certified = run("certify", paths[0])
+    compared = run("frontier", paths[0], "--stages", STAGES)
+    for done in (replayed, certified, compared):
+        assert not re.search(r"\b(nan|inf)\b", done.output)
+    assert (replayed.exit_code, certified.exit_code, compared.exit_code) == (0, 0, 2)
+    assert "the best single stage costs nothing" in certified.output
+    assert "declare costs with --costs" in compared.output
+
+
+def test_shares_where_some_resamples_have_a_free_best_model(tmp_path: Path) -> None:
+    """The best of a resample may be free though the best of all rows is not: there nothing is saved."""
+    rows = records(40, 1, dataset="a")
+    for i, row in enumerate(rows):
+        row["outputs"] = {
+            name: {"score": float(i % 5 != shift), "cost": cost, "response": "x", "confidence": 0.5}
+            for name, cost, shift in (("small", 0.0, 0), ("large", 1.0, 1 if i else 0))
+        }
+    recording = read_recording(write(tmp_path / "a.jsonl", rows), ["small", "large"])
+    [shares] = cost_shares(recording, [sweep(SingleStage().fit(recording), recording, SWEEP)])
+    assert np.isfinite(shares).all()
+    assert shares.min() >= 0

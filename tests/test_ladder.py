@@ -168,9 +168,10 @@ def test_a_stage_without_prices_is_refused(path: Path) -> None:
 
 
 def test_free_stages_are_refused() -> None:
-    """A stage whose prices are all zero raises; a single zero is honoured."""
-    with pytest.raises(ConfigError, match="all prices are 0"):
-        Ladder("x", (replace(SMALL, prices=Prices(0, 0, 0)),), "ms", "")
+    """A stage whose answers cost nothing raises, whatever loading it costs; a single zero is honoured."""
+    for prices in (Prices(0, 0, 0), Prices(0, 0, 0, per_load=9.0)):
+        with pytest.raises(ConfigError, match="all prices are 0"):
+            Ladder("x", (replace(SMALL, prices=prices),), "ms", "")
     assert Ladder("x", (SMALL,), "ms", "").stages[0].prices.per_call == 0
 
 

@@ -46,7 +46,10 @@ def _show(certificate: Certificate) -> None:
     click.echo(tabulate(rows, headers="keys", floatfmt=("", ".3f", ".3g")))
     click.echo(f"\nbest single stage: {certificate.best_single}; oracle ceiling {certificate.ceiling:.3f}")
     click.echo(f"every stage fails on {certificate.all_fail:.1%} ({fail.low:.1%} to {fail.high:.1%}, exact)")
-    if certificate.best_pair is None:
+    costs = {rung.stage: rung.cost for rung in certificate.rungs}
+    if not costs[certificate.best_single] > 0.0:
+        click.echo("the best single stage costs nothing, so that nothing can be saved")
+    elif certificate.best_pair is None:
         click.echo("no pair reaches the best single stage with foresight")
     else:
         pair = " and ".join(certificate.best_pair)

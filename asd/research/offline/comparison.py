@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from asd.errors import DataError
 from asd.measurement.records import Record
 from asd.research.offline.binned import BinnedInduction
 from asd.research.offline.curves import LOSSES, SWEEP, Curve, cost_shares, in_order, splits, sweep
@@ -123,7 +124,12 @@ def compare(cells: Sequence[Cell], *, deployable: bool = False) -> Comparison:
     Args:
         cells: Files and ladders.
         deployable: Whether what `asd fit` makes is played too, which takes seconds a fold.
+
+    Raises:
+        DataError: The best single model of a cell is free: no cost is a share of its cost.
     """
+    for cell in cells:
+        _check_priced(cell)
     shares: dict[str, dict[str, Array]] = {}
     delivered: dict[str, list[Array]] = {}
     for cell in tqdm(cells, desc="frontier", unit="cell", disable=None):
@@ -136,6 +142,15 @@ def compare(cells: Sequence[Cell], *, deployable: bool = False) -> Comparison:
         rows=tuple(_row(name, found) for name, found in complete.items()),
         asked=tuple(_delivered(i, cells, delivered) for i in range(len(LOSSES))),
     )
+
+
+def _check_priced(cell: Cell) -> None:
+    best = reference_stage(cell.rows)
+    if not cell.rows.costs[:, best].mean() > 0.0:
+        raise DataError(
+            f"{cell.name}: {cell.rows.stages[best]!r}, the best single model, costs nothing, so no method can "
+            "be compared with what it costs; declare costs with --costs"
+        )
 
 
 def _cross_validated(rows: Recording, *, deployable: bool) -> tuple[dict[str, Curve], list[Array]]:

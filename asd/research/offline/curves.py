@@ -127,7 +127,7 @@ def cost_shares(rows: Recording, curves: Sequence[Curve]) -> list[Array]:
 
     Returns:
         Of every curve, the cost at each of `LOSSES` below the best single model over its cost, shape
-        (1 + resamples, losses).
+        (1 + resamples, losses); 1 where the best single model is free, so that nothing can be saved.
     """
     n, rng, found = len(rows), np.random.default_rng(0), []
     for n_draws in (0, *_portions(_N_RESAMPLES, max(1, _MOST_DRAWN // n))):
@@ -155,4 +155,5 @@ def _shares(cost: Array, quality: Array, costs: Array, qualities: Array) -> Arra
     hull = Hull([*singles, *zip(costs.tolist(), qualities.tolist(), strict=True)])
     shares = [hull.cost_at(float(quality[best]) - loss) for loss in LOSSES]
     # The best single model is on the hull, so that every loss is reached.
-    return np.array([share for share in shares if share is not None], dtype=np.float64) / float(cost[best])
+    reached = np.array([share for share in shares if share is not None], dtype=np.float64)
+    return reached / float(cost[best]) if cost[best] > 0.0 else np.ones_like(reached)

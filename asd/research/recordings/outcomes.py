@@ -59,9 +59,7 @@ def from_recording(recording: Recording) -> Outcomes:
     """
     if n_without := sum(not prompt for prompt in recording.prompts):
         raise DataError(f"{n_without} queries have no prompt to predict from")
-    unit = float(recording.costs[:, -1].mean())
-    if not unit > 0.0:
-        raise DataError(f"stage {recording.stages[-1]!r} costs {unit} on average; declare costs")
+    unit = _unit(recording.costs, recording.stages)
     known = ~np.isnan(recording.confidence)
     confidence = np.where(known, np.maximum(recording.confidence, _LEAST_CONFIDENCE), 0.0)
     length = np.log1p(np.nan_to_num(recording.words))
@@ -74,6 +72,14 @@ def from_recording(recording: Recording) -> Outcomes:
         answers=answers,
         n_left_out=recording.counts.n_queries - recording.counts.n_used,
     )
+
+
+def _unit(costs: Array, stages: Sequence[str]) -> float:
+    """Mean cost of a call of the last stage; `DataError` where it is free."""
+    unit = float(costs[:, -1].mean())
+    if not unit > 0.0:
+        raise DataError(f"stage {stages[-1]!r} costs {unit:g} on average; declare what a call costs")
+    return unit
 
 
 def _agreement(pairs: Array) -> Array:
@@ -110,7 +116,7 @@ def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
         stages=stages,
         prompts=tuple(trace.query.prompt for trace in scored),
         scores=np.array([[t.outcomes[s].score for s in stages] for t in scored], dtype=np.float64),
-        costs=costs / costs[:, -1].mean(),
+        costs=costs / _unit(costs, stages),
         answers=np.array(answers).reshape(len(scored), len(stages), len(ANSWER_FEATURES) + 1),
         n_left_out=len(traces) - len(scored),
     )
