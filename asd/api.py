@@ -23,6 +23,7 @@ from asd.engines.deployment import deploy
 from asd.engines.registry import open_engines
 from asd.engines.residency import Residency
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.ladder import TINY_POLICY, Ladder
 from asd.policies import OptimalPolicy, Policy
@@ -171,7 +172,7 @@ def collect(  # noqa: PLR0913  (what the command has as options)
         for workload in (find_workloads([given]) if isinstance(given, str) else [given])
     ]
     engines = open_engines(steps, device, engine)
-    header = header_for(steps, revisions(steps, engine), found, split)
+    header = header_for(steps, revisions(steps, engine), found, split, runtimes(steps, engine, device))
     try:
         with TraceLog(out, header) as log:
             return collect_traces(found, engines, log, limit=limit, batch_size=batch)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from asd.engines import Drafted, Engine, Verifier
 from asd.engines.batches import answers, readings
+from asd.engines.runtimes import UNKNOWN
 from asd.engines.settling import Settled, until_settled
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
@@ -34,7 +35,11 @@ __all__ = ["collect", "header_for", "read_collected"]
 
 
 def header_for(
-    ladder: Ladder, revisions: Mapping[str, str], workloads: Sequence[Workload], split: Split
+    ladder: Ladder,
+    revisions: Mapping[str, str],
+    workloads: Sequence[Workload],
+    split: Split,
+    runtimes: Mapping[str, str] | None = None,
 ) -> Header:
     """What a trace file of these workloads on this ladder says about itself.
 
@@ -43,16 +48,21 @@ def header_for(
         revisions: Of every stage's model (`asd.engines.revisions`).
         workloads: What is asked.
         split: Which rows.
+        runtimes: What runs every stage (`asd.engines.runtimes`); None: unknown.
     """
+    known = runtimes or {}
     return Header(
         ladder=ladder.name,
-        stages={stage.name: _stage_header(stage, revisions[stage.name]) for stage in ladder.stages},
+        stages={
+            stage.name: _stage_header(stage, revisions[stage.name], known.get(stage.name, UNKNOWN))
+            for stage in ladder.stages
+        },
         datasets=tuple(workload.name for workload in workloads),
         split=split,
     )
 
 
-def _stage_header(stage: Stage, revision: str) -> StageHeader:
+def _stage_header(stage: Stage, revision: str, runtime: str) -> StageHeader:
     # where a directory lies may differ between machines
     model = Path(stage.model).name if Path(stage.model).is_absolute() else stage.model
     return StageHeader(
@@ -61,6 +71,7 @@ def _stage_header(stage: Stage, revision: str) -> StageHeader:
         dtype=stage.dtype,
         chat_template=stage.chat_template,
         chat_template_kwargs=dict(stage.chat_template_kwargs),
+        runtime=runtime,
     )
 
 
@@ -234,20 +245,24 @@ def _check(workloads: Sequence[Workload], engines: Mapping[str, Engine], header:
 
 def _told(stages: Mapping[str, StageHeader]) -> str:
     return ", ".join(
-        f"{name} ({stage.model} at {stage.revision[:14]}, {stage.dtype})" for name, stage in stages.items()
+        f"{name} ({stage.model} at {stage.revision[:14]}, {stage.dtype}, by {stage.runtime})"
+        for name, stage in stages.items()
     )
 
 
 def _n_recorded(header: Header) -> int:
     """How much a header says of its models: files of earlier versions say less (`same_revision`)."""
-    return sum(len(stage.revision) for stage in header.stages.values())
+    return sum(
+        len(stage.revision) + (stage.runtime != UNKNOWN) * len(stage.runtime)
+        for stage in header.stages.values()
+    )
 
 
 def read_collected(paths: Paths, ladder: Ladder, split: Split) -> list[Trace]:
     """The traces of several files, which must all be of this split and the stages of this ladder.
 
-    Which weights answered is in the files' headers; it must be the same in all, and is not compared with
-    weights that are here now.
+    Which weights answered and what ran them is in the files' headers; it must be the same in all, as far as
+    it is known, and is not compared with what is here now.
 
     Raises:
         ConfigError: A file was collected with other stages or on another split.
@@ -256,7 +271,9 @@ def read_collected(paths: Paths, ladder: Ladder, split: Split) -> list[Trace]:
     files = as_paths(paths)
     known = max((read_header(path) for path in files), key=_n_recorded).stages
     wanted = {
-        stage.name: _stage_header(stage, known[stage.name].revision if stage.name in known else "any")
+        stage.name: _stage_header(stage, known[stage.name].revision, known[stage.name].runtime)
+        if stage.name in known
+        else _stage_header(stage, "any", UNKNOWN)
         for stage in ladder.stages
     }
     merged: dict[Key, Trace] = {}

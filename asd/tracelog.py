@@ -11,15 +11,16 @@ import contextlib
 import logging
 import os
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from asd.engines.runtimes import UNKNOWN
 from asd.errors import ConfigError, DataError, StorageError
 from asd.measurement.locking import lock
 from asd.schema import msgspec
 from asd.tracerecords import decode_trace, encode_trace
-from asd.traces import Header, Key, as_recorded, check_same, encode_header, key_of, merge, parse
+from asd.traces import Header, Key, StageHeader, as_recorded, check_same, encode_header, key_of, merge, parse
 from asd.types import Query, Trace, pair_name
 
 __all__ = ["TraceLog"]
@@ -150,10 +151,10 @@ class TraceLog:
             raise DataError(f"{self.path} does not begin like a trace file; choose another path")
         with _storing(self.path):
             self._file.truncate(self.path.stat().st_size - len(contents.cut) if same else 0)
-        if same and wanted != self.header:
+        if same and _says_less(known or {}, self.header.stages):
             _LOG.warning(
-                "%s was begun by an earlier version, which did not record chat templates and tokenizers; "
-                "they are taken to be the same",
+                "%s was begun by an earlier version, which did not record all that answers depend on (chat "
+                "templates, tokenizers, engines, dtypes); what is not recorded is taken to be the same",
                 self.path,
             )
         self._traces = contents.traces
@@ -183,6 +184,14 @@ def _storing(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror}; what was collected before is intact, "
             "free space or choose another path"
         ) from error
+
+
+def _says_less(recorded: Mapping[str, StageHeader], wanted: Mapping[str, StageHeader]) -> bool:
+    """Whether the file's header does not know what is known of the stages now."""
+    return any(
+        recorded[name].revision != stage.revision or recorded[name].runtime == UNKNOWN != stage.runtime
+        for name, stage in wanted.items()
+    )
 
 
 def _difference(path: Path, found: Header, wanted: Header) -> str:

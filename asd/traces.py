@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Literal
 
 from asd.engines.revisions import same_revision
+from asd.engines.runtimes import UNKNOWN, same_runtime
 from asd.errors import DataError
 from asd.schema import msgspec
 from asd.tracerecords import decode_trace, encode_trace
@@ -53,6 +54,8 @@ class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         dtype: As the ladder asks for it.
         chat_template: Whether prompts are wrapped in the chat template.
         chat_template_kwargs: Variables that the template was given.
+        runtime: The engine, the dtype that it came to, and a hash of vLLM's options
+            (`asd.engines.runtimes`); "unknown" in files of earlier versions.
     """
 
     model: str
@@ -60,6 +63,7 @@ class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     dtype: str
     chat_template: bool
     chat_template_kwargs: dict[str, object] = {}
+    runtime: str = UNKNOWN
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -217,13 +221,20 @@ def key_of(query: Query) -> Key:
 def as_recorded(
     recorded: Mapping[str, StageHeader], wanted: Mapping[str, StageHeader]
 ) -> dict[str, StageHeader]:
-    """The wanted stages, with the recorded revision of each model that may be the same (`same_revision`)."""
+    """The wanted stages, with the revision and runtime recorded of each, where they may be the same."""
     return {
-        name: msgspec.structs.replace(stage, revision=recorded[name].revision)
-        if name in recorded and same_revision(recorded[name].revision, stage.revision)
-        else stage
+        name: _as_recorded(recorded[name], stage) if name in recorded else stage
         for name, stage in wanted.items()
     }
+
+
+def _as_recorded(recorded: StageHeader, wanted: StageHeader) -> StageHeader:
+    same: dict[str, str] = {}
+    if same_revision(recorded.revision, wanted.revision):
+        same["revision"] = recorded.revision
+    if same_runtime(recorded.runtime, wanted.runtime):
+        same["runtime"] = recorded.runtime
+    return msgspec.structs.replace(wanted, **same)
 
 
 def encode_header(header: Header) -> bytes:

@@ -214,7 +214,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, fatal: int) -> None:
     byte."""
     path = tmp_path / "t.jsonl"
     code = (
-        "import sys; from pathlib import Path; from tests.test_collect import Killed, fleet, run\n"
+        "import sys; from pathlib import Path; from tests.test_collection import Killed, fleet, run\n"
         f"Killed.fatal = {fatal}; run(Path(sys.argv[1]), fleet(Killed))"
     )
     root = Path(__file__).parent.parent

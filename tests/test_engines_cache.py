@@ -71,12 +71,13 @@ def test_the_id_of_a_query_does_not_matter(store: ResponseStore) -> None:
         (STAGE, "r2", ASKED[0]),
         (replace(STAGE, dtype="float16"), "r1", ASKED[0]),
         (replace(STAGE, chat_template=True), "r1", ASKED[0]),
+        (replace(STAGE, options={"vllm": {"quantization": "fp8"}}), "r1", ASKED[0]),
         (STAGE, "r1", replace(ASKED[0], max_new_tokens=9)),
         (STAGE, "r1", ASKED[1]),
     ],
 )
 def test_another_question_is_asked(store: ResponseStore, stage: Stage, revision: str, query: Query) -> None:
-    """Another revision, dtype, template, room or prompt is another question."""
+    """Another revision, dtype, template, option, room or prompt is another question."""
     CachingEngine(scripted(), store, STAGE, "r1").generate([ASKED[0]])
     [draft] = CachingEngine(scripted(), store, stage, revision).generate([query])
     assert not draft.cached

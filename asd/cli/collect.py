@@ -25,6 +25,7 @@ from asd.cli.paths import NEW_FILE
 from asd.collection import collect as collect_traces
 from asd.collection import header_for
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.ladder import Ladder
 from asd.tracelog import TraceLog
 from asd.traces import answered
@@ -80,7 +81,10 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
     workloads = workloads_of(datasets, data, unsafe_code)
     engines = open_quietly(steps, device, engine)
     try:
-        with TraceLog(out, header_for(steps, revisions(steps, engine), workloads, split)) as log:
+        header = header_for(
+            steps, revisions(steps, engine), workloads, split, runtimes(steps, engine, device)
+        )
+        with TraceLog(out, header) as log:
             if log.n_bytes_dropped:
                 click.echo(f"{out}: dropped a line that was cut off, {log.n_bytes_dropped} bytes", err=True)
             traces = collect_traces(

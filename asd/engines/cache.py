@@ -1,9 +1,9 @@
 """Answers that were given before: a store on disk, and an engine that looks there first.
 
-A response is known by the revision, dtype and chat template of the stage, the prompt or conversation,
-the room for an answer and the sampling. Greedy answers are known by their query alone. A sampled batch is
-drawn with a seed of its own, taken from the caller's generator whether the answers are there or not, and
-known by seed and batch: with the cache or without, the same generator gives the same draws.
+A response is known by the stage (revision, dtype, chat template, engine, options), the prompt or
+conversation, the room for an answer and the sampling. Greedy answers are known by their query alone. A
+sampled batch is drawn with a seed of its own, taken from the caller's generator whether the answers are there
+or not, and known by seed and batch: with the cache or without, the same generator gives the same draws.
 
 A draft from the store says so (`Draft.cached`): its `usage` is that of the call that wrote it, which evidence
 reads and nobody pays again, its `seconds` are those of the look-up. No timed cell can be served: whoever
@@ -125,7 +125,8 @@ class CachingEngine(Closing):
     ) -> None:
         self._engine = engine
         self._store = store
-        self._identity = (revision, stage.dtype, stage.chat_template, stage.chat_template_kwargs)
+        how = type(engine).__qualname__, dict(stage.options)
+        self._identity = (revision, stage.dtype, stage.chat_template, stage.chat_template_kwargs, how)
         self._clock = clock
 
     @property

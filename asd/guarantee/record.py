@@ -50,7 +50,7 @@ class Grant(Record, frozen=True, kw_only=True):
 
     @property
     def saving(self) -> float:
-        """Share of the single stage's cost that is not paid, 0 where it is free; from the calibration rows."""
+        """Share of the single stage's cost that is not paid (0 if it is free), from the calibration rows."""
         return 1.0 - self.cost / self.stage_cost if self.stage_cost else 0.0
 
     def __str__(self) -> str:

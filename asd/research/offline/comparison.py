@@ -148,8 +148,8 @@ def _check_priced(cell: Cell) -> None:
     best = reference_stage(cell.rows)
     if not cell.rows.costs[:, best].mean() > 0.0:
         raise DataError(
-            f"{cell.name}: {cell.rows.stages[best]!r}, the best single model, costs nothing, so no method can "
-            "be compared with what it costs; declare costs with --costs"
+            f"{cell.name}: {cell.rows.stages[best]!r}, the best single model, costs nothing, so no cost is a "
+            "share of its cost; declare costs with --costs"
         )
 
 
