@@ -49,6 +49,34 @@ def test_the_model_that_was_written_comes_out(tmp_path: Path, words: Any, archit
     engine.unload()
 
 
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_the_scaled_positions_of_llama_3_come_out(tmp_path: Path, words: Any, factor: float) -> None:
+    """A file has one factor a frequency, by which llama.cpp divides the plain ones."""
+    model = random_model("llama", len(words))
+    plain = model.model.rotary_emb.inv_freq.clone()
+    model.config.rope_parameters = {
+        "rope_type": "llama3",
+        "rope_theta": 20000.0,
+        "factor": factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    scaled = type(model)(model.config).model.rotary_emb.inv_freq
+    assert len(set((plain / scaled).tolist()) - {1.0, factor}) > 1
+    factors = (plain / scaled).numpy()
+    file = write(
+        tmp_path / "m.gguf",
+        "llama",
+        model,
+        words,
+        more=lambda writer: writer.add_tensor("rope_freqs.weight", factors),
+    )
+    convert(file, tmp_path / "out")
+    back = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(back.model.rotary_emb.inv_freq, scaled, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("quantisation", ["Q8_0", "Q4_1", "F16", "BF16"])
 def test_quantised_tensors_are_as_near_as_the_quantisation_allows(
@@ -117,12 +145,12 @@ def test_the_licence_goes_along_and_the_command_says_where(tmp_path: Path, words
     assert back.dtype == torch.bfloat16
 
 
-def _scaled(writer: GGUFWriter) -> None:
+def _yarn(writer: GGUFWriter) -> None:
     writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
 
 
-def _frequencies(writer: GGUFWriter) -> None:
-    writer.add_tensor("rope_freqs.weight", np.ones(16, np.float32))
+def _factors(writer: GGUFWriter, name: str = "rope_freqs.weight") -> None:
+    writer.add_tensor(name, np.linspace(1, 8, 16, dtype=np.float32))
 
 
 def _bias(writer: GGUFWriter) -> None:
@@ -132,8 +160,9 @@ def _bias(writer: GGUFWriter) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (_scaled, r"scales its positions \(rope\.scaling\.type = yarn\).* safetensors"),
-        (_frequencies, r"scales its positions \(rope_freqs\.weight\)"),
+        (_yarn, r"scales its positions \(rope\.scaling\.type = yarn\).* safetensors"),
+        (lambda writer: _factors(writer, "rope_factors_long.weight"), r"positions \(rope_factors_long"),
+        (_factors, r"scales its positions \(rope_freqs\.weight\)"),
         (_bias, r"has biases \(blk\.0\.attn_q\.bias\), which transformers leaves out of a llama"),
         (lambda writer: writer.add_type("adapter"), "holds a adapter, not a model"),
         (lambda writer: writer.add_uint16("split.count", 3), "one part of a split model.*gguf-split --merge"),
@@ -173,6 +202,6 @@ def test_a_file_that_is_cut_is_damaged(tmp_path: Path, words: Any, n_bytes: int)
     """In its header, its vocabulary or its tensors; nothing is left behind."""
     file = write(tmp_path / "m.gguf", "llama", random_model("llama", len(words)), words)
     file.write_bytes(file.read_bytes()[:n_bytes])
-    with pytest.raises(DataError, match=rf"{file} cannot be read: .*download it again"):
+    with pytest.raises(DataError, match=rf"{file} cannot be read: .*download it again, or take a newer"):
         convert(file, tmp_path / "out")
     assert list(tmp_path.iterdir()) == [file]

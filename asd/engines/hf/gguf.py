@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
-from transformers.integrations.gguf import read_gguf_metadata
+from transformers.integrations.gguf import GgufHeader, load_gguf_state_dict, read_gguf_metadata
 
 from asd.engines.checkpoints import is_gguf
+from asd.engines.hf.rope import llama3_parameters
 from asd.errors import ConfigError, DataError
 
 __all__ = ["convert"]
@@ -43,6 +45,13 @@ STOP_TEXTS = frozenset({
 """Control tokens that llama.cpp ends an answer at, whether or not the metadata names them."""
 SAMPLES = ("It's 12345 + 678 = ?\n\n  def f(x):\n\treturn x", " Übergröße, 日本語 👩‍👧", "I'LL don't")
 """Texts that tokenizers split differently."""
+FACTORS = "rope_freqs.weight"
+SETTINGS = {
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+"""By the key in a file, the setting of a configuration that says the same."""
 LARGEST_GEMMAS = {46, 62}
 """Layers of Gemma 2 27B and Gemma 3 27B."""
 CONTROL = 3
@@ -73,6 +82,7 @@ def convert(
             wrongly or not at all; the directory is not empty; a library is missing.
         DataError: The file is damaged.
     """
+    directory = directory.absolute()
     _check_paths(file, directory)
     header = _read_header(file)
     _check_header(file, header)
@@ -80,14 +90,14 @@ def convert(
     with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as folder:
         unfinished = Path(folder) / directory.name
         tell("reading the weights")
-        model = _read_model(file, dtype)
+        model = _read_model(file, header, dtype)
         _check_model(file, header, model)
         tell("reading the tokenizer")
         tokenizer = _read(file, PreTrainedTokenizerFast)
         tokenizer.model_max_length = getattr(model.config, "max_position_embeddings", None) or 10**30
         _name_special_tokens(model, tokenizer, header.metadata)
         tell(f"writing {directory}")
-        model.save_pretrained(unfinished)
+        _save(model, unfinished)
         tokenizer.save_pretrained(unfinished)
         _check_tokenizer(file, tokenizer, unfinished)
         (unfinished / "README.md").write_text(_readme(file, header.metadata), encoding="utf-8")
@@ -126,18 +136,17 @@ def _check_header(file: Path, header: _Header) -> None:
     if (kind := metadata.get("general.type", "model")) != "model":
         raise ConfigError(f"{file} holds a {kind}, not a model; name the file of the model itself")
     scaling = metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise _scaled(file, f"rope.scaling.type = {scaling}")
     scaled = [name for name in header.tensors if name.startswith(("rope_freqs", "rope_factors"))]
-    if scaling != "none" or scaled:
-        what = scaled[0] if scaled else f"rope.scaling.type = {scaling}"
-        raise ConfigError(
-            f"{file} scales its positions ({what}), which transformers does not read from a GGUF file; "
-            f"{ELSEWHERE}"
-        )
+    if any(name != FACTORS for name in scaled):
+        raise _scaled(file, scaled[0])
 
 
-def _read_model(file: Path, dtype: str) -> Any:
+def _read_model(file: Path, header: _Header, dtype: str) -> Any:
     """The model with its weights, of a class and configuration that may be saved."""
-    config = _completed(_read(file, AutoConfig))
+    config = _read(file, AutoConfig)
+    _complete(config, file, header)
     model, report = _read(
         file,
         AutoModelForCausalLM,
@@ -155,13 +164,22 @@ def _read_model(file: Path, dtype: str) -> Any:
     return fresh
 
 
-def _completed(config: Any) -> Any:
-    """The one setting that follows from others in llama.cpp and that `transformers` keeps a default of."""
+def _complete(config: Any, file: Path, header: _Header) -> None:
+    """Settings that the file has and `transformers` keeps a default of, or that llama.cpp derives."""
+    architecture = header.metadata["general.architecture"]
+    for key, name in SETTINGS.items():
+        if hasattr(config, name) and (value := header.metadata.get(f"{architecture}.{key}")) is not None:
+            setattr(config, name, value)
     if hasattr(config, "query_pre_attn_scalar"):
         is_largest = config.num_hidden_layers in LARGEST_GEMMAS
         by_width = config.hidden_size // config.num_attention_heads
         config.query_pre_attn_scalar = by_width if is_largest else config.head_dim
-    return config
+    if FACTORS in header.tensors:
+        factors = load_gguf_state_dict(GgufHeader.from_file(str(file)))[FACTORS][...]
+        scaled = llama3_parameters(factors, config.rope_parameters["rope_theta"])
+        if config.model_type != "llama" or scaled is None:
+            raise _scaled(file, FACTORS)
+        config.rope_parameters = scaled
 
 
 def _read(file: Path, reader: Any, **options: Any) -> Any:
@@ -184,6 +202,13 @@ def _check_model(file: Path, header: _Header, model: Any) -> None:
             f"{file} has biases ({biases[0]}), which transformers leaves out of a "
             f"{model.config.model_type}; {ELSEWHERE}"
         )
+
+
+def _save(model: Any, directory: Path) -> None:
+    try:
+        model.save_pretrained(directory)
+    except SafetensorError as error:  # its name for a full disk
+        raise OSError(f"cannot write the weights: {error}") from error
 
 
 def _check_tokenizer(file: Path, tokenizer: Any, directory: Path) -> None:
@@ -225,6 +250,12 @@ def _readme(file: Path, metadata: Mapping[str, Any]) -> str:
     return "\n".join([f"{head}# Converted from {file.name}\n", *lines, f"- licence: {licence}", ""])
 
 
+def _scaled(file: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{file} scales its positions ({what}) in a way that is not read from GGUF files here; {ELSEWHERE}"
+    )
+
+
 def _in_parts(file: Path) -> ConfigError:
     first = file.with_stem(PART.sub(r"-00001-of-\1", file.stem))
     return ConfigError(
@@ -235,4 +266,4 @@ def _in_parts(file: Path) -> ConfigError:
 
 def _damaged(file: Path, why: object) -> DataError:
     words = " ".join(str(why).split()) or type(why).__name__
-    return DataError(f"{file} cannot be read: {words}; download it again")
+    return DataError(f"{file} cannot be read: {words}; download it again, or take a newer transformers")
