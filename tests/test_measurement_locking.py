@@ -1,4 +1,4 @@
-"""Without `fcntl` (Windows) and `memfd_create` (macOS): in processes where both are hidden."""
+"""Without what Windows and macOS lack (`fcntl`, `memfd_create` and more): in processes where it is hidden."""
 
 from __future__ import annotations
 
@@ -49,3 +49,18 @@ def test_code_runs_without_a_jail() -> None:
         "print(*(box.run(f'def f(x): return x * {n}', tests).passed for n in (2, 3)))\n"
     )
     assert run(code) == "True False\n"
+
+
+def test_what_windows_lacks_is_not_imported_and_models_code_is_refused_there() -> None:
+    """Every public name and the harness load; running a model's code ends with one line."""
+    code = (
+        "sys.modules.update(dict.fromkeys(('resource', 'pwd', 'grp', 'termios')))\n"
+        "for name in ('killpg', 'geteuid', 'getuid', 'setsid', 'fork', 'sched_getaffinity'): delattr(os, name)\n"
+        "import asd, bench.harness\n"
+        "from asd.errors import ConfigError\n"
+        "from asd.quality.sandbox import Sandbox\n"
+        "for name in asd.__all__: getattr(asd, name)\n"
+        "try: Sandbox.open(unsafe=True)\n"
+        "except ConfigError as error: print(error)\n"
+    )
+    assert run(code) == "models' code is run on Linux, or with --unsafe-code on macOS, but not here\n"

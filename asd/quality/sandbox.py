@@ -107,8 +107,11 @@ class Sandbox:
         """A sandbox that has been seen to work here.
 
         Raises:
-            ConfigError: There is no bubblewrap, or it cannot make a jail, and `unsafe` was not given.
+            ConfigError: There is no bubblewrap, or it cannot make a jail, and `unsafe` was not given; or this
+                is Windows, where what a program started cannot be ended with it.
         """
+        if not hasattr(os, "killpg"):
+            raise ConfigError("models' code is run on Linux, or with --unsafe-code on macOS, but not here")
         if not unsafe and (reason := _why_no_jail()):
             raise ConfigError(
                 f"running a model's code needs a sandbox, and here is none ({reason}): install bubblewrap "
