@@ -55,7 +55,8 @@ def test_what_windows_lacks_is_not_imported_and_models_code_is_refused_there() -
     """Every public name and the harness load; running a model's code ends with one line."""
     code = (
         "sys.modules.update(dict.fromkeys(('resource', 'pwd', 'grp', 'termios')))\n"
-        "for name in ('killpg', 'geteuid', 'getuid', 'setsid', 'fork', 'sched_getaffinity'): delattr(os, name)\n"
+        "hidden = ('killpg', 'geteuid', 'getuid', 'setsid', 'fork', 'sched_getaffinity')\n"
+        "for name in hidden: delattr(os, name)\n"
         "import asd, bench.harness\n"
         "from asd.errors import ConfigError\n"
         "from asd.quality.sandbox import Sandbox\n"
