@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 from tabulate import tabulate
@@ -15,7 +15,10 @@ from asd.cli.prompt import read_prompt
 from asd.errors import ConfigError
 
 if TYPE_CHECKING:
+    from asd.ladder import Ladder
     from asd.research.recordings.outcomes import Outcomes
+    from asd.research.recordings.recording import Recording
+    from asd.types import Trace
 
 
 @click.group(
@@ -66,11 +69,16 @@ def features(prompt: str | None) -> None:
 def compare(
     files: tuple[Path, ...], stages: str | None, costs: str | None, ladder: str | None, seed: int
 ) -> None:
-    """Which predictor decides best? All of them on the same folds of recorded outcomes (replayed)."""
+    """Which predictor decides best, and what is each signal of an answer worth (replayed)?
+
+    All on the same folds of recorded outcomes. Of a signal: how well it tells right answers from wrong ones,
+    and what quality costs by lists that go by it alone.
+    """
     from asd.research.predictors.predictors import best  # noqa: PLC0415  (scikit-learn takes seconds)
     from asd.research.predictors.predictors import compare as compare_predictors  # noqa: PLC0415
 
-    outcomes = _read(files, stages, costs, ladder)
+    source = _source(files, stages, costs, ladder)
+    outcomes = _outcomes(source)
     comparisons = compare_predictors(outcomes, seed=seed)
     rows = [
         (c.known, c.name, c.r_squared, c.reliability.auroc, c.reliability.brier, c.reliability.log_loss,
@@ -83,6 +91,7 @@ def compare(
         f"\nleast regret: {best(comparisons, 'prompt').name} from the prompt, "
         f"{best(comparisons, 'prompt + answer').name} with the answer"
     )
+    click.echo(_signals(source, outcomes, seed))
     click.echo(_about(outcomes))
 
 
@@ -104,7 +113,7 @@ def fit(
     from asd.research.predictors.predictors import best  # noqa: PLC0415
     from asd.research.predictors.predictors import compare as compare_predictors  # noqa: PLC0415
 
-    outcomes = _read(files, stages, costs, ladder)
+    outcomes = _outcomes(_source(files, stages, costs, ladder))
     name = predictor
     if name == "best":
         name = best(compare_predictors(outcomes, seed=seed), "prompt").name
@@ -163,20 +172,57 @@ def taxonomy(folder: Path, seed: int, out: Path | None) -> None:
         click.echo(f"{out}: classifiers fitted on all of it")
 
 
-def _read(files: Sequence[Path], stages: str | None, costs: str | None, ladder: str | None) -> Outcomes:
-    from asd.research.recordings.outcomes import from_recording, from_traces  # noqa: PLC0415
+class _Traces(NamedTuple):
+    """Own traces, on their ladder."""
 
+    traces: list[Trace]
+    ladder: Ladder
+
+
+def _source(
+    files: Sequence[Path], stages: str | None, costs: str | None, ladder: str | None
+) -> Recording | _Traces:
     if ladder is None and stages is not None:
         from asd.research.recordings.recording import read_recording  # noqa: PLC0415
 
         declared = None if costs is None else _numbers(costs)
-        return from_recording(read_recording(files, stages.split(","), declared))
+        return read_recording(files, stages.split(","), declared)
     if ladder is None or stages is not None or costs is not None:
         raise ConfigError("give --stages (and --costs) for recorded outcomes, or --ladder for own traces")
     from asd.ladder import Ladder  # noqa: PLC0415
     from asd.traces import read_traces  # noqa: PLC0415
 
-    return from_traces([trace for file in files for trace in read_traces(file)], Ladder.load(ladder))
+    return _Traces([trace for file in files for trace in read_traces(file)], Ladder.load(ladder))
+
+
+def _outcomes(source: Recording | _Traces) -> Outcomes:
+    from asd.research.recordings.outcomes import from_recording, from_traces  # noqa: PLC0415
+
+    return from_traces(*source) if isinstance(source, _Traces) else from_recording(source)
+
+
+def _signals(source: Recording | _Traces, outcomes: Outcomes, seed: int) -> str:
+    """The worth of every signal, as a table."""
+    from asd.research.predictors.signals import (  # noqa: PLC0415
+        recorded_signals,
+        traced_signals,
+        worth_of_signals,
+    )
+    from asd.research.recordings.outcomes import scored_on  # noqa: PLC0415
+
+    if isinstance(source, _Traces):
+        signals = traced_signals(scored_on(source.traces, outcomes.stages), outcomes.stages)
+    else:
+        signals = recorded_signals(source)
+    rows = [
+        {"signal": worth.name, "AUROC": worth.auroc}
+        | {f"cost at -{loss:.0%}": f"{share:.0%}" for loss, share in worth.shares.items()}
+        for worth in worth_of_signals(outcomes, signals, seed=seed)
+    ]
+    table = tabulate(rows, headers="keys", floatfmt=".3f", missingval="-")
+    return (
+        f"\n{table}\ncost over the best single model's, by lists that go by the signal of the first answer\n"
+    )
 
 
 def _numbers(text: str) -> list[float]:

@@ -19,7 +19,7 @@ from asd.quality.answers import answer_of
 from asd.research.recordings.recording import Recording
 from asd.types import Trace
 
-__all__ = ["RECORDED_ANSWER", "Outcomes", "from_recording", "from_traces"]
+__all__ = ["RECORDED_ANSWER", "Outcomes", "from_recording", "from_traces", "scored_on"]
 
 Array = npt.NDArray[np.float64]
 
@@ -96,9 +96,7 @@ def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
         DataError: No query is scored on every stage.
     """
     stages = tuple(stage.name for stage in ladder.stages)
-    scored = [t for t in traces if all(s in t.outcomes and t.outcomes[s].score is not None for s in stages)]
-    if not scored:
-        raise DataError(f"no trace is scored on all of {', '.join(stages)}")
+    scored = scored_on(traces, stages)
     drafts = [[trace.outcomes[stage].draft for stage in stages] for trace in scored]
     said = [
         [answer_of(trace.query.form, draft.text) for draft in row]
@@ -120,6 +118,14 @@ def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
         answers=np.array(answers).reshape(len(scored), len(stages), len(ANSWER_FEATURES) + 1),
         n_left_out=len(traces) - len(scored),
     )
+
+
+def scored_on(traces: Sequence[Trace], stages: Sequence[str]) -> list[Trace]:
+    """Those that are scored on all of these stages; `DataError` where none is."""
+    scored = [t for t in traces if all(s in t.outcomes and t.outcomes[s].score is not None for s in stages)]
+    if not scored:
+        raise DataError(f"no trace is scored on all of {', '.join(stages)}")
+    return scored
 
 
 def _agreements(answers: Sequence[str | None]) -> list[float]:
