@@ -36,6 +36,7 @@ from asd.types import Provenance, Usage, Verification
 from bench.frontier import hull_quality
 from bench.hardware import Footprint
 from bench.headline import Headline
+from bench.ties import OF_TIES
 
 __all__ = [
     "cost_cell",
@@ -142,7 +143,17 @@ def headline_cell(headline: Headline) -> Cell:
         relative = float(headline.quality.mean() / headline.reference.mean())
         interval = ratio_interval(headline.quality, headline.reference, BOOTSTRAP)
         metrics.insert(1, _summary("relative_quality", "of the largest's", "higher", relative, interval))
-    return Cell(suite="frontier", policy=headline.name, metrics=tuple(metrics))
+    return Cell(suite="frontier", policy=headline.name, metrics=(*metrics, *_ties(headline)))
+
+
+def _ties(headline: Headline) -> list[Metric]:
+    """Outside float32: answers that differ by a near-tie, and the widest gap of one that differs."""
+    if not headline.ties:
+        return []
+    share = float(np.mean([ties.share for ties in headline.ties]))
+    widest = max(ties.widest for ties in headline.ties)
+    values = zip(OF_TIES, ("share of answers", "nats"), (share, widest), strict=True)
+    return [_summary(name, unit, "lower", value, provenance="measured") for name, unit, value in values]
 
 
 def hardware_cell(footprint: Footprint, device: str) -> Cell:

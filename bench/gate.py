@@ -18,11 +18,13 @@ from dataclasses import dataclass, field
 
 from asd.engines.revisions import same_revision
 from asd.measurement.records import Cell, Environment, Metric, Run
+from asd.schema import msgspec
 from bench.comparison import compare, same_items
 from bench.family import Limits, decide
 from bench.frontier import compare_frontiers
 from bench.retired import is_retired
 from bench.store import Baseline
+from bench.ties import OF_TIES
 from bench.verdicts import Finding, Report, Verdict
 
 __all__ = ["Options", "judge"]
@@ -86,10 +88,8 @@ def _completeness(run: Run, stored: Run, options: Options, *, same_sweep: bool) 
     for (cell_id, name), (cell, metric) in known.items():
         if (cell_id, name) in measured or not options.asks_for(cell) or _is_excused(run, stored, cell, name):
             continue
-        if cell.dataset is None and not summed_alike:
-            note = "it sums up another sweep than the baseline's"
-            yield Finding(cell_id, name, Verdict.CANNOT_JUDGE, metric.value, note=note)
-        elif note := _too_few(run, cell_id, metric, limited=options.limited):
+        sums_up = cell.dataset is None and not summed_alike
+        if note := _why_absent(run, cell_id, metric, sums_up=sums_up, limited=options.limited):
             yield Finding(cell_id, name, Verdict.CANNOT_JUDGE, metric.value, note=note)
         elif not options.partial:
             yield Finding(cell_id, name, Verdict.MISSING, metric.value, note="in the baseline, not measured")
@@ -99,20 +99,25 @@ def _completeness(run: Run, stored: Run, options: Options, *, same_sweep: bool) 
 
 
 def _is_excused(run: Run, stored: Run, cell: Cell, metric: str) -> bool:
-    """Nobody measures it any more, or this engine has no such rival."""
-    same_engine = run.header.hardware.engine == stored.header.hardware.engine
-    return is_retired(cell.id, metric) or (cell.suite == "rivals" and not same_engine)
+    """Nobody measures it any more, this engine has no such rival, or this dtype no near-ties."""
+    here, there = run.header.hardware, stored.header.hardware
+    return (
+        is_retired(cell.id, metric)
+        or (cell.suite == "rivals" and here.engine != there.engine)
+        or (metric in OF_TIES and here.dtype != there.dtype)
+    )
 
 
-def _too_few(run: Run, cell_id: str, metric: Metric, *, limited: bool) -> str:
-    """Why a metric may be absent where there are fewer items; empty if it may not."""
+def _why_absent(run: Run, cell_id: str, metric: Metric, *, sums_up: bool, limited: bool) -> str:
+    """Why a metric may be absent from a run of fewer items or another sweep; empty if it may not."""
     cell = next((cell for cell in run.cells if cell.id == cell_id), None)
-    if cell is None:
-        return ""
-    n_timed = max((len(m.samples[0]) for m in cell.metrics if m.samples), default=0)
-    if metric.needs > n_timed:
-        return f"needs {metric.needs} items, and {n_timed} were timed"
-    return "nothing of the kind happened on the items that --limit left" if limited else ""
+    if cell is not None:
+        n_timed = max((len(m.samples[0]) for m in cell.metrics if m.samples), default=0)
+        if metric.needs > n_timed:
+            return f"needs {metric.needs} items, and {n_timed} were timed"
+    if sums_up:
+        return "it sums up another sweep than the baseline's"
+    return "nothing of the kind happened on the items that --limit left" if cell and limited else ""
 
 
 def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator[Finding]:
@@ -124,13 +129,21 @@ def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator
             continue
         if where in measured:
             cell, metric = measured[where]
-            verdict, note = target.verdict(metric), str(target)
+            verdict, note = target.verdict(_but_for_ties(cell, metric)), str(target)
             if not same_items(run, baseline.run, cell.dataset):
                 verdict, note = Verdict.CANNOT_JUDGE, "a target is for the items that it was stated for"
             if verdict is not Verdict.PASS:
                 yield Finding(*where, verdict, current=metric.value, note=note)
         elif where not in known and not options.partial:
             yield Finding(*where, Verdict.MISSING, note=f"{target}, but nothing measures it")
+
+
+def _but_for_ties(cell: Cell, metric: Metric) -> Metric:
+    """Outside float32 answers that differ by a near-tie are as good as those that agree (`bench.ties`)."""
+    ties = cell.metric("near_ties")
+    if metric.name != "agreement" or ties is None:
+        return metric
+    return msgspec.structs.replace(metric, value=round(metric.value + ties.value, 9))
 
 
 def _moved_models(run: Run, stored: Run) -> Iterator[Finding]:

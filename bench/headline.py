@@ -20,6 +20,7 @@ from asd.evaluation.live import Timed
 from asd.evaluation.replay import Replay
 from asd.measurement.timing import Turns
 from bench.session import Session, Setting
+from bench.ties import Ties, ties_of
 
 __all__ = ["Headline", "headline", "live_of", "live_turns", "side_by_side"]
 
@@ -38,6 +39,7 @@ class Headline:
         reference: What the largest stage's answers are worth, likewise.
         costs: Likewise, in runs of the largest stage.
         timed: The live answers, by dataset.
+        ties: Answers that differ from the replayed ones, by dataset; empty in float32, where none may.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Headline:
     reference: Array
     costs: Array
     timed: tuple[Timed, ...]
+    ties: tuple[Ties, ...] = ()
 
 
 def headline(session: Session, name: str) -> Headline:
@@ -63,6 +66,7 @@ def headline(session: Session, name: str) -> Headline:
         reference=_pooled(largest, lambda replay: replay.quality),
         costs=_pooled(replays, lambda replay: replay.cost),
         timed=timed,
+        ties=() if session.matrix.is_exact else _ties(session, timed),
     )
 
 
@@ -80,6 +84,15 @@ def side_by_side(parts: Sequence[Array]) -> Array:
     """Seconds of several datasets, shape (passes, units of all): the passes that all of them have made."""
     n_passes = min(len(part) for part in parts)
     return np.concatenate([part[:n_passes] for part in parts], axis=1)
+
+
+def _ties(session: Session, timed: Sequence[Timed]) -> tuple[Ties, ...]:
+    """In the order of the datasets."""
+    dtype = session.matrix.hardware.dtype
+    return tuple(
+        ties_of(one, session.outcomes[name].traces[: len(one.completions)], session.engines, dtype)
+        for name, one in zip(session.matrix.datasets, timed, strict=True)
+    )
 
 
 def _everywhere(session: Session, setting: Setting) -> list[Replay]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -48,6 +49,7 @@ from bench.matrix import Matrix
 from bench.measurements import Measurements
 from bench.session import Session
 from bench.summary import render
+from bench.verdicts import Verdict
 from tests.fabricated import baseline_of
 
 DATASETS = ("tiny-arithmetic", "tiny-text")
@@ -386,6 +388,57 @@ def test_the_fewer_units_are_timed_the_more_is_tolerated(n_units: int, tolerance
     texts = {name: ["a"] * n_units for name in seconds}
     cell = rival_cell("ours", "theirs", Timings(seconds, texts))
     assert cell.metrics[0].tolerance == tolerance
+
+
+@pytest.mark.parametrize("n_items", [1, 2, 5, 10])
+def test_few_questions_are_timed_and_what_needs_more_cannot_be_judged(
+    session: Session, matrix: Matrix, tmp_path: Path, n_items: int
+):
+    """As many as there are; against a run of forty nothing is MISSING, and P95 names the number it needs."""
+    clock, few = FakeClock(), dataclasses.replace(matrix, n_items=n_items, limited=True)
+    small = Session(few, tmp_path / "t.jsonl", lambda _: scripted(clock, all_queries()), clock=clock)
+    run, stored = all_cells(small), with_p95(all_cells(session))
+    assert np.shape(metric(run, "latency[tiny-text-optimal-lam=5]", "speedup").samples) == (3, n_items)
+    options = Options(lams=LAMS, datasets=DATASETS, limited=True)
+    report = judge(run, baseline_of(stored), options)
+    assert report.exit_code == 0
+    p95 = report.of("hardware[lossless]", "p95_s")
+    assert p95.verdict is Verdict.CANNOT_JUDGE
+    assert p95.note == f"needs 59 items, and {2 * n_items} were timed"
+    assert judge(run, baseline_of(run), options).verdict is Verdict.PASS
+    assert render(run, report)
+
+
+def with_p95(run: Run) -> Run:
+    """As of a run that timed a hundred questions."""
+    tail = Metric(
+        name="p95_s", unit="s", kind="summary", direction="lower", provenance="measured", value=1.0,
+        tolerance=0.0, needs=59,
+    )  # fmt: skip
+    cells = tuple(
+        msgspec.structs.replace(cell, metrics=(*cell.metrics, tail))
+        if cell.id == "hardware[lossless]"
+        else cell
+        for cell in run.cells
+    )
+    return msgspec.structs.replace(run, cells=cells)
+
+
+def test_p95_is_of_questions_and_needs_59_of_them():
+    """Passes over one question are no further draws: the median pass of each counts."""
+
+    def cell(n_units: int, n_queries: int) -> Cell:
+        seconds = np.tile(np.arange(1.0, n_units + 1), (3, 1))
+        seconds[0] *= 100
+        found = Footprint("x", seconds, seconds, n_queries, 1, seconds[1], None, 1)
+        return hardware_cell(found, "cpu")
+
+    assert cell(58, 58).metric("p95_s") is None
+    assert cell(60, 240).metric("p95_s") is None  # units of four questions
+    tail = cell(60, 60).metric("p95_s")
+    assert tail.value == pytest.approx(np.quantile(np.arange(1, 61), 0.95))
+    assert tail.interval == (53.0, 60.0)
+    assert tail.needs == 59
 
 
 def test_acceptance_is_counted_by_pair(session: Session):

@@ -389,6 +389,40 @@ def test_targets_are_absolute(target: Target, hardware: object, expected: int):
     assert (report.verdict is Verdict.BELOW_TARGET) == (expected == 10)
 
 
+def test_a_target_for_all_datasets_cannot_be_judged_on_a_part(stored: Run):
+    """It is neither met nor missed there, whatever the value; on the same items it is."""
+    summary = Metric(
+        name="relative_quality", unit="of L's", kind="summary", direction="higher", provenance="replayed",
+        value=0.9, tolerance=0.0, interval=(0.89, 0.91),
+    )  # fmt: skip
+    cell = Cell(suite="frontier", policy="optimal@0.95", metrics=(summary,))
+    whole = with_cell(stored, cell)
+    target = Target(cell=cell.id, metric=summary.name, least=0.95)
+    assert verdict(whole, whole, OPTIONS, target).verdict is Verdict.BELOW_TARGET
+    part = msgspec.structs.replace(
+        whole,
+        cells=tuple(c for c in whole.cells if c.dataset in (None, "tiny-text")),
+        datasets=tuple(d for d in whole.datasets if d.name == "tiny-text"),
+    )
+    report = verdict(whole, part, replace(OPTIONS, datasets=("tiny-text",)), target)
+    found = report.of(cell.id, summary.name)
+    assert (found.verdict, report.exit_code) == (Verdict.CANNOT_JUDGE, 0)
+    assert found.note == "a target is for the items that it was stated for"
+
+
+def test_a_value_that_leaves_a_stored_zero_cannot_be_judged(stored: Run):
+    """No share of nothing is a tolerance; one that stays at zero, or gets better, passes."""
+
+    def of(value: float, direction: str = "lower") -> Run:
+        return with_cell(stored, count(value, direction))
+
+    assert verdict(of(0.0), of(0.0)).verdict is Verdict.PASS
+    assert verdict(of(0.0, "higher"), of(0.5, "higher")).verdict is Verdict.PASS
+    found = verdict(of(0.0), of(0.5)).of(count(0.5).id, "share_L")
+    assert found.verdict is Verdict.CANNOT_JUDGE
+    assert "stored value is 0" in found.note
+
+
 def with_models(run: Run, revision: str) -> Run:
     """The same run of other weights of L."""
     header = run.header
