@@ -9,6 +9,7 @@ if anything differs or is gone without having been retired.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def differences(before: Run, after: Run) -> Iterator[str]:
         if now is None:
             if not is_retired(*where):
                 yield f"{' '.join(where)}: {metric.value!r} -> not there"
-        elif (metric.value, metric.items) != (now.value, now.items):
+        elif not _is_same(metric, now):
             yield f"{' '.join(where)}: {metric.value!r} -> {now.value!r}{_items(metric, now)}"
 
 
@@ -63,6 +64,13 @@ def added(before: Run, after: Run) -> list[str]:
     """Measurements that the older one does not have."""
     known = _all(before)
     return [" ".join(where) for where in _all(after) if where not in known]
+
+
+def _is_same(metric: Metric, now: Metric) -> bool:
+    """To every digit; of what sums up other numbers, the order of summing may move the last ones."""
+    if now.kind == "summary":
+        return math.isclose(metric.value, now.value, rel_tol=1e-9, abs_tol=1e-12)
+    return (metric.value, metric.items) == (now.value, now.items)
 
 
 def _items(metric: Metric, now: Metric) -> str:

@@ -57,6 +57,16 @@ def test_a_value_without_items_is_compared_too(tmp_path: Path, run: Run):
     assert "differs: overhead[optimal] tokens: 1.0 -> 1.0000000000000002" in result.output
 
 
+@pytest.mark.parametrize(("factor", "exit_code"), [(1 + 1e-14, 0), (1 + 1e-8, 1)])
+def test_a_summary_may_differ_in_the_last_places(tmp_path: Path, run: Run, factor: float, exit_code: int):
+    """It was a metric of its own once, and what it is made of is compared to every digit."""
+    old = change(run, "overhead", "decision_s", lambda *_: count_of(0.3))
+    summed = msgspec.structs.replace(count_of(0.3 * factor), kind="summary")
+    assert compare(tmp_path, old, change(run, "overhead", "decision_s", lambda *_: summed)).exit_code == (
+        exit_code
+    )
+
+
 def count_of(value: float) -> Metric:
     return Metric(
         name="tokens", unit="tokens", kind="count", direction="lower", provenance="replayed",
