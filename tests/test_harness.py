@@ -190,3 +190,55 @@ def test_a_folder_where_nothing_can_be_written_is_measured(
     result = run(recorded, "bench", "--strict")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*PytestCacheWarning*", "gate: PASS (exit code 0)*"])
+
+
+TIMED = """
+import os
+import numpy as np
+from asd.measurement.timing import Turns
+from asd.testing import FakeClock
+from bench.cells import rival_cell
+
+def test_rivals(record):
+    clock, noise, turns = FakeClock(), np.random.default_rng(1), None
+    busy = int(os.environ.get("BUSY", "0"))
+
+    def ours(unit):
+        spread = 1.5 if turns.n_passes < busy else 0.01
+        clock.advance(0.01 * float(np.exp(noise.normal(0, spread))))
+        return "text"
+
+    def theirs(unit):
+        clock.advance(0.02)
+        return "text"
+
+    turns = Turns({"ours": ours, "theirs": theirs}, range(20), synchronise=lambda: None, clock=clock)
+    turns.walk(9 if os.environ.get("RECORD") else 3)
+    record(lambda: rival_cell("ours", "theirs", turns.timings), turns)
+    assert turns.n_passes
+"""
+
+
+@pytest.mark.parametrize(
+    ("busy", "strict", "told", "code"),
+    [
+        (0, True, "gate: PASS*", 0),
+        (3, False, "gate: INCONCLUSIVE*", 0),
+        (3, True, "*cells were undecided: 3 further passes were made", 0),
+        (99, True, "gate: INCONCLUSIVE*", 13),
+    ],
+)
+def test_undecided_times_get_further_passes_under_strict(
+    harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, busy: int, strict: bool, told: str, code: int
+):
+    """A machine that is busy for three passes is waited for; one that stays busy leaves it open."""
+    monkeypatch.setattr("bench.matrix.N_ITEMS", 20)
+    (harness.path / "bench" / "test_quality.py").unlink()
+    harness.makepyfile(**{"bench/test_rivals.py": TIMED})
+    monkeypatch.setenv("RECORD", "1")
+    assert run(harness, "bench", "--record-baseline", "--reason=first").ret == 0
+    monkeypatch.delenv("RECORD")
+    monkeypatch.setenv("BUSY", str(busy))
+    result = run(harness, "bench", *(["--strict"] if strict else []))
+    result.stdout.fnmatch_lines([told])
+    assert result.ret == code
