@@ -7,6 +7,7 @@ A ladder file names its stages, cheapest first, and holds their prices or names 
     name = "mine"
     price_unit = "ms"                                          # or: prices = "mine-prices.json"
     prices_measured = "one H100, bfloat16, batch 1, 2026-01-31"
+    money = { currency = "EUR", per_unit = 5.5e-7 }            # if need be: what one price unit is worth
 
     [[stages]]
     name = "small"
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asd.errors import ConfigError
-from asd.prices import PriceFile, PriceRow, Prices, check_prices
+from asd.prices import Money, PriceFile, PriceRow, Prices, check_prices
 from asd.schema import msgspec
 from asd.types import STOP, VERIFY, Usage
 
@@ -123,6 +124,7 @@ class Ladder:
         price_unit: Unit of all prices: "ms", "usd", "declared".
         prices_measured: Where, when and how the prices were measured, or who declared them.
         deployment: How it is run where it answers.
+        money: What a price unit is worth; None: nobody has said.
 
     Raises:
         ConfigError: The ladder contradicts the above, or a value is out of range.
@@ -133,6 +135,7 @@ class Ladder:
     price_unit: str
     prices_measured: str
     deployment: Deployment = Deployment()
+    money: Money | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -217,6 +220,11 @@ class _DrafterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     block: int
 
 
+class _MoneyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    currency: str
+    per_unit: float
+
+
 class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     model: str
@@ -245,6 +253,7 @@ class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price_unit: str | None = None
     prices_measured: str | None = None
     deployment: _DeploymentRow = _DeploymentRow()
+    money: _MoneyRow | None = None
 
 
 def _read(path: Path) -> Ladder:
@@ -279,7 +288,8 @@ def _read(path: Path) -> Ladder:
         pinned=file.deployment.pinned,
         response_cache=None if cache is None else str(path.parent / cache),
     )
-    return Ladder(file.name, stages, table.price_unit, table.prices_measured, deployment)
+    money = None if file.money is None else Money(file.money.currency, file.money.per_unit)
+    return Ladder(file.name, stages, table.price_unit, table.prices_measured, deployment, money)
 
 
 def _price_table(file: _LadderFile, path: Path) -> PriceFile:

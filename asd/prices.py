@@ -14,7 +14,7 @@ from asd.errors import ConfigError, StorageError
 from asd.schema import msgspec
 from asd.types import Usage
 
-__all__ = ["PriceFile", "PriceRow", "Prices", "check_prices", "write_prices"]
+__all__ = ["Money", "PriceFile", "PriceRow", "Prices", "check_prices", "write_prices"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,24 @@ class Prices:
     def known(self) -> dict[str, float]:
         """The prices that were given, by name."""
         return {name: float(price) for name, price in asdict(self).items() if price is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """What one price unit is worth, such as 2.5e-8 EUR for a millisecond of a machine at 0.09 EUR an hour.
+
+    Raises:
+        ConfigError: The currency has no name, or the worth is not a positive number.
+    """
+
+    currency: str
+    per_unit: float
+
+    def __post_init__(self) -> None:
+        if not self.currency.isalpha():
+            raise ConfigError(f"a currency is named by letters, as EUR, not {self.currency!r}")
+        if not (math.isfinite(self.per_unit) and self.per_unit > 0):
+            raise ConfigError(f"a price unit must be worth more than 0 {self.currency}, not {self.per_unit}")
 
 
 def check_prices(prices: Prices, where: str) -> None:

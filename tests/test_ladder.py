@@ -11,7 +11,7 @@ import pytest
 
 from asd.errors import ConfigError, StorageError
 from asd.ladder import PRESETS, Drafter, Ladder, Stage
-from asd.prices import Prices, write_prices
+from asd.prices import Money, Prices, write_prices
 from asd.types import NO_CALL, Usage
 
 FILE = """
@@ -55,6 +55,32 @@ def test_a_verification_is_one_pass_and_the_tokens_it_reads() -> None:
     usage = Usage(n_prompt=10, n_decoded=0, n_passes=1, n_verified=4)
     assert Prices(5.0, 0.5, 2.0).cost(usage) == 5 + 5 + 2 + 2
     assert Prices(5.0, 0.5, 2.0, per_verified=0.25).cost(usage) == 5 + 5 + 1 + 2
+
+
+def test_a_price_unit_may_be_worth_money(path: Path) -> None:
+    """It says what a unit costs, changes no policy, and nobody need say so."""
+    plain = Ladder.load(path)
+    path.write_text(FILE.replace("[[", 'money = { currency = "EUR", per_unit = 5.5e-7 }\n[[', 1))
+    assert plain.money is None
+    assert Ladder.load(path).money == Money("EUR", 5.5e-7)
+    assert Ladder.load(path).fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("money", "named"),
+    [
+        ('currency = "EUR", per_unit = 0.0', "not 0.0"),
+        ('currency = "EUR", per_unit = inf', "not inf"),
+        ('currency = "", per_unit = 1.0', "not ''"),
+        ('currency = "EUR", per_unit = 1.0, per_token = 1.0', "unknown field `per_token`"),
+        ('currency = "EUR"', "per_unit"),
+    ],
+)
+def test_money_that_is_none_is_refused(path: Path, money: str, named: str) -> None:
+    """A worth of nothing, without a number or a currency, or with a key that nobody knows."""
+    path.write_text(FILE.replace("[[", f"money = {{ {money} }}\n[[", 1))
+    with pytest.raises(ConfigError, match=named):
+        Ladder.load(path)
 
 
 def test_an_answer_without_a_call_is_free() -> None:
