@@ -162,7 +162,7 @@ def test_collected_fitted_generated_and_measured(ladder: Path, tmp_path: Path) -
     """The commands of the README, on the two models; the harness measures and judges what they make."""
     traces, policy = tmp_path / "fit.jsonl", tmp_path / "policy.json"
     print(run("asd", "collect", "--ladder", ladder, "--datasets", QUESTIONS, "--out", traces))
-    collected = read_traces(traces).traces
+    collected = read_traces(traces)
     assert len(collected) >= 100
     print(run("asd", "fit", traces, "--ladder", ladder, "--out", policy))
     assert load_policy(policy).model.stages == ("S", "L")
