@@ -86,7 +86,7 @@ def test_nothing_of_a_key_is_at_rest_or_in_what_is_printed(keyring: Keyring, pat
     assert path.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize("alias", ["", "-a", ".", "a b", "a/b", "é", "a" * 65, "a\n", "alice"])
+@pytest.mark.parametrize("alias", ["", "-a", ".", "a b", "a/b", "é", "a" * 65, "a\n", "local", "alice"])
 def test_an_alias_can_be_shown_anywhere_and_is_one_keys(keyring: Keyring, alias: str):
     """In labels, tables and file names; a revoked key keeps its alias, and its spend."""
     keyring.add("alice")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -17,10 +20,14 @@ __all__ = [
     "device_option",
     "engine_option",
     "ladder_option",
+    "ledger_option",
+    "new_ledger_option",
     "threads_option",
     "unsafe_code_option",
     "workloads_of",
 ]
+
+T = TypeVar("T", bound=Callable[..., Any])
 
 
 def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> None:
@@ -61,6 +68,22 @@ threads_option = click.option(
     expose_value=False,
     help="CPU threads of torch. [default: $OMP_NUM_THREADS, else 1]",
 )
+
+
+def _ledger_option(*, exists: bool) -> Callable[[T], T]:
+    return click.option(
+        "--ledger",
+        type=click.Path(exists=exists, dir_okay=False, path_type=Path),
+        envvar="ASD_LEDGER",
+        default="asd-ledger.db",
+        show_default=True,
+        show_envvar=True,
+        help="File of the keys and the books.",
+    )
+
+
+ledger_option = _ledger_option(exists=True)
+new_ledger_option = _ledger_option(exists=False)
 
 
 def workloads_of(datasets: str | None, data: str | None, unsafe_code: bool) -> list[Workload]:

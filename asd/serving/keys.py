@@ -26,7 +26,10 @@ from typing import Literal, Self
 from asd.errors import ConfigError, UnknownKeyError
 from asd.serving.database import opened, storing, transaction
 
-__all__ = ["NO_LIMITS", "ApiKey", "Issued", "Keyring", "Limits"]
+__all__ = ["LOCAL", "NO_LIMITS", "ApiKey", "Issued", "Keyring", "Limits", "is_secret"]
+
+LOCAL = "local"
+"""Alias of requests that need no key; no key has it."""
 
 ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SECRET = re.compile(r"asd-([0-9a-f]{12})-[A-Za-z0-9_-]{43}")
@@ -121,10 +124,10 @@ class Keyring:
         Raises:
             ConfigError: The alias is taken, also by a revoked key, or is none; the key would have expired.
         """
-        if not ALIAS.fullmatch(alias):
+        if not ALIAS.fullmatch(alias) or alias == LOCAL:
             raise ConfigError(
                 f"an alias has letters, digits, '.', '_' and '-', at most 64 of them and a letter or digit "
-                f"first; {alias!r} is none"
+                f"first, and is not {LOCAL!r}; {alias!r} is none"
             )
         now = self._clock()
         if expires_at is not None and expires_at <= now:
@@ -212,6 +215,11 @@ class Keyring:
     def _changing(self) -> Iterator[None]:
         with storing(self._path), transaction(self._database):
             yield
+
+
+def is_secret(text: str) -> bool:
+    """Whether it has the form of a key that some keyring has made."""
+    return SECRET.fullmatch(text) is not None
 
 
 SELECT = (

@@ -1,0 +1,333 @@
+"""The books: what is held for requests that run, what ended ones cost, and caps that no schedule can pass.
+
+    hold      before anything runs: if spent + held + bound would pass a cap, CapReachedError; else it is held
+    settle    at the end: what ran is booked, the hold is gone
+    recover   at the start: what a killed server left open is settled by what the engine has counted, or,
+              where nobody has, at its bound, marked as estimated
+
+Each is one transaction. A hold covers whatever its request can cost, so for every key, for all keys, for
+every day and for ever: booked + held <= cap, at any time and however many requests run. A request belongs to
+the day (UTC) on which it was admitted. Amounts are whole micro-units of the ladder's price unit.
+
+`Ledger.audit` adds up everything anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Self
+
+from asd.errors import CapReachedError, ConfigError, DataError
+from asd.measurement.locking import lock
+from asd.prices import Money
+from asd.serving.admission import Call, RequestFacts, Settled
+from asd.serving.database import EVER, EVERYBODY, opened, storing, transaction
+from asd.serving.tariff import MICRO, Tariff
+
+__all__ = ["Caps", "Ledger"]
+
+_LOG = logging.getLogger(__name__)
+
+DAY_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Most that may be spent, in micro-units; None: no cap, 0: nothing.
+
+    Attributes:
+        day: Between two midnights (UTC).
+        total: For ever.
+    """
+
+    day: int | None = None
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        if any(cap is not None and cap < 0 for cap in (self.day, self.total)):
+            raise ConfigError(f"a cap on spend must be at least 0, not {self}")
+
+
+NO_CAPS = Caps()
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A request that was admitted, as it is booked."""
+
+    key: str
+    day: int
+    held: int
+    micros: int | None
+    estimated: bool
+
+    @property
+    def balances(self) -> list[tuple[str, int]]:
+        return _balances(self.key, self.day)
+
+
+class Ledger:
+    """The books in a ledger file, kept by this process alone; a context manager.
+
+    Args:
+        path: Of the file, which is made if there is none.
+        tariff: Prices, and the unit of all amounts.
+        caps: On what all keys together spend; those of a key stand beside it (`asd.serving.keys`).
+        clock: Seconds since 1970.
+
+    Raises:
+        ConfigError: The file has amounts in another price unit.
+        DataError: The file is something else, or was written by a newer version.
+        StorageError: It cannot be opened or written, or another process keeps it; all methods raise it too.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        tariff: Tariff,
+        caps: Caps = NO_CAPS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path)
+        self._tariff = tariff
+        self._caps = caps
+        self._clock = clock
+        self._database = opened(path)
+        try:
+            self._release = _owned(self._path)
+            with storing(path), transaction(self._database):
+                _agree_on_unit(self._database, self._path, tariff.unit, tariff.money)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._database.close()
+        self._release()
+
+    def hold(self, facts: RequestFacts) -> int:
+        """Hold the most that a request can cost; returns it.
+
+        Raises:
+            ConfigError: A stage has no price, or there was a request with this id.
+            CapReachedError: With what is booked and held it could pass a cap.
+        """
+        bound, now = self._tariff.bound(facts), self._clock()
+        day = int(now // DAY_S)
+        with storing(self._path), transaction(self._database):
+            self._check_caps(facts.key, day, bound, now)
+            try:
+                self._database.execute(
+                    "INSERT INTO requests (id, key, model, day, admitted_at, held) VALUES (?, ?, ?, ?, ?, ?)",
+                    (facts.id, facts.key, facts.model, day, now, bound),
+                )
+            except sqlite3.IntegrityError:
+                raise ConfigError(
+                    f"there was a request {facts.id!r} before; make ids that are unique"
+                ) from None
+            self._move(_balances(facts.key, day), 0, bound)
+        return bound
+
+    def settle(self, request: str, calls: Sequence[Call]) -> Settled:
+        """Book what ran and free the hold; of a request that is settled, what was booked.
+
+        Raises:
+            ConfigError: A stage has no price.
+            DataError: There is no such request.
+        """
+        charged = [(call, self._tariff.micros(call)) for call in calls]
+        return self._close(request, charged, None)
+
+    def settle_unknown(self, request: str) -> Settled:
+        """Book the whole hold, as estimated: nobody knows what ran.
+
+        Raises:
+            DataError: There is no such request.
+        """
+        return self._close(request, [], self._request(request).held)
+
+    def recover(self, journal: Mapping[str, Sequence[Call]] | None = None) -> list[Settled]:
+        """Settle what is open, as a server does that starts: nothing of it runs any more.
+
+        Args:
+            journal: Calls by request, all that were made (`asd.serving.journal`); None: nobody has counted.
+        """
+        with storing(self._path):
+            left = self._database.execute(
+                "SELECT id FROM requests WHERE micros IS NULL ORDER BY id"
+            ).fetchall()
+        if journal is None:
+            return [self.settle_unknown(request) for (request,) in left]
+        return [self.settle(request, journal.get(request, ())) for (request,) in left]
+
+    def audit(self) -> None:
+        """Add up all requests and calls anew.
+
+        Raises:
+            DataError: A balance or a request is booked at something else.
+        """
+        with storing(self._path):
+            kept = self._database.execute("SELECT key, day, micros, held FROM balances").fetchall()
+            rows = self._database.execute(
+                "SELECT key, day, coalesce(micros, 0), CASE WHEN micros IS NULL THEN held ELSE 0 END "
+                "FROM requests"
+            ).fetchall()
+            wrong = self._database.execute(
+                "SELECT id FROM requests WHERE micros IS NOT NULL AND NOT estimated AND micros != "
+                "(SELECT coalesce(sum(c.micros), 0) FROM calls c WHERE c.request = requests.id)"
+            ).fetchall()
+        sums: dict[tuple[str, int], tuple[int, int]] = {}
+        for key, day, micros, held in rows:
+            for balance in _balances(key, day):
+                before = sums.get(balance, (0, 0))
+                sums[balance] = (before[0] + micros, before[1] + held)
+        found = {(key, day): (micros, held) for key, day, micros, held in kept}
+        differing = {
+            at: (found.get(at), sums.get(at)) for at in found | sums if found.get(at) != sums.get(at)
+        }
+        if differing or wrong:
+            raise DataError(
+                f"{self._path}: booked and added up differ at {differing}; requests that are not the sum of "
+                f"their calls: {[request for (request,) in wrong]}"
+            )
+
+    def _check_caps(self, key: str, day: int, bound: int, now: float) -> None:
+        row = self._database.execute("SELECT cap_day, cap_total FROM keys WHERE alias = ?", (key,)).fetchone()
+        caps = (*(row or (None, None)), self._caps.day, self._caps.total)
+        for cap, (of, on) in zip(caps, _balances(key, day), strict=True):
+            if cap is None:
+                continue
+            micros, held = self._balance(of, on)
+            if micros + held + bound > cap:
+                raise self._reached(of, on, cap, micros, held, bound, now)
+
+    def _reached(
+        self, of: str, on: int, cap: int, micros: int, held: int, bound: int, now: float
+    ) -> CapReachedError:
+        unit, when = self._tariff.unit, "in total" if on == EVER else "a day"
+        whose = "this server" if of == EVERYBODY else f"key {of!r}"
+        amounts = "" if of == EVERYBODY else f": {_units(micros)} are spent and {_units(held)} held"
+        return CapReachedError(
+            f"{whose} may spend {_units(cap)} {unit} {when}{amounts}; this request may cost up to "
+            f"{_units(bound)}",
+            _retry_after(on, cap, micros, bound, now),
+        )
+
+    def _close(self, request: str, charged: Sequence[tuple[Call, int]], estimate: int | None) -> Settled:
+        with storing(self._path), transaction(self._database):
+            found = self._request(request)
+            if found.micros is None:
+                micros = sum(cost for _, cost in charged) if estimate is None else estimate
+                self._book(request, found, micros, charged, estimated=estimate is not None)
+        booked = self._request(request)
+        assert booked.micros is not None
+        return Settled(request, booked.micros, self._shadow(request), booked.held, booked.estimated)
+
+    def _book(
+        self, request: str, found: _Open, micros: int, charged: Sequence[tuple[Call, int]], *, estimated: bool
+    ) -> None:
+        self._database.execute(
+            "UPDATE requests SET micros = ?, settled_at = ?, estimated = ? WHERE id = ?",
+            (micros, self._clock(), estimated, request),
+        )
+        self._database.executemany(
+            "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(request, call.stage, call.shadow, *astuple(call.usage), cost) for call, cost in charged],
+        )
+        self._move(found.balances, micros, -found.held)
+        if micros > found.held:
+            _LOG.error(
+                "request %s cost %d, more than its bound of %d: caps may be passed",
+                request,
+                micros,
+                found.held,
+            )
+
+    def _request(self, request: str) -> _Open:
+        with storing(self._path):
+            row = self._database.execute(
+                "SELECT key, day, held, micros, estimated FROM requests WHERE id = ?", (request,)
+            ).fetchone()
+        if row is None:
+            raise DataError(f"{self._path} has no request {request!r}")
+        return _Open(*row[:4], bool(row[4]))
+
+    def _shadow(self, request: str) -> int:
+        [micros] = self._database.execute(
+            "SELECT coalesce(sum(micros), 0) FROM calls WHERE request = ? AND shadow", (request,)
+        ).fetchone()
+        return int(micros)
+
+    def _balance(self, of: str, on: int) -> tuple[int, int]:
+        row = self._database.execute(
+            "SELECT micros, held FROM balances WHERE key = ? AND day = ?", (of, on)
+        ).fetchone()
+        return row or (0, 0)
+
+    def _move(self, balances: Iterable[tuple[str, int]], micros: int, held: int) -> None:
+        for of, on in balances:
+            self._database.execute("INSERT OR IGNORE INTO balances (key, day) VALUES (?, ?)", (of, on))
+            self._database.execute(
+                "UPDATE balances SET micros = micros + ?, held = held + ? WHERE key = ? AND day = ?",
+                (micros, held, of, on),
+            )
+
+
+def _balances(key: str, day: int) -> list[tuple[str, int]]:
+    """Where a request of this key and day counts, in the order of the caps."""
+    return [(key, day), (key, EVER), (EVERYBODY, day), (EVERYBODY, EVER)]
+
+
+def _retry_after(on: int, cap: int, micros: int, bound: int, now: float) -> float | None:
+    """When the request may fit: once others have settled, else at midnight, else never."""
+    if micros + bound <= cap:
+        return 1.0
+    return DAY_S - now % DAY_S if on != EVER and bound <= cap else None
+
+
+def _units(micros: int) -> str:
+    return f"{micros / MICRO:.6g}"
+
+
+def _owned(path: Path) -> Callable[[], None]:
+    """Keep other servers from this ledger; returns what lets go."""
+    beside = path.with_name(path.name + ".lock")
+    with storing(beside):
+        fd = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        release = lock(beside, fd, "serving with")
+    except BaseException:
+        os.close(fd)
+        raise
+
+    def let_go() -> None:
+        os.close(fd)
+        release()
+
+    return let_go
+
+
+def _agree_on_unit(database: sqlite3.Connection, path: Path, unit: str, money: Money | None) -> None:
+    """The price unit is stated once for ever; what it is worth, by whoever serves."""
+    row = database.execute("SELECT price_unit FROM unit").fetchone()
+    if row is not None and row[0] != unit:
+        raise ConfigError(
+            f"{path} has amounts in {row[0]}, the ladder's prices are in {unit}; give a ledger of its own"
+        )
+    database.execute("DELETE FROM unit")
+    database.execute(
+        "INSERT INTO unit VALUES (?, ?, ?)", (unit, *(astuple(money) if money else (None, None)))
+    )
