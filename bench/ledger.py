@@ -62,9 +62,10 @@ def _kills(n: int, n_clients: int, seed: int) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="asd-ledger-") as folder:
         killed = list(tqdm(kills(n, Path(folder), seed, n_clients), "kills", n, disable=None))
     faults = [fault for each in killed for fault in each.faults]
+    n_settled, n_open = sum(each.n_acknowledged for each in killed), sum(each.n_open for each in killed)
     click.echo(
-        f"{n} kills: {sum(each.n_acknowledged for each in killed)} requests were acknowledged and "
-        f"{sum(each.n_open for each in killed)} open; {len(faults)} lost, still held or booked at something else"
+        f"{n} kills: {n_settled} requests were acknowledged and {n_open} open; {len(faults)} lost, still held "
+        "or booked at something else"
     )
     return faults
 
