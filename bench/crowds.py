@@ -124,7 +124,7 @@ class Crowd:
         cashier: Admits and settles.
         clock: Of the books.
         caps: Most that may be spent, by key ("" for all) and 0 for a day, -1 for ever.
-        rng: Of the schedule.
+        seed: Of the requests, of who leaves and when; which client the ledger serves first is up to threads.
     """
 
     def __init__(
@@ -132,22 +132,23 @@ class Crowd:
         cashier: Cashier,
         clock: FakeClock,
         caps: dict[tuple[str, int], int],
-        rng: np.random.Generator,
+        seed: int,
     ) -> None:
         self.spent: Counter[tuple[str, int]] = Counter()
         self.found = Scheduled()
         self._cashier = cashier
         self._clock = clock
         self._caps = caps
-        self._rng = rng
+        self._seed = seed
         self._n_asking = 0
 
     async def run(self, n_clients: int, n_requests: int) -> None:
         """Let all clients come; some leave, and at some moment it is midnight."""
         tasks = [asyncio.create_task(self._client(i, n_requests)) for i in range(n_clients)]
         midnight = asyncio.create_task(self._midnight())
-        for i in self._rng.permutation(n_clients)[: n_clients // 4]:
-            for _ in range(self._rng.integers(0, 30)):
+        rng = np.random.default_rng(self._seed)
+        for i in rng.permutation(n_clients)[: n_clients // 4]:
+            for _ in range(rng.integers(0, 30)):
                 await asyncio.sleep(0)
             self.found.n_left += tasks[i].cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
@@ -159,8 +160,9 @@ class Crowd:
         ]
 
     async def _client(self, number: int, n_requests: int) -> None:
+        rng = np.random.default_rng([self._seed, number])
         for i in range(n_requests):
-            facts = request(self._rng, f"{number}-{i}")
+            facts = request(rng, f"{number}-{i}")
             self._n_asking += 1
             try:
                 ticket = await self._cashier.admit(facts)
@@ -172,8 +174,8 @@ class Crowd:
             self.found.n_admitted += 1
             day, calls = int(self._clock() // DAY_S), []
             try:
-                for call in walk(self._rng, facts):
-                    for _ in range(self._rng.integers(1, 6)):
+                for call in walk(rng, facts):
+                    for _ in range(rng.integers(1, 6)):
                         await asyncio.sleep(0)
                     calls.append(call)
                     self._count(facts.key, day, call)
@@ -207,7 +209,7 @@ def schedule(seed: int, folder: Path, n_clients: int = 32, n_requests: int = 4) 
         for key in KEYS:
             keyring.add(key, Limits(cap_total=of_key))
     with Cashier(path, tariff, Caps(day, total), clock=clock) as cashier:
-        crowd = Crowd(cashier, clock, caps, rng)
+        crowd = Crowd(cashier, clock, caps, seed)
         asyncio.run(crowd.run(n_clients, n_requests))
     crowd.found.used = crowd.spent["", -1] / total
     crowd.found.faults += _differences(path, crowd.spent)

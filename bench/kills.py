@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -166,7 +167,7 @@ def _left(path: Path, acknowledged: Path, counted: dict[str, int], journal: Path
     known = None if journal is None else read_journal(journal)
     with Cashier(path, Tariff(LADDER), journal=known) as cashier:
         found = Killed(n_open=len(cashier.recovered))
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database:
         rows = database.execute("SELECT id, micros, held, estimated FROM requests").fetchall()
     booked = {name: micros for name, micros, _, _ in rows}
     for line in acknowledged.read_text().splitlines():

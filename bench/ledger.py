@@ -64,8 +64,8 @@ def _kills(n: int, n_clients: int, seed: int) -> list[str]:
     faults = [fault for each in killed for fault in each.faults]
     n_settled, n_open = sum(each.n_acknowledged for each in killed), sum(each.n_open for each in killed)
     click.echo(
-        f"{n} kills: {n_settled} requests were acknowledged and {n_open} open; {len(faults)} lost, still held "
-        "or booked at something else"
+        f"{n} kills: {n_settled} requests were acknowledged and {n_open} open; {len(faults)} lost, "
+        "still held or booked at something else"
     )
     return faults
 

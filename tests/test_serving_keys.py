@@ -97,8 +97,10 @@ def test_an_alias_can_be_shown_anywhere_and_is_one_keys(keyring: Keyring, alias:
 
 def test_wrong_values_are_refused(keyring: Keyring):
     """Negative limits, a time that has passed, keys that are not there."""
-    with pytest.raises(ConfigError, match="cap_day must be at least 0, not -1"):
+    with pytest.raises(ConfigError, match=r"cap_day must be at least 0 and at most .* not -1"):
         Limits(cap_day=-1)
+    with pytest.raises(ConfigError, match="cap_total"):
+        Limits(cap_total=2**63)
     with pytest.raises(ConfigError, match="expired already"):
         keyring.add("alice", expires_at=1_000_000.0)
     with pytest.raises(ConfigError, match="no key 'alice'; there are: none"):

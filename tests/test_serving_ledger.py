@@ -146,6 +146,8 @@ def test_a_refused_request_leaves_no_trace(path: Path, clock: FakeClock):
             ledger.hold(asked("r1"))
         with pytest.raises(ConfigError, match="stage 'X' has no price"):
             ledger.hold(asked("r2", stages="X"))
+        with pytest.raises(ConfigError, match=r"could cost 1e\+10 ms; ask for less"):
+            ledger.hold(asked("r2", room=10**10))
         with pytest.raises(DataError, match="no request 'r2'"):
             ledger.settle("r2", [])
         ledger.audit()

@@ -14,13 +14,16 @@ from pathlib import Path
 
 from asd.errors import DataError, StorageError
 
-__all__ = ["EVER", "EVERYBODY", "opened", "storing", "transaction"]
+__all__ = ["EVER", "EVERYBODY", "MOST", "opened", "storing", "transaction"]
 
 EVERYBODY = ""
 """Where balances name a key: all keys together. No alias is empty."""
 
 EVER = -1
 """Where balances name a day: all days together."""
+
+MOST = 2**53
+"""Most micro-units that one amount may have: sums of them stay whole numbers in SQLite."""
 
 APPLICATION = 0x61736453  # "asdS"
 VERSION = 1

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from asd.errors import ConfigError, UnknownKeyError
-from asd.serving.database import opened, storing, transaction
+from asd.serving.database import MOST, opened, storing, transaction
 
 __all__ = ["LOCAL", "NO_LIMITS", "ApiKey", "Issued", "Keyring", "Limits", "is_secret"]
 
@@ -48,7 +48,7 @@ class Limits:
         cap_total: Spend for ever, in micro-units.
 
     Raises:
-        ConfigError: A limit is negative.
+        ConfigError: A limit is negative, or too large to be kept.
     """
 
     requests_per_minute: int | None = None
@@ -59,8 +59,8 @@ class Limits:
     def __post_init__(self) -> None:
         for limit in fields(self):
             value = getattr(self, limit.name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{limit.name} must be at least 0, not {value}")
+            if value is not None and not 0 <= value <= MOST:
+                raise ConfigError(f"{limit.name} must be at least 0 and at most {MOST}, not {value}")
 
 
 NO_LIMITS = Limits()

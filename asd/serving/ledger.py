@@ -27,7 +27,7 @@ from asd.errors import CapReachedError, ConfigError, DataError
 from asd.measurement.locking import lock
 from asd.prices import Money
 from asd.serving.admission import Call, RequestFacts, Settled
-from asd.serving.database import EVER, EVERYBODY, opened, storing, transaction
+from asd.serving.database import EVER, EVERYBODY, MOST, opened, storing, transaction
 from asd.serving.tariff import MICRO, Tariff
 
 __all__ = ["Caps", "Ledger"]
@@ -58,7 +58,7 @@ NO_CAPS = Caps()
 
 
 @dataclass(frozen=True, slots=True)
-class _Open:
+class _Entry:
     """A request that was admitted, as it is booked."""
 
     key: str
@@ -126,6 +126,10 @@ class Ledger:
             CapReachedError: With what is booked and held it could pass a cap.
         """
         bound, now = self._tariff.bound(facts), self._clock()
+        if bound > MOST:
+            raise ConfigError(
+                f"request {facts.id!r} could cost {_units(bound)} {self._tariff.unit}; ask for less"
+            )
         day = int(now // DAY_S)
         with storing(self._path), transaction(self._database):
             self._check_caps(facts.key, day, bound, now)
@@ -149,7 +153,7 @@ class Ledger:
             DataError: There is no such request.
         """
         charged = [(call, self._tariff.micros(call)) for call in calls]
-        return self._close(request, charged, None)
+        return self._end(request, charged, None)
 
     def settle_unknown(self, request: str) -> Settled:
         """Book the whole hold, as estimated: nobody knows what ran.
@@ -157,7 +161,7 @@ class Ledger:
         Raises:
             DataError: There is no such request.
         """
-        return self._close(request, [], self._request(request).held)
+        return self._end(request, [], self._request(request).held)
 
     def recover(self, journal: Mapping[str, Sequence[Call]] | None = None) -> list[Settled]:
         """Settle what is open, as a server does that starts: nothing of it runs any more.
@@ -226,7 +230,7 @@ class Ledger:
             _retry_after(on, cap, micros, bound, now),
         )
 
-    def _close(self, request: str, charged: Sequence[tuple[Call, int]], estimate: int | None) -> Settled:
+    def _end(self, request: str, charged: Sequence[tuple[Call, int]], estimate: int | None) -> Settled:
         with storing(self._path), transaction(self._database):
             found = self._request(request)
             if found.micros is None:
@@ -237,7 +241,13 @@ class Ledger:
         return Settled(request, booked.micros, self._shadow(request), booked.held, booked.estimated)
 
     def _book(
-        self, request: str, found: _Open, micros: int, charged: Sequence[tuple[Call, int]], *, estimated: bool
+        self,
+        request: str,
+        found: _Entry,
+        micros: int,
+        charged: Sequence[tuple[Call, int]],
+        *,
+        estimated: bool,
     ) -> None:
         self._database.execute(
             "UPDATE requests SET micros = ?, settled_at = ?, estimated = ? WHERE id = ?",
@@ -256,14 +266,14 @@ class Ledger:
                 found.held,
             )
 
-    def _request(self, request: str) -> _Open:
+    def _request(self, request: str) -> _Entry:
         with storing(self._path):
             row = self._database.execute(
                 "SELECT key, day, held, micros, estimated FROM requests WHERE id = ?", (request,)
             ).fetchone()
         if row is None:
             raise DataError(f"{self._path} has no request {request!r}")
-        return _Open(*row[:4], bool(row[4]))
+        return _Entry(*row[:4], bool(row[4]))
 
     def _shadow(self, request: str) -> int:
         [micros] = self._database.execute(
