@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from asd.errors import ConfigError, UnknownKeyError
 from asd.serving.database import MOST, opened, storing, transaction
@@ -228,8 +228,9 @@ SELECT = (
 )
 
 
-def _key(row: tuple[object, ...]) -> ApiKey:
-    return ApiKey(*row[:5], Limits(*row[5:]))  # type: ignore[arg-type]  # what the table's columns hold
+def _key(row: tuple[Any, ...]) -> ApiKey:
+    alias, name, created_at, expires_at, revoked_at, *limits = row
+    return ApiKey(alias, name, created_at, expires_at, revoked_at, Limits(*limits))
 
 
 def _digest(secret: str, salt: bytes) -> bytes:

@@ -19,6 +19,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Self
@@ -98,14 +99,12 @@ class Ledger:
         self._tariff = tariff
         self._caps = caps
         self._clock = clock
-        self._database = opened(path)
-        try:
-            self._release = _owned(self._path)
+        with ExitStack() as stack:
+            stack.callback(_owned(self._path))
+            self._database = stack.enter_context(closing(opened(path)))
             with storing(path), transaction(self._database):
                 _agree_on_unit(self._database, self._path, tariff.unit, tariff.money)
-        except BaseException:
-            self._database.close()
-            raise
+            self._open = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -115,8 +114,7 @@ class Ledger:
 
     def close(self) -> None:
         """Let go of the file."""
-        self._database.close()
-        self._release()
+        self._open.close()
 
     def hold(self, facts: RequestFacts) -> int:
         """Hold the most that a request can cost; returns it.
@@ -273,7 +271,8 @@ class Ledger:
             ).fetchone()
         if row is None:
             raise DataError(f"{self._path} has no request {request!r}")
-        return _Entry(*row[:4], bool(row[4]))
+        key, day, held, micros, estimated = row
+        return _Entry(key, day, held, micros, bool(estimated))
 
     def _shadow(self, request: str) -> int:
         [micros] = self._database.execute(
