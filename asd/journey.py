@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asd.errors import EngineError
+from asd.stops import cut_draft
 from asd.types import STOP, VERIFY, Decision, Draft, Failure, Query, Verification
 
 __all__ = ["Journey", "Result"]
@@ -93,7 +94,7 @@ class Journey:
             self.failures += [] if result is None else [result]
             return
         if isinstance(result, Draft) and action == result.stage:
-            self.drafts[result.stage] = result
+            self.drafts[result.stage] = cut_draft(result, self.query)
             self.verification = None
             self.readers.clear()
         elif isinstance(result, Verification) and action == VERIFY + result.stage:

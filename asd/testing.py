@@ -17,6 +17,7 @@ from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, continuation_usa
 from asd.engines.closing import Closing
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, EngineError
+from asd.stops import cut
 from asd.types import Draft, Query, Usage, Verification
 
 __all__ = ["FakeClock", "ReplayEngine", "Script", "ScriptedEngine"]
@@ -174,7 +175,9 @@ class ScriptedEngine(Closing):
     def _script(self, query: Query) -> Script:
         if query.prompt not in self._answers:
             raise EngineError(f"the script of stage {self._stage_name!r} has no answer to {query.prompt!r}")
-        return self._answers[query.prompt]
+        script = self._answers[query.prompt]
+        text = cut(script.text, query.stop)
+        return script if text == script.text else script._replace(text=text, finished=True)
 
     def _draft(self, query: Query) -> Draft:
         script = self._script(query)

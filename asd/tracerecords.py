@@ -117,6 +117,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     refusals: dict[str, _Refusal] = {}
     form: AnswerForm = TEXT
     messages: tuple[Message, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 def encode_trace(trace: Trace) -> bytes:
@@ -188,6 +189,7 @@ def _to_record(trace: Trace) -> _Record:
         messages=tuple(
             Message(_text(m.role, "a role"), _text(m.content, "a message")) for m in query.messages
         ),
+        stop=tuple(_text(string, "a stop string") for string in query.stop),
         outputs={_text(stage, "stage"): _to_output(found) for stage, found in trace.outcomes.items()},
         verifications={
             pair: _to_row(found, trace.continuations.get(pair)) for pair, found in trace.verifications.items()
@@ -251,6 +253,7 @@ def _to_trace(record: _Record) -> Trace:
         tags=record.tags,
         form=record.form,
         messages=record.messages,
+        stop=record.stop,
     )
     return Trace(
         query,

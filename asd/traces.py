@@ -15,10 +15,11 @@ Lines of the same query are merged, so a file grows by appending (`asd.tracelog`
 
 `"complete": false` marks a verification that did not read the whole draft, `"form": {"kind": "number"}` says
 what the answer to a query is, where that is not the whole text, `"messages": [{"role": "system", "content":
-"..."}, ...]` is the conversation of which the prompt is the last message. What can be derived is not stored:
-the text of a draft accepted to its end is the verifier's own `response`, confidence comes from
-`token_logprobs`, the answer from text and form, cost from the counts and the ladder's prices, which may be
-measured anew. This module reads and merges; `asd.tracerecords` encodes a line.
+"..."}, ...]` is the conversation of which the prompt is the last message, `"stop": ["Question:"]` are strings
+before which every answer ends. What can be derived is not stored: the text of a draft accepted to its end is
+the verifier's own `response`, confidence comes from `token_logprobs`, the answer from text and form, cost
+from the counts and the ladder's prices, which may be measured anew. This module reads and merges;
+`asd.tracerecords` encodes a line.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ class Query:
         form: What its answer is. Two queries that differ in it alone are equal: no stage reads it.
         messages: The whole conversation, where there is more than one message of a user (`Query.chat`);
             `prompt` is then the text of the last one, which is what evidence and tables look at.
+        stop: Stop strings: every stage's answer ends before the first of them.
     """
 
     id: str
@@ -77,8 +78,10 @@ class Query:
     tags: Mapping[str, str] = field(default_factory=dict)
     form: AnswerForm = field(default=TEXT, compare=False)
     messages: tuple[Message, ...] = ()
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
         object.__setattr__(self, "messages", tuple(self.messages))
 
     @classmethod
@@ -89,9 +92,7 @@ class Query:
         messages: Iterable[Message | Mapping[str, str]],
         **others: Any,
     ) -> Self:
-        """The query that a conversation asks, for stages with a chat template.
-
-        One message of a user and nothing else is the plain query with that prompt.
+        """The query that a conversation asks; one message of a user and nothing else is a plain query.
 
         Args:
             id: Unique within its dataset.
@@ -173,12 +174,12 @@ class Draft:
 
     Attributes:
         stage: Name of the stage.
-        text: The answer, without the prompt and without special tokens.
-        tokens: Ids of the decoded tokens, the stop token included where one was written; empty where the
-            stage is a server that does not tell them.
+        text: The answer, without the prompt and special tokens, cut before the first stop string.
+        tokens: Ids of the decoded tokens, a stop token or those of the stop string that ended it included;
+            empty where the stage is a server that does not tell them.
         logprobs: Natural log-probability of each decoded token under the stage; empty where the stage is a
             server that gives none.
-        finished: The stage wrote its stop token (False: it ran out of room).
+        finished: The stage wrote its stop token or a stop string (False: it ran out of room).
         usage: Counts of this call for this query.
         seconds: Wall time of the batch the query was in (not divided by its size).
         cached: It came from a response store: `usage` is that of the call that once wrote it, and is not paid
@@ -220,8 +221,8 @@ class Verification:
         seconds: Wall time of the batch the query was in (not divided by its size).
         complete: The whole draft was read, its end included where it is finished; False where it exceeds the
             room, or the verifier's answer would end earlier or cannot end, or its server tells no end.
-        text: The verifier's whole answer, decoded from `tokens`, where it accepted all of them and the last
-            is a stop token; None: it has to go on.
+        text: The verifier's whole answer, decoded from `tokens`, where it accepted all of them and a stop
+            token or stop string ends them; None: it has to go on.
     """
 
     stage: str

@@ -191,6 +191,11 @@ class _Handler(BaseHTTPRequestHandler):
         logprobs = [ENDING if token == script[-1] else KNOWN for token in tokens]
         choice: dict[str, Any] = {"finish_reason": "stop" if ends else "length"}
         text = "".join(map(chr, tokens[: len(tokens) - ends]))
+        stops = [(n, s) for n in range(len(text) + 1) for s in body.get("stop", ()) if text[:n].endswith(s)]
+        if stops:  # the one that is whole first
+            n, stopped = stops[0]
+            tokens, logprobs, text = tokens[:n], logprobs[:n], text[: n - len(stopped)]
+            choice |= {"finish_reason": "stop", "stop_reason": stopped}
         choice["token_ids" if body.get("return_token_ids") else "index"] = tokens
         wanted = self.server.logprobs and body.get("logprobs")
         if "messages" in body:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.errors import ConfigError, EngineError, OutOfMemoryError, PartialBatchError, StageTooLargeError
+from asd.stops import cut_draft
 from asd.types import VERIFY, Draft, Query, Usage, Verification
 
 __all__ = [
@@ -45,7 +46,7 @@ def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Ite
 
 
 def answers(engine: Engine, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
-    """What an engine answers to one batch; raises as it does.
+    """What an engine answers to one batch, cut at stop strings if it does not; raises as it does.
 
     Raises:
         ConfigError: A text was written and no decoded token or no forward pass counted: such an answer would
@@ -55,7 +56,9 @@ def answers(engine: Engine, queries: Sequence[Query], sampling: Sampling = GREED
     for draft in (d for d in drafts if isinstance(d, Draft)):  # whoever takes the others refuses them
         if draft.text and not (draft.usage.n_decoded > 0 and draft.usage.n_passes > 0):
             raise _uncounted(engine, f"answered {draft.text[:40]!r}", draft.usage)
-    return drafts
+    if len(drafts) != len(queries) or not all(isinstance(draft, Draft) for draft in drafts):
+        return drafts
+    return [cut_draft(draft, query) for draft, query in zip(drafts, queries, strict=True)]
 
 
 def readings(

@@ -1,9 +1,10 @@
 """Answers that were given before: a store on disk, and an engine that looks there first.
 
 A response is known by the stage (revision, dtype, chat template, engine, options), the prompt or
-conversation, the room for an answer and the sampling. Greedy answers are known by their query alone. A
-sampled batch is drawn with a seed of its own, taken from the caller's generator whether the answers are there
-or not, and known by seed and batch: with the cache or without, the same generator gives the same draws.
+conversation, its stop strings, the room for an answer and the sampling. Greedy answers are known by their
+query alone. A sampled batch is drawn with a seed of its own, taken from the caller's generator whether the
+answers are there or not, and known by seed and batch: with the cache or without, the same generator gives the
+same draws.
 
 A draft from the store says so (`Draft.cached`): its `usage` is that of the call that wrote it, which evidence
 reads and nobody pays again, its `seconds` are those of the look-up. No timed cell can be served: whoever
@@ -185,7 +186,8 @@ class CachingEngine(Closing):
 
 def _asked(query: Query) -> tuple[object, ...]:
     """All of a query that its answer depends on."""
-    return query.messages or query.prompt, query.max_new_tokens
+    stop = (query.stop,) if query.stop else ()
+    return query.messages or query.prompt, query.max_new_tokens, *stop
 
 
 class _CachingVerifier(CachingEngine):

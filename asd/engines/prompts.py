@@ -14,6 +14,7 @@ from typing import Any
 from asd.errors import ConfigError, EngineError, PromptTooLongError, RefusedError
 from asd.ladder import Stage
 from asd.messages import as_messages
+from asd.stops import MOST
 from asd.types import Query
 
 __all__ = ["as_read", "as_written", "chat_of", "check", "check_template", "check_vocabulary", "encode"]
@@ -68,8 +69,8 @@ def check(query: Query) -> None:
     """Refuse a query that no model can answer.
 
     Raises:
-        ConfigError: The prompt is empty or no text, there is no room for an answer, or the messages are no
-            conversation that ends with the prompt.
+        ConfigError: The prompt is empty or no text, there is no room for an answer, the messages are no
+            conversation that ends with the prompt, or a stop string is empty or there are too many.
     """
     where = _named(query)
     if query.max_new_tokens < 1:
@@ -78,9 +79,18 @@ def check(query: Query) -> None:
         raise ConfigError(f"{where} has an empty prompt; give it some text")
     if query.messages and as_messages(query.messages)[-1].content != query.prompt:
         raise ConfigError(f"{where} has another prompt than its last message; make it with Query.chat")
+    _check_stop(query)
     for message in query.conversation:
         if not message.content.isascii() and re.search("[\ud800-\udfff]", message.content):
             raise ConfigError(f"{where} has a prompt with bytes that are not UTF-8; give it text in UTF-8")
+
+
+def _check_stop(query: Query) -> None:
+    where = f"{_named(query)} has stop strings {query.stop!r}"
+    if not all(isinstance(string, str) and string for string in query.stop):
+        raise ConfigError(f"{where}; give texts that are not empty")
+    if len(query.stop) > MOST:
+        raise ConfigError(f"{where}; give at most {MOST}")
 
 
 def chat_of(query: Query) -> list[dict[str, str]]:

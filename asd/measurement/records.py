@@ -241,8 +241,8 @@ def _shape(passes: Passes) -> list[int]:
 
 def _digest(query: Query) -> str:
     content = "\0".join((query.prompt, query.reference or "", str(query.max_new_tokens))).encode()
-    if query.messages:
-        content += b"\0" + msgspec.json.encode(query.messages)
+    if query.messages or query.stop:
+        content += b"\0" + msgspec.json.encode((query.messages, query.stop))
     return hashlib.sha256(content).hexdigest()[:8]
 
 

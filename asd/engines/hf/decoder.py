@@ -233,15 +233,15 @@ def feed(batch: Batch, tokens: Tensor) -> None:
     batch.logits = output.logits[:, -1].float()
 
 
-def decode(batch: Batch, limits: Sequence[int], stop_ids: Sequence[int], choose: Choose) -> list[Stretch]:
-    """Write up to `limits[i]` tokens for prompt i, or to its first stop token; consumes the batch.
+def decode(batch: Batch, ends: Ends, choose: Choose) -> list[Stretch]:
+    """Write for every row until it ends, at its limit at the latest; consumes the batch.
 
     Every token but the last of each row costs one forward pass. Looking for rows that have ended waits for
     the device in every step: microseconds, where a pass that nobody needs takes milliseconds.
     """
-    ends = Ends(limits, stop_ids)
+    longest = max(ends.lengths)
     stretches = [Stretch(batch.rows)]
-    for n_written in range(1, max(limits) + 1):
+    for n_written in range(1, longest + 1):
         token = choose(batch.logits, batch.rows, n_written - 1)
         stretches[-1].tokens.append(token)
         stretches[-1].logprobs.append(batch.logits.log_softmax(-1).gather(1, token.unsqueeze(1)))
@@ -251,7 +251,7 @@ def decode(batch: Batch, limits: Sequence[int], stop_ids: Sequence[int], choose:
             batch.keep(going_on)
             token = token[going_on]
             stretches.append(Stretch(batch.rows))
-        if ends.n_open == 0 or n_written == max(limits):
+        if ends.n_open == 0 or n_written == longest:
             break
         feed(batch, token)
     return stretches

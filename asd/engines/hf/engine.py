@@ -25,16 +25,18 @@ from asd.engines.hf.decoder import Batch, decode, join, open_batch, prefill
 from asd.engines.hf.devices import find_device
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
-from asd.engines.hf.outputs import Answer, harvest
+from asd.engines.hf.outputs import Answer, Ends, harvest
 from asd.engines.hf.readings import Reading, Result, read_all, results
 from asd.engines.hf.sampler import Choose, beginning_with, chooser, generator_of
 from asd.engines.hf.settings import Settings
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
 from asd.engines.prompts import encode
+from asd.engines.stops import as_tokens_read, first_end, watch
 from asd.errors import ConfigError, StageTooLargeError
 from asd.ladder import Stage
 from asd.stopping.acceptance import point_mass
+from asd.stops import cut, cut_draft
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["Resumed", "TransformersEngine"]
@@ -146,15 +148,14 @@ class TransformersEngine(Closing):
         self.synchronise()
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
-        limits = [query.max_new_tokens for query in queries]
-        choose = chooser(sampling, len(prompts), max(limits), self.device)
-        batch = prefill(loaded, prompts)
-        answers = self._write(loaded, batch, limits, choose)
+        nothing = [Answer((), (), finished=False)] * len(queries)
+        choose = chooser(sampling, len(prompts), max(q.max_new_tokens for q in queries), self.device)
+        answers = self._write(loaded, prefill(loaded, prompts), queries, nothing, choose)
         usages = [
             Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        return self.drafts(answers, usages, start)
+        return self.drafts(queries, answers, usages, start)
 
     @translated
     @torch.inference_mode()
@@ -179,9 +180,13 @@ class TransformersEngine(Closing):
         start = self._clock()
         prompts = [self._encode(loaded, query) for query in queries]
         rooms = [query.max_new_tokens for query in queries]
-        readings = read_all(loaded, prompts, drafts, rooms, acceptance)
-        found = results(readings)
-        texts = [self._whole_answer(loaded, result) for result in found]
+        read = [
+            as_tokens_read(d, q, loaded.tokenizer, loaded.n_vocab)
+            for d, q in zip(drafts, queries, strict=True)
+        ]
+        readings = read_all(loaded, prompts, read, rooms, acceptance)
+        found = [self._up_to_stop(loaded, *pair) for pair in zip(queries, results(readings), strict=True)]
+        texts = [self._whole_answer(loaded, *pair) for pair in zip(queries, found, strict=True)]
         self.synchronise()
         seconds = self._clock() - start
         verifications = [
@@ -199,7 +204,7 @@ class TransformersEngine(Closing):
             for draft, prompt, result, text in zip(drafts, prompts, found, texts, strict=True)
         ]
         keys = [
-            None if result.is_whole else _key(query, verification)
+            None if result.is_whole or verification.text is not None else _key(query, verification)
             for query, verification, result in zip(queries, verifications, found, strict=True)
         ]
         if loaded.rewinds:
@@ -235,14 +240,13 @@ class TransformersEngine(Closing):
             limits = [queries[i].max_new_tokens - len(answers[i].tokens) for i in resumed.open]
             rejected = [verifications[i].tokens[len(answers[i].tokens) :] for i in resumed.open]
             choose = self._choose_on(resumed.batch, rejected, limits, acceptance)
-            written = self._write(loaded, resumed.batch, limits, choose)
-            for i, more, n_read in zip(resumed.open, written, resumed.n_read, strict=True):
-                n = len(more.tokens)
-                answers[i] = Answer(
-                    answers[i].tokens + more.tokens, answers[i].logprobs + more.logprobs, more.finished
-                )
+            asked, begun = [queries[i] for i in resumed.open], [answers[i] for i in resumed.open]
+            written = self._write(loaded, resumed.batch, asked, begun, choose)
+            for i, answer, n_read in zip(resumed.open, written, resumed.n_read, strict=True):
+                n = len(answer.tokens) - len(answers[i].tokens)
+                answers[i] = answer
                 usages[i] = Usage(n_prompt=n_read, n_decoded=n, n_passes=n if n_read else n - 1)
-        return self.drafts(answers, usages, start)
+        return self.drafts(queries, answers, usages, start)
 
     def resume(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> Resumed:
         """Stand after every accepted prefix, by the caches that `verify` left or by reading anew.
@@ -254,7 +258,7 @@ class TransformersEngine(Closing):
             if verification.stage != self.stage.name:
                 raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
         loaded = self.loaded
-        answers = [_accepted(v, loaded.stop_ids) for v in verifications]
+        answers = [_accepted(loaded, *pair) for pair in zip(queries, verifications, strict=True)]
         still_open = [
             i
             for i, (query, answer) in enumerate(zip(queries, answers, strict=True))
@@ -300,16 +304,33 @@ class TransformersEngine(Closing):
             self._keeper.put(reading.batch, reading.judged.drop, own)
 
     @staticmethod
-    def _whole_answer(loaded: Loaded, result: Result) -> str | None:
+    def _up_to_stop(loaded: Loaded, query: Query, result: Result) -> Result:
+        """The result without what would follow a stop string in the accepted prefix."""
+        n = first_end(result.tokens[: result.n_accepted], query, loaded.tokenizer)
+        return result if n is None else result.up_to(n)
+
+    @staticmethod
+    def _whole_answer(loaded: Loaded, query: Query, result: Result) -> str | None:
         """What the stage would have written, where that is the draft to its end."""
         tokens = result.tokens
-        if not (result.n_accepted == len(tokens) > 0 and tokens[-1] in loaded.stop_ids):
+        if not (result.n_accepted == len(tokens) > 0 and (result.stopped or tokens[-1] in loaded.stop_ids)):
             return None
-        return str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return cut(str(loaded.tokenizer.decode(list(tokens), skip_special_tokens=True)), query.stop)
 
-    def _write(self, loaded: Loaded, batch: Batch, limits: Sequence[int], choose: Choose) -> list[Answer]:
-        stretches = decode(batch, limits, loaded.stop_ids, choose)
-        return harvest(stretches, limits, loaded.stop_ids)
+    def _write(
+        self,
+        loaded: Loaded,
+        batch: Batch,
+        queries: Sequence[Query],
+        begun: Sequence[Answer],
+        choose: Choose,
+    ) -> list[Answer]:
+        """Bring answers to their ends; the rows of the batch stand where they were `begun`."""
+        limits = [q.max_new_tokens - len(a.tokens) for q, a in zip(queries, begun, strict=True)]
+        watches = [watch(q, loaded.tokenizer, a.tokens) for q, a in zip(queries, begun, strict=True)]
+        ends = Ends(limits, loaded.stop_ids, watches)
+        written = harvest(decode(batch, ends, choose), ends)
+        return [before + more for before, more in zip(begun, written, strict=True)]
 
     def _choose_on(
         self,
@@ -328,15 +349,18 @@ class TransformersEngine(Closing):
         first = first_tokens(batch.logits, q, acceptance.sampling.temperature, rng)
         return beginning_with(first, choose)
 
-    def drafts(self, answers: Sequence[Answer], usages: Sequence[Usage], start: float) -> list[Draft]:
+    def drafts(
+        self, queries: Sequence[Query], answers: Sequence[Answer], usages: Sequence[Usage], start: float
+    ) -> list[Draft]:
         """Answers as drafts of this stage; `start` is what the clock said when their call began."""
         texts = self.loaded.tokenizer.batch_decode([a.tokens for a in answers], skip_special_tokens=True)
         self.synchronise()
         seconds = self._clock() - start
-        return [
+        drafts = [
             Draft(self.stage.name, text, answer.tokens, answer.logprobs, answer.finished, usage, seconds)
             for answer, text, usage in zip(answers, texts, usages, strict=True)
         ]
+        return [cut_draft(draft, query) for draft, query in zip(drafts, queries, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +385,10 @@ def _key(query: Query, verification: Verification) -> Hashable:
     return query.dataset, query.id, query.conversation, verification.tokens, verification.n_accepted
 
 
-def _accepted(verification: Verification, stop_ids: Sequence[int]) -> Answer:
-    n = verification.n_accepted
-    tokens = verification.tokens[:n]
-    return Answer(tokens, verification.logprobs[:n], finished=bool(tokens) and tokens[-1] in stop_ids)
+def _accepted(loaded: Loaded, query: Query, verification: Verification) -> Answer:
+    tokens = verification.tokens[: verification.n_accepted]
+    end = first_end(tokens, query, loaded.tokenizer)
+    if end is not None:
+        return Answer(tokens[:end], verification.logprobs[:end], finished=True)
+    is_end = bool(tokens) and tokens[-1] in loaded.stop_ids
+    return Answer(tokens, verification.logprobs[: len(tokens)], finished=is_end)

@@ -1,7 +1,7 @@
 """When the rows of a batch end, and what each of them wrote: from stretches of steps to plain Python values.
 
-A row ends at its first stop token, else at its limit. A batch runs on for its slower rows; what a row writes
-after its end is cut here. The border: token ids and numbers; no model, no text.
+A row ends at its first stop token or with its first stop string, else at its limit. A batch runs on for its
+slower rows; what a row writes after its end is cut here. The border: token ids and numbers; no model.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from asd.engines.stops import Watch
 
 __all__ = ["Answer", "Ends", "Stretch", "harvest"]
 
@@ -32,44 +34,68 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One row cut to what it wrote; `finished`: its last token is a stop token."""
+    """One row cut to what it wrote; `finished`: a stop token or stop string ended it."""
 
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
 
+    def __add__(self, more: Answer) -> Answer:
+        return Answer(self.tokens + more.tokens, self.logprobs + more.logprobs, more.finished)
+
 
 class Ends:
-    """Which rows of a batch have ended, kept on the host; costs next to nothing while none ends."""
+    """Which rows of a batch have ended, kept on the host; costs next to nothing while none ends.
 
-    def __init__(self, limits: Sequence[int], stop_ids: Sequence[int]) -> None:
+    Args:
+        limits: Most tokens of every answer.
+        stop_ids: Tokens that end an answer.
+        watches: Of every answer, what else ends it; None: nothing else.
+
+    Attributes:
+        lengths: Tokens of every answer; its limit until it ends.
+        finished: Whether it ended before.
+        n_open: Rows that have not ended.
+    """
+
+    def __init__(
+        self, limits: Sequence[int], stop_ids: Sequence[int], watches: Sequence[Watch | None]
+    ) -> None:
         self._stops = frozenset(stop_ids)
-        self._ends = list(limits)  # per row: the number of tokens it may write, 0 once it has stopped
+        self._watches = watches
+        self._is_watched = any(watch is not None for watch in watches)
+        self._rows = list(range(len(limits)))
         self._next_end = min(limits)
+        self.lengths = list(limits)
+        self.finished = [False] * len(limits)
         self.n_open = len(limits)
 
     def look(self, n_written: int, tokens: list[int]) -> None:
         """Take note of the token that each row has just written."""
-        if n_written < self._next_end and self._stops.isdisjoint(tokens):
+        if n_written < self._next_end and self._stops.isdisjoint(tokens) and not self._is_watched:
             return
-        self._ends = [
-            0 if token in self._stops else end for token, end in zip(tokens, self._ends, strict=True)
-        ]
-        still_open = [end for end in self._ends if end > n_written]
+        for row, token in zip(self._rows, tokens, strict=True):
+            if self.lengths[row] >= n_written and self._is_end(row, token):
+                self.lengths[row], self.finished[row] = n_written, True
+        still_open = [self.lengths[row] for row in self._rows if self.lengths[row] > n_written]
         self.n_open = len(still_open)
         self._next_end = min(still_open, default=n_written)
 
+    def _is_end(self, row: int, token: int) -> bool:
+        watch = self._watches[row]
+        return token in self._stops or (watch is not None and watch.ends(token))
+
     def drop_ended(self, n_written: int) -> list[int]:
         """Forget the rows that have ended; returns the indices of the others."""
-        going_on = [i for i, end in enumerate(self._ends) if end > n_written]
-        self._ends = [self._ends[i] for i in going_on]
+        going_on = [i for i, row in enumerate(self._rows) if self.lengths[row] > n_written]
+        self._rows = [self._rows[i] for i in going_on]
         return going_on
 
 
-def harvest(stretches: Sequence[Stretch], limits: Sequence[int], stop_ids: Sequence[int]) -> list[Answer]:
-    """Put every prompt's tokens together and cut them after the first stop token, else at the limit."""
-    tokens: list[list[int]] = [[] for _ in limits]
-    logprobs: list[list[float]] = [[] for _ in limits]
+def harvest(stretches: Sequence[Stretch], ends: Ends) -> list[Answer]:
+    """Put every prompt's tokens together and cut them where its answer ended."""
+    tokens: list[list[int]] = [[] for _ in ends.lengths]
+    logprobs: list[list[float]] = [[] for _ in ends.lengths]
     for stretch in stretches:
         if not stretch.tokens:
             continue
@@ -77,11 +103,7 @@ def harvest(stretches: Sequence[Stretch], limits: Sequence[int], stop_ids: Seque
         for row, more_ids, more_values in zip(stretch.rows.tolist(), ids, values, strict=True):
             tokens[row] += more_ids
             logprobs[row] += more_values
-    stops = frozenset(stop_ids)
-    return [_cut(*row, stops) for row in zip(tokens, logprobs, limits, strict=True)]
-
-
-def _cut(tokens: list[int], logprobs: list[float], limit: int, stops: frozenset[int]) -> Answer:
-    end = next((i for i, token in enumerate(tokens[:limit]) if token in stops), None)
-    length = limit if end is None else end + 1
-    return Answer(tuple(tokens[:length]), tuple(logprobs[:length]), finished=end is not None)
+    return [
+        Answer(tuple(ids[:n]), tuple(values[:n]), finished)
+        for ids, values, n, finished in zip(tokens, logprobs, ends.lengths, ends.finished, strict=True)
+    ]

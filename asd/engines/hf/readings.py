@@ -47,7 +47,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the last pass over one draft says of it; `n_passes` and `n_verified` count all of its passes."""
+    """What the last pass over one draft says of it.
+
+    `n_passes` and `n_verified` count all of its passes; `stopped`: a stop string ends the accepted tokens.
+    """
 
     carried: Carried
     tokens: tuple[int, ...]
@@ -55,6 +58,19 @@ class Result:
     n_accepted: int
     n_passes: int
     n_verified: int
+    stopped: bool = False
+
+    def up_to(self, n: int) -> Result:
+        """The first n tokens, which are accepted and end the answer."""
+        whole = replace(self.carried, complete=self.carried.complete and n == len(self.tokens))
+        return replace(
+            self,
+            carried=whole,
+            tokens=self.tokens[:n],
+            logprobs=self.logprobs[:n],
+            n_accepted=n,
+            stopped=True,
+        )
 
     @property
     def is_whole(self) -> bool:

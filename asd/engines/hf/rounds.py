@@ -10,7 +10,7 @@ The border: tokens and logits of two loaded models; no text, no queries, no cloc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from asd.engines.hf.decoder import Batch, feed, read
 from asd.engines.hf.retokenizer import Carried
 from asd.engines.hf.sampler import chooser, generator_of
 from asd.engines.hf.verifier import Judged, first_tokens, read_drafts
+from asd.engines.stops import Watch
 from asd.types import Usage
 
 __all__ = ["Rounds", "Row"]
@@ -43,7 +44,8 @@ class Row:
         tokens: The answer so far.
         logprobs: Of its tokens under the verifier, at temperature 1.
         accepted: Length of the accepted prefix of every block.
-        finished: The answer ends in a stop token.
+        finished: A stop token or stop string ends the answer.
+        watch: Knows its stop strings; None: it has none.
     """
 
     unread_small: list[int]
@@ -54,6 +56,17 @@ class Row:
     logprobs: list[float] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     finished: bool = False
+    watch: Watch | None = None
+
+    def write(self, tokens: Sequence[int], logprobs: Sequence[float], stop_ids: Collection[int]) -> int:
+        """Append tokens as far as the answer's end; returns how many."""
+        for n, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True), start=1):
+            self.tokens.append(token)
+            self.logprobs.append(logprob)
+            if token in stop_ids or (self.watch is not None and self.watch.ends(token)):
+                self.finished = True
+                return n
+        return len(tokens)
 
     @property
     def room(self) -> int:
@@ -173,13 +186,10 @@ class Rounds:
         for i, (row, draft, token) in enumerate(zip(self._rows, blocks.drafts, own.tolist(), strict=True)):
             n = judged.n_accepted[i]
             adds = not (draft.closed and n == len(draft.tokens))
-            row.tokens += draft.tokens[:n] + [token] * adds
-            row.logprobs += judged.logprobs[i][:n] + (logprobs[i],) * adds
-            row.finished = row.tokens[-1] in self._stops
+            new = draft.tokens[:n] + [token] * adds
+            n_new = row.write(new, judged.logprobs[i][:n] + (logprobs[i],) * adds, self._stops)
             row.accepted.append(n)
-            row.usage += Usage(
-                0, n + int(adds), n_passes=1, n_drafted=len(draft.tokens), n_saved=n + int(adds) - 1
-            )
+            row.usage += Usage(0, n_new, n_passes=1, n_drafted=len(draft.tokens), n_saved=n_new - 1)
             row.unread_small = [*draft.tokens[min(n, blocks.n_read) : n], token]
             row.unread_big = [token]
 

@@ -35,6 +35,7 @@ from asd.engines.hf.outputs import Answer
 from asd.engines.hf.rounds import Rounds, Row
 from asd.engines.memory import translated
 from asd.engines.prompts import encode
+from asd.engines.stops import watch
 from asd.errors import ConfigError, EngineError, OutOfMemoryError, RefusedError
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
@@ -262,7 +263,7 @@ class SpeculativeEngine(Closing):
         start = self._clock()
         rows = [self._row(query) for query in queries]
         self._run(rows, open_batch(self.verifier.loaded, len(rows), rewinds=True), sampling)
-        drafts = self.verifier.drafts(list(map(_answer, rows)), [row.usage for row in rows], start)
+        drafts = self.verifier.drafts(queries, list(map(_answer, rows)), [row.usage for row in rows], start)
         return [Speculated(draft, tuple(row.accepted)) for draft, row in zip(drafts, rows, strict=True)]
 
     @translated
@@ -281,7 +282,7 @@ class SpeculativeEngine(Closing):
             self._run(rows, resumed.batch, GREEDY)
             for i, row in zip(resumed.open, rows, strict=True):
                 answers[i], usages[i] = _answer(row), row.usage
-        return self.verifier.drafts(answers, usages, start)
+        return self.verifier.drafts(queries, answers, usages, start)
 
     def _run(self, rows: Sequence[Row], big: Batch, sampling: Sampling) -> None:
         small = open_batch(self.drafter.loaded, len(rows), rewinds=True)
@@ -290,7 +291,8 @@ class SpeculativeEngine(Closing):
     def _row(self, query: Query) -> Row:
         """A row that has read nothing yet."""
         small, big = self._prompt(self.drafter, query), self._prompt(self.verifier, query)
-        return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0))
+        watching = watch(query, self.verifier.loaded.tokenizer)
+        return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0), watch=watching)
 
     def _rows_on(self, queries: Sequence[Query], prompts: Sequence[list[int]], resumed: Resumed) -> list[Row]:
         """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
@@ -301,18 +303,18 @@ class SpeculativeEngine(Closing):
         for i, n_read, token, logprob in zip(
             resumed.open, resumed.n_read, tokens.tolist(), logprobs, strict=True
         ):
-            written = [*resumed.answers[i].tokens, token]
-            rows.append(
-                Row(
-                    unread_small=prompts[i] + written,
-                    unread_big=[token],
-                    limit=queries[i].max_new_tokens,
-                    usage=Usage(n_read, n_decoded=1, n_passes=int(n_read > 0)),
-                    tokens=written,
-                    logprobs=[*resumed.answers[i].logprobs, logprob],
-                    finished=token in self.verifier.loaded.stop_ids,
-                )
+            before = resumed.answers[i]
+            row = Row(
+                unread_small=[*prompts[i], *before.tokens, token],
+                unread_big=[token],
+                limit=queries[i].max_new_tokens,
+                usage=Usage(n_read, n_decoded=1, n_passes=int(n_read > 0)),
+                tokens=list(before.tokens),
+                logprobs=list(before.logprobs),
+                watch=watch(queries[i], self.verifier.loaded.tokenizer, before.tokens),
             )
+            row.write([token], [logprob], self.verifier.loaded.stop_ids)
+            rows.append(row)
         return rows
 
     @staticmethod

@@ -28,6 +28,7 @@ from asd.engines.http.schema import Models, Reply, Served, Written
 from asd.engines.prompts import as_written, chat_of, check
 from asd.errors import ConfigError, EngineError, PartialBatchError, RefusedError, UnavailableError
 from asd.ladder import Stage
+from asd.stops import cut_draft, sent
 from asd.types import Draft, Query
 
 __all__ = ["OpenAIEngine"]
@@ -74,6 +75,9 @@ class OpenAIEngine(Closing):
         self._server = Server(stage.name, self.settings)
         self._counter = Counter(stage, self.settings.tokenizer)
         self._warned = False
+
+    most_stops = 4
+    """Stop strings that every server takes in a request."""
 
     @property
     def stage_name(self) -> str:
@@ -132,9 +136,9 @@ class OpenAIEngine(Closing):
     def _write(self, query: Query, choice: Mapping[str, Any]) -> Draft:
         start = self._clock()
         written = self._answer(query, choice)
-        if not written.text.strip():
+        if not written.text.strip() and not (query.stop and written.finished and not written.elsewhere):
             self._explain_silence(written)
-        return Draft(
+        draft = Draft(
             stage=self.stage.name,
             text=written.text,
             tokens=written.tokens,
@@ -143,15 +147,21 @@ class OpenAIEngine(Closing):
             usage=self._counter.usage(query, written),
             seconds=self._clock() - start,
         )
+        return cut_draft(draft, query)
 
     def _answer(self, query: Query, choice: Mapping[str, Any]) -> Written:
         """Ask for the answer to one query."""
-        room = {self.settings.max_tokens_field: query.max_new_tokens}
+        room = {self.settings.max_tokens_field: query.max_new_tokens} | self._stop(query)
         if not self.stage.chat_template:
             return self._complete({"prompt": as_written(query, self.stage), **choice, **room})
         kwargs = self.stage.chat_template_kwargs
         chat = {"messages": chat_of(query)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
         return self._ask("chat/completions", {**chat, **choice, **room}, {"logprobs": True})
+
+    def _stop(self, query: Query) -> dict[str, Any]:
+        """Stop strings that the server can be trusted with; what it does not cut is cut here."""
+        strings = sent(query.stop)
+        return {"stop": strings} if strings and len(strings) <= self.most_stops else {}
 
     def _complete(self, body: dict[str, Any]) -> Written:
         return self._ask("completions", body, {"logprobs": 1})

@@ -116,6 +116,7 @@ class Written:
         tokens: Ids, the stop token included; empty where the server does not tell.
         logprobs: One a token; empty where the server gives none, or not of every token.
         finished: The answer ended by itself.
+        is_stopped: A stop string ended it, as far as the server tells.
         is_cut: It ran out of room.
         elsewhere: Names of the fields beside the text that hold something: reasoning, calls of tools.
         n_prompt: Prompt tokens as the server counts them; 0 where it does not.
@@ -127,6 +128,7 @@ class Written:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     finished: bool
+    is_stopped: bool
     is_cut: bool
     elsewhere: tuple[str, ...]
     n_prompt: int
@@ -219,6 +221,7 @@ class _Choice(_Elsewhere, frozen=True):
     text: str | None = None
     message: _Message | None = None
     finish_reason: Any = None
+    stop_reason: Any = None
     logprobs: _Logprobs | list[_Token | float | None] | bool | None = None
     token_ids: list[int] | None = None
 
@@ -271,6 +274,7 @@ class Reply(msgspec.Struct, frozen=True):
             tokens=tuple(choice.token_ids or ()),
             logprobs=believed([s for s in scores if s is not None]) if None not in scores else (),
             finished=choice.reason in ENDED,
+            is_stopped=isinstance(choice.stop_reason, str),
             is_cut=choice.reason in CUT,
             elsewhere=(*choice.filled, *(choice.message.elsewhere if choice.message else ())),
             n_prompt=usage.n_prompt,

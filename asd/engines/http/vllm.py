@@ -32,9 +32,11 @@ from asd.engines.http.engine import OpenAIEngine, fan_out
 from asd.engines.http.schema import Written
 from asd.engines.http.tokens import Prompt, ServedTokens
 from asd.engines.prompts import as_written, check
+from asd.engines.stops import shortest
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Stage
 from asd.stopping.acceptance import accept_lenient, n_leading
+from asd.stops import MOST, cut_draft, position
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["VllmServerEngine"]
@@ -58,6 +60,8 @@ class VllmServerEngine(OpenAIEngine):
     def __init__(self, stage: Stage, *, clock: Callable[[], float] = time.perf_counter) -> None:
         super().__init__(stage, clock=clock)
         self._tokens = ServedTokens(self._server, self._model, stage)
+
+    most_stops = MOST
 
     def verify(
         self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
@@ -100,8 +104,17 @@ class VllmServerEngine(OpenAIEngine):
             if self.stage.chat_template
             else as_written(query, self.stage)
         )
-        written = self._complete({"prompt": prompt, **choice, "max_tokens": query.max_new_tokens})
-        return replace(written, text=self._text(written.tokens, ended=written.finished))
+        room = {"max_tokens": query.max_new_tokens}
+        written = self._complete({"prompt": prompt, **choice, **room, **self._stop(query)})
+        text = self._text(written.tokens, ended=written.finished and not written.is_stopped)
+        n = len(written.tokens) if written.is_stopped else self._n_tokens(query, written.tokens, text)
+        return replace(written, text=text, tokens=written.tokens[:n], logprobs=written.logprobs[:n])
+
+    def _n_tokens(self, query: Query, tokens: Sequence[int], text: str) -> int:
+        """Length of an answer as far as its first stop string, which the server may have written past."""
+        if position(text, query.stop) is None:
+            return len(tokens)
+        return shortest(tokens, query.stop, self._tokens.text)
 
     def _complete(self, body: dict[str, Any]) -> Written:
         written = super()._complete(body | PLAIN)
@@ -156,18 +169,22 @@ class VllmServerEngine(OpenAIEngine):
         if not ended and n < query.max_new_tokens:
             room = {"max_tokens": query.max_new_tokens - n}
             prompt = [*self._tokens.prompt(query).ids, *tokens]
-            more = self._complete(GREEDY_CHOICE | room | {"prompt": prompt})
+            more = self._complete(GREEDY_CHOICE | room | {"prompt": prompt} | self._stop(query))
             tokens, logprobs = tokens + more.tokens, logprobs + more.logprobs
             ended, usage = more.finished, replace(more.usage, n_prompt=more.usage.n_prompt - more.n_cached)
-        return Draft(
+            text = self._text(tokens, ended=ended and not more.is_stopped)
+        text = self._text(tokens, ended=False) if text is None else text
+        n = self._n_tokens(query, tokens, text)
+        draft = Draft(
             stage=self.stage.name,
-            text=self._text(tokens, ended=ended) if text is None else text,
-            tokens=tokens,
-            logprobs=logprobs,
+            text=text,
+            tokens=tokens[:n],
+            logprobs=logprobs[:n],
             finished=ended,
             usage=usage,
             seconds=self._clock() - start,
         )
+        return cut_draft(draft, query)
 
     def _text(self, tokens: Sequence[int], *, ended: bool) -> str:
         """All tokens but the end."""

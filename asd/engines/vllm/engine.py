@@ -33,11 +33,13 @@ from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.closing import Closing
 from asd.engines.hf.retokenizer import Carried, carry_over
 from asd.engines.prompts import encode
+from asd.engines.stops import as_tokens_read, first_end, watch
 from asd.engines.vllm.loader import Running, check_device, require_vllm, start, stop
 from asd.engines.vllm.requests import Reply, Request, Score, ask
 from asd.errors import ConfigError, UnavailableError
 from asd.ladder import Stage
 from asd.stopping.acceptance import accept_lenient, n_leading
+from asd.stops import cut, cut_draft
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 
 __all__ = ["VllmEngine"]
@@ -109,13 +111,18 @@ class VllmEngine(Closing):
         replies = self._ask(
             running,
             [
-                Request(prompt, query.max_new_tokens, {**way, "skip_reading_prefix_cache": True})
+                Request(
+                    prompt,
+                    query.max_new_tokens,
+                    {**way, "skip_reading_prefix_cache": True},
+                    watch(query, running.tokenizer),
+                )
                 for prompt, query, way in zip(prompts, queries, ways, strict=True)
             ],
         )
         drafts = [
-            self._draft(running, (), (), reply, len(prompt))
-            for prompt, reply in zip(prompts, replies, strict=True)
+            self._draft(running, query, Reply(), reply, len(prompt))
+            for query, prompt, reply in zip(queries, prompts, replies, strict=True)
         ]
         return self._timed(drafts, began)
 
@@ -142,8 +149,8 @@ class VllmEngine(Closing):
         ]
         replies = self._ask(running, scoring)
         verifications = [
-            self._verification(running, draft.stage, read, reply, acceptance.tolerance)
-            for draft, read, reply in zip(drafts, carried, replies, strict=True)
+            self._verification(running, query, draft.stage, read, reply, acceptance.tolerance)
+            for query, draft, read, reply in zip(queries, drafts, carried, replies, strict=True)
         ]
         return self._timed(verifications, began)
 
@@ -167,13 +174,12 @@ class VllmEngine(Closing):
         requests = [self._rest(running, *pair) for pair in zip(queries, verifications, strict=True)]
         replies = iter(self._ask(running, [request for request in requests if request is not None]))
         drafts = []
-        for verification, request in zip(verifications, requests, strict=True):
+        for query, verification, request in zip(queries, verifications, requests, strict=True):
             n = verification.n_accepted
             reply = Reply() if request is None else next(replies)
             n_read = 0 if request is None else len(request.tokens) - reply.n_cached
-            drafts.append(
-                self._draft(running, verification.tokens[:n], verification.logprobs[:n], reply, n_read)
-            )
+            before = Reply(list(verification.tokens[:n]), list(verification.logprobs[:n]))
+            drafts.append(self._draft(running, query, before, reply, n_read))
         return self._timed(drafts, began)
 
     def _ready(self) -> Running:
@@ -194,7 +200,7 @@ class VllmEngine(Closing):
     def _carry(self, running: Running, query: Query, draft: Draft, prompt: Sequence[int]) -> Carried:
         """The draft in this stage's tokens; vLLM wants a free position behind what it scores."""
         return carry_over(
-            draft,
+            as_tokens_read(draft, query, running.tokenizer, running.n_vocab),
             prompt,
             min(query.max_new_tokens, running.context - 1 - len(prompt)),
             tokenizer=running.tokenizer,
@@ -203,23 +209,33 @@ class VllmEngine(Closing):
         )
 
     def _verification(
-        self, running: Running, drafter: str, read: Carried, reply: Reply, tolerance: float | None
+        self,
+        running: Running,
+        query: Query,
+        drafter: str,
+        read: Carried,
+        reply: Reply,
+        tolerance: float | None,
     ) -> Verification:
         n_prompt = len(reply.scores) - len(read.tokens)
         rows = reply.scores[n_prompt:]
-        tokens = _with_own_stop(rows, read, running.stop_ids)
-        n_accepted = _n_accepted(rows, tokens, tolerance)
-        is_answer = n_accepted == len(tokens) > 0 and tokens[-1] in running.stop_ids
+        drafted = _with_own_stop(rows, read, running.stop_ids)
+        n_accepted = _n_accepted(rows, drafted, tolerance)
+        end = first_end(drafted[:n_accepted], query, running.tokenizer)
+        tokens = drafted[:end]
+        n_accepted = min(n_accepted, len(tokens))
+        ends = end is not None or (n_accepted > 0 and tokens[-1] in running.stop_ids)
+        is_answer = ends and n_accepted == len(tokens)
         return Verification(
             stage=self.stage.name,
             drafter=drafter,
             tokens=tokens,
-            logprobs=tuple(row[token].logprob for row, token in zip(rows, tokens, strict=True)),
+            logprobs=tuple(row[token].logprob for row, token in zip(rows, tokens, strict=False)),
             n_accepted=n_accepted,
-            usage=Usage(n_prompt=n_prompt, n_decoded=0, n_passes=1, n_verified=len(tokens)),
+            usage=Usage(n_prompt=n_prompt, n_decoded=0, n_passes=1, n_verified=len(drafted)),
             seconds=0.0,
-            complete=read.complete,
-            text=running.tokenizer.decode(list(tokens), skip_special_tokens=True) if is_answer else None,
+            complete=read.complete and len(tokens) == len(drafted),
+            text=cut(_text(running, tokens), query.stop) if is_answer else None,
         )
 
     def _rest(self, running: Running, query: Query, verification: Verification) -> Request | None:
@@ -228,32 +244,39 @@ class VllmEngine(Closing):
             raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
         prefix = verification.tokens[: verification.n_accepted]
         room = query.max_new_tokens - len(prefix)
-        if room <= 0 or (prefix and prefix[-1] in running.stop_ids):
+        ends = bool(prefix) and prefix[-1] in running.stop_ids
+        if room <= 0 or ends or first_end(prefix, query, running.tokenizer) is not None:
             return None
-        return Request([*self._encode(running, query), *prefix], room, {"temperature": 0.0})
+        watching = watch(query, running.tokenizer, prefix)
+        return Request([*self._encode(running, query), *prefix], room, {"temperature": 0.0}, watching)
 
     def _draft(
         self,
         running: Running,
-        prefix: tuple[int, ...],
-        prefix_logprobs: tuple[float, ...],
+        query: Query,
+        before: Reply,
         reply: Reply,
         n_read: int,
     ) -> Draft:
-        tokens = (*prefix, *reply.tokens)
-        return Draft(
+        tokens = (*before.tokens, *reply.tokens)
+        draft = Draft(
             stage=self.stage.name,
-            text=running.tokenizer.decode(list(tokens), skip_special_tokens=True),
+            text=_text(running, tokens),
             tokens=tokens,
-            logprobs=(*prefix_logprobs, *reply.logprobs),
+            logprobs=(*before.logprobs, *reply.logprobs),
             finished=bool(tokens) and tokens[-1] in running.stop_ids,
             usage=Usage(n_read, len(reply.tokens), reply.n_passes) if reply.tokens else NO_CALL,
             seconds=0.0,
         )
+        return cut_draft(draft, query)
 
     def _timed(self, results: Sequence[T], began: float) -> list[T]:
         seconds = self._clock() - began
         return [replace(result, seconds=seconds) for result in results]
+
+
+def _text(running: Running, tokens: Sequence[int]) -> str:
+    return str(running.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
 
 def _ways(sampling: Sampling, n: int) -> list[dict[str, Any]]:

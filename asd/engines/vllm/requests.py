@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asd.engines.memory import is_out_of_memory
+from asd.engines.stops import Watch
 from asd.engines.vllm.loader import Running, unwarned
 from asd.errors import EngineError, OutOfMemoryError, UnavailableError
 
@@ -25,11 +26,16 @@ class Score(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Token ids in, at most `room` out; `params` are further ones of vLLM's `SamplingParams`."""
+    """Token ids in, at most `room` out.
+
+    `params` are further ones of vLLM's `SamplingParams`. `watch` knows the stop strings of the answer:
+    vLLM's own would see the text of this request only, and not what the answer begins with.
+    """
 
     tokens: Sequence[int]
     room: int
     params: Mapping[str, Any]
+    watch: Watch | None = None
 
 
 @dataclass(slots=True)
@@ -39,7 +45,7 @@ class Reply:
     Attributes:
         tokens: Ids written, the stop token included.
         logprobs: Natural log-probability of each of them, at temperature 1.
-        finished: The last one is a stop token.
+        finished: A stop token or a stop string ended them.
         n_cached: Tokens of the request that the prefix cache held.
         n_passes: Forward passes that wrote tokens; the first one reads the request.
         scores: By position of the request, where asked for: its own token's score, and the best one's.
@@ -52,8 +58,9 @@ class Reply:
     n_passes: int = 0
     scores: list[Mapping[int, Score]] = field(default_factory=list)
 
-    def add(self, output: Any) -> None:
-        """Take in what one pass wrote."""
+    def add(self, output: Any, watch: Watch | None = None) -> bool:
+        """Take in what one pass wrote; whether a stop string ends it there."""
+        n_before = len(self.tokens)
         [written] = output.outputs
         self.tokens += written.token_ids
         scored = zip(written.token_ids, written.logprobs, strict=True)
@@ -62,6 +69,12 @@ class Reply:
         self.n_cached = max(self.n_cached, output.num_cached_tokens or 0)
         self.n_passes += 1
         self.scores += output.prompt_logprobs or []
+        new = enumerate(self.tokens[n_before:], start=n_before + 1)
+        end = next((n for n, token in new if watch.ends(token)), None) if watch else None
+        if end is None:
+            return False
+        self.tokens, self.logprobs, self.finished = self.tokens[:end], self.logprobs[:end], True
+        return True
 
 
 def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
@@ -94,9 +107,12 @@ def _run(running: Running, requests: Sequence[Request], replies: Mapping[str, Re
     for name, request in zip(replies, requests, strict=True):
         prompt = {"prompt_token_ids": list(request.tokens)}
         running.engine.add_request(name, prompt, _params(running, request))
+    watches = {name: request.watch for name, request in zip(replies, requests, strict=True)}
     while running.engine.has_unfinished_requests():
         for output in running.engine.step():
-            replies[output.request_id].add(output)
+            name = output.request_id
+            if replies[name].add(output, watches[name]) and not output.finished:
+                running.engine.abort_request([name])
 
 
 def _params(running: Running, request: Request) -> Any:
