@@ -14,7 +14,7 @@ It ends: a round brings every open query an answer, a verification, or the loss 
 answers once or is lost, and verifies at most once between two answers, so there are at most n * (n + 1) / 2
 rounds of calls. What was bought is never lost: whatever ends a run early carries the state of every query.
 
-The border: the loop knows queries, drafts and prices; what an answer is worth and when to stop is the
+Scope: the loop knows queries, drafts and prices; what an answer is worth and when to stop is the
 policy's business (`asd.policies`), how tokens come about the engine's (`asd.engines`). Stopping early changes
 quality and cost; nothing here changes what a stage would write.
 """

@@ -6,7 +6,7 @@ goes on from there, because what that takes follows from nothing else. What an e
 again. Decoding is greedy: a resumed run writes what an uninterrupted one would have
 written.
 
-The border: collecting asks for answers and scores them; it neither decides nor fits.
+Scope: collecting asks for answers and scores them; it neither decides nor fits.
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def _ties(headline: Headline) -> list[Metric]:
 def hardware_cell(footprint: Footprint, device: str) -> Cell:
     """What one contender takes of the hardware, all datasets together (`bench.hardware`)."""
     tolerance, share = _seconds_tolerance(device), footprint.n_devices / footprint.n_queries
-    totals, first = footprint.seconds.sum(axis=1), footprint.first_visible_s
+    totals, first = footprint.seconds.sum(axis=1), footprint.ttft_s
     n_units = footprint.seconds.shape[1]
     low, high = ratio_interval(
         footprint.seconds * share * n_units, np.ones_like(footprint.seconds), BOOTSTRAP
@@ -177,7 +177,7 @@ def hardware_cell(footprint: Footprint, device: str) -> Cell:
             (footprint.n_devices / high, footprint.n_devices / low), "measured",
         ),
         Metric(
-            name="first_visible_s", unit="s", kind="time", direction="lower", provenance="measured",
+            name="ttft_s", unit="s", kind="time", direction="lower", provenance="measured",
             value=float(np.median(first)), tolerance=tolerance, interval=quantile_interval(first, 0.5),
             samples=_passes(first[None, :]),
         ),

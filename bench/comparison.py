@@ -7,7 +7,7 @@ the verdict of its pool. That no single lambda slides behind the others' back is
 
 Times are compared over equal numbers of passes, the first of either run: whole passes, ratios within a pass.
 
-The border: presence (missing, new) and absolute targets are `gate`'s; what a loss has to be proved against is
+Scope: presence (missing, new) and absolute targets are `gate`'s; what a loss has to be proved against is
 `family`'s.
 """
 

@@ -3,7 +3,7 @@
     device-seconds   seconds of the live passes x devices held / queries: the stages share the devices, so all
                      of them are held while one stage works
     memory           weights of the stages that the contender asked at least once; without them it cannot run
-    first visible    wait for the first token that a reader may see, without queueing: a cascade shows nothing
+    TTFT             wait for the first token that a reader may see, without queueing: a cascade shows nothing
                      before it has stopped; a stage that always answers streams; lossless speculation streams
                      from the first token on that the largest stage has verified
     all memory       the largest stage alone on the memory of the whole ladder: where the smaller stages'
@@ -12,7 +12,7 @@
                      waiting at once as four of the larger calls hold
 
 No time of a contender is left out: what its smaller stages take, they take from the same devices. What larger
-calls cost is latency, which the column of the first visible token shows.
+calls cost is latency, which the column of TTFT shows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from bench.headline import live_of, live_turns, side_by_side
 from bench.memory import cache_mib, weights_mib
 from bench.session import Session, Setting
 
-__all__ = ["ALL_MEMORY", "Footprint", "contenders", "first_visible_s", "footprint", "larger_call", "turns"]
+__all__ = ["ALL_MEMORY", "Footprint", "contenders", "footprint", "larger_call", "ttft_s", "turns"]
 
 Array = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ class Footprint:
         largest: Of the largest stage alone in calls of the usual size, likewise.
         n_queries: Answered in one pass.
         n_devices: Held.
-        first_visible_s: One a query.
+        ttft_s: One a query.
         memory_mib: Of weights; None where it is not known.
         batch: Most queries a call.
     """
@@ -69,7 +69,7 @@ class Footprint:
     largest: Array
     n_queries: int
     n_devices: int
-    first_visible_s: Array
+    ttft_s: Array
     memory_mib: float | None
     batch: int
 
@@ -103,7 +103,7 @@ def footprint(session: Session, name: str) -> Footprint:
         largest=side_by_side([one.largest for one in timed]),
         n_queries=sum(len(one.completions) for one in timed),
         n_devices=_devices(session, asked),
-        first_visible_s=np.array([seconds for one in timed for seconds in _visible(one, first)]),
+        ttft_s=np.array([seconds for one in timed for seconds in _visible(one, first)]),
         memory_mib=_memory(session, asked),
         batch=session.matrix.batch,
     )
@@ -133,10 +133,10 @@ def _memory(session: Session, asked: set[str]) -> float | None:
 
 
 def _visible(timed: Timed, first: Mapping[str, float]) -> list[float]:
-    return [first_visible_s(done, timed.contender.policy, first) for done in timed.completions]
+    return [ttft_s(done, timed.contender.policy, first) for done in timed.completions]
 
 
-def first_visible_s(done: Completion, policy: Policy, first: Mapping[str, float]) -> float:
+def ttft_s(done: Completion, policy: Policy, first: Mapping[str, float]) -> float:
     """Seconds inside calls until a token may be shown.
 
     Args:
@@ -227,7 +227,7 @@ def _of_all_memory(session: Session) -> Footprint:
         largest=seconds[USUAL],
         n_queries=sum(map(len, units)),
         n_devices=_devices(session, {engine.stage_name}),
-        first_visible_s=np.asarray(first.min(axis=0)),
+        ttft_s=np.asarray(first.min(axis=0)),
         memory_mib=_memory(session, {engine.stage_name}),
         batch=batch,
     )

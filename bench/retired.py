@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 __all__ = ["RETIRED", "is_retired"]
 
 RETIRED = {
+    "hardware[[]* first_visible_s": "ttft_s is its name",
     "latency[[]* p95_s": "20 questions of a data set are too few: see hardware[*] p95_s",
     "overhead[[]published-features] *": "features of the five-model predictor, which no policy uses",
     "overhead[[]ensemble-*] *": "the five-model predictor, which no policy uses",

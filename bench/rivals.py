@@ -3,7 +3,7 @@
 All four are greedy, at batch 1, from text to text: prompt template, tokens, model, text. What is compared is
 the time; the answers are the same, and who times should check that they are.
 
-The border: a yardstick; nothing else in the package calls `generate()`.
+Scope: a yardstick; nothing else in the package calls `generate()`.
 """
 
 from __future__ import annotations

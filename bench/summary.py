@@ -20,7 +20,7 @@ _COLUMNS = (
     ("frontier", "cost", "cost", ".3f"),
     ("hardware", "device_s", "device-s a query", ".4g"),
     ("hardware", "queries_per_s", "queries/s", ".4g"),
-    ("hardware", "first_visible_s", "first visible s", ".4g"),
+    ("hardware", "ttft_s", "TTFT s", ".4g"),
     ("hardware", "memory_mib", "weights MiB", ".4g"),
     ("hardware", "batch", "batch", ".0f"),
 )

@@ -1,6 +1,6 @@
 """Engines run a stage: prompts in, drafts out. One engine object serves one stage.
 
-The border: an engine knows tokens, caches and devices; it knows nothing of cost, quality or policies.
+Scope: an engine knows tokens, caches and devices; it knows nothing of cost, quality or policies.
 Heavy libraries are imported inside the engine modules, never here.
 """
 

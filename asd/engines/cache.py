@@ -10,7 +10,7 @@ A draft from the store says so (`Draft.cached`): its `usage` is that of the call
 reads and nobody pays again, its `seconds` are those of the look-up. No timed cell can be served: whoever
 times a stage synchronises it, which a caching engine refuses.
 
-The border: texts and numbers in, the same out. Which weights a server runs only the server knows: drop the
+Scope: texts and numbers in, the same out. Which weights a server runs only the server knows: drop the
 file when they change.
 """
 

@@ -1,6 +1,6 @@
 """Model directories that cannot be a stage, told from names and first bytes and refused with the remedy.
 
-The border: files are looked at, never loaded; no torch.
+Scope: files are looked at, never loaded; no torch.
 """
 
 from __future__ import annotations

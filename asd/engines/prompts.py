@@ -1,6 +1,6 @@
 """What every engine does with text before a model sees it: queries to token ids, checked.
 
-The border: tokenizers of `transformers` as they come, plain lists of ids out; no model, no device.
+Scope: tokenizers of `transformers` as they come, plain lists of ids out; no model, no device.
 """
 
 from __future__ import annotations

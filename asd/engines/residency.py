@@ -9,7 +9,7 @@ a load shared by the queries it serves, for `OptimalPolicy.dearer`.
 
 Stages write without drafters here: two would have to be in memory for one to answer.
 
-The border: memory is what the ladder says the weights take; nothing is measured on the device.
+Scope: memory is what the ladder says the weights take; nothing is measured on the device.
 """
 
 from __future__ import annotations

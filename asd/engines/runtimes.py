@@ -5,7 +5,7 @@
 The engine, the dtype that "auto" comes to, and a hash of the options of vLLM: engines round differently, and
 so do dtypes, so that outcomes of one are not those of another. What a server does is part of its revision.
 
-The border: a ladder in, text out; weights are the business of `asd.engines.revisions`.
+Scope: a ladder in, text out; weights are the business of `asd.engines.revisions`.
 """
 
 from __future__ import annotations

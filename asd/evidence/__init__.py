@@ -1,6 +1,6 @@
 """What is known about the answers in hand, as one calibrated number per answer.
 
-The border: evidence reads drafts and prompts, never references, scores or tags; it decides nothing.
+Scope: evidence reads drafts and prompts, never references, scores or tags; it decides nothing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From a classifier's log-odds to a probability that means what it says.
 
 Three maps are fitted: a temperature (Guo et al. 2017), Platt's sigmoid (Platt 1999) and isotonic regression
-(Zadrozny and Elkan 2002); the one with the smallest log-loss on held-out folds is kept. The border: one score
+(Zadrozny and Elkan 2002); the one with the smallest log-loss on held-out folds is kept. Scope: one score
 in, one probability out; what the score was made of is not known here.
 """
 

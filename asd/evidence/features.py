@@ -1,6 +1,6 @@
 """What can be read off a prompt and off the answers in hand, as plain numbers.
 
-The border: only text, token counts and log-probabilities are read, and of a query what its answer is; never a
+Scope: only text, token counts and log-probabilities are read, and of a query what its answer is; never a
 reference, score, tag or dataset name. Fitting and deciding call these same functions, so the two cannot drift
 apart. Two answers agree where what they say is the same (`asd.quality.answers`), not where the words are.
 

@@ -4,7 +4,7 @@ Five folds. What is fitted on rows (heads, calibration) is judged, binned and tu
 out-of-fold predictions only, so that the stopping problem is estimated on evidence as it will look on new
 queries. Node heads see the prompt through the prompt-only log-odds of every stage (stacking).
 
-The border: scores are read here and nowhere below; costs and policies are not known here.
+Scope: scores are read here and nowhere below; costs and policies are not known here.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ At the root the label is the nearest centroid to the vector of prompt-only succe
 (one number cannot route among several stages). At every other node each answer in hand gets its calibrated
 probability of being right given everything in hand; the best answer is the one with the largest, and that
 number, binned, is the evidence. Where a larger stage has read the best answer, what it said of every token is
-evidence as well, and that answer alone is judged anew. The border: plain numbers fitted elsewhere
+evidence as well, and that answer alone is judged anew. Scope: plain numbers fitted elsewhere
 (`asd.evidence.fitting`) are applied here; no fitting library is imported and nothing is decided.
 """
 

@@ -1,6 +1,6 @@
 """Logistic regression: fitted by scikit-learn, applied in plain Python.
 
-The border: rows of numbers in, log-odds out; what the numbers mean is not known here. scikit-learn is
+Scope: rows of numbers in, log-odds out; what the numbers mean is not known here. scikit-learn is
 imported when something is fitted, never when something is judged.
 """
 

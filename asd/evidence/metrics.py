@@ -1,7 +1,7 @@
 """How good predicted success probabilities are, against scores in [0, 1].
 
 A score between 0 and 1 counts as that share of a success, so every measure here is the usual one on binary
-scores and its expectation on graded ones. The border: numbers in, numbers out; nothing is fitted.
+scores and its expectation on graded ones. Scope: numbers in, numbers out; nothing is fitted.
 """
 
 from __future__ import annotations

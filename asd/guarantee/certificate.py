@@ -8,7 +8,7 @@ and a cap on cost from the smallest upwards (`asd.guarantee.p_values`). Among th
 cheapest is chosen (with a cap alone, the largest lam). Two requirements, and datasets promised one by one,
 share delta equally (Bonferroni; Holm's refinement would help only where every setting of a group passes).
 
-The border: rows are played back through the cascade itself, models are never run. The promise is about
+Scope: rows are played back through the cascade itself, models are never run. The promise is about
 queries drawn like the calibration rows, their mix of datasets included; `asd.guarantee.monitor` watches that.
 """
 

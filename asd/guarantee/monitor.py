@@ -13,7 +13,7 @@ probability alpha at most if nothing has changed, however long one watches (Vill
 1/alpha monitors, over their whole lives. Values that move up or down are found, a change of spread alone is
 not.
 
-The border: it warns. What to do about it (calibrate again) is the operator's decision.
+Scope: it warns. What to do about it (calibrate again) is the operator's decision.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ answers alone is valid too and has no power once the policy also gains answers (
 keep .95, 1,000 rows: 0 against .67), and a maximum of exact tails over the unknown share of gains does no
 better than the bet at 300 rows. Hoeffding's would need ten times the rows.
 
-The border: numbers in, numbers out; which rows and settings is the caller's business
+Scope: numbers in, numbers out; which rows and settings is the caller's business
 (`asd.guarantee.record`).
 """
 

@@ -4,7 +4,7 @@
     mean quality >= keep * the reference's, mean of min(cost, cost_bound) <= cap_cost
 
 The reference is the best single stage on the fitting rows. Where no setting passed, `Grant.lam` is None: the
-fallback is a single stage, nothing is saved, and `n_needed` says about how many rows would do. The border: a
+fallback is a single stage, nothing is saved, and `n_needed` says about how many rows would do. Scope: a
 record and its words; `asd.guarantee.certificate` makes it.
 """
 

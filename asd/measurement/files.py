@@ -1,6 +1,6 @@
 """Record files: JSON that is either whole or untouched, and never holds NaN.
 
-The border: what a record means is in `records`; this module only reads and writes.
+Scope: what a record means is in `records`; this module only reads and writes.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ fields, another schema version and numbers that are not finite are refused in bo
 write NaN as null without a word). Per-item values are aligned with the items of the cell's dataset, which
 are stored once.
 
-The border: records hold what was measured, never what it is worth; verdicts are not part of a run.
+Scope: records hold what was measured, never what it is worth; verdicts are not part of a run.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ solution; `Myopic` looks one step ahead on the same graph; `StaticWalk` and `Clo
 thresholds; `ListPolicy` lets short lists vote; `FixedStage`, `Lossless` and `RandomMix` look at nothing;
 `Oracle` has foresight and exists for replay only.
 
-The border: a policy names the next action; it runs no stage, prices nothing and never reads a reference, a
+Scope: a policy names the next action; it runs no stage, prices nothing and never reads a reference, a
 score or a tag. Value = lam * quality - cost, costs in cost units (one mean run of the largest stage alone).
 """
 

@@ -4,7 +4,7 @@ threshold = 0.6,    below the utilisation target max(0.4, 0.6 - (target - utilis
 
 A prompt whose complexity score (`asd.evidence.prompt.complexity`) reaches the threshold is answered by the
 largest stage; all others are left to another policy. The less that stage is used, the lower the bar. A
-baseline, as printed: it looks at words, not at evidence. The border: one more `asd.policies.Policy`;
+baseline, as printed: it looks at words, not at evidence. Scope: one more `asd.policies.Policy`;
 utilisation is read from the caller's gauge and measured nowhere here.
 """
 

@@ -1,6 +1,6 @@
 """The oracle: for every query the best single stage, known beforehand.
 
-The border: it reads recorded scores, which no policy that serves may; it exists for replay only.
+Scope: it reads recorded scores, which no policy that serves may; it exists for replay only.
 """
 
 from __future__ import annotations

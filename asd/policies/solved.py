@@ -1,6 +1,6 @@
 """Policies on the solved graph: the optimum looked up, and one-step look-ahead.
 
-The border: judging the state is the evidence's business, solving is `asd.stopping`'s.
+Scope: judging the state is the evidence's business, solving is `asd.stopping`'s.
 """
 
 from __future__ import annotations

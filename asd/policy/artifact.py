@@ -2,7 +2,7 @@
 
 The file holds the predictor's numbers, the stopping problem (`asd.policy.problem`) and where both come from;
 the problem is priced and solved when a policy is asked for, which takes milliseconds, so one file serves
-every lam and every batch size that has prices. The border: nothing is fitted here (`asd.policy.fit` does)
+every lam and every batch size that has prices. Scope: nothing is fitted here (`asd.policy.fit` does)
 and nothing is decided (`asd.policies` does).
 
     artifact = load(path)

@@ -1,6 +1,6 @@
 """The stopping problem of recorded rows: costs, means and kernels by bin, each shrunk where rows are few.
 
-The border: what every state sees of the rows comes from `asd.evidence.fitting`; nothing is solved here.
+Scope: what every state sees of the rows comes from `asd.evidence.fitting`; nothing is solved here.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ prefix and the verifier's own answer, because decoding is greedy. Two cross-fitt
 queries are decided at lam / scale. Edges keep what a move takes, so that one artifact serves every batch size
 that the ladder has prices for; what comes of it is replayed at each.
 
-The border: only rows given by the caller are read (the split "fit", never calibration or test rows); models
+Scope: only rows given by the caller are read (the split "fit", never calibration or test rows); models
 are never run; scikit-learn is imported when fitting, by the modules of `asd.evidence` that need it.
 """
 

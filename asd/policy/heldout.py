@@ -1,6 +1,6 @@
 """What fitted policies are worth on rows that they were not fitted on, fold by fold.
 
-The border: policies are solved and played here on the rows' states, as numbers; no text is read.
+Scope: policies are solved and played here on the rows' states, as numbers; no text is read.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The signal of an answer is its calibrated success probability where it is the only one in hand, out of fold.
 A second stage may read the first one's draft and go on from it; where that takes less than a run of its own,
-in the mean over the rows, the lists do so. The border: rows in, counts out; the vote is `asd.stopping.lists`.
+in the mean over the rows, the lists do so. Scope: rows in, counts out; the vote is `asd.stopping.lists`.
 """
 
 from __future__ import annotations

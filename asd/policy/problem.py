@@ -2,7 +2,7 @@
 
     cost of a move = usage . prices at a batch size / one mean run of the largest stage at that batch size
 
-Part of the policy artifact (`asd.policy.artifact`), as plain numbers. The border: nothing is estimated or
+Part of the policy artifact (`asd.policy.artifact`), as plain numbers. Scope: nothing is estimated or
 solved.
 """
 

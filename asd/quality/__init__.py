@@ -9,5 +9,5 @@
     style     length, repetition, form
     aggregate the published weighted mean of the last three, for free text
 
-The border: what is compared here is text and numbers; which metric decides is the workload's business.
+Scope: what is compared here is text and numbers; which metric decides is the workload's business.
 """

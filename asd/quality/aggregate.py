@@ -7,7 +7,7 @@ with BLEU .25, ROUGE-1 .15, ROUGE-L .15, BERTScore F1 .25, coherence .10, repeti
 BERTScore and coherence an encoder; what was left out, and why, is in the record, because means over different
 metrics do not compare.
 
-The border: free text only. Whether a letter, a number or a program is right is decided by the answer
+Scope: free text only. Whether a letter, a number or a program is right is decided by the answer
 (`choice`, `number`, `exact`, `code`), never by words in common; asking for it here raises.
 """
 

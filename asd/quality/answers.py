@@ -6,7 +6,7 @@
     code     the program without its layout        "Sure: ```python ... ```"        ->  "def f(x): ..."
     text     the reply, as it is, without thoughts
 
-The border: what models said is compared; whether it is right is not asked, that is a workload's score.
+Scope: what models said is compared; whether it is right is not asked, that is a workload's score.
 """
 
 from __future__ import annotations

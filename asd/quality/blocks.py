@@ -4,7 +4,7 @@ r"""Pieces of Python in a reply: between fences or tags, typed into an interpret
 
 A fence ends at the same mark or with the text. A piece may be set in as a whole (in a list, in a quotation).
 
-The border: text in, pieces out, in their order; which of them is the answer is for `asd.quality.code` to say.
+Scope: text in, pieces out, in their order; which of them is the answer is for `asd.quality.code` to say.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ What a reply states counts first (`asd.quality.cues`), the last statement where 
 it begins or ends with; then the only option that it names. A reply that leaves it at two ("B or C"), asks
 ("B?") or chooses nothing ("none of these") has no letter: one that is not there is worse than one missed.
 
-The border: text in, letter out. The options' texts are known, the right one is not.
+Scope: text in, letter out. The options' texts are known, the right one is not.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Models answer with one fenced block or several, with bare code, with code in pro
 the rest of a function. The last piece that defines what is asked for counts, if it is whole: a correction
 comes later, an example of use defines nothing. What a model thought aloud is not run.
 
-The border: this module finds the program and counts; running it is `asd.quality.sandbox`'s.
+Scope: this module finds the program and counts; running it is `asd.quality.sandbox`'s.
 """
 
 from __future__ import annotations

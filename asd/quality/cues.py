@@ -6,7 +6,7 @@
 Cues are English, with the word for "answer" in a dozen other languages. They are few and strict: a reply that
 is read wrongly costs more than one that is not read.
 
-The border: positions in a plain text (`asd.quality.replies`); what stands there is read by `choice`, `number`
+Scope: positions in a plain text (`asd.quality.replies`); what stands there is read by `choice`, `number`
 and `exact`.
 """
 

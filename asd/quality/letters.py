@@ -4,7 +4,7 @@
     "A city", "C major", "B cells", "E. coli", "I think", "B's", "B12"        no letter
     "B, C", "B or C", "B/C"                                                   undecided
 
-The border: one place at a time; which places state an answer is for `asd.quality.choice` to know.
+Scope: one place at a time; which places state an answer is for `asd.quality.choice` to know.
 """
 
 from __future__ import annotations

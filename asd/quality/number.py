@@ -7,7 +7,7 @@ or <answer> tags, or behind "answer is" and "answer:"; without any, the last num
 signs of currencies and percent are no part of a number ("50 %" is 50), marks between groups of three digits
 are ("1 234", "1'234", "1.234.567"). A statement that leaves it open ("5 or 6", "3 + 4") gives no number.
 
-The border: text in, number out; nothing is evaluated but powers of ten: "2 + 3" is not 5.
+Scope: text in, number out; nothing is evaluated but powers of ten: "2 + 3" is not 5.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ BLEU (Papineni et al. 2002) of one answer is sacrebleu's sentence BLEU: effectiv
 smoothing, tokenizer 13a. ROUGE-1/2/L (Lin 2004) is the F-measure of rouge-score, without stemming, of the
 reference where it is largest. `signatures` names them for the record.
 
-The border: words in common say something about translations and summaries, and nothing about whether a
+Scope: words in common say something about translations and summaries, and nothing about whether a
 number, a letter or a program is right; `asd.quality.aggregate` refuses those.
 """
 

@@ -6,7 +6,7 @@ Left out are thoughts (`asd.quality.thinking`) and what follows the reply: speci
 out, and the next question that a base model asks itself. Full-width letters and digits, curly quotes, the
 many dashes and spaces become those of ASCII, so that what reads a reply has to know one of each.
 
-The border: text in, text out; what the reply says is read by `choice`, `number` and `exact`.
+Scope: text in, text out; what the reply says is read by `choice`, `number` and `exact`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ other, x_i and y_j of unit length:
 Special tokens may be matched with and do not count; no idf weights, no rescaling. Of several references the
 one with the largest F1 counts. Coherence is the cosine of the mean token vectors of prompt and answer.
 
-The border: an encoder is a directory that the caller names; nothing is downloaded. Numbers of different
+Scope: an encoder is a directory that the caller names; nothing is downloaded. Numbers of different
 encoders are not comparable, so the record names the encoder.
 """
 

@@ -1,7 +1,7 @@
 """What can be said of an answer without knowing whether it is right: length, repetition, form.
 
 Rules, not models, each in [0, 1] with 1 for nothing to complain about. They carry a tenth of the published
-aggregate and should carry no more: a wrong answer can be flawless by all of them. The border: no reference is
+aggregate and should carry no more: a wrong answer can be flawless by all of them. Scope: no reference is
 needed but for the length.
 """
 

@@ -9,7 +9,7 @@ One JSON line each way. The tests never share a process with the answer, and wha
 the verdict: only a value equal to the expected one does, and the expected ones are not on its side.
 What is not plain data stays with the answer and is passed around as a handle (`Remote`).
 
-The border: standard library only, no import of this package; `asd.quality.sandbox` starts both sides.
+Scope: standard library only, no import of this package; `asd.quality.sandbox` starts both sides.
 """
 
 from __future__ import annotations

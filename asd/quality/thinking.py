@@ -8,7 +8,7 @@ Where the chat template opens the thought inside the prompt, the reply holds the
 stands before it is thought. A thought that never ends (the room ran out) hides everything after it: such a
 reply states no answer.
 
-The border: text in, text out; whether the rest says anything is for those who read it.
+Scope: text in, text out; whether the rest says anything is for those who read it.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ looked at the draft, and q may be unknown: then q is a point mass at the drafted
 accepts x with probability p(x), else draws from p without x, and is exact given any draft whatever.
 
 Speculation in blocks of k pays by how many tokens a round yields (`expected_tokens`) for what it costs
-(`best_block`). The border: numbers only; engines supply probabilities and uniforms, and act on the answer.
+(`best_block`). Scope: numbers only; engines supply probabilities and uniforms, and act on the answer.
 """
 
 from __future__ import annotations

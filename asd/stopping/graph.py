@@ -5,7 +5,7 @@ bins with mean success probability `p` of the best answer in hand. An *edge* buy
 `cost[b]` and moves the evidence from bin b to bin b' of its target with probability `kernel[b, b']`.
 (node, bin) is assumed sufficient: how far that is from the world is measured by replay, never here.
 
-The border: numbers only. How they are estimated is in `kernels`, what they imply in `recursion`. Costs are in
+Scope: numbers only. How they are estimated is in `kernels`, what they imply in `recursion`. Costs are in
 cost units (one mean run of the largest stage alone), probabilities in [0, 1].
 """
 

@@ -4,7 +4,7 @@ The hull is the least non-decreasing concave function above all points (cost, qu
 mixing settings. RouterBench (arXiv 2403.12031) calls the area below it, over the range of single models'
 costs, AIQ, and the hull of the single models alone the Zero router. RouteLLM (arXiv 2406.18665) measures two
 stages by the share of calls to the strong one: PGR(x) = (q(x) - q_weak) / (q_strong - q_weak) on the hull,
-APGR its mean over x in [0, 1], CPT(y) the least x at which PGR reaches y. The border: means in, numbers out.
+APGR its mean over x in [0, 1], CPT(y) the least x at which PGR reaches y. Scope: means in, numbers out.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ All estimates shrink towards what is known without the bin, by as much as the da
 - A mean by bin is shrunk to the overall mean by  n_b / (n_b + a),  a = variance within bins / variance
   between them (method of moments, one-way random effects): bins that differ by no more than noise are pooled.
 
-The border: which rows go in (fit or calibrate, never test) is the caller's business.
+Scope: which rows go in (fit or calibrate, never test) is the caller's business.
 """
 
 from __future__ import annotations

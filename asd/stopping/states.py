@@ -5,7 +5,7 @@ answers: "S+M" and "S+M>L". Moves only buy: another, larger stage answers (what 
 except by the stage that verified, which goes on from there), or a larger stage reads the best answer. So the
 states make up a directed acyclic graph whose root is the empty set.
 
-The border: names and order only; what a move costs and where it leads is estimated in `asd.policy.estimate`.
+Scope: names and order only; what a move costs and where it leads is estimated in `asd.policy.estimate`.
 """
 
 from __future__ import annotations

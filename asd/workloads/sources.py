@@ -3,7 +3,7 @@
     Folder(path)   `path/tasks/mmlu_test.jsonl.gz`: one JSON object a line, in the columns of the row's class
     Hub(pinned)    the same rows out of `datasets`, each repository at one commit
 
-Either says which version was read: a checksum of the content, or the commit. The border: rows come out as
+Either says which version was read: a checksum of the content, or the commit. Scope: rows come out as
 they are; which of them are asked, and how, is the task set's business.
 """
 

@@ -11,7 +11,7 @@ slots; where rows grow or are taken back unequally, their keys and values are sh
 So the distance of two slots is that of their tokens, which is what sliding windows go by. Rows that have
 stopped write nothing that counts and leave the batch once half of it is done.
 
-The border: tensors and token ids only; no text, no queries, no clocks. Everything runs under the caller's
+Scope: tensors and token ids only; no text, no queries, no clocks. Everything runs under the caller's
 `torch.inference_mode()`.
 """
 

@@ -4,7 +4,7 @@ The decode loop is our own (`asd.engines.hf.decoder`), because `generate()` cann
 Greedy output equals `model.generate(do_sample=False)` token for token. What the checkpoint suggests about
 sampling (repetition penalty, top-p and the like) is not applied; its stop tokens are.
 
-The border: one stage on one device. The number of torch threads is the process's business: one thread is
+Scope: one stage on one device. The number of torch threads is the process's business: one thread is
 fastest for models of a few million parameters (`torch.set_num_threads(1)`), more pay from some hundred
 million on.
 """

@@ -1,7 +1,7 @@
 """When the rows of a batch end, and what each of them wrote: from stretches of steps to plain Python values.
 
 A row ends at its first stop token or with its first stop string, else at its limit. A batch runs on for its
-slower rows; what a row writes after its end is cut here. The border: token ids and numbers; no model.
+slower rows; what a row writes after its end is cut here. Scope: token ids and numbers; no model.
 """
 
 from __future__ import annotations

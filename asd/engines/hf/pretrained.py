@@ -2,7 +2,7 @@
 
 The library raises whatever the code raises that comes upon the fault, of any class. Here that is an
 `EngineError` which says what cannot be loaded, why in the library's words, and what to do about it. Only
-safetensors are read and no code that comes with a model is run. The border: the parts as they come; what the
+safetensors are read and no code that comes with a model is run. Scope: the parts as they come; what the
 engine makes of them is `asd.engines.hf.model`.
 """
 

@@ -1,6 +1,6 @@
 """Quantised checkpoints: by which method, whether `transformers` reads it, and the libraries that it takes.
 
-The border: a configuration in, names out; the library loads the weights.
+Scope: a configuration in, names out; the library loads the weights.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ chat model's "Paris" does from a base model's " Paris". Such drafts are read onc
 token that the verifier itself begins with, from the caches of their prompts. Which ones, the first pass has
 shown: no other draft costs a second one. Greedy decoding only, where the verifier's own token is its argmax.
 
-The border: tokens, logits and caches; no queries, no clocks.
+Scope: tokens, logits and caches; no queries, no clocks.
 """
 
 from __future__ import annotations

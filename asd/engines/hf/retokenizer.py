@@ -6,7 +6,7 @@ which costs nothing); where the verifier's most probable first token shows that 
 space, the draft is carried over once more, behind that token (`carry_behind`).
 
 Losslessness does not depend on how it is done: a clumsy split into tokens is rejected where the verifier
-would have split otherwise, and written anew. The border: a tokenizer and lists of ids; no model, no device.
+would have split otherwise, and written anew. Scope: a tokenizer and lists of ids; no model, no device.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A round: the drafter writes a block for every open row, one token a pass; the ve
 pass, takes a prefix of each and adds one token; both caches take back the rest. What a model has not read yet
 (`unread`: the prompt at first, later the tokens the other one wrote last) it reads with its next pass.
 
-The border: tokens and logits of two loaded models; no text, no queries, no clocks. Runs under the caller's
+Scope: tokens and logits of two loaded models; no text, no queries, no clocks. Runs under the caller's
 `torch.inference_mode()`.
 """
 

@@ -1,6 +1,6 @@
 """How the next token is chosen from logits: the most probable, a draw, or one that is given.
 
-The border: tensors in, token ids out. What makes a draw exact after a rejection is `asd.stopping.acceptance`.
+Scope: tensors in, token ids out. What makes a draw exact after a rejection is `asd.stopping.acceptance`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     options.transformers = { device = "cuda:1", kv_cache_gib = 8 }
 
-The border: a stage in, checked values out; nothing is loaded.
+Scope: a stage in, checked values out; nothing is loaded.
 """
 
 from __future__ import annotations

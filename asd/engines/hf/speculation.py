@@ -14,7 +14,7 @@ convolutions), neither draft nor are drafted for: their stage writes alone. So i
 cannot be loaded, its context is too short, or the two do not fit into memory together. Queries written alone
 are counted by cause in `SpeculativeEngine.undrafted`, and the first of each cause is logged.
 
-The border: two `transformers` stages of one vocabulary in this process.
+Scope: two `transformers` stages of one vocabulary in this process.
 """
 
 from __future__ import annotations

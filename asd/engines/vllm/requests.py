@@ -1,6 +1,6 @@
 """Token ids into vLLM's engine and out again: requests that run together, and what each of them took.
 
-The border: ids and numbers; no text, no queries.
+Scope: ids and numbers; no text, no queries.
 """
 
 from __future__ import annotations

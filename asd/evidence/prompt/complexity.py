@@ -4,7 +4,7 @@
 
 A rule, not a fit: it was published with these numbers and is kept as printed, as one of the 31 published
 features (`asd.evidence.prompt.published`) and as the score of a router to compare with. It knows English
-only. The border: one prompt in, one number out.
+only. Scope: one prompt in, one number out.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ zeros and ones: leaves of 20 rows, a third of the features a split, early stoppi
 held out; a member's weight is its inverse mean squared error there. Members that need a scaler contain it.
 
 scikit-learn and LightGBM fit; skl2onnx and onnxmltools translate into one ONNX graph, which alone is kept.
-The border: features and scores in, an `EnsembleModel` out.
+Scope: features and scores in, an `EnsembleModel` out.
 """
 
 from __future__ import annotations

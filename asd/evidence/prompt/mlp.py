@@ -2,7 +2,7 @@
 
 Fitted by torch as published (Adam at 1e-3, weight decay 1e-5, the rate halved on a plateau, a fifth of the
 queries held out, early stopping with patience 10, best state kept); applied in numpy, kept as plain numbers.
-The standardisation of the features is part of the first layer. The border: rows of numbers in, log-odds out.
+The standardisation of the features is part of the first layer. Scope: rows of numbers in, log-odds out.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ decision regret (`asd.research.predictors.predictors`), not by taste.
     predictor = fit_predictor(prompts, scores, stages, "ensemble", seed=0)
     predictor.save(path);  QualityPredictor.load(path).p(["What is 2 + 2?"])       # (1, number of stages)
 
-The border: prompts in, probabilities out; nothing is priced and nothing decided.
+Scope: prompts in, probabilities out; nothing is priced and nothing decided.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 
 The study gives names, not formulas; the formulas are ours, are listed in `FEATURES`, and count English words
 (`asd.evidence.prompt.lexicon`). Its stage one-hot ("stage_13b", "stage_34b", "stage_70b") is first / middle
-/ last here, so that it fits every ladder. The border: only the prompt is read. An empty prompt is all zeros.
+/ last here, so that it fits every ladder. Scope: only the prompt is read. An empty prompt is all zeros.
 """
 
 from __future__ import annotations

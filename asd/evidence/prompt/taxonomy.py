@@ -10,7 +10,7 @@ rules, by
 creative and conversational domains, expert and research complexity, or the length of an answer: there the
 rule is a rule, of unknown accuracy.**
 
-The border: one prompt in, labels out; English only; nothing is fitted.
+Scope: one prompt in, labels out; English only; nothing is fitted.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     score_label = bias + w_words @ tfidf + w_features @ features,      the label with the largest score
 
-Fitted by ridge regression on one-against-rest targets with balanced classes; kept as JSON. The border: labels
+Fitted by ridge regression on one-against-rest targets with balanced classes; kept as JSON. Scope: labels
 are given (`asd.research.predictors.labels` derives them from real sets); no fitted model ships with the
 package, because the sets at hand are public test sets.
 """

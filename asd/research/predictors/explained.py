@@ -2,7 +2,7 @@
 
 The published baseline is one network on what the prompt shows (31 features, stage and its cost among them),
 the published improvement an ensemble of five models; beside them the same with the answer in hand, which is
-what a cascade decides on. Predictions are out of fold. The border: which predictor a policy uses is decided
+what a cascade decides on. Predictions are out of fold. Scope: which predictor a policy uses is decided
 by `asd evidence compare`; this is its table in a study.
 """
 

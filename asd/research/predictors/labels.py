@@ -6,7 +6,7 @@ that could be read two ways have no label. Steps are counted as calculations mar
 trivial, 2 simple, 3-5 moderate, 6-10 complex, as published. No set at hand has a label for creative or
 conversational prompts, for expert or research complexity, or for creativity.
 
-The border: reading and mapping; nothing is fitted.
+Scope: reading and mapping; nothing is fitted.
 """
 
 from __future__ import annotations

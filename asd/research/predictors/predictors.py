@@ -7,7 +7,7 @@ Beside the usual measures stands the **decision regret**: with the answer of sta
     lam * p_i >= lam * p_K(prompt) - mean cost of K,
 
 else ask the largest stage K; regret is what foresight would have gained over that, in runs of the largest
-stage, divided by 1 + lam and averaged over stages and lams. The border: experiments on recorded outcomes;
+stage, divided by 1 + lam and averaged over stages and lams. Scope: experiments on recorded outcomes;
 provenance is `replayed`, nothing here is used by a running cascade.
 """
 

@@ -6,7 +6,7 @@ that of lists which vote by these numbers (`asd.stopping.lists`), counted on fou
 fifth: read off the hull of their settings and the single models, as a share of the best single model's.
 
 A signal of the first answer alone: that two answers agree is known when both are paid for, which lists do
-not ask. The border: recorded numbers (provenance `replayed`); nothing here is used by a running cascade.
+not ask. Scope: recorded numbers (provenance `replayed`); nothing here is used by a running cascade.
 """
 
 from __future__ import annotations

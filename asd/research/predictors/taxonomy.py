@@ -2,7 +2,7 @@
 
 Folds are of whole groups (a subject of MMLU, a task of BBH, an exam of ARC), so a classifier never saw a
 prompt of the subject it is judged on. Where a label exists within one group only (steps: GSM8K), folds are of
-prompts, and the row says so. Beside both stands the majority class. The border: evaluation and fitting on
+prompts, and the row says so. Beside both stands the majority class. Scope: evaluation and fitting on
 given labels.
 """
 

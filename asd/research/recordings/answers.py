@@ -2,7 +2,7 @@
 
 An answer is reduced to its words: what follows the last "####" where that mark is (worked solutions), lower
 case, without thoughts, punctuation and articles. Two answers agree by the Dice coefficient of their sets of
-words: 1 for the same letter, number or name, something in between for sentences. The border: text only;
+words: 1 for the same letter, number or name, something in between for sentences. Scope: text only;
 whether an answer is right is not asked.
 """
 

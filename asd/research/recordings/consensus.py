@@ -4,7 +4,7 @@ For every ordered pair of models on a set of recorded replies: the AUROC of "the
 same" as a predictor of the recorded score. Worked solutions are never the same text, so texts say nothing
 there; their answers do. A reply that states no answer agrees with none.
 
-The border: recorded replies and scores (replayed); no model runs and nothing is fitted.
+Scope: recorded replies and scores (replayed); no model runs and nothing is fitted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Outcomes as the predictors are compared on: prompts, scores, costs and what each answer says about itself.
 
 Made from recorded outcomes (`asd.research.recordings.recording`, which reads the files) or from this
-package's own traces. The border: one table into another; nothing is read from disk and nothing is fitted.
+package's own traces. Scope: one table into another; nothing is read from disk and nothing is fitted.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ is missing is counted, never made up: a query without a score or a cost of every
 is left out (`Counts` says how many); a confidence or another signal that is null where others of that stage
 are numbers is the lowest there is (minus infinity, in these files); a stage without any has none. Lines
 become columns some thousand at a time: what is kept of a query is its texts and a few numbers, never the
-line. The border: reading; nothing is fitted and nothing is chosen here.
+line. Scope: reading; nothing is fitted and nothing is chosen here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 No script, no font and no picture is loaded from elsewhere: figures are inlined as SVG, the style is in the
 page. Wide tables and figures scroll inside their own box, so the page itself fits a telephone; long tables
-are folded. The border: order and looks; numbers are the study's, pictures are `asd.research.report.figures`'.
+are folded. Scope: order and looks; numbers are the study's, pictures are `asd.research.report.figures`'.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Two splits are collected: "calibrate" chooses the settings, "test" is reported; neither fitted the policy.
 Where a ladder comes without a policy, "fit" is collected too. Traces stay in the study's folder and are taken
-up again. The border: nothing is judged here.
+up again. Scope: nothing is judged here.
 """
 
 from __future__ import annotations

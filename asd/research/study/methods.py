@@ -5,7 +5,7 @@ largest stage's quality on the calibration rows, and where none does, the one of
 families are chosen by that one rule, so none is favoured. Single stages write alone; "drafted" is the largest
 with its own drafter, which every policy has too: what is gained over it, no drafter gives.
 
-The border: policies and settings; walks are `asd.evaluation.replay`', seconds `asd.evaluation.live`'s.
+Scope: policies and settings; walks are `asd.evaluation.replay`', seconds `asd.evaluation.live`'s.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Everything is cross-validated: in each of five folds the method, its settings an
 queries is fitted by itself. "cascade" is that setting, beside every stage alone. Seconds are the recorded
 wall times of the calls that were made, added up: what a queue or a network did to them is in them.
 
-The border: recordings in, tables out; reading files is `asd.research.recordings.recording`'s. Provenance
+Scope: recordings in, tables out; reading files is `asd.research.recordings.recording`'s. Provenance
 `replayed`.
 """
 

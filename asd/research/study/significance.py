@@ -3,7 +3,7 @@
 Everything is paired by question and comes from scipy and statsmodels: the paired t-test and Wilcoxon's
 signed-rank test for costs and seconds, McNemar's exact test where quality is 0 or 1, a BCa bootstrap
 interval of the mean difference, Cohen's d of the differences, Holm's and Bonferroni's adjustment over the
-whole family, the power achieved and the questions needed. The border: vectors in, numbers out.
+whole family, the power achieved and the questions needed. Scope: vectors in, numbers out.
 """
 
 from __future__ import annotations

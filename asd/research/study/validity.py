@@ -10,7 +10,7 @@ keeps the quality, and how often that is false), and the best saving that is tru
 Draws with replacement are what the guarantee assumes, independent rows; drawn without replacement a set
 resembles its population more, and violations are rarer.
 
-The border: recorded outcomes (provenance `replayed`). Files of public models have no cascade of ours, so a
+Scope: recorded outcomes (provenance `replayed`). Files of public models have no cascade of ours, so a
 plain one is put on them: climb the stages until the fitted success probability of the latest answer reaches a
 threshold; the thresholds are the settings. The guarantee needs no more than an order of settings.
 """

@@ -1,7 +1,7 @@
 """Every state of recorded queries as a fitted evidence sees it: all that a policy could have met.
 
 The result is an `asd.policy.estimate.Table`, so that rows which fitted nothing can be binned, walked and
-turned into a stopping problem by the code that fits. The border: states and costs; nothing is fitted or
+turned into a stopping problem by the code that fits. Scope: states and costs; nothing is fitted or
 decided.
 """
 

@@ -10,7 +10,7 @@ answer that is returned, nothing else.
 O~(sqrt(T)) for finite-horizon tabular problems (arXiv 1306.0940, 1703.05449). `Greedy` plays the optimum of
 the posterior mean, with a share of random actions if wanted; `ExploreThenCommit` acts at random first.
 
-The border: beliefs and choices, for several independent learners (seeds) at once; arrays lead with the seed.
+Scope: beliefs and choices, for several independent learners (seeds) at once; arrays lead with the seed.
 Where rounds come from (`asd.research.theory.regret`) is not known here.
 """
 
