@@ -141,6 +141,5 @@ class _Sight:
                 answer = 0 if state.answer is None else stages.index(state.answer)
                 p = 0.0 if state.answer is None else state.p_good[state.answer]
                 seen.append((state.bin, state.scale, answer, p))
-            bins, scale, answer, p = map(np.array, zip(*seen, strict=True))
-            self._judged[bought] = _Judged(bins, scale, answer, p)
+            self._judged[bought] = _Judged(*map(np.array, zip(*seen, strict=True)))
         return self._judged[bought]
