@@ -418,7 +418,9 @@ def test_every_command_is_listed() -> None:
     """The commands are these, and each says in one line what it does."""
     listed = run("--help").stdout.partition("Commands:")[2].partition("Examples:")[0]
     lines = [line.split(maxsplit=1) for line in listed.splitlines() if line.strip()]
-    expected = "agreement assess certify collect evidence fit frontier generate price replay study tiny"
+    expected = (
+        "agreement assess certify collect convert evidence fit frontier generate price replay study tiny"
+    )
     assert [line[0] for line in lines] == expected.split()
     assert all(len(line) == 2 for line in lines)
 

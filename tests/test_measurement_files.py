@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from asd.errors import DataError, StorageError
+from asd.ladder import TINY_POLICY
 from asd.measurement.files import read_record, write_atomically, write_record
 from asd.measurement.records import HardwareKey, Run
-from asd.policy import artifact
 from asd.policy.artifact import load as load_policy
 from tests.fabricated import KEY, fabricate
 
@@ -106,6 +106,6 @@ def test_paths_may_be_strings(tmp_path: Path):
     assert read_record(path, Run) == run
     write_atomically(path, "text")
     assert Path(path).read_text() == "text"
-    policy = load_policy(Path(artifact.__file__).with_name("tiny") / "policy.json")
+    policy = load_policy(TINY_POLICY)
     policy.save(path)
     assert load_policy(path) == policy

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asd.engines import Engine
-from asd.engines.cache import ResponseStore, with_cache
 from asd.engines.residency import Residency
 from asd.ladder import Ladder
 
@@ -48,6 +47,8 @@ def deploy(
         residency = Residency(found, memory, wanted.memory_gib or float("inf"), wanted.pinned)
         found = residency.engines
     if wanted.response_cache is not None:
+        from asd.engines.cache import ResponseStore, with_cache  # noqa: PLC0415  (few ladders keep answers)
+
         store, known = ResponseStore(Path(wanted.response_cache)), revisions()
         found = {
             stage.name: with_cache(found[stage.name], store, stage, known[stage.name])

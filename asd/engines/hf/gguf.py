@@ -67,7 +67,10 @@ class _Header:
 
 
 def convert(
-    file: Path, directory: Path, dtype: str = "float32", tell: Callable[[str], object] = lambda _: None
+    file: str | Path,
+    directory: str | Path,
+    dtype: str = "float32",
+    tell: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Write the model of a GGUF file as `save_pretrained` would have written it; all of it or nothing.
 
@@ -82,7 +85,7 @@ def convert(
             wrongly or not at all; the directory is not empty; a library is missing.
         DataError: The file is damaged.
     """
-    directory = directory.absolute()
+    file, directory = Path(file), Path(directory).absolute()
     _check_paths(file, directory)
     header = _read_header(file)
     _check_header(file, header)

@@ -218,7 +218,7 @@ class _Message(_Elsewhere, frozen=True):
 
 
 class _Choice(_Elsewhere, frozen=True):
-    text: str | None = None
+    text: str | msgspec.UnsetType | None = msgspec.UNSET
     message: _Message | None = None
     finish_reason: Any = None
     stop_reason: Any = None
@@ -232,10 +232,11 @@ class _Choice(_Elsewhere, frozen=True):
 
     @property
     def answer(self) -> str | None:
-        """The text, wherever it is; None where there is no place for one."""
-        if self.text is None and self.message is None:
-            return "" if self.reason else None
-        return self.text or (self.message.text if self.message else "")
+        """The text, wherever it is; None where there is no place for one and nothing says why."""
+        if self.message is None and self.text is msgspec.UNSET:
+            return "" if self.reason not in {"", "stop"} else None
+        text = self.text if isinstance(self.text, str) else ""
+        return text or (self.message.text if self.message else "")
 
     @property
     def scores(self) -> list[float | None]:
