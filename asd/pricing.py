@@ -14,6 +14,7 @@ own work is the price of a drafted token, and there is none where drafting is no
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,14 +26,17 @@ from scipy.optimize import nnls
 
 from asd.engines import Drafted, Engine, Verifier, alone
 from asd.engines.batches import batches
+from asd.engines.settling import until_settled
 from asd.engines.timing import time_calls
-from asd.errors import ConfigError
+from asd.errors import ConfigError, PartialBatchError, RefusedError
 from asd.measurement.timing import Clock
 from asd.prices import Prices
 from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 
 __all__ = ["LEAST_CALLS", "measure_prices", "plan_block"]
+
+_LOG = logging.getLogger(__name__)
 
 DRAFTED = "drafted "
 """Opens the name of a call that a stage answers with its drafter."""
@@ -58,9 +62,38 @@ def measure_prices(
         clock: Reads seconds.
         batch: Queries a call.
 
+    Queries that a stage refuses are left out, which is logged.
+
     Raises:
         ConfigError: Too few queries, or all prompts and answers of one length.
     """
+    try:
+        return _measured(engines, queries, n_passes, clock, batch)
+    except (RefusedError, PartialBatchError):
+        answered = _answered_by_all(engines, queries, batch)
+        if len(answered) == len(queries):
+            raise
+    _LOG.warning("%d of %d queries are refused and left out", len(queries) - len(answered), len(queries))
+    return _measured(engines, answered, n_passes, clock, batch)
+
+
+def _answered_by_all(engines: Mapping[str, Engine], queries: Sequence[Query], batch: int) -> list[Query]:
+    """The queries that no stage refuses."""
+    left = list(queries)
+    for name, engine in engines.items():
+        asked = left
+
+        def call(places: list[int], engine: Engine = engine, asked: list[Query] = asked) -> list[Draft]:
+            return engine.generate([asked[i] for i in places])
+
+        refused = {i for found in until_settled(name, call, asked, batch) for i in found.refused}
+        left = [query for i, query in enumerate(asked) if i not in refused]
+    return left
+
+
+def _measured(
+    engines: Mapping[str, Engine], queries: Sequence[Query], n_passes: int, clock: Clock, batch: int
+) -> dict[str, Prices]:
     units = [[queries[i] for i in unit] for unit in batches(queries, batch) if len(unit) == batch]
     if len(units) < LEAST_CALLS:
         raise ConfigError(

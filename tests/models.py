@@ -81,6 +81,18 @@ FAMILIES: dict[str, dict[str, object]] = {
         "mamba_n_groups": 1,
         "mamba_d_state": 16,
     },
+    "nemotron_h": {
+        **_GROUPED,
+        "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+        "mamba_num_heads": 6,
+        "mamba_head_dim": 32,
+        "n_groups": 1,
+        "ssm_state_size": 16,
+        "chunk_size": 16,
+        "n_routed_experts": 4,
+        "moe_intermediate_size": 64,
+        "moe_shared_expert_intermediate_size": 64,
+    },
 }
 """By the library's name of a family: what its configuration says beyond `SHAPE`."""
 

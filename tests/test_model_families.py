@@ -30,7 +30,7 @@ from tests.written import (
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-HYBRID = {"lfm2", "qwen3_next", "bamba"}
+HYBRID = {"lfm2", "qwen3_next", "bamba", "nemotron_h"}
 """Families with layers that cannot take tokens back."""
 
 CORE = {"llama", "gpt2", "mistral", "gemma3_text", "lfm2"}

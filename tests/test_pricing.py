@@ -7,7 +7,7 @@ import pytest
 
 from asd.engines import GREEDY
 from asd.engines.timing import time_stages
-from asd.errors import ConfigError
+from asd.errors import ConfigError, RefusedError
 from asd.prices import Prices
 from asd.pricing import measure_prices, plan_block
 from asd.testing import FakeClock
@@ -47,6 +47,27 @@ def test_engines_that_cannot_verify_are_priced_all_the_same():
     clock = FakeClock()
     engines = {name: Generator(engine) for name, engine in _engines(clock).items()}
     assert {p.per_verified for p in measure_prices(engines, QUERIES, clock=clock).values()} == {None}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_queries_that_a_stage_refuses_are_left_out(batch: int, caplog: pytest.LogCaptureFixture):
+    """Whichever stage it is, in whatever company; prices are those of the other queries."""
+
+    class Picky(PricedEngine):
+        def generate(self, queries, sampling=GREEDY):
+            if any(query.id in {"3", "17"} for query in queries):
+                raise RefusedError("not that one")
+            return super().generate(queries, sampling)
+
+    clock = FakeClock()
+    engines = _engines(clock) | {"L": Picky("L", TRUE["L"], clock)}
+    asked = [*QUERIES, *(replace(query, dataset="e") for query in QUERIES)]
+    answered = [query for query in asked if query.id not in {"3", "17"}]
+    found = measure_prices(engines, asked, clock=clock, batch=batch)
+    assert found == measure_prices(engines, answered, clock=clock, batch=batch)
+    assert "4 of 48 queries are refused" in caplog.text
+    with pytest.raises(ConfigError, match="11 queries cannot tell"):
+        measure_prices(engines, QUERIES[:12], clock=clock)
 
 
 def test_prices_are_never_negative():
