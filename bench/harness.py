@@ -292,7 +292,9 @@ class Harness:
             self.text = ""
 
     def pytest_unconfigure(self) -> None:
-        """Print it all the same where pytest prints no summary (--no-summary, -p no:terminal)."""
+        """Close the engines; print the text where pytest prints no summary (--no-summary, -p no:terminal)."""
+        if self.session is not None:
+            self.session.close()
         if self.text:
             sys.stdout.write(f"\n{self.text}\n")
 

@@ -20,8 +20,10 @@ from typing import Any
 
 from asd.collection import collect, header_for, read_collected
 from asd.engines import Engine
+from asd.engines.closing import close_all
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.errors import DataError
 from asd.evaluation.live import Live, run_live
 from asd.evaluation.replay import SHARES, Outcomes, Replay, contenders
@@ -84,6 +86,10 @@ class Session:
         """One engine a stage."""
         return self._open_stages(self.matrix)
 
+    def close(self) -> None:
+        """Close the engines that were opened, if any were."""
+        close_all(self.__dict__.pop("engines", {}).values())
+
     @cached_property
     def _revisions(self) -> dict[str, str]:
         if self.matrix.engine == REPLAY:
@@ -127,7 +133,9 @@ class Session:
         }
 
     def _log(self) -> TraceLog:
-        header = header_for(self.matrix.ladder, self._revisions, self.matrix.workloads, "test")
+        matrix = self.matrix
+        run_by = None if matrix.engine == REPLAY else runtimes(matrix.ladder, matrix.engine, matrix.device)
+        header = header_for(matrix.ladder, self._revisions, matrix.workloads, "test", run_by)
         return TraceLog(self._data, header)
 
     def _collected(self) -> list[Trace]:

@@ -585,3 +585,23 @@ def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, mat
     assert timed["always-L", None].seconds == pytest.approx(np.full((3, 2), 4 * SECONDS["L"]))
     assert timed["lossless", None].agreement == 1.0
     assert set(headlines(at_four)) == set(at_four.settings)
+
+
+def test_engines_are_closed_once(matrix: Matrix, tmp_path: Path) -> None:
+    """Those that were opened; a session that opened none opens none to close it."""
+    closed: list[str] = []
+
+    class Closed(ScriptedEngine):
+        def unload(self) -> None:
+            closed.append(self.stage_name)
+
+    def opened(_: Matrix) -> dict[str, Engine]:
+        return {name: Closed(name, {}) for name in ("S", "L")}
+
+    session = Session(matrix, tmp_path / "t.jsonl", opened)
+    session.close()
+    assert not closed
+    assert session.engines
+    session.close()
+    session.close()
+    assert closed in (["L", "S"], ["S", "L"])
