@@ -52,8 +52,10 @@ def test_keys_that_are_none_open_nothing(keyring: Keyring):
 def test_a_revoked_key_opens_nothing_from_then_on(keyring: Keyring, path: Path):
     """Also where another process revoked it; the first time stays the time."""
     secret = keyring.add("alice").secret
-    with Keyring(path, FakeClock(1_000_060.0)) as elsewhere:
+    later = FakeClock(1_000_060.0)
+    with Keyring(path, later) as elsewhere:
         elsewhere.revoke("alice")
+        later.advance(1)
         assert elsewhere.revoke("alice").revoked_at == 1_000_060.0
     with pytest.raises(UnknownKeyError, match="'alice' is revoked"):
         keyring.authenticate(secret)
