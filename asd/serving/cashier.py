@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from asd.errors import AsdError, CapReachedError, ConfigError, UnknownKeyError
 from asd.serving.admission import Call, RequestFacts, Settled
@@ -160,4 +160,12 @@ class CashTicket:
 
 async def _unaborted(future: Future[T]) -> T:
     """Wait for what a thread does; cancelling the caller does not cancel it."""
-    return await asyncio.shield(asyncio.wrap_future(future))
+    waited = asyncio.wrap_future(future)
+    waited.add_done_callback(_seen)
+    return await asyncio.shield(waited)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Else asyncio complains of an error that came when the caller had gone."""
+    if not future.cancelled():
+        future.exception()
