@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import configparser
 import re
-import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,38 +97,3 @@ def test_every_environment_is_locked_but_those_that_are_free_on_purpose() -> Non
 
 def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text("utf8").splitlines() if line and not line.startswith("#")]
-
-
-@pytest.mark.parametrize(
-    ("codes", "ends", "says"),
-    [
-        ([0], 0, ""),
-        ([13, 0], 0, "try 1 of 2"),
-        ([13, 13], 0, "accepted as INCONCLUSIVE"),
-        ([10], 10, ""),
-        ([13, 10], 10, ""),
-        ([12], 12, ""),
-        ([1], 1, ""),
-    ],
-)
-def test_the_main_job_accepts_times_that_do_not_settle_and_nothing_else(
-    tmp_path: Path, codes: list[int], ends: int, says: str
-) -> None:
-    """Exit code 13 twice; whatever else is not zero fails at once."""
-    script = (ROOT / ".ci" / "run").read_text("utf8")
-    [function] = re.findall(r"^main_job\(\) \{.*?^\}", script, re.MULTILINE | re.DOTALL)
-    tox = tmp_path / ".venv-ci" / "bin" / "tox"
-    tox.parent.mkdir(parents=True)
-    (tmp_path / "codes").write_text("\n".join(map(str, codes)) + "\n", "utf8")
-    tox.write_text("#!/bin/sh\ncode=$(head -n 1 codes); sed -i 1d codes; exit $code\n", "utf8")
-    tox.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "-c", f"set -euo pipefail\n{function}\nif main_job; then exit 0; else exit $?; fi"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == ends, done.stderr
-    assert says in done.stdout
-    assert (tmp_path / "codes").read_text("utf8") == ""
