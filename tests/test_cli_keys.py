@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asd.cli.keys import keys
-from asd.cli.ledger import ledger
+from asd.cli.ledger import correct, ledger
 from asd.errors import ConfigError
 from asd.serving.keys import Keyring, Limits
 from asd.serving.ledger import Ledger
@@ -119,6 +119,18 @@ def test_spend_is_shown_by_key_and_day_in_price_units_and_in_money(place: Path):
         ("alice", ms(3), "0.006"),
         ("bob", ms(3), "0.006"),
     ]
+
+
+def test_a_request_is_booked_at_another_amount(place: Path):
+    """In price units or in money; said before and after."""
+    with Ledger(place / "asd-ledger.db", TARIFF) as books:
+        books.hold(asked("r1"))
+        books.settle("r1", [ran("S", 3)])
+        changed = CliRunner().invoke(correct, ["r1", "0.002EUR", "--reason", "the price was wrong"])
+        assert changed.stdout == "r1: 3.000000 -> 1.000000 ms\n"
+        books.audit()
+    assert "in total 1.000000 ms" in run(ledger, "").stdout
+    assert run(correct, "r1 5").exit_code == 2
 
 
 def test_a_ledger_without_spend_is_a_table_without_rows(place: Path):

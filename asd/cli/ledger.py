@@ -1,4 +1,4 @@
-"""`asd serve ledger`: what was spent."""
+"""`asd serve ledger`: what was spent; `asd serve correct`: where the books are wrong."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from tabulate import tabulate
 
 from asd.cli.examples import examples
 from asd.cli.options import ledger_option
-from asd.serving.spending import Spend, Spending, read_spending
+from asd.serving import corrections
+from asd.serving.spending import Spend, Spending, micros_of, read_spending
 from asd.serving.tariff import MICRO
 
-__all__ = ["ledger"]
+__all__ = ["correct", "ledger"]
 
 
 @click.command(epilog=examples("asd serve ledger", "asd serve ledger --json"))
@@ -35,6 +36,19 @@ def ledger(ledger: Path, as_json: bool) -> None:
         "" if spending.money is None else f", {_money(spending, spending.micros)} {spending.money.currency}"
     )
     click.echo(f"\nin total {total}{money}")
+
+
+@click.command(epilog=examples('asd serve correct req-17 0.25 --reason "the price of L was wrong"'))
+@click.argument("request")
+@click.argument("amount")
+@click.option("--reason", required=True, help="Kept with the correction.")
+@ledger_option
+def correct(request: str, amount: str, reason: str, ledger: Path) -> None:
+    """Book REQUEST at AMOUNT, in the price unit or in money, as 2.5EUR; also while a server runs."""
+    spending = read_spending(ledger)
+    micros = micros_of(amount, spending.unit or "", spending.money)
+    done = corrections.correct(ledger, request, micros, reason)
+    click.echo(f"{request}: {_units(done.before)} -> {_units(done.after)} {spending.unit}")
 
 
 def _row(spending: Spending, row: Spend) -> dict[str, Any]:

@@ -70,6 +70,14 @@ CREATE TABLE calls (
     micros INTEGER NOT NULL CHECK (micros >= 0)
 );
 CREATE INDEX calls_by_request ON calls (request);
+CREATE TABLE corrections (
+    request TEXT NOT NULL REFERENCES requests (id),
+    at REAL NOT NULL,
+    before INTEGER NOT NULL,
+    after INTEGER NOT NULL,
+    reason TEXT NOT NULL
+);
+CREATE INDEX corrections_by_request ON corrections (request);
 CREATE TABLE balances (
     key TEXT NOT NULL,
     day INTEGER NOT NULL,

@@ -18,7 +18,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from asd.errors import CapReachedError, ConfigError, DataError
 from asd.measurement.locking import lock
 from asd.prices import Money
 from asd.serving.admission import Call, RequestFacts, Settled
+from asd.serving.balances import Balance, balance, balances_of, move
 from asd.serving.database import EVER, EVERYBODY, MOST, opened, storing, transaction
 from asd.serving.tariff import MICRO, Tariff
 
@@ -36,6 +37,14 @@ __all__ = ["Caps", "Ledger"]
 _LOG = logging.getLogger(__name__)
 
 DAY_S = 86_400
+
+WRONG = """
+SELECT id FROM requests r
+WHERE micros IS NOT NULL AND NOT estimated
+    AND micros != (SELECT coalesce(sum(micros), 0) FROM calls WHERE request = r.id)
+    AND micros != coalesce((SELECT after FROM corrections WHERE request = r.id ORDER BY at DESC LIMIT 1), -1)
+"""
+"""Requests that cost neither what their calls do nor what they were corrected to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +76,6 @@ class _Entry:
     held: int
     micros: int | None
     estimated: bool
-
-    @property
-    def balances(self) -> list[tuple[str, int]]:
-        return _balances(self.key, self.day)
 
 
 class Ledger:
@@ -140,7 +145,7 @@ class Ledger:
                 raise ConfigError(
                     f"there was a request {facts.id!r} before; make ids that are unique"
                 ) from None
-            self._move(_balances(facts.key, day), 0, bound)
+            move(self._database, facts.key, day, 0, bound)
         return bound
 
     def settle(self, request: str, calls: Sequence[Call]) -> Settled:
@@ -187,16 +192,13 @@ class Ledger:
                 "SELECT key, day, coalesce(micros, 0), CASE WHEN micros IS NULL THEN held ELSE 0 END "
                 "FROM requests"
             ).fetchall()
-            wrong = self._database.execute(
-                "SELECT id FROM requests WHERE micros IS NOT NULL AND NOT estimated AND micros != "
-                "(SELECT coalesce(sum(c.micros), 0) FROM calls c WHERE c.request = requests.id)"
-            ).fetchall()
-        sums: dict[tuple[str, int], tuple[int, int]] = {}
+            wrong = self._database.execute(WRONG).fetchall()
+        sums: dict[tuple[str, int], Balance] = {}
         for key, day, micros, held in rows:
-            for balance in _balances(key, day):
-                before = sums.get(balance, (0, 0))
-                sums[balance] = (before[0] + micros, before[1] + held)
-        found = {(key, day): (micros, held) for key, day, micros, held in kept}
+            for at in balances_of(key, day):
+                before = sums.get(at, Balance(0, 0))
+                sums[at] = Balance(before.micros + micros, before.held + held)
+        found = {(key, day): Balance(micros, held) for key, day, micros, held in kept}
         differing = {
             at: (found.get(at), sums.get(at)) for at in found | sums if found.get(at) != sums.get(at)
         }
@@ -209,23 +211,23 @@ class Ledger:
     def _check_caps(self, key: str, day: int, bound: int, now: float) -> None:
         row = self._database.execute("SELECT cap_day, cap_total FROM keys WHERE alias = ?", (key,)).fetchone()
         caps = (*(row or (None, None)), self._caps.day, self._caps.total)
-        for cap, (of, on) in zip(caps, _balances(key, day), strict=True):
+        for cap, (of, on) in zip(caps, balances_of(key, day), strict=True):
             if cap is None:
                 continue
-            micros, held = self._balance(of, on)
-            if micros + held + bound > cap:
-                raise self._reached(of, on, cap, micros, held, bound, now)
+            there = balance(self._database, of, on)
+            if there.micros + there.held + bound > cap:
+                raise self._reached(of, on, cap, there, bound, now)
 
-    def _reached(
-        self, of: str, on: int, cap: int, micros: int, held: int, bound: int, now: float
-    ) -> CapReachedError:
+    def _reached(self, of: str, on: int, cap: int, there: Balance, bound: int, now: float) -> CapReachedError:
         unit, when = self._tariff.unit, "in total" if on == EVER else "a day"
         whose = "this server" if of == EVERYBODY else f"key {of!r}"
-        amounts = "" if of == EVERYBODY else f": {_units(micros)} are spent and {_units(held)} held"
+        amounts = (
+            "" if of == EVERYBODY else f": {_units(there.micros)} are spent and {_units(there.held)} held"
+        )
         return CapReachedError(
             f"{whose} may spend {_units(cap)} {unit} {when}{amounts}; this request may cost up to "
             f"{_units(bound)}",
-            _retry_after(on, cap, micros, bound, now),
+            _retry_after(on, cap, there.micros, bound, now),
         )
 
     def _end(self, request: str, charged: Sequence[tuple[Call, int]], estimate: int | None) -> Settled:
@@ -255,7 +257,7 @@ class Ledger:
             "INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(request, call.stage, call.shadow, *astuple(call.usage), cost) for call, cost in charged],
         )
-        self._move(found.balances, micros, -found.held)
+        move(self._database, found.key, found.day, micros, -found.held)
         if micros > found.held:
             _LOG.error(
                 "request %s cost %d, more than its bound of %d: caps may be passed",
@@ -279,25 +281,6 @@ class Ledger:
             "SELECT coalesce(sum(micros), 0) FROM calls WHERE request = ? AND shadow", (request,)
         ).fetchone()
         return int(micros)
-
-    def _balance(self, of: str, on: int) -> tuple[int, int]:
-        row = self._database.execute(
-            "SELECT micros, held FROM balances WHERE key = ? AND day = ?", (of, on)
-        ).fetchone()
-        return row or (0, 0)
-
-    def _move(self, balances: Iterable[tuple[str, int]], micros: int, held: int) -> None:
-        for of, on in balances:
-            self._database.execute("INSERT OR IGNORE INTO balances (key, day) VALUES (?, ?)", (of, on))
-            self._database.execute(
-                "UPDATE balances SET micros = micros + ?, held = held + ? WHERE key = ? AND day = ?",
-                (micros, held, of, on),
-            )
-
-
-def _balances(key: str, day: int) -> list[tuple[str, int]]:
-    """Where a request of this key and day counts, in the order of the caps."""
-    return [(key, day), (key, EVER), (EVERYBODY, day), (EVERYBODY, EVER)]
 
 
 def _retry_after(on: int, cap: int, micros: int, bound: int, now: float) -> float | None:
