@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -116,14 +117,14 @@ def test_files_that_are_no_ledger_are_left_alone(tmp_path: Path, path: Path):
     (tmp_path / "text").write_text("not a database, " * 100)
     with pytest.raises(DataError, match="is no ledger"):
         Keyring(tmp_path / "text")
-    with sqlite3.connect(tmp_path / "other") as other:
+    with closing(sqlite3.connect(tmp_path / "other")) as other:
         other.execute("CREATE TABLE things (x)")
     before = (tmp_path / "other").read_bytes()
     with pytest.raises(DataError, match="another program's"):
         Keyring(tmp_path / "other")
     assert (tmp_path / "other").read_bytes() == before
     Keyring(path).close()
-    with sqlite3.connect(path) as newer:
+    with closing(sqlite3.connect(path)) as newer:
         newer.execute("PRAGMA user_version = 2")
     with pytest.raises(DataError, match="version 2, and this asd knows version 1; update asd"):
         Keyring(path)
