@@ -1,8 +1,8 @@
 """Text and token ids of a model that a vLLM server has: prompts, drafts behind them, and back to text.
 
 A prompt is tokenized once and remembered for a while, as verifying and continuing both need it. A draft is
-tokenized as it continues its prompt, with or without a leading space (`asd.engines.hf.retokenizer.at_seam`);
-on its own where the two would share a token at the seam.
+tokenized as it continues its prompt, another tokenizer's with or without a leading space
+(`asd.engines.hf.retokenizer.at_seam`); on its own where the two would share a token at the seam.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from asd.engines.http.schema import Text, Tokens
 from asd.engines.prompts import as_written
 from asd.ladder import Stage
 from asd.messages import Message
-from asd.types import Query
+from asd.types import Draft, Query
 
 __all__ = ["Passage", "Prompt", "ServedTokens"]
 
@@ -71,16 +71,22 @@ class ServedTokens:
             as_written(query, self._stage)
         return self._prompt(query.conversation)
 
-    def behind(self, prompt: Prompt, text: str) -> Passage:
-        """A draft in tokens, as it continues a prompt.
+    def behind(self, prompt: Prompt, draft: Draft) -> Passage:
+        """A draft in tokens, as it continues a prompt: a stage's of the same tokenizer as it was written.
 
         It ends before anything that looks like a control token: the server does not tell which tokens end an
         answer, and text that spells one must not be taken for an end.
         """
-        if not text:
+        if not draft.text:
             return Passage([], whole=True)
+        passage = self._continuing(prompt, draft.text)
+        if passage.ids and draft.tokens[: len(passage.ids)] == tuple(passage.ids):
+            return passage
+        text = at_seam(self._prompt_text(prompt.ids), draft.text)
+        return passage if text == draft.text else self._continuing(prompt, text)
+
+    def _continuing(self, prompt: Prompt, text: str) -> Passage:
         n, before = len(prompt.ids), self._prompt_text(prompt.ids)
-        text = at_seam(before, text)
         together = self._tokenize({"prompt": before + text})
         if tuple(together.tokens[:n]) == prompt.ids:
             return _before_control(together, n)

@@ -133,7 +133,7 @@ class VllmServerEngine(OpenAIEngine):
     def _verify(self, query: Query, draft: Draft, tolerance: float | None) -> Verification:
         start = self._clock()
         prompt = self._tokens.prompt(query)
-        passage = self._tokens.behind(prompt, draft.text)
+        passage = self._tokens.behind(prompt, draft)
         room = _room(query, prompt)
         whole = passage.whole and len(passage.ids) + draft.finished <= room
         echo = self._echo(prompt.ids, passage.ids[:room])
