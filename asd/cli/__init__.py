@@ -59,6 +59,7 @@ _GROUPS = (
     "evidence",
     "frontier",
     "replay",
+    "serve",
     "study",
     "tiny",
 )
