@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.cascade import Cascade
-from asd.engines import LOSSLESS, Engine, Sampling, Verifier
+from asd.engines import LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.engines.batches import answers
 from asd.engines.cache import ResponseStore, with_cache
 from asd.engines.hf.engine import TransformersEngine
@@ -30,7 +30,7 @@ from asd.stops import cut, position, sent
 from asd.testing import Script, ScriptedEngine
 from asd.tracerecords import decode_trace
 from asd.traces import encode_trace
-from asd.types import NO_CALL, Draft, Query, Trace
+from asd.types import NO_CALL, Draft, Query, Trace, Verification
 from tests.fakeserver import serving
 from tests.models import save_random_model, save_shaken, stage
 from tests.served import opened
@@ -40,6 +40,7 @@ from tests.written import texts_only
 
 texts = st.text("abc", max_size=12)
 stops = st.lists(st.text("abc", min_size=1, max_size=4), max_size=4)
+PRICE = Prices(1, 0, 0)
 
 
 def by_hand(text: str, stop: Sequence[str]) -> str:
@@ -209,6 +210,31 @@ def test_verifying_and_going_on_is_lossless(
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("with_drafter", [False, True])
+def test_a_stop_string_may_begin_in_the_accepted_prefix(
+    engines: tuple[TransformersEngine, TransformersEngine], with_drafter: bool
+) -> None:
+    """Its first character was drafted, its second one is the first that the verifier writes."""
+    small, large = engines
+    verifier: Verifier = SpeculativeEngine(small, large, 3) if with_drafter else large
+    tokenizer = large.loaded.tokenizer
+    n_across = 0
+    for query, draft in asked_of(large, n=8):
+        k = len(draft.tokens) // 2
+        before, after = (decoded(tokenizer, draft.tokens[:n]) for n in (k, k + 1))
+        if not before or len(after) == len(before):
+            continue
+        ending = replace(query, stop=(after[len(before) - 1 : len(before) + 1],))
+        [own] = large.generate([ending])
+        wrong = (*draft.tokens[:k], (draft.tokens[k] + 1) % 90 + 3)
+        given = replace(draft, stage="S", text=decoded(tokenizer, wrong), tokens=wrong, finished=False)
+        read = verifier.verify([ending], [given])
+        assert said(verifier.continue_([ending], read)) == said([own])
+        n_across += read[0].n_accepted == k == len(own.tokens) - 1
+    assert n_across > 1
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_an_own_draft_is_accepted_to_its_stop_string(
     engines: tuple[TransformersEngine, TransformersEngine],
 ) -> None:
@@ -320,6 +346,28 @@ def test_an_engine_that_knows_no_stop_strings_is_cut() -> None:
     cascade = Cascade({"S": _Heedless("S", script)}, FixedStage("S"), {"S": Prices(1, 0, 0)})
     assert cascade.run([query])[0].text == "one "
     assert ScriptedEngine("S", script).generate([query])[0].text == "one "
+
+
+class Unaware(ScriptedEngine):
+    """A verifier that knows no stop strings when it goes on."""
+
+    def continue_(
+        self,
+        queries: Sequence[Query],
+        verifications: Sequence[Verification],
+        acceptance: Acceptance = LOSSLESS,
+    ) -> list[Draft]:
+        return super().continue_([replace(query, stop=()) for query in queries], verifications, acceptance)
+
+
+def test_what_a_verifier_without_stop_strings_goes_on_to_write_is_cut() -> None:
+    """Its continuation as well as its own answers."""
+    small = ScriptedEngine("S", {"p": Script("one or", (-0.1,) * 2)})
+    large = Unaware("L", {"p": Script("one two three", (-0.1,) * 3)})
+    cascade = Cascade({"S": small, "L": large}, Lossless(("S", "L")), {"S": PRICE, "L": PRICE})
+    [completion] = cascade.run([Query("q", "d", "p", stop=("two",))])
+    assert [len(engine.calls) for engine in (small, large)] == [1, 2]
+    assert (completion.stage, completion.text) == ("L", "one ")
 
 
 def test_stop_strings_make_another_question(tmp_path: Path) -> None:
