@@ -67,7 +67,8 @@ def load(
         quality: Instead of `lam`, share of the largest stage's quality to keep, in (0, 1].
         engine: What runs the stages that name none: "transformers", "vllm", "openai" or "module:Class".
         device: Such as "cpu" or "cuda:1"; default: a GPU if there is one.
-        batch: Queries a call, which decides the prices that the policy reckons with.
+        batch: Queries a call, which decides the prices that the policy reckons with; `Cascade.run` takes the
+            same as `batch_size`.
 
     Raises:
         ConfigError: An unknown name, a value out of range, a ladder without a policy, or `lam` or `quality`

@@ -114,7 +114,7 @@ class _Desk:
         error: BaseException | None = None
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._carry_out, batch)
-        except Exception as raised:
+        except BaseException as raised:  # whatever it is, nobody may wait for ever
             error = raised
         for entry in batch:
             if entry.done.done():  # who waited has gone

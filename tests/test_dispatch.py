@@ -288,3 +288,25 @@ def test_what_a_running_call_brings_to_a_query_that_was_left_is_there_once_it_ha
 
     asyncio.run(main())
     assert slow.calls == [("0",)]
+
+
+def test_whatever_ends_a_call_ends_the_wait() -> None:
+    """What is no `Exception`, too: nobody waits for ever."""
+
+    class Quits(BaseException):
+        pass
+
+    class Quitting(ScriptedEngine):
+        def generate(self, *_: object) -> list[Draft]:
+            raise Quits
+
+    asked = queries(1)
+    engine = engines(asked)["S"]
+    engine.__class__ = Quitting
+    cascade = Cascade({"S": engine}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> None:
+        await asyncio.wait_for(cascade.answer(asked[0]), 10)
+
+    with pytest.raises(Quits):
+        asyncio.run(main())
