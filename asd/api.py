@@ -39,7 +39,7 @@ from asd.types import AnswerForm, Trace
 from asd.workloads import Split, Workload
 from asd.workloads.catalogue import default_names, find_workloads
 
-__all__ = ["collect", "fit", "load"]
+__all__ = ["collect", "fit", "load", "policy_of", "with_loads"]
 
 _LOG = logging.getLogger(__name__)
 
