@@ -30,10 +30,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are chosen: greedy at temperature 0, else softmax sampling from `rng`."""
+    """How tokens are chosen: greedy at temperature 0, else drawn.
+
+    Attributes:
+        temperature: Tokens are drawn from softmax(logits / temperature); 0: the most probable one is taken.
+        rng: Where the draws come from; needed above temperature 0.
+        top_p: Draw from the nucleus only: the most probable tokens, as few as have at least this probability
+            together at the temperature, in (0, 1] (arXiv 1904.09751).
+    """
 
     temperature: float = 0.0
     rng: np.random.Generator | None = None
+    top_p: float = 1.0
 
 
 GREEDY = Sampling()

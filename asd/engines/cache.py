@@ -163,7 +163,7 @@ class CachingEngine(Closing):
             seed = int(sampling.rng.integers(2**63))
             sampling = replace(sampling, rng=np.random.default_rng(seed))
             batch = [_asked(query) for query in queries]
-            how: tuple[object, ...] = (sampling.temperature, seed, batch)
+            how: tuple[object, ...] = (sampling.temperature, *_nucleus(sampling), seed, batch)
             keys = [self._key(query, (*how, i)) for i, query in enumerate(queries)]
         else:
             keys = [self._key(query, ()) for query in queries]
@@ -182,6 +182,10 @@ class CachingEngine(Closing):
     def _key(self, query: Query, how: tuple[object, ...]) -> str:
         known_by = (self._identity, *_asked(query), how)
         return hashlib.sha256(msgspec.json.encode(known_by)).hexdigest()
+
+
+def _nucleus(sampling: Sampling) -> tuple[float, ...]:
+    return (sampling.top_p,) if sampling.top_p != 1 else ()
 
 
 def _asked(query: Query) -> tuple[object, ...]:

@@ -90,7 +90,8 @@ def residual(p: Array, q: Array) -> Array:
 def draw(p: Array, uniform: float) -> int:
     """The token at `uniform` of the distribution function of p (shape (n_vocab,), any positive sum)."""
     cumulative = np.cumsum(p)
-    return min(int(np.searchsorted(cumulative, uniform * cumulative[-1], side="right")), len(p) - 1)
+    last = np.searchsorted(cumulative, cumulative[-1])  # the product may round up to the total
+    return int(min(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), last))
 
 
 def acceptance_rate(counts: Iterable[tuple[int, int]]) -> float:

@@ -27,11 +27,12 @@ from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.outputs import Answer, Ends, harvest
 from asd.engines.hf.readings import Reading, Result, read_all, results
-from asd.engines.hf.sampler import Choose, beginning_with, chooser, generator_of
+from asd.engines.hf.sampler import Choose, beginning_with, chooser
 from asd.engines.hf.settings import Settings
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
 from asd.engines.prompts import encode
+from asd.engines.sampling import check_sampling
 from asd.engines.stops import as_tokens_read, first_end, watch
 from asd.errors import ConfigError, StageTooLargeError
 from asd.ladder import Stage
@@ -341,12 +342,12 @@ class TransformersEngine(Closing):
     ) -> Choose:
         """How rows go on after their accepted prefixes, the rest of whose drafts is `rejected`."""
         choose = chooser(acceptance.sampling, len(limits), max(limits), self.device)
-        rng = generator_of(acceptance.sampling)
+        rng = check_sampling(acceptance.sampling)
         if rng is None:
             return choose
         n_vocab = batch.logits.shape[-1]
         q = [point_mass(rest[0], n_vocab) if rest else None for rest in rejected]
-        first = first_tokens(batch.logits, q, acceptance.sampling.temperature, rng)
+        first = first_tokens(batch.logits, q, acceptance.sampling, rng)
         return beginning_with(first, choose)
 
     def drafts(

@@ -22,8 +22,9 @@ from torch.nn.functional import pad
 from asd.engines import Acceptance, Sampling
 from asd.engines.hf.decoder import Batch, feed, read
 from asd.engines.hf.retokenizer import Carried
-from asd.engines.hf.sampler import chooser, generator_of
+from asd.engines.hf.sampler import chooser, probabilities
 from asd.engines.hf.verifier import Judged, first_tokens, read_drafts
+from asd.engines.sampling import check_sampling
 from asd.engines.stops import Watch
 from asd.types import Usage
 
@@ -119,7 +120,7 @@ class Rounds:
         self._rows = list(rows)
         self._block = block
         self._sampling = sampling
-        self._rng = generator_of(sampling)
+        self._rng = check_sampling(sampling)
         self._stops = frozenset(big.loaded.stop_ids)
         self._small = small
         self._big = big
@@ -172,7 +173,7 @@ class Rounds:
             feed(self._small, steps[-1])
 
     def _probabilities(self, logits: Tensor) -> Array:
-        p = (logits.double() / self._sampling.temperature).softmax(-1)
+        p = probabilities(logits, self._sampling, torch.float64)
         return np.asarray(pad(p, (0, self._n_vocab - p.shape[1])).cpu().numpy())
 
     def _up_to_stop(self, tokens: list[int]) -> Carried:
@@ -197,7 +198,7 @@ class Rounds:
         if self._rng is None:
             return judged.after.argmax(-1)
         q = [blocks.rejected_from(row, n) for row, n in enumerate(judged.n_accepted)]
-        return first_tokens(judged.after, q, self._sampling.temperature, self._rng)
+        return first_tokens(judged.after, q, self._sampling, self._rng)
 
     def _rewind(self, blocks: _Blocks, judged: Judged) -> None:
         """Take back what was not accepted; rows that have ended leave."""

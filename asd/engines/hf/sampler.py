@@ -5,7 +5,6 @@ Scope: tensors in, token ids out. What makes a draw exact after a rejection is `
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from asd.engines import Sampling
-from asd.errors import ConfigError
+from asd.engines.sampling import check_sampling
 
-__all__ = ["Choose", "beginning_with", "chooser", "generator_of", "greedy", "sampler"]
+__all__ = ["Choose", "beginning_with", "chooser", "greedy", "probabilities", "sampler"]
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
 """(logits [n, vocab], rows [n], step) -> token ids [n]; `rows` are the prompts' indices of the rows left."""
@@ -26,7 +25,20 @@ def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:  # noqa: ARG001 -
     return logits.argmax(-1)
 
 
-def sampler(uniforms: Tensor, temperature: float) -> Choose:
+def probabilities(logits: Tensor, sampling: Sampling, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What is drawn from, [..., vocab]: softmax at the temperature, zero outside of the nucleus.
+
+    The nucleus is found in float32 whatever `dtype` is asked for, so that it is the same tokens everywhere;
+    of equally probable ones the smaller ids come first.
+    """
+    if sampling.top_p < 1:
+        p, order = (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        is_outside = (p.cumsum(-1) - p >= sampling.top_p).gather(-1, order.argsort(-1))
+        logits = logits.masked_fill(is_outside, -torch.inf)
+    return (logits.to(dtype) / sampling.temperature).softmax(-1)
+
+
+def sampler(uniforms: Tensor, sampling: Sampling) -> Choose:
     """Draws by inverting the distribution function at `uniforms[row, step]`.
 
     One uniform number per prompt and step, drawn beforehand: a row's answer depends on neither the order
@@ -34,14 +46,16 @@ def sampler(uniforms: Tensor, temperature: float) -> Choose:
 
     Args:
         uniforms: [prompts, steps] in [0, 1).
-        temperature: Positive; the distribution is softmax(logits / temperature).
+        sampling: Its temperature is positive.
     """
 
     def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        cumulative = (logits / temperature).softmax(-1).cumsum(-1)
-        target = uniforms[rows, step].unsqueeze(1) * cumulative[:, -1:]
-        token = torch.searchsorted(cumulative, target, right=True).squeeze(1)
-        return token.clamp_(max=logits.shape[-1] - 1)  # the product may round up to the total
+        cumulative = probabilities(logits, sampling).cumsum(-1)
+        total = cumulative[:, -1:].contiguous()
+        target = uniforms[rows, step].unsqueeze(1) * total
+        token = torch.searchsorted(cumulative, target, right=True)
+        last = torch.searchsorted(cumulative, total)  # the product may round up to the total
+        return torch.minimum(token, last).squeeze(1)
 
     return choose
 
@@ -59,28 +73,10 @@ def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.devi
     """What `sampling` asks for; draws all its uniform numbers at once.
 
     Raises:
-        ConfigError: As `generator_of`.
+        ConfigError: As `check_sampling`.
     """
-    rng = generator_of(sampling)
+    rng = check_sampling(sampling)
     if rng is None:
         return greedy
     uniforms = rng.random((n_prompts, n_steps), dtype=np.float32)
-    return sampler(torch.from_numpy(uniforms).to(device), sampling.temperature)
-
-
-def generator_of(sampling: Sampling) -> np.random.Generator | None:
-    """Where the draws come from; None: nothing is drawn.
-
-    Raises:
-        ConfigError: The temperature is no number of at least 0, or is positive and there is no generator.
-    """
-    temperature = sampling.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
-    if temperature == 0:
-        return None
-    if sampling.rng is None:
-        raise ConfigError(
-            f"sampling at temperature {temperature} needs a random generator: Sampling(rng=...)"
-        )
-    return sampling.rng
+    return sampler(torch.from_numpy(uniforms).to(device), sampling)

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from asd.engines import Acceptance
+from asd.engines import Acceptance, Sampling
 from asd.engines.hf.decoder import Batch, read
 from asd.engines.hf.retokenizer import Carried
-from asd.engines.hf.sampler import generator_of
+from asd.engines.hf.sampler import probabilities
+from asd.engines.sampling import check_sampling
 from asd.errors import ConfigError
 from asd.stopping.acceptance import accept_lenient, accept_lossless, draw, n_leading, residual
 
@@ -104,7 +105,7 @@ def _judge(
     scores: Tensor, drafted: Tensor, acceptance: Acceptance, q: Array | None
 ) -> tuple[list[float], BoolArray]:
     """Log-probability of every drafted token and whether it passes, from the logits before it [k, vocab]."""
-    rng = generator_of(acceptance.sampling)
+    rng = check_sampling(acceptance.sampling)
     everything = scores.log_softmax(-1)
     logprobs = everything.gather(1, drafted.unsqueeze(1)).squeeze(1)
     if acceptance.tolerance is not None:
@@ -115,7 +116,7 @@ def _judge(
     elif rng is None:
         accepted = _host(scores.argmax(-1) == drafted)
     else:
-        p = (scores / acceptance.sampling.temperature).softmax(-1).gather(1, drafted.unsqueeze(1)).squeeze(1)
+        p = probabilities(scores, acceptance.sampling).gather(1, drafted.unsqueeze(1)).squeeze(1)
         accepted = accept_lossless(
             _host(p), np.ones(len(drafted)) if q is None else q, rng.random(len(drafted))
         )
@@ -123,17 +124,17 @@ def _judge(
 
 
 def first_tokens(
-    logits: Tensor, q: Sequence[Array | None], temperature: float, rng: np.random.Generator
+    logits: Tensor, q: Sequence[Array | None], sampling: Sampling, rng: np.random.Generator
 ) -> Tensor:
     """What follows each accepted prefix, drawn so that the answer is distributed as the verifier's own.
 
     Args:
         logits: After the accepted prefix, [n, vocab].
         q: What the token rejected there was drawn from, shape (vocab,), by row; None where none was rejected.
-        temperature: Positive.
+        sampling: Its temperature is positive.
         rng: Gives one number a row.
     """
-    rows = _host((logits.double() / temperature).softmax(-1))
+    rows = _host(probabilities(logits, sampling, torch.float64))
     left = [
         p if drawn_from is None else residual(p, drawn_from) for p, drawn_from in zip(rows, q, strict=True)
     ]

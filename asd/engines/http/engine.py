@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,8 @@ from asd.engines.http.client import Server, Settings
 from asd.engines.http.counting import Counter
 from asd.engines.http.schema import Models, Reply, Served, Written
 from asd.engines.prompts import as_written, chat_of, check
-from asd.errors import ConfigError, EngineError, PartialBatchError, RefusedError, UnavailableError
+from asd.engines.sampling import choices
+from asd.errors import EngineError, PartialBatchError, RefusedError, UnavailableError
 from asd.ladder import Stage
 from asd.stops import cut_draft, sent
 from asd.types import Draft, Query
@@ -130,8 +130,8 @@ class OpenAIEngine(Closing):
         """
         for query in queries:
             check(query)
-        choices = _choices(sampling, len(queries))
-        return fan_out(lambda i: self._write(queries[i], choices[i]), len(queries), self.settings.concurrency)
+        ways = choices(sampling, len(queries))
+        return fan_out(lambda i: self._write(queries[i], ways[i]), len(queries), self.settings.concurrency)
 
     def _write(self, query: Query, choice: Mapping[str, Any]) -> Draft:
         start = self._clock()
@@ -247,18 +247,3 @@ def settled(done: Mapping[int, T], failed: Mapping[int, EngineError]) -> list[T]
     if not done and (len(failed) == 1 or not refused):
         raise first
     raise PartialBatchError(f"{len(failed)} of {len(done) + len(failed)} queries: {first}", done, failed)
-
-
-def _choices(sampling: Sampling, n: int) -> list[dict[str, Any]]:
-    """How to choose tokens, for each of n queries: a seed of its own, drawn here, so that a run repeats."""
-    temperature = sampling.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
-    choice = {"temperature": temperature, "top_p": 1.0}
-    if temperature == 0:
-        return [choice] * n
-    if sampling.rng is None:
-        raise ConfigError(
-            f"sampling at temperature {temperature} needs a random generator: Sampling(rng=...)"
-        )
-    return [choice | {"seed": int(seed)} for seed in sampling.rng.integers(2**31, size=n)]

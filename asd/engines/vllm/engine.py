@@ -21,11 +21,10 @@ told in `asd.engines.vllm.loader`.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -33,6 +32,7 @@ from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.closing import Closing
 from asd.engines.hf.retokenizer import Carried, carry_over
 from asd.engines.prompts import encode
+from asd.engines.sampling import choices
 from asd.engines.stops import as_tokens_read, first_end, watch
 from asd.engines.vllm.loader import Running, check_device, require_vllm, start, stop
 from asd.engines.vllm.requests import Reply, Request, Score, ask
@@ -106,7 +106,7 @@ class VllmEngine(Closing):
             EngineError: The stage cannot be loaded or cannot answer.
         """
         running, began = self._ready(), self._clock()
-        ways = _ways(sampling, len(queries))
+        ways = choices(sampling, len(queries))
         prompts = [self._encode(running, query) for query in queries]
         replies = self._ask(
             running,
@@ -277,20 +277,6 @@ class VllmEngine(Closing):
 
 def _text(running: Running, tokens: Sequence[int]) -> str:
     return str(running.tokenizer.decode(list(tokens), skip_special_tokens=True))
-
-
-def _ways(sampling: Sampling, n: int) -> list[dict[str, Any]]:
-    """How each of n answers is chosen, in vLLM's words; a seed each, so that none depends on its company."""
-    temperature = sampling.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ConfigError(f"temperature must be a number of at least 0, not {temperature}")
-    if temperature == 0:
-        return [{"temperature": 0.0}] * n
-    if sampling.rng is None:
-        raise ConfigError(
-            f"sampling at temperature {temperature} needs a random generator: Sampling(rng=...)"
-        )
-    return [{"temperature": temperature, "seed": int(seed)} for seed in sampling.rng.integers(2**31, size=n)]
 
 
 def _check_acceptance(acceptance: Acceptance) -> None:
