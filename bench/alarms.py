@@ -31,12 +31,12 @@ from tqdm import tqdm
 from asd.errors import DataError
 from asd.evaluation.statistics import Bootstrap, ratio_interval
 from asd.measurement.records import Cell, Metric, Passes, Run
-from bench.family import Limits
-from bench.gate import Options, judge
-from bench.matrix import MOST_PASSES, N_PASSES
-from bench.store import Baseline, read_baseline
-from bench.tables import table
-from bench.verdicts import Report
+from bench.gate.family import Limits
+from bench.gate.judge import Options, judge
+from bench.gate.store import Baseline, read_baseline
+from bench.gate.verdicts import Report
+from bench.run.matrix import MOST_PASSES, N_PASSES
+from bench.run.tables import table
 
 __all__ = ["Outcomes", "Reruns", "alarms", "outcomes", "power", "upper_limit"]
 

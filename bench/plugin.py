@@ -2,7 +2,7 @@
 
 Loaded for every session of this checkout, so nothing here may fail or be slow where `bench/` is not asked
 for: the harness, its libraries and its options are looked at only if a path on the command line lies in
-`bench/` or above it. Exit codes are those of `bench.verdicts`; a failed test keeps pytest's own 1.
+`bench/` or above it. Exit codes are those of `bench.gate.verdicts`; a failed test keeps pytest's own 1.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bench.requirements import cannot_run, what_is_missing
+from bench.run.requirements import cannot_run, what_is_missing
 
 if TYPE_CHECKING:
-    from bench.harness import Harness
-    from bench.measurements import Record
-    from bench.session import Session
+    from bench.metrics.measurements import Record
+    from bench.run.harness import Harness
+    from bench.run.session import Session
 
 _NAME = "asd-harness"
 _CHECKOUT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
             "or give -n 0"
         )
     try:
-        from bench.harness import Harness  # noqa: PLC0415 - with all that it takes, where it is asked for
+        from bench.run.harness import Harness  # noqa: PLC0415 - with all that it takes, where it is asked for
     except ImportError as error:
         cannot_run(f"the installed libraries do not work together: {error}")
     config.pluginmanager.register(Harness.of(config, _named_paths(config)), _NAME)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from asd.measurement.files import read_record
 from asd.measurement.records import Run
-from bench.store import record_baseline
+from bench.gate.store import record_baseline
 
 __all__ = ["rerun"]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import click
 
 from asd.measurement.records import Metric, Run
-from bench.retired import is_retired
-from bench.store import read_baseline
+from bench.gate.retired import is_retired
+from bench.gate.store import read_baseline
 
 __all__ = ["added", "differences", "retired", "same"]
 

@@ -1,8 +1,8 @@
 """Priced cost, tokens, passes and stage mix of the adaptive policy and of everything it is compared with."""
 
-from bench.cells import cost_cell
-from bench.measurements import Record
-from bench.session import Session
+from bench.metrics.cells import cost_cell
+from bench.metrics.measurements import Record
+from bench.run.session import Session
 
 
 def test_cost(session: Session, record: Record, dataset: str, lam: float) -> None:

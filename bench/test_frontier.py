@@ -1,16 +1,17 @@
 """The frontier: what each cost buys, against mixing single stages; and the headline speed-ups.
 
-That the frontier does not retreat from the stored one is judged from quality and cost (`bench/frontier.py`).
+That the frontier does not retreat from the stored one is judged from quality and cost in
+`bench/gate/frontier.py`.
 """
 
 import pytest
 
 from asd.evaluation.replay import Contender
 from asd.policies import FixedStage
-from bench.cells import frontier_cell, headline_cell, sweep_cell
-from bench.headline import headline, live_turns
-from bench.measurements import Record
-from bench.session import Session
+from bench.metrics.cells import frontier_cell, headline_cell, sweep_cell
+from bench.metrics.headline import headline, live_turns
+from bench.metrics.measurements import Record
+from bench.run.session import Session
 
 
 def test_frontier(session: Session, record: Record, dataset: str, lam: float) -> None:

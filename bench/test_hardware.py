@@ -1,14 +1,14 @@
 """What the named settings take: device-seconds, memory, the wait for a first word; the fair references.
 
-How each is counted, and what the largest stage alone makes of all the memory, is told in `bench/hardware.py`.
+`bench/metrics/hardware.py` says how each is counted and what the largest stage alone makes of all the memory.
 """
 
 import pytest
 
-from bench.cells import hardware_cell
-from bench.hardware import contenders, footprint, turns
-from bench.measurements import Record
-from bench.session import Session
+from bench.metrics.cells import hardware_cell
+from bench.metrics.hardware import contenders, footprint, turns
+from bench.metrics.measurements import Record
+from bench.run.session import Session
 
 
 @pytest.mark.live

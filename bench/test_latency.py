@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.cells import latency_cell
-from bench.measurements import Record
-from bench.session import Session, Setting
+from bench.metrics.cells import latency_cell
+from bench.metrics.measurements import Record
+from bench.run.session import Session, Setting
 
 pytestmark = pytest.mark.live
 

@@ -12,10 +12,10 @@ from asd.policies import ListPolicy, OptimalPolicy
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.types import Draft, Query
-from bench.cells import overhead_cell
-from bench.measurements import Record
-from bench.overhead import Overhead, time_call
-from bench.session import Session
+from bench.metrics.cells import overhead_cell
+from bench.metrics.measurements import Record
+from bench.metrics.overhead import Overhead, time_call
+from bench.run.session import Session
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Quality of the adaptive policy at every lambda, beside everything it is compared with."""
 
-from bench.cells import quality_cell
-from bench.measurements import Record
-from bench.session import Session
+from bench.metrics.cells import quality_cell
+from bench.metrics.measurements import Record
+from bench.run.session import Session
 
 
 def test_quality(session: Session, record: Record, dataset: str, lam: float) -> None:

@@ -1,6 +1,6 @@
 """Our decode loop, alone and with a drafter, beside transformers' `generate()`, alone and assisted.
 
-Lossless, one question a call, all four taking turns (`bench.rivals`): like beside like.
+Lossless, one question a call, all four taking turns (`bench.metrics.rivals`): like beside like.
 """
 
 from functools import partial
@@ -11,9 +11,9 @@ import pytest
 from asd.engines import Drafted
 from asd.measurement.records import Cell
 from asd.measurement.timing import Turns
-from bench.cells import rival_cell
-from bench.measurements import Record
-from bench.session import Session
+from bench.metrics.cells import rival_cell
+from bench.metrics.measurements import Record
+from bench.run.session import Session
 
 N_ITEMS = 6
 """Of each dataset."""
@@ -22,7 +22,7 @@ N_ITEMS = 6
 @pytest.mark.live
 def test_rivals(session: Session, record: Record) -> None:
     from asd.engines.hf.speculation import SpeculativeEngine  # noqa: PLC0415
-    from bench.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, rival_turns  # noqa: PLC0415 - torch
+    from bench.metrics.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, rival_turns  # noqa: PLC0415 - torch
 
     largest = session.engines[session.matrix.ladder.stages[-1].name]
     if not isinstance(largest, Drafted):

@@ -6,9 +6,9 @@ Counts, not seconds: they repeat on any machine that computes alike, and block t
 from itertools import combinations
 
 from asd.types import pair_name
-from bench.cells import verification_cell
-from bench.measurements import Record
-from bench.session import Session
+from bench.metrics.cells import verification_cell
+from bench.metrics.measurements import Record
+from bench.run.session import Session
 
 
 def test_verification(session: Session, record: Record, dataset: str) -> None:

@@ -22,8 +22,8 @@ from asd.measurement.records import (
     Passes,
     Run,
 )  # fmt: skip
-from bench.gate import Options
-from bench.store import Baseline, Target
+from bench.gate.judge import Options
+from bench.gate.store import Baseline, Target
 
 DATASETS = ("tiny-arithmetic", "tiny-lookup", "tiny-reasoning", "tiny-text")
 LAMS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)

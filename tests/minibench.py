@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import harness as loaded
+from bench.run import harness as loaded
 
 # pytester unloads what a run of its own imported first, which scipy, imported by this, does not survive
 assert loaded
@@ -85,7 +85,7 @@ STORED: dict[Path, bytes] = {}
 
 def record(harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """The checkout with a baseline of its own (of as many items as --limit leaves)."""
-    monkeypatch.setattr("bench.matrix.N_ITEMS", 20)
+    monkeypatch.setattr("bench.run.matrix.N_ITEMS", 20)
     if not STORED:
         result = run(harness, "bench", "--record-baseline", "--reason=first")
         assert result.ret == 0

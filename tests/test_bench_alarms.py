@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from asd.measurement.files import write_record
 from bench.alarms import Reruns, alarms, outcomes, upper_limit
-from bench.store import Baseline, Target
+from bench.gate.store import Baseline, Target
 from tests import fabricated
 from tests.fabricated import baseline_of, change, fabricate
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from asd.serving.ledger import Ledger
 from asd.serving.tariff import Tariff
-from bench.crowds import schedule
-from bench.kills import kills
-from bench.ledger import ledger
+from bench.ledger.__main__ import ledger
+from bench.ledger.crowds import schedule
+from bench.ledger.kills import kills
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -30,7 +30,9 @@ from asd.testing import FakeClock, ScriptedEngine
 from asd.tracelog import TraceLog
 from asd.types import VERIFY, Completion, Query, Trace, Usage
 from asd.workloads.catalogue import find_workloads
-from bench.cells import (
+from bench.gate.judge import Options, judge
+from bench.gate.verdicts import Verdict
+from bench.metrics.cells import (
     cost_cell,
     frontier_cell,
     hardware_cell,
@@ -42,14 +44,12 @@ from bench.cells import (
     sweep_cell,
     verification_cell,
 )
-from bench.gate import Options, judge
-from bench.hardware import ALL_MEMORY, Footprint, contenders, footprint, larger_call
-from bench.headline import Headline, headline, live_turns
-from bench.matrix import Matrix
-from bench.measurements import Measurements
-from bench.session import Session
-from bench.summary import render
-from bench.verdicts import Verdict
+from bench.metrics.hardware import ALL_MEMORY, Footprint, contenders, footprint, larger_call
+from bench.metrics.headline import Headline, headline, live_turns
+from bench.metrics.measurements import Measurements
+from bench.run.matrix import Matrix
+from bench.run.session import Session
+from bench.run.summary import render
 from tests.fabricated import baseline_of
 
 DATASETS = ("tiny-arithmetic", "tiny-text")

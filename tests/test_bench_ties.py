@@ -17,10 +17,10 @@ from asd.measurement.records import Cell, Metric, Run
 from asd.policies import FixedStage
 from asd.types import STOP, Completion, Decision, Draft, Outcome, Query, Trace
 from asd.workloads.catalogue import find_workloads
-from bench.gate import judge
-from bench.store import Target
-from bench.ties import Ties, gap, rounding, ties_of
-from bench.verdicts import Verdict
+from bench.gate.judge import judge
+from bench.gate.store import Target
+from bench.gate.verdicts import Verdict
+from bench.metrics.ties import Ties, gap, rounding, ties_of
 from tests.fabricated import KEY, OPTIONS, baseline_of, fabricate
 
 [WORKLOAD] = find_workloads(["tiny-text"])

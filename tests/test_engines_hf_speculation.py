@@ -17,7 +17,7 @@ from asd.engines.hf.engine import TransformersEngine
 from asd.engines.hf.speculation import SpeculativeEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.types import Query
-from bench.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, rival_turns
+from bench.metrics.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, rival_turns
 from tests.models import save_random_model, save_shaken, stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from asd.measurement.records import Run
-from bench.family import Limits, decide
-from bench.frontier import compare_frontiers, hull_quality
-from bench.verdicts import Finding, Verdict
+from bench.gate.family import Limits, decide
+from bench.gate.frontier import compare_frontiers, hull_quality
+from bench.gate.verdicts import Finding, Verdict
 from tests.fabricated import DATASETS, LAMS, change, fabricate, with_items
 
 

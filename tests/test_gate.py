@@ -11,10 +11,10 @@ import pytest
 
 from asd.evaluation.statistics import Loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from bench.family import Limits
-from bench.gate import Options, judge
-from bench.store import Target
-from bench.verdicts import Finding, Report, Verdict
+from bench.gate.family import Limits
+from bench.gate.judge import Options, judge
+from bench.gate.store import Target
+from bench.gate.verdicts import Finding, Report, Verdict
 from tests.fabricated import (
     DATASETS,
     KEY,

@@ -197,7 +197,7 @@ import os
 import numpy as np
 from asd.measurement.timing import Turns
 from asd.testing import FakeClock
-from bench.cells import rival_cell
+from bench.metrics.cells import rival_cell
 
 def test_rivals(record):
     clock, noise, turns = FakeClock(), np.random.default_rng(1), None
@@ -232,7 +232,7 @@ def test_undecided_times_get_further_passes_under_strict(
     harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, busy: int, strict: bool, told: str, code: int
 ):
     """A machine that is busy for three passes is waited for; one that stays busy leaves it open."""
-    monkeypatch.setattr("bench.matrix.N_ITEMS", 20)
+    monkeypatch.setattr("bench.run.matrix.N_ITEMS", 20)
     (harness.path / "bench" / "test_quality.py").unlink()
     harness.makepyfile(**{"bench/test_rivals.py": TIMED})
     monkeypatch.setenv("RECORD", "1")

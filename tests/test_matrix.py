@@ -7,8 +7,8 @@ import pytest
 
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
-from bench.matrix import LAMS, N_ITEMS, N_TIMED, build_matrix, parse_lams
-from bench.plan import describe_plan, estimate_minutes
+from bench.run.matrix import LAMS, N_ITEMS, N_TIMED, build_matrix, parse_lams
+from bench.run.plan import describe_plan, estimate_minutes
 
 
 def test_defaults_are_the_whole_matrix():

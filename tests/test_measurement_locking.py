@@ -57,7 +57,7 @@ def test_what_windows_lacks_is_not_imported_and_models_code_is_refused_there() -
         "sys.modules.update(dict.fromkeys(('resource', 'pwd', 'grp', 'termios')))\n"
         "hidden = ('killpg', 'geteuid', 'getuid', 'setsid', 'fork', 'sched_getaffinity')\n"
         "for name in hidden: delattr(os, name)\n"
-        "import asd, bench.harness\n"
+        "import asd, bench.run.harness\n"
         "from asd.errors import ConfigError\n"
         "from asd.quality.sandbox import Sandbox\n"
         "for name in asd.__all__: getattr(asd, name)\n"

@@ -7,8 +7,8 @@ import pytest
 from asd.ladder import PRESETS
 from asd.measurement.files import read_record
 from asd.measurement.records import Run
-from bench.store import Baseline
-from bench.verdicts import CANNOT_RUN
+from bench.gate.store import Baseline
+from bench.gate.verdicts import CANNOT_RUN
 from tests.minibench import make, record, run
 
 pytest_plugins = ["pytester"]
@@ -153,7 +153,7 @@ def test_a_gpu_that_is_required_and_not_there(
     harness: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, more: list[str]
 ):
     """The run ends before anything else is looked at: neither data nor policy are missed first."""
-    monkeypatch.setattr("bench.harness.accelerators", tuple)
+    monkeypatch.setattr("bench.run.harness.accelerators", tuple)
     wanted = ("--ladder=qwen2.5-3", "--engine=vllm", "--datasets=mmlu,gsm8k", "--require-gpu", *more)
     result = harness.runpytest_inprocess("-p", "bench.plugin", "bench", *wanted)
     assert result.ret == CANNOT_RUN
@@ -266,7 +266,7 @@ def test_of_a_dependency():
     warnings.warn_explicit("lazy modules", UserWarning, "x.py", 1, module="asd.engines.hf.model")
 
 def test_of_our_own():
-    warnings.warn_explicit("overflow", RuntimeWarning, "cells.py", 1, module="bench.cells")
+    warnings.warn_explicit("overflow", RuntimeWarning, "cells.py", 1, module="bench.metrics.cells")
 
 def test_of_our_own_that_is_no_arithmetic():
     warnings.warn_explicit("odd", UserWarning, "cascade.py", 1, module="asd.cascade")

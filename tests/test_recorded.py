@@ -20,9 +20,9 @@ from asd.testing import Script, ScriptedEngine
 from asd.tracelog import TraceLog
 from asd.types import Query
 from asd.workloads.catalogue import find_workloads
-from bench.matrix import build_matrix
-from bench.recorded import recorded_workloads
-from bench.store import Baseline, pinned_by
+from bench.gate.store import Baseline, pinned_by
+from bench.run.matrix import build_matrix
+from bench.run.recorded import recorded_workloads
 from tests.fabricated import baseline_of, fabricate
 from tests.taskfiles import task_files
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import requirements
-from bench.requirements import NEEDED, what_is_missing
+from bench.run import requirements
+from bench.run.requirements import NEEDED, what_is_missing
 from tests.minibench import make, run
 
 pytest_plugins = ["pytester"]

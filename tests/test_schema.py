@@ -258,9 +258,9 @@ def test_nothing_that_the_harness_imports_needs_msgspec():
     """Suites and engine included."""
     code = (
         "import sys, importlib, pathlib; sys.modules['msgspec'] = None\n"
-        "import bench.harness, asd.engines.hf.settings, asd.engines.hf.engine\n"
+        "import bench.run.harness, asd.engines.hf.settings, asd.engines.hf.engine\n"
         "for path in pathlib.Path('bench').glob('test_*.py'): importlib.import_module('bench.' + path.stem)\n"
-        "print(bench.harness.Run.__mro__[2].__module__)"
+        "print(bench.run.harness.Run.__mro__[2].__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("asd.schema.struct", "")

@@ -10,9 +10,9 @@ import pytest
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import HardwareKey, Metric, Run
-from bench.gate import judge
-from bench.store import Baseline, Target, baseline_path, find_baseline, read_baseline, record_baseline
-from bench.verdicts import Verdict
+from bench.gate.judge import judge
+from bench.gate.store import Baseline, Target, baseline_path, find_baseline, read_baseline, record_baseline
+from bench.gate.verdicts import Verdict
 from tests.fabricated import KEY, OPTIONS, baseline_of, change, fabricate, with_items
 
 

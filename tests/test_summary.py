@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from asd.measurement.records import Run
-from bench.gate import judge
-from bench.summary import render, render_markdown
+from bench.gate.judge import judge
+from bench.run.summary import render, render_markdown
 from tests.fabricated import DATASETS, LAMS, OPTIONS, baseline_of, change, fabricate, with_items
 
 

@@ -34,7 +34,7 @@ def _kinds() -> dict[str, Any]:
     from asd.measurement.records import Run  # noqa: PLC0415
     from asd.policy.artifact import PolicyArtifact  # noqa: PLC0415
     from asd.quality.sandbox import CodeTests  # noqa: PLC0415
-    from bench.store import Baseline  # noqa: PLC0415
+    from bench.gate.store import Baseline  # noqa: PLC0415
 
     return {
         "anything": Any,

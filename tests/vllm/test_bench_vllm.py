@@ -22,7 +22,7 @@ from asd.ladder import PRESETS, Ladder
 from asd.measurement.files import read_record
 from asd.measurement.records import Run
 from asd.traces import read_traces
-from bench.verdicts import CANNOT_RUN
+from bench.gate.verdicts import CANNOT_RUN
 
 CHECKOUT = Path(__file__).parents[2]
 POLICY = PRESETS.parent / "tiny" / "policy.json"

@@ -26,7 +26,7 @@ from asd.serving.journal import Journal, read_journal
 from asd.serving.keys import Keyring
 from asd.serving.ledger import Ledger
 from asd.serving.tariff import Tariff
-from bench.crowds import KEYS, LADDER, cost_of, request, walk
+from bench.ledger.crowds import KEYS, LADDER, cost_of, request, walk
 
 __all__ = ["Killed", "kills"]
 

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from asd.engines.revisions import same_revision
 from asd.measurement.records import Cell, Environment, Metric, Run
 from asd.schema import msgspec
-from bench.comparison import compare, same_items
-from bench.family import Limits, decide
-from bench.frontier import compare_frontiers
-from bench.retired import is_retired
-from bench.store import Baseline
-from bench.ties import OF_TIES
-from bench.verdicts import Finding, Report, Verdict
+from bench.gate.comparison import compare, same_items
+from bench.gate.family import Limits, decide
+from bench.gate.frontier import compare_frontiers
+from bench.gate.retired import is_retired
+from bench.gate.store import Baseline
+from bench.gate.verdicts import Finding, Report, Verdict
+from bench.metrics.ties import OF_TIES
 
 __all__ = ["Options", "judge"]
 
@@ -139,7 +139,7 @@ def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator
 
 
 def _but_for_ties(cell: Cell, metric: Metric) -> Metric:
-    """Outside float32 answers that differ by a near-tie are as good as those that agree (`bench.ties`)."""
+    """Outside float32 answers that differ by a near-tie count as agreeing (`bench.metrics.ties`)."""
     ties = cell.metric("near_ties")
     if metric.name != "agreement" or ties is None:
         return metric

@@ -21,17 +21,17 @@ from asd.measurement.environment import accelerators
 from asd.measurement.files import check_writable, write_atomically, write_record
 from asd.measurement.records import Run
 from asd.workloads.catalogue import HUB
-from bench.gate import Options, judge
-from bench.itemlog import write_items
-from bench.matrix import MOST_PASSES, N_PASSES, Matrix, build_matrix
-from bench.measurements import Measurements
-from bench.plan import describe_plan
-from bench.recorded import REPLAY
-from bench.requirements import cannot_run
-from bench.session import Session
-from bench.store import Baseline, baseline_path, find_baseline, pinned_by, record_baseline
-from bench.summary import render, render_markdown
-from bench.verdicts import CANNOT_RUN, Report
+from bench.gate.judge import Options, judge
+from bench.gate.store import Baseline, baseline_path, find_baseline, pinned_by, record_baseline
+from bench.gate.verdicts import CANNOT_RUN, Report
+from bench.metrics.measurements import Measurements
+from bench.run.itemlog import write_items
+from bench.run.matrix import MOST_PASSES, N_PASSES, Matrix, build_matrix
+from bench.run.plan import describe_plan
+from bench.run.recorded import REPLAY
+from bench.run.requirements import cannot_run
+from bench.run.session import Session
+from bench.run.summary import render, render_markdown
 
 __all__ = ["Harness"]
 

@@ -8,8 +8,8 @@ from asd.engines.revisions import local_directory
 from asd.errors import EngineError
 from asd.ladder import Stage
 from asd.types import Usage
-from bench.matrix import N_PASSES, Matrix
-from bench.tables import table
+from bench.run.matrix import N_PASSES, Matrix
+from bench.run.tables import table
 
 __all__ = ["describe_plan", "estimate_minutes"]
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from asd.measurement.records import Cell, Run
-from bench.tables import table
-from bench.verdicts import Finding, Report, Verdict
+from bench.gate.verdicts import Finding, Report, Verdict
+from bench.run.tables import table
 
 __all__ = ["render", "render_markdown"]
 

@@ -37,8 +37,8 @@ from asd.tracelog import TraceLog
 from asd.traces import key_of, read_header
 from asd.types import Query, Trace
 from asd.workloads import Versioned
-from bench.matrix import N_PASSES, Matrix
-from bench.recorded import REPLAY
+from bench.run.matrix import N_PASSES, Matrix
+from bench.run.recorded import REPLAY
 
 __all__ = ["Session"]
 
@@ -46,7 +46,7 @@ Setting = tuple[str, float | None]
 """Policy and lambda of a contender."""
 
 COLLECT_BATCH = 16
-CHECKOUT = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parents[2]
 
 
 class Session:

@@ -34,9 +34,9 @@ from asd.evaluation.replay import calls
 from asd.measurement.timing import Turns, warm_up
 from asd.policies import FixedStage, Lossless, Oracle, Policy
 from asd.types import Completion, Query
-from bench.headline import live_of, live_turns, side_by_side
-from bench.memory import cache_mib, weights_mib
-from bench.session import Session, Setting
+from bench.metrics.headline import live_of, live_turns, side_by_side
+from bench.metrics.memory import cache_mib, weights_mib
+from bench.run.session import Session, Setting
 
 __all__ = ["ALL_MEMORY", "Footprint", "contenders", "footprint", "larger_call", "ttft_s", "turns"]
 

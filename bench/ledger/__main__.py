@@ -25,8 +25,8 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from bench.crowds import Scheduled, schedule
-from bench.kills import kills
+from bench.ledger.crowds import Scheduled, schedule
+from bench.ledger.kills import kills
 
 __all__ = ["ledger"]
 

@@ -22,9 +22,9 @@ from scipy import stats
 
 from asd.evaluation.statistics import Bootstrap, Loss
 from asd.measurement.records import Run
-from bench.comparison import Comparison, common_items
-from bench.family import Candidate
-from bench.verdicts import Finding, Verdict
+from bench.gate.comparison import Comparison, common_items
+from bench.gate.family import Candidate
+from bench.gate.verdicts import Finding, Verdict
 
 __all__ = ["compare_frontiers", "hull_quality"]
 

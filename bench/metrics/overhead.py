@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.measurement.timing import Turns, warm_up
-from bench.session import Session
+from bench.run.session import Session
 
 __all__ = ["Overhead", "time_call"]
 

@@ -1,7 +1,7 @@
 """What `pytest bench/` needs on a machine where nothing of this checkout was installed.
 
-The versions are those of pyproject.toml. Whatever else the checkout uses is optional here: see `bench.tables`
-and `bench.standins`. No library that may be missing is imported.
+The versions are those of pyproject.toml. Whatever else the checkout uses is optional here: see `asd.schema`
+and `bench.run.tables`. No library that may be missing is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from packaging.requirements import Requirement  # pytest needs it too
 from packaging.version import Version
 
-from bench.verdicts import CANNOT_RUN
+from bench.gate.verdicts import CANNOT_RUN
 
 __all__ = ["NEEDED", "cannot_run", "what_is_missing"]
 
@@ -29,7 +29,7 @@ REMOTE = ("replay", "openai")
 PAIRS = ((Requirement("pytest>=9.2"), Requirement("pytest-benchmark>=5.3.1")),)
 """Where the first is installed, the second is needed."""
 
-_PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
+_PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def what_is_missing(engine: str = "transformers") -> str:

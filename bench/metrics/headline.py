@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from asd.evaluation.live import Timed
 from asd.evaluation.replay import Replay
 from asd.measurement.timing import Turns
-from bench.session import Session, Setting
-from bench.ties import Ties, ties_of
+from bench.metrics.ties import Ties, ties_of
+from bench.run.session import Session, Setting
 
 __all__ = ["Headline", "headline", "live_of", "live_turns", "side_by_side"]
 

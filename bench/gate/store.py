@@ -19,8 +19,8 @@ from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import SCHEMA_VERSION, HardwareKey, Metric, Record, Run
 from asd.schema import msgspec
-from bench.retired import is_retired
-from bench.verdicts import Verdict
+from bench.gate.retired import is_retired
+from bench.gate.verdicts import Verdict
 
 __all__ = [
     "Baseline",

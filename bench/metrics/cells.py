@@ -33,10 +33,10 @@ from asd.measurement.records import Cell, Direction, Kind, Metric, Passes
 from asd.measurement.timing import Timings
 from asd.schema import msgspec
 from asd.types import Provenance, Usage, Verification
-from bench.frontier import hull_quality
-from bench.hardware import Footprint
-from bench.headline import Headline
-from bench.ties import OF_TIES
+from bench.gate.frontier import hull_quality
+from bench.metrics.hardware import Footprint
+from bench.metrics.headline import Headline
+from bench.metrics.ties import OF_TIES
 
 __all__ = [
     "cost_cell",
@@ -157,7 +157,7 @@ def _ties(headline: Headline) -> list[Metric]:
 
 
 def hardware_cell(footprint: Footprint, device: str) -> Cell:
-    """What one contender takes of the hardware, all datasets together (`bench.hardware`)."""
+    """What one contender takes of the hardware, all datasets together (`bench.metrics.hardware`)."""
     tolerance, share = _seconds_tolerance(device), footprint.n_devices / footprint.n_queries
     totals, first = footprint.seconds.sum(axis=1), footprint.ttft_s
     n_units = footprint.seconds.shape[1]

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from asd.evaluation.statistics import Bootstrap, Loss, paired_loss, time_loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from bench.family import Candidate, Limits
-from bench.verdicts import Finding, Verdict
+from bench.gate.family import Candidate, Limits
+from bench.gate.verdicts import Finding, Verdict
 
 __all__ = ["Common", "Comparison", "common_items", "compare", "same_items"]
 

@@ -20,7 +20,7 @@ from asd.measurement.environment import accelerators, hardware_key, omp_threads
 from asd.measurement.records import HardwareKey
 from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
-from bench.recorded import REPLAY, recorded_workloads
+from bench.run.recorded import REPLAY, recorded_workloads
 
 __all__ = ["LAMS", "N_ITEMS", "N_PASSES", "N_TIMED", "Matrix", "build_matrix", "parse_lams"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from asd.evaluation.statistics import Bootstrap, Loss, holm
-from bench.verdicts import Finding, Verdict
+from bench.gate.verdicts import Finding, Verdict
 
 __all__ = ["Candidate", "Limits", "decide"]
 

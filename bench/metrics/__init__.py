@@ -1,0 +1,1 @@
+"""What is measured, and the cells of the record that it becomes."""
