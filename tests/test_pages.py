@@ -144,6 +144,8 @@ def _missing(named: Iterable[str], known: Container[str]) -> str:
 def _click_fault(command: click.Command, arguments: list[str]) -> str:
     context = click.Context(command, info_name="asd")
     while isinstance(command, click.Group):
+        if command.invoke_without_command and "".join(arguments[:1]).startswith("--"):
+            break
         name, *arguments = [word for word in arguments if word != "--help"] or [""]
         found = command.get_command(context, name)
         if found is None:

@@ -19,14 +19,23 @@ from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.prices import Money, Prices
 from asd.serving.admission import Call, RequestFacts
-from asd.types import Usage
+from asd.types import Query, Usage
 
-__all__ = ["MICRO", "Tariff"]
+__all__ = ["MICRO", "Tariff", "prompt_bound"]
 
 MICRO = 10**6
 """Micro-units in a price unit."""
 
 _PICO = 10**12
+
+_PER_MESSAGE, _PER_PROMPT = 16, 256
+"""Tokens that a chat template adds; no template that is known here adds more."""
+
+
+def prompt_bound(query: Query) -> int:
+    """Most prompt tokens that any stage reads: a token stands for at least one byte of the text."""
+    n_bytes = sum(len(message.content.encode("utf8", "replace")) for message in query.conversation)
+    return n_bytes + _PER_MESSAGE * len(query.conversation) + _PER_PROMPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +113,15 @@ class Tariff:
         allowed = [self._rates(name) for name in dict.fromkeys(facts.stages)]
         shadow = sum(self._rates(name).writing(facts) for name in facts.shadow)
         return facts.attempts * (_dearest_way(allowed, facts) + shadow)
+
+    def call_bound(self, stage: str, facts: RequestFacts) -> int:
+        """The most that one call of a stage costs, whether it answers or verifies.
+
+        Raises:
+            ConfigError: The stage has no price.
+        """
+        rates = self._rates(stage)
+        return max(rates.answering_later(facts), rates.reading(facts))
 
     def _rates(self, name: str) -> _Rates:
         if name not in self._stages:

@@ -1,0 +1,1 @@
+"""The HTTP side: OpenAI's endpoints over a cascade, in pure ASGI."""

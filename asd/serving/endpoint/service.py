@@ -1,0 +1,257 @@
+"""What every request of a server shares: engines, settings, the books, and room for so many at a time.
+
+    run = await service.open(asked, key, arrived)     # taken on, or refused by an error
+    try:
+        delivered = await run.end()
+    finally:
+        run.close()                                   # what ran is booked
+
+No HTTP here: that is `asd.serving.endpoint.application`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from asd.cascade import Cascade
+from asd.dispatch import Dispatcher
+from asd.engines import LOSSLESS, Acceptance, Engine, Sampling, Verifier
+from asd.engines.closing import close_all
+from asd.ladder import Ladder
+from asd.resilience import FAILURES, Health
+from asd.serving.admission import Admission, RequestFacts, Ticket, calls_of
+from asd.serving.endpoint.bodies import Asked, Limits
+from asd.serving.endpoint.history import History
+from asd.serving.endpoint.refusals import RequestError
+from asd.serving.endpoint.settings import Setting, Settings
+from asd.serving.endpoint.walks import Allowance, Delivered, Walk
+from asd.serving.tariff import Tariff, prompt_bound
+from asd.types import AnswerForm, AnswerKind
+
+__all__ = ["Capacity", "Run", "Service", "load", "tariff_of"]
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a server takes on.
+
+    Attributes:
+        open: Requests at a time, those that wait for a stage included; further ones are refused (429).
+        batch: Most queries in one call of an engine that does not batch by itself.
+        seconds: Most that a request may take; one that names a later deadline gets this one.
+        limits: Most that one request may ask for.
+    """
+
+    open: int = 256
+    batch: int = 16
+    seconds: float = 600.0
+    limits: Limits = field(default_factory=Limits)
+
+
+class Service:
+    """A cascade that many ask, on the event loop that is running.
+
+    Args:
+        engines: One a stage, by stage name.
+        ladder: Their stages and prices.
+        settings: Which policy a request gets.
+        forms: Kinds of answers that the policy was fitted on, the usual one first.
+        admission: Decides who is served, and keeps the books.
+        capacity: How many, how long, how much.
+
+    Attributes:
+        history: What became of the latest requests.
+        tariff: What calls cost and can cost.
+        draining: No request is taken any more; those that were go on.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        ladder: Ladder,
+        settings: Settings,
+        forms: tuple[AnswerKind, ...],
+        admission: Admission,
+        capacity: Capacity,
+    ) -> None:
+        self.ladder = ladder
+        self.admission = admission
+        self.capacity = capacity
+        self.history = History()
+        self.health = Health()
+        self.dispatcher = Dispatcher(engines, capacity.batch)
+        self.draining = False
+        self.tariff = tariff_of(ladder, engines)
+        self._engines = engines
+        self._settings = settings
+        self._forms = forms
+        self._rng = np.random.default_rng()
+        self._cascades: WeakKeyDictionary[Setting, Cascade] = WeakKeyDictionary()
+        self._background: set[asyncio.Task[None]] = set()
+        self._n_open = 0
+
+    @property
+    def n_open(self) -> int:
+        """Requests that were taken and for which work may still run."""
+        return self._n_open
+
+    async def open(self, asked: Asked, key: str, arrived: float) -> Run:
+        """Take a request on.
+
+        Args:
+            asked: What it asks.
+            key: Alias of the client's key.
+            arrived: When it came, by the event loop's clock.
+
+        Raises:
+            RequestError: It cannot be answered here or now.
+            AdmissionError: The client may not ask, or not now.
+        """
+        self._check_open()
+        setting = await self._settings.of(asked.controls)
+        query = replace(asked.query, form=AnswerForm(self._form(asked)))
+        self._check_open()
+        facts = RequestFacts(
+            id=query.id,
+            key=key,
+            model=asked.model,
+            stages=setting.stages,
+            n_prompt=prompt_bound(query),
+            max_new_tokens=query.max_new_tokens,
+        )
+        self._n_open += 1
+        try:
+            ticket = await self.admission.admit(facts)
+        except BaseException:
+            self._n_open -= 1
+            raise
+        allowance = Allowance(self.tariff, facts, asked.controls.budget, arrived, self._seconds(asked))
+        walk = Walk(self.dispatcher, self._cascade(setting, asked.sampling), query, allowance)
+        return Run(self, asked, key, setting, ticket, walk)
+
+    def _seconds(self, asked: Asked) -> float:
+        return min(asked.controls.deadline_s or self.capacity.seconds, self.capacity.seconds)
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise RequestError(503, "the server is shutting down", code="draining", retry_after_s=5)
+        if self._n_open >= self.capacity.open:
+            raise RequestError(
+                429,
+                f"{self._n_open} requests are open, as many as may be",
+                code="overloaded",
+                retry_after_s=1,
+            )
+
+    def _form(self, asked: Asked) -> AnswerKind:
+        kind = asked.controls.answers or self._forms[0]
+        if kind not in self._forms:
+            known = ", ".join(self._forms)
+            raise RequestError(
+                400, f"the policy was fitted on answers of kind {known}, not {kind}", param="answers"
+            )
+        return kind
+
+    def _cascade(self, setting: Setting, sampling: Sampling) -> Cascade:
+        """One a setting, so that its way round failing stages is solved once; one a request that samples."""
+        if sampling.temperature > 0:
+            drawn = sampling if sampling.rng else replace(sampling, rng=self._rng)
+            return self._new_cascade(setting, Acceptance(drawn))
+        if setting not in self._cascades:
+            self._cascades[setting] = self._new_cascade(setting, LOSSLESS)
+        return self._cascades[setting]
+
+    def _new_cascade(self, setting: Setting, acceptance: Acceptance) -> Cascade:
+        return Cascade(self._engines, setting.policy, self.ladder.prices_at(1), self.health, acceptance)
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Something that is done even if the request's own task is cancelled."""
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def closed(self) -> None:
+        """One request less is open."""
+        self._n_open -= 1
+
+    async def drained(self) -> None:
+        """Until every request that was taken has ended and is settled."""
+        self.draining = True
+        while self._n_open or self._background:
+            await asyncio.sleep(0.02)
+
+    def close(self) -> None:
+        """Give threads and engines back."""
+        self.dispatcher.close()
+        close_all(self._engines.values())
+
+
+class Run:
+    """One request that was taken on; `close` it however it ends.
+
+    Attributes:
+        asked: What it asks.
+        setting: How it is answered.
+        walk: Its way through the cascade.
+    """
+
+    def __init__(
+        self, service: Service, asked: Asked, key: str, setting: Setting, ticket: Ticket, walk: Walk
+    ) -> None:
+        self.asked = asked
+        self.setting = setting
+        self.walk = walk
+        self._service = service
+        self._key = key
+        self._ticket = ticket
+
+    async def end(self) -> Delivered:
+        """Answer; cancelling it takes the query out of the cascade. Raises as `Walk.end`."""
+        delivered = await self.walk.end()
+        self._service.history.keep(self.asked, self._key, self.setting, delivered)
+        return delivered
+
+    def close(self) -> None:
+        """Settle the books, in the background: once no stage works for the request any more."""
+        self._service.in_background(self._settle())
+
+    async def _settle(self) -> None:
+        try:
+            await self.walk.settled()
+            await self._ticket.settle(calls_of(self.walk.bought))
+        except Exception as error:
+            _LOG.error("the books of request %s are open: %s", self.asked.query.id, type(error).__name__)
+        finally:
+            self._service.closed()
+
+
+def tariff_of(ladder: Ladder, engines: Mapping[str, Engine]) -> Tariff:
+    """What the stages cost as they are served: one query a call, verified by those that can."""
+    verifiers = {name for name, engine in engines.items() if isinstance(engine, Verifier)}
+    return Tariff(ladder, verifiers=verifiers)
+
+
+def load(engines: Mapping[str, Engine]) -> None:
+    """Bring every stage into memory; one that fails is logged, and asked again when a request needs it.
+
+    Raises:
+        Exception: What the last stage failed with, where all of them fail.
+    """
+    failed: dict[str, Exception] = {}
+    for name, engine in engines.items():
+        try:
+            engine.load()
+        except FAILURES as error:
+            _LOG.warning("stage %s cannot be loaded now: %s", name, error)
+            failed[name] = error
+    if failed.keys() == engines.keys():
+        raise failed.popitem()[1]

@@ -1,0 +1,155 @@
+"""The policy of a request: solved once for every setting that is asked for, and kept.
+
+Nothing is fitted here; `asd.policy.choice` says which policy is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asd.api import with_loads
+from asd.engines.residency import Residency
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.policies import FixedStage, Policy
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.choice import DEFAULT_LAM, choose
+from asd.serving.endpoint.controls import Controls
+from asd.serving.endpoint.refusals import RequestError
+
+__all__ = ["Setting", "Settings"]
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Setting:
+    """How requests of one kind are answered.
+
+    Attributes:
+        policy: Decides.
+        stages: Those that it may ask, in ladder order.
+        note: What whoever asked should know of it; "": nothing.
+    """
+
+    policy: Policy
+    stages: tuple[str, ...]
+    note: str = ""
+
+
+class Settings:
+    """The settings of a server, on the event loop that is running.
+
+    Args:
+        fitted: Holds a policy for every lam.
+        ladder: What it steers.
+        lam: Of requests that name neither a lam nor a quality; None: what is guaranteed, else the default.
+        quality: Instead, the share of quality that they get.
+        certified: Refuse a quality that no guarantee of the policy covers, instead of going by an estimate.
+        residency: Keeps the stages within their memory; None: all stay there.
+        most: Settings that are kept; the one that was used longest ago goes first.
+
+    Attributes:
+        default: The setting of requests that name none.
+
+    Raises:
+        ConfigError, RequestError: The server's own setting is out of range or not covered.
+        PolicyMismatchError: The policy was fitted on another ladder.
+    """
+
+    def __init__(
+        self,
+        fitted: PolicyArtifact,
+        ladder: Ladder,
+        *,
+        lam: float | None = None,
+        quality: float | None = None,
+        certified: bool = False,
+        residency: Residency | None = None,
+        most: int = 64,
+    ) -> None:
+        fitted.check(ladder)
+        self._fitted = fitted
+        self._ladder = ladder
+        self._stages = tuple(stage.name for stage in ladder.stages)
+        self._default = Controls(lam=lam, quality=quality)
+        self._certified = certified
+        self._residency = residency
+        self._most = most
+        self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Setting]] = OrderedDict()
+        self.default = self._solved(self._default)
+
+    def __len__(self) -> int:
+        """Settings that are kept now."""
+        return len(self._kept)
+
+    async def of(self, asked: Controls) -> Setting:
+        """The setting of a request, solved in a thread where it is a new one.
+
+        Raises:
+            RequestError: There is no such stage, or what is asked for cannot be promised.
+        """
+        if asked.lam is None and asked.quality is None and asked.stages is None:
+            return self.default
+        key = (asked.lam, asked.quality, None if asked.stages is None else frozenset(asked.stages))
+        if key not in self._kept:
+            self._kept[key] = asyncio.ensure_future(asyncio.to_thread(self._solved, asked))
+        solving = self._kept[key]
+        self._kept.move_to_end(key)
+        if len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return await asyncio.shield(solving)
+
+    def _solved(self, asked: Controls) -> Setting:
+        stages = self._stages if asked.stages is None else self._allowed(asked.stages)
+        try:
+            if len(stages) == 1:
+                return Setting(FixedStage(stages[0]), stages)
+            if len(stages) < len(self._stages):
+                return self._among(asked, stages)
+            return self._of_all(asked)
+        except ConfigError as error:
+            raise RequestError(400, str(error), param="asd") from error
+
+    def _allowed(self, named: Sequence[str]) -> tuple[str, ...]:
+        if unknown := sorted(set(named) - set(self._stages)):
+            raise RequestError(
+                404,
+                f"there is no stage {', '.join(map(repr, unknown))}; there are {', '.join(self._stages)}",
+                code="model_not_found",
+                param="stages",
+            )
+        return tuple(stage for stage in self._stages if stage in named)
+
+    def _of_all(self, asked: Controls) -> Setting:
+        own = asked.lam is None and asked.quality is None
+        wanted = self._default if own else asked
+        if self._certified and wanted.quality is not None:
+            self._check_certified(wanted.quality)
+        chosen = choose(self._fitted, self._ladder, lam=wanted.lam, quality=wanted.quality)
+        stages = (chosen.policy.stage,) if isinstance(chosen.policy, FixedStage) else self._stages
+        return Setting(self._adapted(chosen.policy), stages, chosen.note)
+
+    def _check_certified(self, share: float) -> None:
+        given = self._fitted.guarantee
+        if given is None or given.keep is None or given.keep < share:
+            covered = "no quality" if given is None or given.keep is None else f"quality up to {given.keep:g}"
+            raise RequestError(
+                400, f"quality {share:g} is not covered: the policy guarantees {covered}", param="quality"
+            )
+
+    def _among(self, asked: Controls, stages: tuple[str, ...]) -> Setting:
+        """A policy for part of the ladder: what is promised of quality holds for the whole alone."""
+        if asked.quality is not None:
+            raise RequestError(
+                400, "a quality is kept by the whole ladder; with stages give a lam instead", param="quality"
+            )
+        lam = next(lam for lam in (asked.lam, self._default.lam, DEFAULT_LAM) if lam is not None)
+        policy = self._fitted.policy(lam, ladder=self._ladder).without(set(self._stages) - set(stages))
+        return Setting(self._adapted(policy), stages)
+
+    def _adapted(self, policy: Policy) -> Policy:
+        """The policy that reckons with loads, where stages take turns in memory."""
+        prices, unit = self._ladder.prices_at(1), self._fitted.ladder.unit(1)
+        return with_loads(policy, self._residency, prices, 1, unit)

@@ -1,0 +1,192 @@
+"""One request's way through the cascade: within its budget, until its deadline, seen from outside.
+
+A walk ends with the policy's answer, at the deadline with the best answer in hand, or with an error. What its
+stages have been asked for is paid for whatever becomes of the request, so `settled` waits for calls that run
+on after the walk was left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from asd.cascade import Cascade
+from asd.dispatch import Dispatcher
+from asd.errors import NoStageLeftError
+from asd.journey import Journey
+from asd.serving.admission import Call, RequestFacts, calls_of
+from asd.serving.endpoint.refusals import RequestError
+from asd.serving.tariff import MICRO, Tariff
+from asd.types import STOP, Completion, Decision, Draft, Query, Verification
+
+__all__ = ["Allowance", "Delivered", "Walk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a walk may take.
+
+    Attributes:
+        tariff: What calls cost.
+        facts: What bounds the cost of a call.
+        budget: Most that all calls together may cost, in the ladder's price unit; None: no limit.
+        arrived: When the request came, by the event loop's clock.
+        seconds: How long after that it must be answered.
+    """
+
+    tariff: Tariff
+    facts: RequestFacts
+    budget: float | None
+    arrived: float
+    seconds: float
+
+    @property
+    def deadline(self) -> float:
+        """By the event loop's clock."""
+        return self.arrived + self.seconds
+
+    def too_dear(self, calls: Sequence[Call]) -> set[str]:
+        """Stages of which one more call may pass the budget, after these calls."""
+        if self.budget is None:
+            return set()
+        left = self.budget * MICRO - sum(map(self.tariff.micros, calls))
+        return {name for name in self.facts.stages if self.tariff.call_bound(name, self.facts) > left}
+
+    @property
+    def least(self) -> float:
+        """The smallest budget with which some stage can be asked, in the ladder's price unit."""
+        return min(self.tariff.call_bound(name, self.facts) for name in self.facts.stages) / MICRO
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What a request got.
+
+    Attributes:
+        completion: The answer and the way there.
+        in_time: False: the deadline came first, and this is the best answer that was in hand.
+        seconds: From the arrival of the request.
+    """
+
+    completion: Completion
+    in_time: bool
+    seconds: float
+
+    @property
+    def draft(self) -> Draft:
+        """The answer that is returned."""
+        return next(draft for draft in self.completion.drafts if draft.stage == self.completion.stage)
+
+    @property
+    def p_good(self) -> float | None:
+        """Calibrated probability that it is right; None: the policy does not look at evidence."""
+        return self.completion.decisions[-1].p_good.get(self.completion.stage)
+
+
+class Walk:
+    """One query in a cascade.
+
+    Args:
+        dispatcher: Of the cascade's engines.
+        cascade: Whose policy decides.
+        query: What is asked.
+        allowed: What it may take.
+
+    Attributes:
+        moved: Set whenever there is something new in `state`; whoever waits for it clears it.
+        state: What had been bought and decided after the last step.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, cascade: Cascade, query: Query, allowed: Allowance) -> None:
+        self._dispatcher = dispatcher
+        self._cascade = cascade
+        self._allowed = allowed
+        self._journey = Journey(query)
+        self.state = _copy(self._journey)
+        self.moved = asyncio.Event()
+
+    @property
+    def bought(self) -> list[Draft | Verification]:
+        """All that stages have delivered; after `settled`, all that they ever will."""
+        return [*self._journey.drafts.values(), *self._journey.verifications]
+
+    async def end(self) -> Delivered:
+        """Walk on to the end, at most until the deadline.
+
+        Cancelling it leaves the queue of a stage; a call that runs already ends by itself.
+
+        Raises:
+            RequestError: The deadline came before any answer, or the budget is too small for one.
+            NoStageLeftError: Every stage failed the query.
+            PolicyError: The policy breaks its protocol.
+            ConfigError: The query cannot be asked.
+        """
+        in_time = True
+        try:
+            async with asyncio.timeout_at(self._allowed.deadline):
+                await self._on()
+            state = self.state
+        except TimeoutError:
+            if not self.state.drafts:
+                raise RequestError(
+                    504, f"no stage answered within {self._allowed.seconds:g} s", code="deadline_exceeded"
+                ) from None
+            state, in_time = self._best(), False
+        if not state.has_stopped:
+            raise self._unanswered()
+        [completion] = self._cascade.completed([state])
+        return Delivered(completion, in_time, asyncio.get_running_loop().time() - self._allowed.arrived)
+
+    async def settled(self) -> None:
+        """Until no stage works for the query any more."""
+        await self._dispatcher.settled(self._journey)
+
+    async def _on(self) -> None:
+        going = True
+        while going:
+            self._journey.lost |= self._too_dear()
+            going = await self._dispatcher.step(self._cascade, self._journey)
+            self.state = _copy(self._journey)
+            self.moved.set()
+
+    def _too_dear(self) -> set[str]:
+        """Stages of which another call may pass the budget."""
+        return self._allowed.too_dear(calls_of(self.bought))
+
+    def _best(self) -> Journey:
+        """As if the policy had stopped where the deadline found the query."""
+        state = _copy(self.state)
+        if not state.has_stopped:
+            self._cascade.decide(state)
+            decided = state.decision or state.decisions[-1]
+            answer = decided.answer or next(reversed(state.drafts))
+            if not state.has_stopped:
+                state.follow(Decision(STOP, answer, decided.p_good, decided.values, decided.votes))
+        return state
+
+    def _unanswered(self) -> Exception:
+        failures = tuple(self.state.failures)
+        too_dear = self._too_dear()
+        if too_dear and not failures:
+            return RequestError(
+                400,
+                f"budget {self._allowed.budget:g} may be too little for any stage; one call may cost "
+                f"{self._allowed.least:.4g}: raise the budget, or lower max_tokens",
+                code="budget_too_small",
+                param="budget",
+            )
+        return NoStageLeftError("no stage answered", [], [(self.state.query, failures)])
+
+
+def _copy(journey: Journey) -> Journey:
+    """What was there between two steps, while a later one changes the original in a thread."""
+    return replace(
+        journey,
+        drafts=dict(journey.drafts),
+        verifications=list(journey.verifications),
+        readers=list(journey.readers),
+        decisions=list(journey.decisions),
+        failures=list(journey.failures),
+        lost=set(journey.lost),
+    )
