@@ -23,8 +23,8 @@ from asd.policy.artifact import load as load_policy
 from asd.policy.fit import fit as fit_policy
 from asd.prices import Prices
 from asd.resilience import Health
-from asd.tracelog import TraceLog
 from asd.traces import read_traces
+from asd.traces.log import TraceLog
 from asd.types import (
     STOP,
     VERIFY,

@@ -34,7 +34,7 @@ from asd.policy.fit import fit as fit_policy
 from asd.policy.record import Method
 from asd.prices import Prices
 from asd.resilience import Health
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 from asd.types import AnswerForm, Trace
 from asd.workloads import Split, Workload
 from asd.workloads.catalogue import default_names, find_workloads

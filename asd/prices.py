@@ -1,6 +1,6 @@
 """What running a stage costs: a price for everything that a call does, and the file that keeps them.
 
-Scope: counts in, prices out; how prices are measured is `asd.pricing`'s.
+Scope: counts in, prices out; how prices are measured is `asd.evaluation.pricing`'s.
 """
 
 from __future__ import annotations

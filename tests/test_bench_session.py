@@ -27,7 +27,7 @@ from asd.measurement.timing import Timings
 from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.testing import FakeClock, ScriptedEngine
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 from asd.types import VERIFY, Completion, Query, Trace, Usage
 from asd.workloads.catalogue import find_workloads
 from bench.gate.judge import Options, judge

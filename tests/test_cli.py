@@ -25,10 +25,10 @@ from asd.cli import _blocks, main
 from asd.collection import header_for
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
+from asd.evaluation.pricing import plan_block
 from asd.ladder import Ladder
-from asd.pricing import plan_block
-from asd.tracelog import TraceLog
 from asd.traces import read_traces
+from asd.traces.log import TraceLog
 from asd.types import Query
 from tests import conducted, worlds
 from tests.models import save_random_model

@@ -17,8 +17,8 @@ from asd.ladder import Ladder
 from asd.policies import FixedStage
 from asd.policy import artifact
 from asd.policy.choice import choose
-from asd.tracelog import TraceLog
 from asd.traces import Header, StageHeader
+from asd.traces.log import TraceLog
 from asd.types import Query, Trace
 from asd.workloads import Split
 from tests.worlds import sample

@@ -17,8 +17,8 @@ from asd.errors import ConfigError, DataError, EngineError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
 from asd.testing import ScriptedEngine
-from asd.tracelog import TraceLog
 from asd.traces import Header, read_traces
+from asd.traces.log import TraceLog
 from asd.types import Draft, Query, Usage, Verification
 from asd.workloads import Split, Workload
 

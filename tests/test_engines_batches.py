@@ -17,7 +17,7 @@ from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.resilience import Health
 from asd.testing import ScriptedEngine
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 from asd.workloads import Split
 from tests.test_cascade import Itinerary

@@ -220,7 +220,7 @@ def test_commands_that_open_a_ladder_close_it(
         return dict.fromkeys(engines, FREE)
 
     monkeypatch.setattr(TransformersEngine, "load", load)
-    monkeypatch.setattr("asd.pricing.measure_prices", measure)  # which takes its time
+    monkeypatch.setattr("asd.evaluation.pricing.measure_prices", measure)  # which takes its time
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, [*command, "--device", "cpu"])
     assert result.exit_code == 0, result.output

@@ -13,7 +13,7 @@ from asd.engines.runtimes import runtimes, same_runtime
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 from asd.types import Draft, Outcome, Query, Trace, Usage
 
 

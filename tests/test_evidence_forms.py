@@ -28,8 +28,8 @@ from asd.policy.fit import fit
 from asd.quality.answers import answer_of
 from asd.research.recordings.outcomes import from_traces
 from asd.testing import Script, ScriptedEngine
-from asd.tracelog import TraceLog
 from asd.traces import encode_trace, read_traces
+from asd.traces.log import TraceLog
 from asd.types import TEXT, AnswerForm, Query, Trace
 from asd.workloads import Split, score_of
 from tests import worlds

@@ -13,7 +13,7 @@ from asd.evidence.features import ANSWER_FEATURES, answer_features
 from asd.evidence.signals import kinds_of, signal_features
 from asd.guarantee.certificate import play
 from asd.policy.fit import fit
-from asd.tracerecords import decode_trace, encode_trace
+from asd.traces.records import decode_trace, encode_trace
 from asd.types import Draft, Trace, Usage
 from tests import worlds
 

@@ -25,7 +25,7 @@ def test_a_trace_file_is_locked_by_a_file_beside_it(tmp_path: Path) -> None:
     code = (
         "import asd\n"
         "from asd.errors import StorageError\n"
-        "from asd.tracelog import TraceLog\n"
+        "from asd.traces.log import TraceLog\n"
         "from tests.test_tracelog import HEADER, trace\n"
         "with TraceLog(sys.argv[1], HEADER) as log:\n"
         "    log.append([trace('q1')])\n"

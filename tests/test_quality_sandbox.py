@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.errors import ConfigError
-from asd.quality import sandbox, testbench
-from asd.quality.sandbox import SPARE_UIDS, CodeTests, Limits, Sandbox
+from asd.quality import sandbox
+from asd.quality.sandbox import SPARE_UIDS, CodeTests, Limits, Sandbox, testbench
 from tests.hostile import NAMES, hostile_programs
 
 SECRET = "pearls before swine"

@@ -17,7 +17,7 @@ from asd.ladder import Ladder
 from asd.measurement.files import read_record
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Run
 from asd.testing import Script, ScriptedEngine
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 from asd.types import Query
 from asd.workloads.catalogue import find_workloads
 from bench.gate.store import Baseline, pinned_by

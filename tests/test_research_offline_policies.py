@@ -13,10 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError
+from asd.research.folds import deal, evenly
 from asd.research.offline import curves
 from asd.research.offline.binned import BinnedInduction
 from asd.research.offline.curves import LOSSES, Curve, cost_shares, cross_validate, cross_validate_all, sweep
-from asd.research.offline.folds import deal, evenly
 from asd.research.offline.lists import Lists
 from asd.research.offline.logistic import fit_folds, fit_many, sigmoid
 from asd.research.offline.policies import Method, Recorded, as_traces, play, prices_of

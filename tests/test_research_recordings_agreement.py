@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from asd.cli.agreement import agreement
+from asd.cli.research.agreement import agreement
 from asd.quality.sandbox import Sandbox
 from asd.research.recordings.agreement import Agreement, Compared, agreements, replies
 from asd.research.recordings.consensus import consensus

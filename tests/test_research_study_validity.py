@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from asd.cli import main, study
+from asd.cli import main
+from asd.cli.research import study
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, Sweep, grant
 from asd.research.recordings.outcomes import Outcomes, from_recording

@@ -28,8 +28,8 @@ from asd.policies import FixedStage, Lossless
 from asd.prices import Prices
 from asd.stops import cut, position, sent
 from asd.testing import Script, ScriptedEngine
-from asd.tracerecords import decode_trace
 from asd.traces import encode_trace
+from asd.traces.records import decode_trace
 from asd.types import NO_CALL, Draft, Query, Trace, Verification
 from tests.fakeserver import serving
 from tests.models import save_random_model, save_shaken, stage

@@ -12,7 +12,7 @@ from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
 from asd.ladder import Ladder
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 from asd.workloads import Split
 from asd.workloads.catalogue import find_workloads
 

@@ -30,10 +30,11 @@ def answer(kind: str, text: str) -> list[str]:
 
 
 def _kinds() -> dict[str, Any]:
-    from asd import ladder, prices, tracerecords, traces  # noqa: PLC0415
+    from asd import ladder, prices, traces  # noqa: PLC0415
     from asd.measurement.records import Run  # noqa: PLC0415
     from asd.policy.artifact import PolicyArtifact  # noqa: PLC0415
     from asd.quality.sandbox import CodeTests  # noqa: PLC0415
+    from asd.traces import records  # noqa: PLC0415
     from bench.gate.store import Baseline  # noqa: PLC0415
 
     return {
@@ -44,7 +45,7 @@ def _kinds() -> dict[str, Any]:
         "ladder": ladder._LadderFile,
         "prices": prices.PriceFile,
         "header": traces.Header,
-        "trace": tracerecords._Record,
+        "trace": records._Record,
         "code": CodeTests,
     }
 

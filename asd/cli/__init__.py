@@ -50,20 +50,11 @@ from asd.types import VERIFY, AnswerForm, AnswerKind, Completion, Query, Trace, 
 EXIT_INTERRUPTED = 130
 _SHARE = 0.95
 """Of the largest stage's quality, that the named settings of a fit keep."""
-_GROUPS = (
-    "agreement",
-    "assess",
-    "certify",
-    "collect",
-    "convert",
-    "evidence",
-    "frontier",
-    "replay",
-    "serve",
-    "study",
-    "tiny",
-)
-"""Commands and groups of commands, each a module here with a command of the same name in it."""
+_RESEARCH = ("agreement", "assess", "certify", "evidence", "frontier", "replay", "study")
+_GROUPS = {name: f"asd.cli.{name}" for name in ("collect", "convert", "serve", "tiny")} | {
+    name: f"asd.cli.research.{name}" for name in _RESEARCH
+}
+"""Commands and groups of commands, each in a module that has a command of the same name."""
 
 
 class _Failure(click.ClickException):
@@ -92,7 +83,7 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _GROUPS:
-            return cast(click.Command, getattr(import_module(f"asd.cli.{cmd_name}"), cmd_name))
+            return cast(click.Command, getattr(import_module(_GROUPS[cmd_name]), cmd_name))
         return super().get_command(ctx, cmd_name)
 
 
@@ -232,7 +223,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     In calls of several queries it is the share of one; larger batches are given as many times more queries.
     The ladder needs some prices to be loaded with; name the file in its `prices` afterwards.
     """
-    from asd.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
+    from asd.evaluation.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
 
     steps = Ladder.load(ladder)
     workloads = workloads_of(datasets, data, unsafe_code)
@@ -340,7 +331,7 @@ def _replayed(fitted: PolicyArtifact) -> Iterator[str]:
 
 def _blocks(ladder: Ladder, traces: Sequence[Trace]) -> Iterator[str]:
     """Of every stage with a drafter: how many tokens it should draft, by prices and acceptance."""
-    from asd.pricing import plan_block  # noqa: PLC0415  (scipy takes a second)
+    from asd.evaluation.pricing import plan_block  # noqa: PLC0415  (scipy takes a second)
 
     prices = {stage.name: stage.prices for stage in ladder.stages}
     for stage in ladder.stages:

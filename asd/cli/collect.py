@@ -27,8 +27,8 @@ from asd.collection import header_for
 from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
 from asd.ladder import Ladder
-from asd.tracelog import TraceLog
 from asd.traces import answered
+from asd.traces.log import TraceLog
 from asd.types import Trace
 from asd.workloads import Split
 

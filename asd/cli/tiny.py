@@ -16,8 +16,8 @@ from asd.collection import collect, header_for
 from asd.engines.revisions import revisions
 from asd.errors import DataError
 from asd.ladder import Ladder
-from asd.tracelog import TraceLog
 from asd.traces import answered
+from asd.traces.log import TraceLog
 from asd.types import Trace
 from asd.workloads.catalogue import find_workloads, workload_names
 

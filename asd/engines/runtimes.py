@@ -74,8 +74,7 @@ def _is_on_cpu(stage: Stage, engine: str, device: str | None) -> bool:
         from asd.engines.vllm.loader import is_cpu_build  # noqa: PLC0415  (for its stages only)
 
         return is_cpu_build()
-    from asd.engines.hf.devices import find_device  # noqa: PLC0415  (loads torch)
-    from asd.engines.hf.settings import Settings  # noqa: PLC0415
+    from asd.engines.hf.settings import Settings, find_device  # noqa: PLC0415  (loads torch)
 
     return find_device(Settings.of(stage).device or device, stage.name).type == "cpu"
 

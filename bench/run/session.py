@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from asd.collection import collect, header_for, read_collected
+from asd.collection.questions import read_questions
 from asd.engines import Engine
 from asd.engines.closing import close_all
 from asd.engines.registry import open_engines
@@ -32,9 +33,8 @@ from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, Ladde
 from asd.measurement.timing import Clock, Timings, Turns
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.artifact import load as load_policy
-from asd.questions import read_questions
-from asd.tracelog import TraceLog
 from asd.traces import key_of, read_header
+from asd.traces.log import TraceLog
 from asd.types import Query, Trace
 from asd.workloads import Versioned
 from bench.run.matrix import N_PASSES, Matrix

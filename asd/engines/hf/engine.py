@@ -22,13 +22,12 @@ import torch
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.closing import Closing
 from asd.engines.hf.decoder import Batch, decode, join, open_batch, prefill
-from asd.engines.hf.devices import find_device
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.outputs import Answer, Ends, harvest
 from asd.engines.hf.readings import Reading, Result, read_all, results
 from asd.engines.hf.sampler import Choose, beginning_with, chooser
-from asd.engines.hf.settings import Settings
+from asd.engines.hf.settings import Settings, find_device
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
 from asd.engines.prompts import encode

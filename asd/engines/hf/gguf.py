@@ -11,6 +11,7 @@ the file names goes along, in the README of the directory.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -21,14 +22,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 from transformers.integrations.gguf import GgufHeader, load_gguf_state_dict, read_gguf_metadata
 
 from asd.engines.checkpoints import is_gguf
-from asd.engines.hf.rope import llama3_parameters
 from asd.errors import ConfigError, DataError
 
-__all__ = ["convert"]
+__all__ = ["convert", "llama3_factors", "llama3_parameters"]
 
 ELSEWHERE = (
     'take the same model in safetensors, or serve the file (llama.cpp) and give the stage engine = "openai"'
@@ -45,6 +46,8 @@ STOP_TEXTS = frozenset({
 """Control tokens that llama.cpp ends an answer at, whether or not the metadata names them."""
 SAMPLES = ("It's 12345 + 678 = ?\n\n  def f(x):\n\treturn x", " Übergröße, 日本語 👩‍👧", "I'LL don't")
 """Texts that tokenizers split differently."""
+LOW, HIGH, TRAINED = 1.0, 4.0, 8192
+"""Frequency factors and context that Llama 3 was trained with, before its positions were scaled."""
 FACTORS = "rope_freqs.weight"
 SETTINGS = {
     "attention.sliding_window": "sliding_window",
@@ -270,3 +273,33 @@ def _in_parts(file: Path) -> ConfigError:
 def _damaged(file: Path, why: object) -> DataError:
     words = " ".join(str(why).split()) or type(why).__name__
     return DataError(f"{file} cannot be read: {words}; download it again, or take a newer transformers")
+
+
+def llama3_parameters(factors: Tensor, theta: float) -> dict[str, Any] | None:
+    """The `rope_parameters` that give these factors; None where Llama 3's do not.
+
+    A GGUF file keeps one factor a frequency, `transformers` works them out of five numbers. The largest is
+    one of those; the others are the same for every Llama 3.1, 3.2 and 3.3.
+
+    Args:
+        factors: What every frequency is divided by, [head_dim / 2].
+        theta: Base of the frequencies.
+    """
+    factor = float(factors.max())
+    if not torch.allclose(llama3_factors(factor, theta, len(factors)), factors.double(), rtol=1e-4):
+        return None
+    return {
+        "rope_type": "llama3",
+        "rope_theta": theta,
+        "factor": factor,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
+        "original_max_position_embeddings": TRAINED,
+    }
+
+
+def llama3_factors(factor: float, theta: float, n: int) -> Tensor:
+    """As llama.cpp's converter writes them, [n] float64: 1 for short waves, `factor` for long ones."""
+    turns = TRAINED / (2 * math.pi) * theta ** -(torch.arange(n, dtype=torch.float64) / n)
+    smooth = ((turns - LOW) / (HIGH - LOW)).clamp(0, 1)
+    return 1 / ((1 - smooth) / factor + smooth)

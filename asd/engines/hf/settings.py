@@ -1,19 +1,21 @@
-"""What a stage's `options.transformers` say.
+"""What a stage's `options.transformers` say, and the device that is named there or for the run.
 
     options.transformers = { device = "cuda:1", kv_cache_gib = 8 }
 
-Scope: a stage in, checked values out; nothing is loaded.
+Scope: a stage in, checked values out; no weights are loaded.
 """
 
 from __future__ import annotations
 
 import math
 
+import torch
+
 from asd.errors import ConfigError
 from asd.ladder import Stage
 from asd.schema import msgspec
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "find_device"]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -33,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @classmethod
     def of(cls, stage: Stage) -> Settings:
-        """What a stage's `options.transformers` say.
+        """What a stage's `options.transformers` say, and the device that is named there or for the run.
 
         Raises:
             ConfigError: They are unknown or out of range.
@@ -45,3 +47,33 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             raise ConfigError(
                 f"stage {stage.name!r}: options.transformers: {error}; it takes {known}"
             ) from error
+
+
+def find_device(name: str | None, stage: str) -> torch.device:
+    """The device of this name; None takes a CUDA device if there is one, else the CPU.
+
+    Args:
+        name: Such as "cpu" or "cuda:1".
+        stage: Whose it is to be, for messages.
+
+    Raises:
+        ConfigError: torch knows no such device, or it is not here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"stage {stage!r}: unknown device {name!r}; torch knows 'cpu', 'cuda', 'cuda:1', ..."
+        ) from error
+    try:
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"stage {stage!r}: device {name!r} is not here: {why}; name another, such as cpu"
+        ) from error
+    return device

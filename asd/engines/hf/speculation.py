@@ -7,7 +7,7 @@
 Lossless: greedy text is the verifier's own token for token; samples follow its distribution, by the rule of
 arXiv 2211.17192 (here the draft is an unconditional draw from a known q; a cascade's is not, see
 `asd.stopping.acceptance`). It changes time only, and pays where drafted tokens are cheap and mostly accepted:
-`asd.pricing.plan_block` says how long a block should be, 0 where plain decoding is faster.
+`asd.evaluation.pricing.plan_block` says how long a block should be, 0 where plain decoding is faster.
 
 Models that cannot take tokens back, because they add up what they read in a state (linear attention,
 convolutions), neither draft nor are drafted for: their stage writes alone. So it does where the drafter

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asd.research.offline.folds import deal
+from asd.research.folds import deal
 from asd.research.offline.policies import Fitted, Method, play
 from asd.research.recordings.recording import Recording
 from asd.stopping.hull import Hull

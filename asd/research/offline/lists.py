@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asd.research.offline.folds import deal
+from asd.research.folds import deal
 from asd.research.offline.logistic import fit_folds
 from asd.research.offline.policies import STOPS, Bought, Choice
 from asd.research.offline.signals import Signals

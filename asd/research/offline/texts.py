@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from asd.research.offline.folds import evenly
+from asd.research.folds import evenly
 from asd.research.offline.grams import Grams, count_grams, products
 from asd.research.recordings.recording import Recording
 

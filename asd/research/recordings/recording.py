@@ -31,7 +31,7 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import Paths, as_paths
-from asd.research.offline.folds import evenly
+from asd.research.folds import evenly
 from asd.research.recordings.answers import agreement, text_of, words_of
 
 __all__ = ["Counts", "Recording", "models_in", "prompt_of", "read_queries", "read_recording"]

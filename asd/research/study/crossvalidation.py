@@ -11,7 +11,7 @@ import numpy as np
 from asd.evaluation.replay import Contender, Outcomes
 from asd.policies import FixedStage
 from asd.policy.fit import fit
-from asd.research.offline.folds import deal
+from asd.research.folds import deal
 from asd.research.study.material import Material
 from asd.research.study.methods import KEPT, LAMS
 from asd.research.study.record import Table, Value

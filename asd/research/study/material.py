@@ -22,8 +22,8 @@ from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
 from asd.research.recordings.recording import Recording
 from asd.research.study.methods import LAMS, Method, families, methods, swept
-from asd.tracelog import TraceLog
 from asd.traces import answered
+from asd.traces.log import TraceLog
 from asd.types import Trace
 from asd.workloads import Split, Workload
 

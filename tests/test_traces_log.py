@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from asd.errors import ConfigError, DataError, StorageError
-from asd.tracelog import TraceLog
 from asd.traces import encode_header, encode_trace, read_header, read_traces
+from asd.traces.log import TraceLog
 from tests.test_traces import HEADER, stage_header, trace
 
 

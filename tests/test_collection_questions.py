@@ -21,9 +21,9 @@ from asd.errors import AsdError, DataError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
 from asd.testing import ScriptedEngine
-from asd.tracelog import TraceLog
-from asd.tracerecords import as_score
 from asd.traces import Header, read_traces
+from asd.traces.log import TraceLog
+from asd.traces.records import as_score
 from asd.types import Query, Trace
 from asd.workloads import Split, Workload
 

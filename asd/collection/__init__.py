@@ -18,16 +18,15 @@ from typing import Any
 
 from tqdm import tqdm
 
+from asd.collection.questions import Questions, read_questions
 from asd.engines import Drafted, Engine, Verifier
-from asd.engines.batches import answers, readings
+from asd.engines.batches import Settled, answers, readings, until_settled
 from asd.engines.runtimes import UNKNOWN
-from asd.engines.settling import Settled, until_settled
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.measurement.files import Paths, as_paths
-from asd.questions import Questions, read_questions
-from asd.tracelog import TraceLog
 from asd.traces import Header, Key, StageHeader, as_recorded, merge, read_header, read_traces
+from asd.traces.log import TraceLog
 from asd.types import Draft, Failure, Outcome, Query, Trace, Verification, pair_name
 from asd.workloads import Split, Workload
 

@@ -2,7 +2,7 @@
 
 A batch is written with one call and forced to disk before `TraceLog.append` returns. A process that is
 killed leaves at most one cut last line, which the next `TraceLog` on the same file drops and counts; a write
-that fails is undone. The format of the lines is `asd.traces`' and `asd.tracerecords`'.
+that fails is undone. The format of the lines is `asd.traces`' and `asd.traces.records`'.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from asd.engines.runtimes import UNKNOWN
 from asd.errors import ConfigError, DataError, StorageError
 from asd.measurement.locking import lock
 from asd.schema import msgspec
-from asd.tracerecords import decode_trace, encode_trace
 from asd.traces import Header, Key, StageHeader, as_recorded, check_same, encode_header, key_of, merge, parse
+from asd.traces.records import decode_trace, encode_trace
 from asd.types import Query, Trace, pair_name
 
 __all__ = ["TraceLog"]

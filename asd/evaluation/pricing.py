@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from asd.engines import Drafted, Engine, Verifier, alone
-from asd.engines.batches import batches
-from asd.engines.settling import until_settled
+from asd.engines.batches import batches, until_settled
 from asd.engines.timing import time_calls
 from asd.errors import ConfigError, PartialBatchError, RefusedError
 from asd.measurement.timing import Clock

@@ -2,7 +2,7 @@
 
 Nothing is encoded that does not decode. What comes from outside the package (a workload's queries and scores,
 an engine's drafts) is made plain first: numbers of numpy become Python's, and text has to be text. Files are
-the business of `asd.traces` and `asd.tracelog`.
+the business of `asd.traces` and `asd.traces.log`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs a model's code against tests, where it can do no harm.
 
-Two processes, each in a bubblewrap jail of its own (`asd.quality.testbench` says why two): no network, no
+Two processes, each in a bubblewrap jail of its own (`testbench` says why two): no network, no
 processes but its own, a read-only view of the Python installation and nothing else of the file system, an
 empty scratch folder in memory, an empty environment, no capabilities, a filter of system calls; limits on
 CPU time, wall time, memory, processes, file sizes and the length of a reply. What it prints goes nowhere.
@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 
 from asd.errors import ConfigError
-from asd.quality.seccomp import refusing_filter
+from asd.quality.sandbox.seccomp import refusing_filter
 from asd.schema import msgspec
 
 __all__ = ["CodeTests", "Limits", "Sandbox", "Verdict"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asd.engines.settling import until_settled
+from asd.engines.batches import until_settled
 from asd.errors import (
     ConfigError,
     EngineError,

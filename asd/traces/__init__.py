@@ -3,7 +3,7 @@
 The first line is a `Header`: which ladder, which datasets, how sampled. Every other line is one query with
 the outcomes of one or more stages in `outputs`, of verifications in `verifications` ("S>M": M read S's
 draft), and in `refusals` what a stage will never do for it; the last two are left out where there are none.
-Lines of the same query are merged, so a file grows by appending (`asd.tracelog`):
+Lines of the same query are merged, so a file grows by appending (`asd.traces.log`):
 
     {"format": "asd-traces", "version": 1, "ladder": "tiny", "stages": {"S": {"model": ...}}, ...}
     {"id": "q1", "dataset": "d", "prompt": "2+2=", "reference": "4", "max_new_tokens": 8, "tags": {},
@@ -19,7 +19,7 @@ what the answer to a query is, where that is not the whole text, `"messages": [{
 before which every answer ends. What can be derived is not stored: the text of a draft accepted to its end is
 the verifier's own `response`, confidence comes from `token_logprobs`, the answer from text and form, cost
 from the counts and the ladder's prices, which may be measured anew. This module reads and merges;
-`asd.tracerecords` encodes a line.
+`asd.traces.records` encodes a line.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from asd.engines.revisions import same_revision
 from asd.engines.runtimes import UNKNOWN, same_runtime
 from asd.errors import DataError
 from asd.schema import msgspec
-from asd.tracerecords import decode_trace, encode_trace
+from asd.traces.records import decode_trace, encode_trace
 from asd.types import TEXT, Outcome, Query, Trace
 from asd.workloads import Split
 

@@ -8,8 +8,8 @@ import pytest
 from asd.engines import GREEDY
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError, RefusedError
+from asd.evaluation.pricing import measure_prices, plan_block
 from asd.prices import Prices
-from asd.pricing import measure_prices, plan_block
 from asd.testing import FakeClock
 from asd.types import Query, Usage, Verification
 from tests.priced import PricedEngine

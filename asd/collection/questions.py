@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from asd.engines.prompts import check
 from asd.errors import ConfigError, DataError
-from asd.tracerecords import as_score, decode_trace, encode_trace
 from asd.traces import Key, key_of
+from asd.traces.records import as_score, decode_trace, encode_trace
 from asd.types import Query, Trace
 from asd.workloads import Split, Workload, score_of
 

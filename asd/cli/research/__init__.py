@@ -1,0 +1,1 @@
+"""Commands that compare methods on recorded outcomes, or reproduce the study."""
