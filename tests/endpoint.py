@@ -15,7 +15,7 @@ from openai import OpenAI
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling
 from asd.ladder import Ladder, Stage
-from asd.policies import Policy
+from asd.policies import FixedStage, Policy
 from asd.prices import Prices
 from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.controls import Controls
@@ -90,6 +90,10 @@ class OnePolicy:
 
     policy: Policy
     stages: tuple[str, ...] = STAGES
+
+    @property
+    def hurried(self) -> Setting:
+        return Setting(FixedStage(self.stages[0]), self.stages[:1], "busy")
 
     async def of(self, asked: Controls) -> Setting:  # noqa: ARG002
         return Setting(self.policy, self.stages)

@@ -387,3 +387,27 @@ def test_a_server_that_drains_is_not_ready_and_says_when_to_come_again() -> None
         assert text_of((await accepted).body) == "accepted"
 
     serve(engines, OnePolicy(FixedStage("S"), ("S",)), test, ladder=_ladder("S"))
+
+
+@pytest.mark.parametrize(
+    ("priority", "stages"), [("low", "LSff"), ("normal", "LLSS"), ("high", "LLLS"), (None, "LLSS")]
+)
+def test_a_busy_server_answers_cheaply_before_it_refuses(priority: str | None, stages: str) -> None:
+    """With 0, 1, 2 and 3 requests open of 4 that may be; sooner at a low priority."""
+    engines = {name: Slow(name, name, 0.1) for name in STAGES}
+    body = chat() if priority is None else chat(priority=priority)
+
+    async def test(app: Application) -> str:
+        found = ""
+        for n_open in range(4):
+            others = [asyncio.create_task(post(app, chat(lam=1, priority="high"))) for _ in range(n_open)]
+            while app.service.n_open < n_open:
+                await asyncio.sleep(0.001)
+            reply = await post(app, body)
+            found += "f" if reply.status == 429 else reply.json["asd"]["stage"]
+            assert {other.json["asd"]["stage"] for other in await asyncio.gather(*others)} <= {"L"}
+            while app.service.n_open:
+                await asyncio.sleep(0.001)
+        return found
+
+    assert serve(engines, OnePolicy(Climb("L")), test, capacity=Capacity(open=4)) == stages

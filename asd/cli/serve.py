@@ -23,8 +23,6 @@ from asd.ladder import Ladder
 from asd.serving.admission import Admission
 from asd.serving.cashier import Cashier
 from asd.serving.endpoint.loopback import Loopback, is_loopback
-from asd.serving.endpoint.service import Capacity, Service, load, tariff_of
-from asd.serving.endpoint.settings import Settings
 from asd.serving.ledger import NO_CAPS, Caps
 from asd.serving.spending import micros_of
 from asd.serving.tariff import Tariff
@@ -90,6 +88,8 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     try:
         from asd.serving.endpoint.application import Application  # noqa: PLC0415  (starlette)
         from asd.serving.endpoint.server import Server, listening, set_up_logs, url_of  # noqa: PLC0415
+        from asd.serving.endpoint.service import Capacity, Service, load, tariff_of  # noqa: PLC0415
+        from asd.serving.endpoint.settings import Settings  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
     steps, local = Ladder.load(ladder), is_loopback(host)

@@ -39,6 +39,8 @@ class RequestFacts:
         max_new_tokens: Room for the answer.
         shadow: Stages that answer as well, whatever the cascade does, to keep an eye on quality.
         attempts: Most times that any one call is made.
+        budget: Most that its own calls cost together, in micro-units, as whoever makes them takes care of;
+            None: whatever they cost.
 
     Raises:
         ConfigError: There is no stage, or a count is out of range.
@@ -52,6 +54,7 @@ class RequestFacts:
     max_new_tokens: int
     shadow: tuple[str, ...] = ()
     attempts: int = 1
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:

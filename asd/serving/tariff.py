@@ -110,9 +110,9 @@ class Tariff:
         Raises:
             ConfigError: A stage has no price.
         """
-        allowed = [self._rates(name) for name in dict.fromkeys(facts.stages)]
-        shadow = sum(self._rates(name).writing(facts) for name in facts.shadow)
-        return facts.attempts * (_dearest_way(allowed, facts) + shadow)
+        way = _dearest_way([self._rates(name) for name in dict.fromkeys(facts.stages)], facts)
+        own = facts.attempts * way if facts.budget is None else min(facts.budget, facts.attempts * way)
+        return own + facts.attempts * sum(self._rates(name).writing(facts) for name in facts.shadow)
 
     def call_bound(self, stage: str, facts: RequestFacts) -> int:
         """The most that one call of a stage costs, whether it answers or verifies.

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -56,6 +57,7 @@ class Application:
                 Route("/v1/models", self._models),
                 Route("/v1/models/{model:path}", self._model),
                 Route("/v1/asd/requests/{request}", self._request),
+                Route("/metrics", self._metrics),
                 Route("/health", self._health),
                 Route("/ready", self._ready),
                 Route("/openapi.json", self._openapi),
@@ -109,6 +111,10 @@ class Application:
         if told is None:
             raise RequestError(404, "no such request is remembered", code="request_not_found")
         return Response(told, media_type="application/json")
+
+    async def _metrics(self, request: Request) -> Response:
+        self._authenticated(request)
+        return Response(self.service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _health(self, _: Request) -> Response:
         return _json({"status": "ok"})

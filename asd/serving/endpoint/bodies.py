@@ -125,6 +125,7 @@ class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     stages: Any = None
     show: Any = None
     answers: Any = None
+    priority: Any = None
 
 
 class _Chat(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):

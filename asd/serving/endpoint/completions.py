@@ -37,6 +37,8 @@ FIRST_BYTE_S = 0.03
 """A stream with nothing to show by then begins with a comment; until then a failure has its own status."""
 PING_S = 5.0
 """Between comments; proxies close connections that are silent for some tens of seconds."""
+NOBODY = "-"
+"""In metrics, a client whose key is not known."""
 MOST_BYTES = 4 * 2**20
 BODY_S = 30.0
 
@@ -56,14 +58,17 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         arrived, service, headers = asyncio.get_running_loop().time(), self._service(), headers_of(scope)
+        key = NOBODY
         try:
             key = service.admission.authenticate(bearer_of(headers))
             body = await body_of(scope, receive, MOST_BYTES, BODY_S)
             asked = read(self._endpoint, body, headers, scope["state"]["id"], service.capacity.limits)
             run = await service.open(asked, key, arrived)
         except ClientGoneError:
+            service.metrics.ended(key, "left")
             return
         except Exception as error:
+            service.metrics.ended(key, "refused")
             await _refuse(send, error)
             return
         try:

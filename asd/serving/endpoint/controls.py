@@ -19,7 +19,7 @@ from msgspec import Meta
 from asd.serving.endpoint.refusals import RequestError
 from asd.types import AnswerKind
 
-__all__ = ["CONTROLS", "HEADER", "MODEL", "Controls", "Show", "read_controls"]
+__all__ = ["CONTROLS", "HEADER", "MODEL", "Controls", "Priority", "Show", "read_controls"]
 
 MODEL = "asd"
 """The cascade's name; those of its settings begin with it and a slash."""
@@ -28,6 +28,7 @@ FIXED = "always-"
 """Before the name of a stage that answers alone."""
 
 Show = Literal["hold", "verified", "draft"]
+Priority = Literal["low", "normal", "high"]
 _Share = Annotated[float, Meta(gt=0, le=1)]
 _Weight = Annotated[float, Meta(ge=0, le=1e6)]
 _Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -45,6 +46,7 @@ class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         show: What a stream may show before the cascade has stopped: "hold": nothing; "verified": what the
             largest stage allowed has verified; "draft": every answer as it comes, replaced by a better one.
         answers: What kind of answer is expected, where the policy was fitted on several.
+        priority: Who is refused first, and before that answered by the smallest stage, when many ask.
     """
 
     lam: _Weight | None = None
@@ -54,6 +56,7 @@ class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stages: tuple[str, ...] | None = None
     show: Show | None = None
     answers: AnswerKind | None = None
+    priority: Priority | None = None
 
     def __post_init__(self) -> None:
         if self.lam is not None and self.quality is not None:
@@ -128,7 +131,7 @@ def _of_headers(headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
         if name == "stages":
             found[name] = [stage.strip() for stage in text.split(",")]
         else:
-            found[name] = text if name in {"show", "answers"} else _number(text)
+            found[name] = text if name in {"show", "answers", "priority"} else _number(text)
     return found
 
 

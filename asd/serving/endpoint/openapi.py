@@ -65,6 +65,7 @@ def document() -> dict[str, Any]:
             "/v1/models": {"get": _got("The cascade, and every stage by itself")},
             "/v1/models/{model}": {"get": _got("One of them", "model")},
             "/v1/asd/requests/{request}": {"get": _got("How a request was answered", "request")},
+            "/metrics": {"get": _got("Counters in the text format of Prometheus")},
             "/health": {"get": _got("The server runs")},
             "/ready": {"get": _got("Whether requests are taken") | _also_unready()},
             "/openapi.json": {"get": _got("This description")},

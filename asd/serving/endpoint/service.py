@@ -28,16 +28,22 @@ from asd.ladder import Ladder
 from asd.resilience import FAILURES, Health
 from asd.serving.admission import Admission, RequestFacts, Ticket, calls_of
 from asd.serving.endpoint.bodies import Asked, Limits
+from asd.serving.endpoint.controls import Controls, Priority
 from asd.serving.endpoint.history import History
+from asd.serving.endpoint.metrics import Metrics, Outcome
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.settings import Setting, Settings
 from asd.serving.endpoint.walks import Allowance, Delivered, Walk
-from asd.serving.tariff import Tariff, prompt_bound
+from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
 
 __all__ = ["Capacity", "Run", "Service", "load", "tariff_of"]
 
 _LOG = logging.getLogger(__name__)
+
+
+PLACES: dict[Priority, float] = {"low": 0.5, "normal": 1.0, "high": 1.2}
+"""Share of `Capacity.open` up to which requests of a priority are taken; above half of it in a hurry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Service:
 
     Attributes:
         history: What became of the latest requests.
+        metrics: What Prometheus reads.
         tariff: What calls cost and can cost.
         draining: No request is taken any more; those that were go on.
     """
@@ -87,6 +94,7 @@ class Service:
         self.admission = admission
         self.capacity = capacity
         self.history = History()
+        self.metrics = Metrics(lambda: self._n_open)
         self.health = Health()
         self.dispatcher = Dispatcher(engines, capacity.batch)
         self.draining = False
@@ -116,10 +124,13 @@ class Service:
             RequestError: It cannot be answered here or now.
             AdmissionError: The client may not ask, or not now.
         """
-        self._check_open()
+        self._check_open(asked.controls)
         setting = await self._settings.of(asked.controls)
         query = replace(asked.query, form=AnswerForm(self._form(asked)))
-        self._check_open()
+        self._check_open(asked.controls)
+        if self._is_crowded(asked.controls):
+            setting = self._settings.hurried
+        cascade = self._cascade(setting, asked.sampling)
         facts = RequestFacts(
             id=query.id,
             key=key,
@@ -127,6 +138,7 @@ class Service:
             stages=setting.stages,
             n_prompt=prompt_bound(query),
             max_new_tokens=query.max_new_tokens,
+            budget=None if asked.controls.budget is None else int(asked.controls.budget * MICRO),
         )
         self._n_open += 1
         try:
@@ -134,23 +146,30 @@ class Service:
         except BaseException:
             self._n_open -= 1
             raise
-        allowance = Allowance(self.tariff, facts, asked.controls.budget, arrived, self._seconds(asked))
-        walk = Walk(self.dispatcher, self._cascade(setting, asked.sampling), query, allowance)
+        walk = Walk(
+            self.dispatcher, cascade, query, Allowance(self.tariff, facts, arrived, self._seconds(asked))
+        )
         return Run(self, asked, key, setting, ticket, walk)
 
     def _seconds(self, asked: Asked) -> float:
         return min(asked.controls.deadline_s or self.capacity.seconds, self.capacity.seconds)
 
-    def _check_open(self) -> None:
+    def _check_open(self, asked: Controls) -> None:
         if self.draining:
             raise RequestError(503, "the server is shutting down", code="draining", retry_after_s=5)
-        if self._n_open >= self.capacity.open:
+        priority = asked.priority or "normal"
+        if self._n_open >= PLACES[priority] * self.capacity.open:
             raise RequestError(
                 429,
-                f"{self._n_open} requests are open, as many as may be",
+                f"{self._n_open} requests are open, as many as may be at priority {priority}",
                 code="overloaded",
                 retry_after_s=1,
             )
+
+    def _is_crowded(self, asked: Controls) -> bool:
+        """Whether a request that says nothing of quality gets a cheap answer, so that later ones get any."""
+        says = asked.lam is not None or asked.quality is not None or asked.stages is not None
+        return not says and self._n_open >= PLACES[asked.priority or "normal"] * self.capacity.open / 2
 
     def _form(self, asked: Asked) -> AnswerKind:
         kind = asked.controls.answers or self._forms[0]
@@ -213,10 +232,17 @@ class Run:
         self._service = service
         self._key = key
         self._ticket = ticket
+        self._outcome: Outcome = "left"
 
     async def end(self) -> Delivered:
         """Answer; cancelling it takes the query out of the cascade. Raises as `Walk.end`."""
-        delivered = await self.walk.end()
+        try:
+            delivered = await self.walk.end()
+        except Exception:
+            self._outcome = "failed"
+            raise
+        self._outcome = "answered" if delivered.in_time else "late"
+        self._service.metrics.answered(delivered)
         self._service.history.keep(self.asked, self._key, self.setting, delivered)
         return delivered
 
@@ -227,10 +253,13 @@ class Run:
     async def _settle(self) -> None:
         try:
             await self.walk.settled()
-            await self._ticket.settle(calls_of(self.walk.bought))
+            calls = calls_of(self.walk.bought)
+            self._service.metrics.paid(self._key, calls, sum(map(self._service.tariff.micros, calls)) / MICRO)
+            await self._ticket.settle(calls)
         except Exception as error:
             _LOG.error("the books of request %s are open: %s", self.asked.query.id, type(error).__name__)
         finally:
+            self._service.metrics.ended(self._key, self._outcome)
             self._service.closed()
 
 

@@ -52,6 +52,8 @@ class Settings:
 
     Attributes:
         default: The setting of requests that name none.
+        hurried: Theirs while the server is busy: the smallest stage alone, unless the default promises
+            quality.
 
     Raises:
         ConfigError, RequestError: The server's own setting is out of range or not covered.
@@ -79,6 +81,8 @@ class Settings:
         self._most = most
         self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Setting]] = OrderedDict()
         self.default = self._solved(self._default)
+        promises = quality is not None or (lam is None and fitted.guarantee is not None)
+        self.hurried = self.default if promises else _alone(self.default.stages[0])
 
     def __len__(self) -> int:
         """Settings that are kept now."""
@@ -153,3 +157,8 @@ class Settings:
         """The policy that reckons with loads, where stages take turns in memory."""
         prices, unit = self._ladder.prices_at(1), self._fitted.ladder.unit(1)
         return with_loads(policy, self._residency, prices, 1, unit)
+
+
+def _alone(stage: str) -> Setting:
+    note = f"{stage} alone answered: the server is busy, and the request names no lam, quality or stages"
+    return Setting(FixedStage(stage), (stage,), note)

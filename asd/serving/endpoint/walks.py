@@ -29,15 +29,13 @@ class Allowance:
 
     Attributes:
         tariff: What calls cost.
-        facts: What bounds the cost of a call.
-        budget: Most that all calls together may cost, in the ladder's price unit; None: no limit.
+        facts: What bounds the cost of its calls.
         arrived: When the request came, by the event loop's clock.
         seconds: How long after that it must be answered.
     """
 
     tariff: Tariff
     facts: RequestFacts
-    budget: float | None
     arrived: float
     seconds: float
 
@@ -48,9 +46,9 @@ class Allowance:
 
     def too_dear(self, calls: Sequence[Call]) -> set[str]:
         """Stages of which one more call may pass the budget, after these calls."""
-        if self.budget is None:
+        if self.facts.budget is None:
             return set()
-        left = self.budget * MICRO - sum(map(self.tariff.micros, calls))
+        left = self.facts.budget - sum(map(self.tariff.micros, calls))
         return {name for name in self.facts.stages if self.tariff.call_bound(name, self.facts) > left}
 
     @property
@@ -171,8 +169,8 @@ class Walk:
         if too_dear and not failures:
             return RequestError(
                 400,
-                f"budget {self._allowed.budget:g} may be too little for any stage; one call may cost "
-                f"{self._allowed.least:.4g}: raise the budget, or lower max_tokens",
+                f"the budget may be too little for any stage: the cheapest call may cost "
+                f"{self._allowed.least:.4g}; raise it, or lower max_tokens",
                 code="budget_too_small",
                 param="budget",
             )
