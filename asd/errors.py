@@ -14,6 +14,7 @@
     │   ├── PartialBatchError     some queries of a batch failed; holds the results of the others
     │   └── NoStageLeftError      every stage failed a query; holds what has been answered
     ├── StorageError     a result could not be written (disk full, no permission)
+    ├── SimulationError  a simulated run breaks a law that holds exactly
     └── AdmissionError   a server does not take a request
         ├── UnknownKeyError       no API key, or one that is unknown, revoked or expired
         ├── RateLimitedError      too many requests or tokens a minute
@@ -121,6 +122,10 @@ class NoStageLeftError(EngineError):
 
 class StorageError(AsdError):
     """A result could not be written; what had been written before is intact."""
+
+
+class SimulationError(AsdError):
+    """A simulated run breaks a law that holds exactly: a bug of the simulator, never of the input."""
 
 
 class AdmissionError(AsdError):

@@ -1,0 +1,218 @@
+"""When requests come: Poisson, the published day, recorded instants, and recorded clients.
+
+Every source is an iterator of seconds in ascending order from 0, drawn in blocks, so that memory does not
+grow with the length of a run. Real traffic is bursts of a few clients: within an hour the variance of a
+minute's count is 10 to 40 times its mean. A recorded stream is therefore made lighter by leaving out whole
+clients (`clients`), never by dropping requests at random, which would make it Poisson.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import heapq
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import count, groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.errors import ConfigError, DataError
+
+__all__ = ["Client", "Pattern", "clients", "merged", "poisson", "read_clients", "read_instants", "surge"]
+
+Array = npt.NDArray[np.float64]
+
+_BLOCK = 4096
+
+
+def poisson(rate: float, rng: np.random.Generator) -> Iterator[float]:
+    """A Poisson stream of `rate` requests a second, without end."""
+    if not (math.isfinite(rate) and rate > 0.0):
+        raise ConfigError(f"a rate of arrivals is a positive number of requests a second, not {rate}")
+    now = 0.0
+    while True:
+        instants = now + rng.exponential(1.0 / rate, _BLOCK).cumsum()
+        yield from instants.tolist()
+        now = float(instants[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A day by hours: requests a second at some hours, straight lines between, over midnight too.
+
+    Attributes:
+        hours: Ascending whole hours, in [0, 24).
+        rates: Requests a second at each.
+        surges: What the rate is multiplied with in a minute of burst, at each.
+        p_burst: Share of the minutes that are bursts.
+        scale: Of all rates.
+    """
+
+    hours: tuple[int, ...] = (8, 9, 12, 14, 18, 22)
+    rates: tuple[float, ...] = (12, 15, 25, 20, 12, 4)
+    surges: tuple[float, ...] = (3.0, 2.8, 2.0, 2.2, 2.5, 1.3)
+    p_burst: float = 0.0
+    scale: float = 1.0
+
+    def rate(self, seconds: npt.ArrayLike) -> Array:
+        """Requests a second outside bursts, at these times of the run, which begins at midnight."""
+        return self.scale * self._at(seconds, self.rates)
+
+    def draw(self, rng: np.random.Generator) -> Iterator[float]:
+        """A Poisson stream at this rate: minute by minute, thinned from the largest rate of the minute."""
+        for minute in count():
+            start = 60.0 * minute
+            factor = float(self._at(start, self.surges)) if rng.random() < self.p_burst else 1.0
+            most = factor * float(self.rate([start, start + 60.0]).max())
+            found = start + 60.0 * np.sort(rng.random(rng.poisson(60.0 * most)))
+            yield from found[rng.random(len(found)) * most < factor * self.rate(found)].tolist()
+
+    def _at(self, seconds: npt.ArrayLike, values: tuple[float, ...]) -> Array:
+        return np.asarray(np.interp(np.asarray(seconds) / 3600.0, self.hours, values, period=24.0))
+
+
+def read_instants(path: str | Path, speed: float = 1.0) -> list[float]:
+    """Recorded instants, a column `t_s` or `t_ms` of a CSV file (`.gz` is unpacked), from 0 on.
+
+    Args:
+        path: The file.
+        speed: How much faster they come than they did.
+
+    Raises:
+        DataError: The file cannot be read or holds no such column.
+    """
+    rows = _rows(Path(path))
+    column = next((name for name in ("t_s", "t_ms") if rows and name in rows[0]), None)
+    if column is None:
+        raise DataError(f"{path} has no rows with a column t_s or t_ms; give a file of arrivals")
+    unit = speed if column == "t_s" else 1e3 * speed
+    found = sorted(float(row[column]) / unit for row in rows)
+    return [instant - found[0] for instant in found]
+
+
+class Client(NamedTuple):
+    """One client in one stretch of time: a renewal process of gamma or Weibull gaps.
+
+    Attributes:
+        name: Of the client.
+        start_s: Of the stretch.
+        rate: Requests a second.
+        family: "G" (gamma) or "W" (Weibull).
+        shape: Of the distribution of its gaps; their mean is 1 / rate.
+    """
+
+    name: str
+    start_s: float
+    rate: float
+    family: str
+    shape: float
+
+
+def read_clients(path: str | Path) -> list[Client]:
+    """Recorded clients: columns client, t_s, rate_rps, family, shape of a CSV file (`.gz` is unpacked).
+
+    Raises:
+        DataError: The file cannot be read, or a column is missing.
+    """
+    try:
+        return [
+            Client(
+                row["client"], float(row["t_s"]), float(row["rate_rps"]), row["family"], float(row["shape"])
+            )
+            for row in _rows(Path(path))
+        ]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} is no file of clients ({error}); see asd/operations/README.md") from error
+
+
+def clients(
+    recorded: Iterable[Client],
+    rng: np.random.Generator,
+    *,
+    rate: float | None = None,
+    start_s: float = 0.0,
+    stretch_s: float = 600.0,
+) -> Iterator[float]:
+    """Streams of recorded clients together, each a renewal process at its recorded rate.
+
+    Args:
+        recorded: One entry a client and stretch.
+        rng: Draws the clients and their gaps.
+        rate: Mean requests a second wanted over all that is left: clients drawn at random until they would
+            make more; None: all of them.
+        start_s: Where in the recording the run begins.
+        stretch_s: Length of a stretch.
+
+    Raises:
+        DataError: Nothing is recorded from there on.
+    """
+    entries = sorted((e for e in recorded if e.start_s >= start_s and e.rate > 0), key=lambda e: e.start_s)
+    if not entries:
+        raise DataError(f"no client is recorded from {start_s} s on; begin earlier")
+    if rate is not None:
+        kept = _thinned(entries, rate, rng, entries[-1].start_s + stretch_s - start_s, stretch_s)
+        entries = [entry for entry in entries if entry.name in kept]
+    for begin, together in groupby(entries, key=lambda entry: entry.start_s):
+        found = np.concatenate([_renewals(entry, stretch_s, rng) for entry in together])
+        yield from (begin - start_s + np.sort(found)).tolist()
+
+
+def _thinned(
+    entries: list[Client], rate: float, rng: np.random.Generator, seconds: float, stretch_s: float
+) -> set[str]:
+    """Clients in a random order, as long as they do not exceed the rate together; at least the lightest."""
+    means: dict[str, float] = {}
+    for entry in entries:
+        means[entry.name] = means.get(entry.name, 0.0) + entry.rate * stretch_s / seconds
+    kept, total = {min(means, key=means.__getitem__)}, min(means.values())
+    for name in rng.permutation(sorted(means)).tolist():
+        if name not in kept and total + means[name] <= rate:
+            kept.add(name)
+            total += means[name]
+    return kept
+
+
+def _renewals(client: Client, seconds: float, rng: np.random.Generator) -> Array:
+    """Instants within the stretch, from a random phase on."""
+    mean = 1.0 / client.rate
+    n = int(seconds * client.rate * 1.5) + 64
+    found = -mean * rng.random() + _gaps(client, n, rng).cumsum()
+    while found[-1] < seconds:
+        found = np.append(found, found[-1] + _gaps(client, n, rng).cumsum())
+    return found[(found >= 0.0) & (found < seconds)]
+
+
+def _gaps(client: Client, n: int, rng: np.random.Generator) -> Array:
+    """Gaps of mean 1 / rate."""
+    if client.family == "G":
+        return rng.gamma(client.shape, 1.0 / (client.shape * client.rate), n)
+    mean = math.gamma(1.0 + 1.0 / client.shape)
+    return rng.weibull(client.shape, n) / (mean * client.rate)
+
+
+def surge(start_s: float, seconds: float, rate: float, rng: np.random.Generator) -> Iterator[float]:
+    """Additional requests for a while: a forced overload."""
+    n = rng.poisson(rate * seconds)
+    yield from np.sort(start_s + seconds * rng.random(n)).tolist()
+
+
+def merged(*streams: Iterable[float]) -> Iterator[float]:
+    """Several streams as one."""
+    return heapq.merge(*streams)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf8", newline="")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf8", newline="")
+        ) as file:
+            return list(csv.DictReader(file))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read arrivals from {path}: {error}") from error

@@ -1,0 +1,228 @@
+"""Recorded queries as the simulator sees them: what every action leads to, and how long it takes.
+
+A query is drawn whole: the outcomes of all stages and what their calls take stay together, so that hard
+queries are slow *and* escalate. Actions are carried out by `asd.cascade.Cascade` over the recording, once for
+each state of a query, and remembered; so are a policy's decisions. Service times come from the ladder's price
+table: prices at a batch size are a query's share of a call of that size, so that a call of n queries lasts
+
+    sum over its queries of  usage . prices(n),    n prices(n) linear between the batch sizes measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.cascade import Cascade
+from asd.engines.replay import ReplayEngine
+from asd.errors import ConfigError, DataError
+from asd.evidence import Evidence, Judgement
+from asd.journey import Journey
+from asd.ladder import Ladder
+from asd.policies import FixedStage, Policy
+from asd.prices import Prices
+from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Trace, Verification
+
+__all__ = ["Decider", "Population", "Remembered", "Situation", "Step", "call_rates"]
+
+Array = npt.NDArray[np.float64]
+
+_SECONDS = {"ms": 1e-3, "s": 1.0}
+"""What a price unit is in seconds."""
+
+
+class Step(NamedTuple):
+    """What a policy does in one state of a query.
+
+    Attributes:
+        stage: The stage that works; "" where the answer is returned.
+        action: As in `asd.types.Decision`.
+        after: The state it leads to; None where the answer is returned.
+        demand: Seconds that the query adds to a call of 1, 2, ... queries; empty where no call is needed.
+        cost: Priced, cost units.
+        answer: Stage whose answer is the best in hand.
+        score: Of that answer, in [0, 1]; 0 before there is one.
+    """
+
+    stage: str
+    action: str
+    after: Situation | None
+    demand: tuple[float, ...]
+    cost: float
+    answer: str | None
+    score: float
+
+
+@dataclass(slots=True, eq=False)
+class Situation:
+    """One state of one recorded query: what has been bought for it."""
+
+    trace: Trace
+    journey: Journey
+    after: dict[tuple[str, str | None], Step] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """Evidence that judges every state of a query once; the queries of a recording come again and again."""
+
+    evidence: Evidence
+    _known: dict[tuple[str, str, tuple[str, ...], str], Judgement] = field(default_factory=dict)
+
+    def judge(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Judgement:
+        """As the evidence does."""
+        read = "" if verification is None else verification.drafter + VERIFY + verification.stage
+        key = (query.dataset, query.id, tuple(drafts), read)
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self.evidence.judge(query, drafts, verification)
+        return known
+
+
+class Population:
+    """Recorded queries on a ladder.
+
+    Args:
+        traces: Scored outcomes of every stage.
+        ladder: Supplies the prices; in milliseconds or seconds, which are the service times.
+        unit: One cost unit in the ladder's price unit.
+        largest_batch: Most queries in a call.
+
+    Raises:
+        DataError: A query has no score of some stage, or there is none.
+        ConfigError: Prices are no times.
+    """
+
+    def __init__(self, traces: Sequence[Trace], ladder: Ladder, unit: float, largest_batch: int = 16) -> None:
+        if ladder.price_unit not in _SECONDS:
+            raise ConfigError(
+                f"prices in {ladder.price_unit!r} are no service times; measure them in milliseconds "
+                "(asd price), or declare them in s"
+            )
+        if not traces:
+            raise DataError("there are no queries to draw from; collect some (asd collect)")
+        for trace in traces:
+            _check_scored(trace, ladder)
+        self.stages = tuple(stage.name for stage in ladder.stages)
+        self.largest_batch = largest_batch
+        self.prices = ladder.prices_at(1)
+        self.unit = unit
+        self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
+        self._rates = {
+            name: _SECONDS[ladder.price_unit] * call_rates(_by_batch(ladder, name), largest_batch)
+            for name in self.stages
+        }
+        self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
+        self.queries = [Situation(trace, Journey(trace.query)) for trace in traces]
+
+    def step(self, situation: Situation, decision: Decision) -> Step:
+        """What a decision leads to; carried out once."""
+        key = decision.action, decision.answer
+        known = situation.after.get(key)
+        if known is None:
+            known = situation.after[key] = self._carry_out(situation, decision)
+        return known
+
+    def _carry_out(self, situation: Situation, decision: Decision) -> Step:
+        score = 0.0 if decision.answer is None else situation.trace.outcomes[decision.answer].score
+        assert score is not None
+        if decision.action == STOP:
+            return Step("", STOP, None, (), 0.0, decision.answer, score)
+        journey = _copy(situation.journey)
+        journey.follow(decision)
+        self._cascade.carry_out(decision.action, [journey], 1)
+        stage = decision.action.removeprefix(VERIFY)
+        result = journey.verifications[-1] if decision.action.startswith(VERIFY) else journey.drafts[stage]
+        demand = () if result.usage == NO_CALL else tuple((self._rates[stage] @ result.usage.counts).tolist())
+        cost = self.prices[stage].cost(result.usage) / self.unit
+        after = Situation(situation.trace, journey)
+        return Step(stage, decision.action, after, demand, cost, decision.answer, score)
+
+
+class Decider:
+    """A policy before a population: every state of a query is decided once.
+
+    Only for policies that decide on query, drafts and verification alone; one that follows the load is
+    another policy at another load (`asd.operations.control`).
+
+    Args:
+        population: Recorded queries.
+        policy: The policy, of the class that decides live.
+    """
+
+    def __init__(self, population: Population, policy: Policy) -> None:
+        self.policy = policy
+        self._population = population
+        self._cascade = Cascade(population.engines, policy, population.prices)
+        self._known: dict[Situation, Step] = {}
+        self._without: dict[tuple[Situation, frozenset[str]], Step | None] = {}
+
+    def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
+        """What to do next; None where no stage is left and no answer in hand."""
+        if out_of_reach:
+            return self._around(situation, out_of_reach)
+        known = self._known.get(situation)
+        if known is None:
+            step = self._decide(situation, out_of_reach)
+            assert step is not None
+            known = self._known[situation] = step
+        return known
+
+    def _around(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
+        key = situation, out_of_reach
+        if key not in self._without:
+            self._without[key] = self._decide(situation, out_of_reach)
+        return self._without[key]
+
+    def _decide(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
+        journey = _copy(situation.journey)
+        journey.lost |= out_of_reach
+        self._cascade.decide(journey)
+        return None if journey.decision is None else self._population.step(situation, journey.decision)
+
+
+def call_rates(prices: Mapping[int, Prices], largest: int) -> Array:
+    """What a query's counts (`Usage.counts`) add to a call of 1, 2, ... queries, shape (largest, 6).
+
+    Args:
+        prices: A query's share of a call, by batch size, 1 among them.
+        largest: Most queries in a call; beyond the largest size measured, a share stays what it is there.
+    """
+    sizes = sorted(prices)
+    of_call = np.array([size * np.array(prices[size].rates) for size in sizes])
+    n = np.arange(1, largest + 1)
+    within = np.column_stack([np.interp(n, sizes, column) for column in of_call.T])
+    shares = within / np.minimum(n, sizes[-1])[:, None]
+    return np.asarray(shares)
+
+
+def _by_batch(ladder: Ladder, stage: str) -> dict[int, Prices]:
+    return {batch: ladder.prices_at(batch)[stage] for batch in ladder.batches}
+
+
+def _check_scored(trace: Trace, ladder: Ladder) -> None:
+    for stage in ladder.stages:
+        outcome = trace.outcomes.get(stage.name)
+        if outcome is None or outcome.score is None:
+            raise DataError(
+                f"query {trace.query.id!r} of {trace.query.dataset!r} has no score of stage {stage.name!r}; "
+                "give queries that every stage has answered"
+            )
+
+
+def _copy(journey: Journey) -> Journey:
+    return replace(
+        journey,
+        drafts=dict(journey.drafts),
+        verifications=list(journey.verifications),
+        readers=list(journey.readers),
+        decisions=list(journey.decisions),
+        failures=[],
+        lost=set(journey.lost),
+    )

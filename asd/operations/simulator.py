@@ -1,0 +1,380 @@
+"""A day of a cascade in seconds: discrete events, the live policy deciding, every window checked exactly.
+
+    requests -> decide -> queue of a stage -> call -> decide -> ... -> answered, refused or failed
+
+At the end of every window Little's law (whole and per stage), the utilisation law and the conservation of
+requests must hold to 1e-9, with edge terms; in a closed loop, thinking and waiting users must add up to all
+of them, so that X (R + Z) = N. A run that breaks one raises `SimulationError`. Everything that comes out is
+`simulated`: arrivals are generated or replayed, service times are prices times recorded counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from asd.errors import ConfigError, SimulationError
+from asd.operations.books import Books, StageStay, Summary
+from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
+from asd.operations.population import Decider, Population, Step
+from asd.operations.state import StageState, SystemState
+from asd.operations.stations import Agenda, Ended, Request, Server, Station
+from asd.policies import Policy
+
+__all__ = ["Controller", "Fixed", "Open", "Settings", "Simulator", "Users"]
+
+_BLOCK = 8192
+
+
+class Controller(Protocol):
+    """Chooses a policy for the load; the policy decides about queries."""
+
+    @property
+    def name(self) -> str:
+        """Short, as it stands in tables."""
+
+    def policy(self, state: SystemState | None) -> Policy:
+        """The policy from now on; `state` is None before the first request. Equal choices are one object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same policy at every load."""
+
+    always: Policy
+
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.always.name
+
+    def policy(self, state: SystemState | None) -> Policy:  # noqa: ARG002
+        """The one there is."""
+        return self.always
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """A closed loop: so many users, each of whom thinks after every answer and asks again.
+
+    Attributes:
+        n: How many.
+        think_s: Mean of the exponential time they think.
+    """
+
+    n: int
+    think_s: float
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not self.think_s >= 0.0:
+            raise ConfigError(f"a closed loop needs a user and a think time of at least 0 s: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An open loop: requests come whether or not others have been answered.
+
+    Attributes:
+        arrivals: Seconds, ascending.
+        queries: Positions of the queries in the population, one an arrival; None: drawn with replacement.
+    """
+
+    arrivals: Iterable[float]
+    queries: Iterable[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is kept.
+
+    Attributes:
+        window_s: Length of a window of the books.
+        interval_s: Seconds between two looks of the controller.
+        most_inside: Requests that find so many inside are refused; None: nobody is.
+    """
+
+    window_s: float = 600.0
+    interval_s: float = 30.0
+    most_inside: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.window_s > 0.0 and self.interval_s > 0.0):
+            raise ConfigError(f"windows and intervals last longer than 0 s: {self}")
+
+
+class Simulator:
+    """One run.
+
+    Args:
+        population: Recorded queries.
+        servers: How every stage is run, by name.
+        controller: Chooses the policy.
+        traffic: Where requests come from.
+        seed: Of the draws of queries and think times.
+        settings: How the run is kept.
+
+    Attributes:
+        on_end: Told of every request that is answered or fails, and when, if anybody wants to know.
+
+    Raises:
+        ConfigError: A stage has no server, or one whose calls hold more queries than the population knows
+            the service times of.
+    """
+
+    def __init__(
+        self,
+        population: Population,
+        servers: Mapping[str, Server],
+        controller: Controller,
+        traffic: Open | Users,
+        seed: int,
+        settings: Settings = Settings(),
+    ) -> None:
+        _check_servers(servers, population)
+        self.agenda = Agenda()
+        self.stations = {
+            name: Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch)
+            for name, server in ((name, servers[name]) for name in population.stages)
+        }
+        self.system, self.thinking = Occupancy(), Occupancy()
+        self._population, self._controller = population, controller
+        self._rng = np.random.default_rng(seed)
+        self._users = traffic if isinstance(traffic, Users) else None
+        self._arrivals = iter(traffic.arrivals) if isinstance(traffic, Open) else iter(())
+        drawn = traffic.queries if isinstance(traffic, Open) else None
+        self._drawn = self._draws() if drawn is None else iter(drawn)
+        self._thinkers: dict[object, float] = {}
+        self._settings = settings
+        self.on_end: Callable[[Request, float], None] | None = None
+        self._deciders: dict[int, Decider] = {}
+        self._decider = self._deciding(controller.policy(None))
+        self._down: frozenset[str] = frozenset()
+        self._up_s = dict.fromkeys(population.stages, 0.0)
+        self._resized = dict.fromkeys(population.stages, 0.0)
+        self.books = Books(population.stages)
+        self._recent = _Recent(0.0)
+
+    def run(self, seconds: float) -> Iterator[Summary]:
+        """Let so much time pass; one window after the other, each checked.
+
+        Raises:
+            SimulationError: A window breaks a law.
+        """
+        if self.agenda.now == 0.0:
+            self._begin()
+        end = self.agenda.now + seconds
+        while self.agenda.now < end:
+            self.agenda.run(min(end, self.agenda.now + self._settings.window_s))
+            yield self._close_window()
+
+    def resize(self, stage: str, replicas: int) -> None:
+        """So many replicas are up from now on; with none, the stage is out of reach."""
+        self._count_up(stage)
+        self._down = self._down - {stage} if replicas else self._down | {stage}
+        self.stations[stage].resize(replicas)
+
+    def state(self) -> SystemState:
+        """What a controller may know now; the next one begins here."""
+        now, recent = self.agenda.now, self._recent
+        seconds = now - recent.since
+        latencies = np.array(recent.latencies)
+        n_ended = len(latencies) + recent.n_lost
+        state = SystemState(
+            now_s=now,
+            seconds=seconds,
+            stages={name: self._stage_state(station, seconds) for name, station in self.stations.items()},
+            n_inside=self.system.n,
+            request_rate=recent.n_arrived / seconds,
+            error_rate=recent.n_lost / n_ended if n_ended else 0.0,
+            latency_s=float(latencies.mean()) if len(latencies) else None,
+            p95_s=float(np.quantile(latencies, 0.95)) if len(latencies) >= 59 else None,
+            quality=recent.quality / len(latencies) if len(latencies) else None,
+        )
+        self._recent = _Recent(now)
+        return state
+
+    def _stage_state(self, station: Station, seconds: float) -> StageState:
+        ended, station.ended = station.ended, Ended()
+        available = seconds * station.replicas
+        return StageState(
+            replicas=station.replicas,
+            n_waiting=station.n_waiting,
+            n_in_flight=station.n_in_flight,
+            utilisation=min(1.0, ended.calls_s / available) if available else 0.0,
+            wait_s=ended.visits_s / ended.n_visits if ended.n_visits else None,
+            call_s=ended.calls_s / ended.n_calls if ended.n_calls else None,
+        )
+
+    def _begin(self) -> None:
+        if self._users is None:
+            self._expect()
+        else:
+            for _ in range(self._users.n):
+                self._think()
+        self.agenda.at(self._settings.interval_s, self._look)
+
+    def _look(self, _: None) -> None:
+        """Let the controller choose for what it sees."""
+        self._decider = self._deciding(self._controller.policy(self.state()))
+        self.agenda.at(self.agenda.now + self._settings.interval_s, self._look)
+
+    def _deciding(self, policy: Policy) -> Decider:
+        decider = self._deciders.get(id(policy))
+        if decider is None:
+            decider = self._deciders[id(policy)] = Decider(self._population, policy)
+        return decider
+
+    def _expect(self) -> None:
+        """Plan the next arrival of an open loop."""
+        instant = next(self._arrivals, None)
+        if instant is not None:
+            self.agenda.at(instant, self._arrive)
+
+    def _think(self) -> None:
+        """A user thinks, then asks."""
+        assert self._users is not None
+        now, user = self.agenda.now, object()
+        self.thinking.enter(now)
+        self._thinkers[user] = now
+        self.agenda.at(now + self._rng.exponential(self._users.think_s), self._ask, user)
+
+    def _ask(self, user: object) -> None:
+        self.thinking.leave(self.agenda.now, self._thinkers.pop(user))
+        self._arrive(None)
+
+    def _draws(self) -> Iterator[int]:
+        """Positions of queries, drawn with replacement."""
+        while True:
+            yield from self._rng.integers(len(self._population.queries), size=_BLOCK).tolist()
+
+    def _arrive(self, _: None) -> None:
+        if self._users is None:
+            self._expect()
+        self.books.now.n_arrived += 1
+        self._recent.n_arrived += 1
+        situation = self._population.queries[next(self._drawn)]
+        most = self._settings.most_inside
+        if most is not None and self.system.n >= most:
+            self.books.now.n_refused += 1
+            self._gone()
+            return
+        request = Request(self.agenda.now, situation)
+        self.system.enter(self.agenda.now)
+        self._go_on(request)
+
+    def _go_on(self, request: Request) -> None:
+        """Ask the policy, and join a queue or be gone; what takes no call takes no time."""
+        while True:
+            out = self._down | request.lost if request.lost else self._down
+            step = self._decider.step(request.situation, out)
+            if step is None or step.after is None:
+                self._end(request, step)
+                return
+            request.step = step
+            if step.demand:
+                self.stations[step.stage].join(request)
+                return
+            request.situation = step.after
+
+    def _worked(self, request: Request) -> None:
+        step = request.doing
+        assert step.after is not None
+        request.situation = step.after
+        request.cost += step.cost
+        self._go_on(request)
+
+    def _lost(self, request: Request) -> None:
+        request.lost |= {request.doing.stage}
+        self._go_on(request)
+
+    def _end(self, request: Request, step: Step | None) -> None:
+        now = self.agenda.now
+        self.system.leave(now, request.arrived)
+        if step is None:
+            self.books.now.n_failed += 1
+            self._recent.n_lost += 1
+        else:
+            seconds = now - request.arrived
+            assert step.answer is not None
+            self.books.now.answer(seconds, step.answer, step.score, request.cost)
+            self._recent.latencies.append(seconds)
+            self._recent.quality += step.score
+        if self.on_end is not None:
+            self.on_end(request, now)
+        self._gone()
+
+    def _gone(self) -> None:
+        if self._users is not None:
+            self._think()
+
+    def _count_up(self, stage: str) -> None:
+        now = self.agenda.now
+        self._up_s[stage] += self.stations[stage].replicas * (now - self._resized[stage])
+        self._resized[stage] = now
+
+    def _close_window(self) -> Summary:
+        now, where = self.agenda.now, f"window that ends at {self.agenda.now:g} s"
+        requests = [request for station in self.stations.values() for request in station.inside()]
+        system = self.system.close(now, [request.arrived for request in requests])
+        system.check(where)
+        stays = {name: self._close_stage(station, where) for name, station in self.stations.items()}
+        self._check_whole(system, stays, where)
+        return self.books.close(system, stays)
+
+    def _close_stage(self, station: Station, where: str) -> StageStay:
+        now, name = self.agenda.now, station.name
+        visits = station.visits.close(now, [request.joined for request in station.inside()])
+        calls = station.calls.close(now, station.calls_started())
+        visits.check(f"{where}, stage {name}")
+        calls.check(f"{where}, calls of stage {name}")
+        self._count_up(name)
+        up_s, self._up_s[name] = self._up_s[name], 0.0
+        return StageStay.of(visits, calls, up_s)
+
+    def _check_whole(self, system: Stay, stays: Mapping[str, StageStay], where: str) -> None:
+        """Conservation of requests; the stages hold all who are inside; users think or wait."""
+        tally = self.books.now
+        if system.n_entered != tally.n_arrived - tally.n_refused or system.n_left != tally.n_ended:
+            raise SimulationError(
+                f"{where}: {tally.n_arrived} arrivals, {tally.n_refused} refusals and {tally.n_ended} "
+                f"endings are not the {system.n_entered} who entered and the {system.n_left} who left"
+            )
+        _check_equal(sum(stay.inside_s for stay in stays.values()), system.integral_s, f"{where}: all stages")
+        for name, stay in stays.items():
+            if stay.busy_s > stay.up_s * (1.0 + TOLERANCE):
+                raise SimulationError(f"{where}: stage {name} worked {stay.busy_s} of {stay.up_s} s")
+        if self._users is not None:
+            thinking = self.thinking.close(self.agenda.now, self._thinkers.values())
+            thinking.check(f"{where}, users who think")
+            all_s = thinking.integral_s + system.integral_s
+            _check_equal(all_s, self._users.n * system.seconds, f"{where}: X (R + Z) = N")
+
+
+@dataclass(slots=True)
+class _Recent:
+    """What happened since the controller last looked."""
+
+    since: float
+    latencies: list[float] = field(default_factory=list)
+    n_arrived: int = 0
+    n_lost: int = 0
+    quality: float = 0.0
+
+
+def _check_servers(servers: Mapping[str, Server], population: Population) -> None:
+    if servers.keys() != set(population.stages):
+        raise ConfigError(f"servers are given for {sorted(servers)}, stages are {list(population.stages)}")
+    for name, server in servers.items():
+        if server.batch > population.largest_batch:
+            raise ConfigError(
+                f"calls of stage {name!r} hold {server.batch} queries, service times are known for up to "
+                f"{population.largest_batch}; give the population a larger batch"
+            )
+
+
+def _check_equal(found: float, due: float, where: str) -> None:
+    if abs(found - due) > TOLERANCE * max(found, due, 1.0):
+        raise SimulationError(f"{where}: {found} s are not {due} s")

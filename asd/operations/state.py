@@ -1,0 +1,59 @@
+"""What a controller may know of a running cascade: one type, whether it is live or simulated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["StageState", "SystemState"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """One stage.
+
+    Attributes:
+        replicas: Up now.
+        n_waiting: Requests in its queue now.
+        n_in_flight: Requests in its calls now.
+        utilisation: Share of the replicas' time that the calls took which ended since the last look.
+        wait_s: Mean time from joining the queue to the end of the call, of the requests that left the stage
+            since the last look; None: none did.
+        call_s: Mean length of the calls that ended since the last look; None: none did.
+        memory: Share of its memory in use; None: not known.
+    """
+
+    replicas: int
+    n_waiting: int
+    n_in_flight: int
+    utilisation: float
+    wait_s: float | None
+    call_s: float | None
+    memory: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SystemState:
+    """The whole.
+
+    Attributes:
+        now_s: When.
+        seconds: Since the last look.
+        stages: By name, in ladder order.
+        n_inside: Requests that have neither been answered nor failed.
+        request_rate: Arrivals a second since the last look.
+        error_rate: Share of the requests that ended since the last look without an answer.
+        latency_s: Mean of the requests answered since the last look; None: none was.
+        p95_s: Their 95th percentile; None: fewer than 59 were.
+        quality: Mean score of them, where it is known (simulated); None: it is not.
+    """
+
+    now_s: float
+    seconds: float
+    stages: Mapping[str, StageState]
+    n_inside: int
+    request_rate: float
+    error_rate: float
+    latency_s: float | None
+    p95_s: float | None
+    quality: float | None = None

@@ -1,0 +1,242 @@
+"""A stage under load: a queue, replicas that each make one call at a time, and calls of several queries.
+
+It behaves as a desk of `asd.dispatch.Dispatcher` does: a replica that becomes free calls for the request that
+has waited longest and for others that wait for the same action, at most `batch` of them; nobody waits for a
+batch to fill. How long a call lasts is the sum of what each query adds to a call of that size.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from itertools import count
+from typing import Any
+
+from asd.errors import ConfigError
+from asd.operations.occupancy import Occupancy
+from asd.operations.population import Situation, Step
+
+__all__ = ["Agenda", "Request", "Server", "Station"]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How a stage is run.
+
+    Attributes:
+        replicas: Copies of it, each of which makes one call at a time.
+        batch: Most queries in a call.
+    """
+
+    replicas: int = 1
+    batch: int = 16
+
+    def __post_init__(self) -> None:
+        if self.replicas < 1 or self.batch < 1:
+            raise ConfigError(f"a stage needs at least one replica and calls of at least one query: {self}")
+
+
+class Agenda:
+    """What happens next, and what time it is."""
+
+    __slots__ = ("_heap", "_number", "n_events", "now")
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.n_events = 0
+        self._heap: list[tuple[float, int, Callable[[Any], None], Any]] = []
+        self._number = count()
+
+    def at(self, time: float, act: Callable[[Any], None], what: Any = None) -> None:
+        """Let something happen; of things at the same time, what was planned first happens first."""
+        heappush(self._heap, (time, next(self._number), act, what))
+
+    def run(self, until: float) -> None:
+        """Let everything happen that is planned up to then."""
+        heap = self._heap
+        while heap and heap[0][0] <= until:
+            self.now, _, act, what = heappop(heap)
+            self.n_events += 1
+            act(what)
+        self.now = until
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One query under way.
+
+    Attributes:
+        arrived: When.
+        situation: What has been bought for it.
+        step: What is being done.
+        joined: When it joined the queue of its stage.
+        cost: Priced so far, cost units.
+        lost: Stages that failed it.
+    """
+
+    arrived: float
+    situation: Situation
+    step: Step | None = None
+    joined: float = 0.0
+    cost: float = 0.0
+    lost: frozenset[str] = frozenset()
+
+    @property
+    def doing(self) -> Step:
+        """What is being done, where something is."""
+        assert self.step is not None
+        return self.step
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    started: float
+    batch: list[Request]
+    dropped: bool = False
+
+
+@dataclass(slots=True)
+class Ended:
+    """Calls that ended since somebody last looked.
+
+    Attributes:
+        n_calls: How many.
+        calls_s: How long they took together.
+        n_visits: Requests in them.
+        visits_s: Time from joining the queue to the end of the call, of all of them.
+    """
+
+    n_calls: int = 0
+    calls_s: float = 0.0
+    n_visits: int = 0
+    visits_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Station:
+    """One stage of a simulated cascade.
+
+    Attributes:
+        name: Of the stage.
+        agenda: Where its calls end.
+        done: Told of every request whose call has ended.
+        failed: Told of every request that the stage has lost.
+        replicas: Up.
+        batch: Most queries in a call now.
+        slowdown: What the length of calls is multiplied with.
+        delay_s: Added to every call.
+        visits: Requests that wait or are worked on.
+        calls: Calls under way; their number is that of busy replicas.
+        n_waiting: Requests in the queue.
+        ended: Since the last look; whoever looks puts a new one here.
+    """
+
+    name: str
+    agenda: Agenda
+    done: Callable[[Request], None]
+    failed: Callable[[Request], None]
+    replicas: int
+    batch: int
+    slowdown: float = 1.0
+    delay_s: float = 0.0
+    visits: Occupancy = field(default_factory=Occupancy)
+    calls: Occupancy = field(default_factory=Occupancy)
+    n_waiting: int = 0
+    ended: Ended = field(default_factory=Ended)
+    _queues: dict[str, deque[Request]] = field(default_factory=dict)
+    _running: dict[_Call, None] = field(default_factory=dict)
+
+    @property
+    def n_in_flight(self) -> int:
+        """Requests in calls."""
+        return self.visits.n - self.n_waiting
+
+    def join(self, request: Request) -> None:
+        """Wait, and be called for if a replica is free."""
+        now = self.agenda.now
+        request.joined = now
+        self.visits.enter(now)
+        self._queue(request.doing.action).append(request)
+        self.n_waiting += 1
+        self._call()
+
+    def resize(self, replicas: int) -> None:
+        """Take replicas away or add some; calls on those that go are lost and, if any stay, made again."""
+        self.replicas = replicas
+        while self.calls.n > replicas:
+            self._drop(next(reversed(self._running)))
+        if not replicas:
+            for queue in self._queues.values():
+                while queue:
+                    self._send_away(queue.popleft())
+        self._call()
+
+    def inside(self) -> Iterator[Request]:
+        """Everybody who waits or is worked on."""
+        for queue in self._queues.values():
+            yield from queue
+        for call in self._running:
+            yield from call.batch
+
+    def calls_started(self) -> list[float]:
+        """When every call under way began."""
+        return [call.started for call in self._running]
+
+    def _queue(self, action: str) -> deque[Request]:
+        queue = self._queues.get(action)
+        if queue is None:
+            queue = self._queues[action] = deque()
+        return queue
+
+    def _call(self) -> None:
+        while self.n_waiting and self.calls.n < self.replicas:
+            waiting = [queue for queue in self._queues.values() if queue]
+            queue = waiting[0] if len(waiting) == 1 else min(waiting, key=_first_joined)
+            batch = [queue.popleft() for _ in range(min(self.batch, len(queue)))]
+            self._begin(batch)
+
+    def _begin(self, batch: list[Request]) -> None:
+        now, size = self.agenda.now, len(batch)
+        seconds = self.slowdown * sum(request.doing.demand[size - 1] for request in batch) + self.delay_s
+        call = _Call(now, batch)
+        self.n_waiting -= size
+        self._running[call] = None
+        self.calls.enter(now)
+        self.agenda.at(now + seconds, self._end, call)
+
+    def _end(self, call: _Call) -> None:
+        if call.dropped:
+            return
+        now = self.agenda.now
+        del self._running[call]
+        self.calls.leave(now, call.started)
+        ended, leave, done = self.ended, self.visits.leave, self.done
+        ended.n_calls += 1
+        ended.calls_s += now - call.started
+        ended.n_visits += len(call.batch)
+        for request in call.batch:
+            leave(now, request.joined)
+            ended.visits_s += now - request.joined
+        for request in call.batch:
+            done(request)
+        self._call()
+
+    def _drop(self, call: _Call) -> None:
+        """Lose a call: who was in it waits again, first of all, or is sent away where no replica is left."""
+        call.dropped = True
+        del self._running[call]
+        self.calls.leave(self.agenda.now, call.started)
+        self.n_waiting += len(call.batch)
+        for request in reversed(call.batch):
+            self._queue(request.doing.action).appendleft(request)
+
+    def _send_away(self, request: Request) -> None:
+        self.n_waiting -= 1
+        self.visits.leave(self.agenda.now, request.joined)
+        self.failed(request)
+
+
+def _first_joined(queue: deque[Request]) -> float:
+    return queue[0].joined

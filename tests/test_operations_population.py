@@ -1,0 +1,134 @@
+"""Recorded queries: what the simulator decides and charges is what the cascade itself does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from asd.cascade import Cascade
+from asd.engines.replay import ReplayEngine
+from asd.errors import ConfigError, DataError
+from asd.evidence import Evidence, Judgement
+from asd.operations.population import Decider, Population, Remembered, Step, call_rates
+from asd.operations.simulator import Fixed, Open, Simulator
+from asd.operations.stations import Server
+from asd.policies import FixedStage, Lossless, Policy
+from asd.prices import Prices
+from asd.types import Draft, Outcome, Query, Trace, Verification
+from tests.queues import query
+from tests.queues import ladder as timed_ladder
+from tests.worlds import fitted_verified, ladder, sample, verified
+
+TIMED = replace(ladder(), price_unit="s")
+
+
+def world(n: int = 60) -> list[Trace]:
+    rng = np.random.default_rng(11)
+    return verified(sample(n, rng)[0], rng)
+
+
+def walk(decider: Decider, population: Population, row: int) -> list[Step]:
+    """Every step of one query."""
+    situation, steps = population.queries[row], []
+    while True:
+        step = decider.step(situation, frozenset())
+        assert step is not None
+        steps.append(step)
+        if step.after is None:
+            return steps
+        situation = step.after
+
+
+@pytest.mark.parametrize("policy", [fitted_verified().policy(8.0), FixedStage("L"), Lossless(("S", "L"))])
+def test_walks_are_those_of_the_cascade(policy: Policy) -> None:
+    """Actions, answer, score and priced cost of every query, verified and adopted drafts included."""
+    traces = world()
+    population = Population(traces, TIMED, unit=10.0)
+    engines = {stage: ReplayEngine(stage, traces) for stage in "SL"}
+    completions = Cascade(engines, policy, TIMED.prices_at(1)).run([t.query for t in traces])
+    decider = Decider(population, policy)
+    for row, completion in enumerate(completions):
+        *steps, last = walk(decider, population, row)
+        assert [step.action for step in steps] == [d.action for d in completion.decisions[:-1]]
+        assert last.answer == completion.stage
+        assert last.score == traces[row].outcomes[completion.stage].score
+        assert sum(step.cost for step in steps) == pytest.approx(completion.cost / 10.0)
+
+
+@dataclass
+class Counted:
+    """Evidence that counts how often it is asked."""
+
+    evidence: Evidence
+    asked: list[str] = field(default_factory=list)
+
+    def judge(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Judgement:
+        self.asked.append(query.id)
+        return self.evidence.judge(query, drafts, verification)
+
+
+def test_every_state_is_judged_once() -> None:
+    """Walking a query again, or with another lam, asks the evidence nothing new about old states."""
+    traces = world(20)
+    counted = Counted(fitted_verified().evidence())
+    seen = Remembered(counted)
+    population = Population(traces, TIMED, unit=10.0)
+    first = replace(fitted_verified().optimal(8.0), evidence=seen)
+    walks = [walk(Decider(population, first), population, row) for row in range(20)]
+    n_asked = len(counted.asked)
+    assert n_asked == sum(map(len, walks))
+    again = replace(fitted_verified().optimal(8.0), evidence=seen)
+    assert [walk(Decider(population, again), population, row) for row in range(20)] == walks
+    assert len(counted.asked) == n_asked
+
+
+def test_a_stage_out_of_reach_is_done_without() -> None:
+    """The policy is solved again without it; where nothing is left, there is no step."""
+    population = Population(world(5), TIMED, unit=10.0)
+    decider = Decider(population, fitted_verified().optimal(50.0))
+    for situation in population.queries:
+        step = decider.step(situation, frozenset({"L"}))
+        assert step is not None
+        assert step.stage == "S"
+        assert decider.step(situation, frozenset({"S", "L"})) is None
+
+
+def test_a_call_lasts_as_long_as_the_prices_say() -> None:
+    """Of two batch sizes measured, those between are on the line of whole calls; beyond, shares stay."""
+    prices = {1: Prices(4.0, 0.0, 1.0), 4: Prices(2.0, 0.0, 0.5)}
+    calls = [n * rates for n, rates in enumerate(call_rates(prices, 8), start=1)]
+    assert [call[0] for call in calls] == pytest.approx([4, 16 / 3, 20 / 3, 8, 10, 12, 14, 16])
+    assert [call[3] for call in calls] == pytest.approx([1, 4 / 3, 5 / 3, 2, 2.5, 3, 3.5, 4])
+
+
+def test_a_full_call_in_a_run() -> None:
+    """Four queries that wait together take what four shares take."""
+    traces = [query(i, ["S"], {"S": 1.0}) for i in range(5)]
+    population = Population(traces, timed_ladder("S", {4: 0.5}), 1.0, 4)
+    traffic = Open([0.0, 0.1, 0.2, 0.3, 0.4], range(5))
+    sim = Simulator(population, {"S": Server(1, 4)}, Fixed(FixedStage("S")), traffic, 0)
+    ends: list[float] = []
+    sim.on_end = lambda _, now: ends.append(now)
+    list(sim.run(10.0))
+    assert ends == pytest.approx([1.0, 3.0, 3.0, 3.0, 3.0])
+    assert sim.books.total().cost == pytest.approx(1.0)
+
+
+def test_prices_must_be_times() -> None:
+    with pytest.raises(ConfigError, match="prices in 'declared' are no service times"):
+        Population(world(2), ladder(), unit=1.0)
+
+
+def test_every_stage_must_have_a_score() -> None:
+    [whole, other] = world(2)
+    unscored = replace(other, outcomes={**other.outcomes, "L": Outcome(other.outcomes["L"].draft, None)})
+    for trace in (unscored, replace(other, outcomes={"S": other.outcomes["S"]})):
+        with pytest.raises(DataError, match=f"query {other.query.id!r} .* no score of stage 'L'"):
+            Population([whole, trace], TIMED, unit=1.0)
+    with pytest.raises(DataError, match="no queries to draw from"):
+        Population([], TIMED, unit=1.0)
