@@ -18,8 +18,8 @@ from asd.operations.stations import Server
 from asd.policies import FixedStage, Lossless, Policy
 from asd.prices import Prices
 from asd.types import Draft, Outcome, Query, Trace, Verification
-from tests.queues import query
 from tests.queues import ladder as timed_ladder
+from tests.queues import query
 from tests.worlds import fitted_verified, ladder, sample, verified
 
 TIMED = replace(ladder(), price_unit="s")

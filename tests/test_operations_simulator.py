@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -20,6 +21,8 @@ from asd.operations.stations import Request, Server
 from tests.queues import Planned, ladder, one_stage, query
 
 PLANNED = Fixed(Planned())
+Walks = Sequence[Sequence[str]]
+Seconds = Sequence[Mapping[str, float]]
 
 
 def erlang_c(servers: int, load: float) -> float:
@@ -76,45 +79,51 @@ def test_bulk_service() -> None:
     assert latency(population, Server(1, 4), 2.8, 100_000) == pytest.approx(bulk_service(2.8, 4), rel=0.02)
 
 
-def by_simpy(
-    arrivals: list[float], walks: list[list[str]], seconds: list[dict[str, float]], servers: dict[str, Server]
-) -> dict[int, float]:
-    """When every request is answered, by processes of simpy that share nothing with the simulator."""
-    env = simpy.Environment()
-    queues: dict[str, list[tuple[int, simpy.Event]]] = {stage: [] for stage in servers}
-    wake = {stage: [env.event() for _ in range(server.replicas)] for stage, server in servers.items()}
-    ended: dict[int, float] = {}
+class BySimpy:
+    """Requests and replicas as processes of simpy, which share nothing with the simulator.
 
-    def replica(stage: str, k: int) -> simpy.events.ProcessGenerator:
+    Attributes:
+        ended: When every request was answered.
+    """
+
+    def __init__(self, servers: Mapping[str, Server], walks: Walks, seconds: Seconds) -> None:
+        self.env = simpy.Environment()
+        self.ended: dict[int, float] = {}
+        self._walks, self._seconds = walks, seconds
+        self._queues: dict[str, list[tuple[int, simpy.Event]]] = {stage: [] for stage in servers}
+        self._sleeping: dict[str, list[simpy.Event]] = {stage: [] for stage in servers}
+        for stage, server in servers.items():
+            for _ in range(server.replicas):
+                self.env.process(self._replica(stage, server.batch))
+
+    def answer(self, arrivals: list[float]) -> dict[int, float]:
+        for i, at in enumerate(arrivals):
+            self.env.process(self._request(i, at))
+        self.env.run()
+        return self.ended
+
+    def _replica(self, stage: str, size: int) -> simpy.events.ProcessGenerator:
+        queue = self._queues[stage]
         while True:
-            while not queues[stage]:
-                wake[stage][k] = env.event()
-                yield wake[stage][k]
-            batch = [queues[stage].pop(0) for _ in range(min(servers[stage].batch, len(queues[stage])))]
-            yield env.timeout(sum(seconds[i][stage] for i, _ in batch))
+            while not queue:
+                woken = self.env.event()
+                self._sleeping[stage].append(woken)
+                yield woken
+            batch = [queue.pop(0) for _ in range(min(size, len(queue)))]
+            yield self.env.timeout(sum(self._seconds[i][stage] for i, _ in batch))
             for _, done in batch:
                 done.succeed()
-            yield env.timeout(0)
+            yield self.env.timeout(0)
 
-    def request(i: int) -> simpy.events.ProcessGenerator:
-        yield env.timeout(arrivals[i])
-        for stage in walks[i]:
-            done = env.event()
-            queues[stage].append((i, done))
-            for sleeper in wake[stage]:
-                if not sleeper.triggered:
-                    sleeper.succeed()
-                    break
+    def _request(self, i: int, at: float) -> simpy.events.ProcessGenerator:
+        yield self.env.timeout(at)
+        for stage in self._walks[i]:
+            done = self.env.event()
+            self._queues[stage].append((i, done))
+            if self._sleeping[stage]:
+                self._sleeping[stage].pop(0).succeed()
             yield done
-        ended[i] = env.now
-
-    for stage, server in servers.items():
-        for k in range(server.replicas):
-            env.process(replica(stage, k))
-    for i in range(len(arrivals)):
-        env.process(request(i))
-    env.run()
-    return ended
+        self.ended[i] = self.env.now
 
 
 @settings(max_examples=25, deadline=None)
@@ -139,7 +148,7 @@ def test_simpy_event_for_event(seed: int) -> None:
 
     sim.on_end = note
     list(sim.run(1000.0))
-    expected = by_simpy(arrivals, walks, seconds, servers)
+    expected = BySimpy(servers, walks, seconds).answer(arrivals)
     assert ended == pytest.approx(expected, abs=1e-9)
     assert len(ended) == n
 
@@ -156,7 +165,7 @@ def test_simpy_batches() -> None:
     ended: dict[int, float] = {}
     sim.on_end = lambda request, now: ended.update({int(request.situation.trace.query.id[1:]): now})
     list(sim.run(1000.0))
-    assert ended == pytest.approx(by_simpy(arrivals, [["S"]] * n, seconds, servers), abs=1e-9)
+    assert ended == pytest.approx(BySimpy(servers, [["S"]] * n, seconds).answer(arrivals), abs=1e-9)
 
 
 def small(controller: Fixed = PLANNED, seed: int = 0, **how: object) -> Simulator:
