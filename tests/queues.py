@@ -23,7 +23,10 @@ class Planned:
     name: str = "planned"
 
     def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+        self,
+        query: Query,
+        drafts: Mapping[str, Draft],
+        verification: Verification | None = None,  # noqa: ARG002
     ) -> Decision:
         walk = query.tags["walk"].split(",")
         answer = walk[len(drafts) - 1] if drafts else None
