@@ -32,6 +32,7 @@ from asd.policy.artifact import PolicyArtifact
 from asd.policy.choice import choose
 from asd.policy.fit import fit as fit_policy
 from asd.policy.record import Method
+from asd.policy.route import routed
 from asd.prices import Prices
 from asd.resilience import Health
 from asd.traces.log import TraceLog
@@ -44,7 +45,7 @@ __all__ = ["collect", "fit", "load", "policy_of", "with_loads"]
 _LOG = logging.getLogger(__name__)
 
 
-def load(
+def load(  # noqa: PLR0913  (what the command has as options)
     ladder: str | Path | Ladder = "tiny",
     *,
     policy: str | Path | PolicyArtifact | Policy | None = None,
@@ -53,6 +54,7 @@ def load(
     engine: str = "transformers",
     device: str | None = None,
     batch: int = 1,
+    route: str | None = None,
 ) -> Cascade:
     """A cascade that is ready to answer; as a context manager it closes its engines.
 
@@ -69,11 +71,13 @@ def load(
         device: Such as "cpu" or "cuda:1"; default: a GPU if there is one.
         batch: Queries a call, which decides the prices that the policy reckons with; `Cascade.run` takes the
             same as `batch_size`.
+        route: A rule for the first stage, with `lam`: "complexity" (which reads how busy the largest stage is
+            with `Cascade.answer`), "taxonomy", or the file of a predictor (`asd evidence fit`).
 
     Raises:
-        ConfigError: An unknown name, a value out of range, a ladder without a policy, or `lam` or `quality`
-            with a policy that is not a fitted one.
-        DataError: The policy file cannot be read.
+        ConfigError: An unknown name, a value out of range, a ladder without a policy, `route` without `lam`,
+            or `lam`, `quality` or `route` with a policy that is not a fitted one.
+        DataError: A file cannot be read.
         PolicyMismatchError: The policy was fitted on another ladder.
     """
     steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
@@ -83,16 +87,23 @@ def load(
         if note:
             _LOG.warning("%s", note)
         form = AnswerForm(fitted.model.forms[0])
-    elif lam is None and quality is None:
+    elif lam is None and quality is None and route is None:
         chosen, form = fitted, AnswerForm()
     else:
-        raise ConfigError(f"policy {fitted.name!r} is not a fitted one; leave lam and quality out")
+        raise ConfigError(f"policy {fitted.name!r} is not a fitted one; leave lam, quality and route out")
+
+    def in_use() -> float:
+        return cascade.utilisation(steps.stages[-1].name)
+
     opened = open_engines(steps, device, engine, batch=batch)
     deployed = deploy(steps, opened, lambda: revisions(steps, engine))
     prices = steps.prices_at(batch)
     if isinstance(fitted, PolicyArtifact):
         chosen = with_loads(chosen, deployed.residency, prices, batch, fitted.ladder.unit(batch))
-    return Cascade(deployed.engines, chosen, prices, Health(), form=form)
+        if route is not None:
+            chosen = routed(route, chosen, fitted, lam=lam, batch=batch, utilisation=in_use)
+    cascade = Cascade(deployed.engines, chosen, prices, Health(), form=form)
+    return cascade
 
 
 def with_loads(

@@ -187,6 +187,10 @@ class Cascade:
             for task in tasks:
                 task.cancel()
 
+    def utilisation(self, stage: str) -> float:
+        """Calls of a stage that run for `answer`, over those that it takes at once; 0 before the first."""
+        return 0.0 if self._dispatcher is None else self._dispatcher.utilisation(stage)
+
     def _dispatching(self) -> Dispatcher:
         """The dispatcher of the event loop that is running."""
         if self._dispatcher is None or self._dispatcher.loop is not asyncio.get_running_loop():

@@ -92,6 +92,11 @@ class _Desk:
             task for task, batch in self._running.items() if any(entry.journey is journey for entry in batch)
         ]
 
+    @property
+    def utilisation(self) -> float:
+        """Calls that run, over those that may run at once."""
+        return len(self._running) / self._width
+
     def _call_next(self) -> None:
         while len(self._running) < self._width and (batch := self._take()):
             task = asyncio.create_task(self._call(batch))
@@ -182,6 +187,10 @@ class Dispatcher:
         for desk in self._desks.values():
             if calls := desk.calls_for(journey):
                 await asyncio.wait(calls)
+
+    def utilisation(self, stage: str) -> float:
+        """Calls of a stage that run, over those that it takes at once: a share in [0, 1]."""
+        return self._desks[stage].utilisation
 
     def close(self) -> None:
         """Let go of the threads once the calls that run have ended; further walks are refused."""

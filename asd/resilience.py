@@ -25,7 +25,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 from asd.engines.batches import batches, cut, half, kept, paired, short_of_memory
 from asd.errors import (
@@ -39,10 +39,10 @@ from asd.errors import (
     StageTooLargeError,
     UnavailableError,
 )
-from asd.policies import Policy
+from asd.policies import Policy, Reroutable
 from asd.types import VERIFY, Failure, Query
 
-__all__ = ["FAILURES", "Breaker", "Detours", "Health", "Reroutable"]
+__all__ = ["FAILURES", "Breaker", "Detours", "Health"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -207,14 +207,6 @@ def _settled(action: str, settled: Collection[int], batch: Sequence[int], error:
 
 def _failure(action: str, error: Exception) -> Failure:
     return Failure(action, type(error).__name__, str(error) or repr(error))
-
-
-@runtime_checkable
-class Reroutable(Policy, Protocol):
-    """A policy that can say what it would do if some stages were not there."""
-
-    def without(self, stages: Collection[str]) -> Policy:
-        """The policy of the same problem without these stages; `ConfigError` where nothing is left to do."""
 
 
 class Detours:

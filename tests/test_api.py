@@ -90,3 +90,22 @@ def test_what_is_shown_of_a_policy_is_short() -> None:
     table = policy._repr_html_()
     assert table.count("<tr>") == len(policy.fit.replayed) + 1
     assert f"<td>{policy.fit.replayed[0].lam:g}</td>" in table
+
+
+def test_a_rule_chooses_the_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another stage than the policy's own; the complexity rule reads how busy the largest one is."""
+    query, use = asd.Query("q", "d", "Prove the theorem"), {"L": 0.0}
+    monkeypatch.setattr(asd.Cascade, "utilisation", lambda _, stage: use[stage])
+    plain, ruled = (asd.load("tiny", lam=1, route=route).policy for route in (None, "complexity"))
+    assert plain.decide(query, {}).action != "L"
+    assert ruled.decide(query, {}).action == "L"
+    use["L"] = 0.9
+    assert ruled.decide(query, {}) == plain.decide(query, {})
+
+
+def test_a_rule_goes_with_a_lam() -> None:
+    """Quality was measured without one; policies that were not fitted have no stages to choose among."""
+    with pytest.raises(ConfigError, match="a route needs a lam"):
+        asd.load("tiny", quality=0.95, route="taxonomy")
+    with pytest.raises(ConfigError, match="is not a fitted one; leave lam, quality and route out"):
+        asd.load("tiny", policy=FixedStage("M"), route="taxonomy")

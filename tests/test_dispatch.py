@@ -17,6 +17,7 @@ from asd.engines import GREEDY, Acceptance, Sampling
 from asd.errors import ConfigError, EngineError, NoStageLeftError
 from asd.journey import Journey
 from asd.policies import FixedStage
+from asd.policies.routing import ComplexityRule, Routed
 from asd.resilience import Health
 from asd.testing import ScriptedEngine
 from asd.types import Completion, Draft, Query
@@ -310,3 +311,44 @@ def test_whatever_ends_a_call_ends_the_wait() -> None:
 
     with pytest.raises(Quits):
         asyncio.run(main())
+
+
+def test_the_gauge_reads_the_calls_that_run() -> None:
+    """Of the three that the stage takes at once; none before the first query and after the last."""
+    asked = queries(2)
+    slow = Wide(engines(asked)["S"])
+    cascade = Cascade({"S": slow}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> None:
+        with opened(slow):
+            answers = [asyncio.ensure_future(cascade.answer(query)) for query in asked]
+            await until(slow.entered)
+            assert cascade.utilisation("S") == pytest.approx(2 / 3)
+        await asyncio.gather(*answers)
+        assert cascade.utilisation("S") == 0.0
+
+    assert cascade.utilisation("S") == 0.0
+    asyncio.run(main())
+
+
+def test_load_moves_the_bar_of_the_complexity_rule() -> None:
+    """The same prompt is for the largest stage while that is idle, and for the smallest while it works."""
+    asked = [Query(name, "d", "Prove the theorem") for name in ("first", "second")]
+    slow = Gate(ScriptedEngine("L", {"Prove the theorem": ("by L", (-0.1,))}))
+    slow.device = "cuda:7"
+    small = ScriptedEngine("S", {"Prove the theorem": ("by S", (-0.1,))})
+    rule = ComplexityRule("L", 1.0, 0.8, lambda: cascade.utilisation("L"))
+    cascade = Cascade(
+        {"S": small, "L": slow}, Routed(rule, FixedStage("S"), "L"), {"S": PRICES["S"], "L": PRICES["L"]}
+    )
+
+    async def main() -> list[Completion]:
+        with opened(slow):
+            held_up = asyncio.ensure_future(cascade.answer(asked[0]))
+            await until(slow.entered)
+            later = await cascade.answer(asked[1])
+        return [await held_up, later]
+
+    idle, busy = asyncio.run(main())
+    assert (idle.text, busy.text) == ("by L", "by S")
+    assert idle.cost > busy.cost

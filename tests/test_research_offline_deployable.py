@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asd.cascade import Cascade
+from asd.research.offline import comparison, selection
 from asd.research.offline.comparison import Cell, compare
 from asd.research.offline.curves import SWEEP, Curve, cost_shares, in_order, splits, sweep
 from asd.research.offline.deployable import Deployable, FittedDeployable, ladder_of, traces_of
@@ -23,6 +25,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     return recording(tmp_path_factory.mktemp("rows") / "rows.jsonl", records(250, 5))
 
 
+@pytest.fixture(scope="module")
+def train(rows: Recording) -> Recording:
+    """One object, so that the methods share one fit."""
+    return rows.take(np.arange(150))
+
+
 def by_cascade(fitted: FittedDeployable, rows: Recording, lam: float) -> tuple[np.ndarray, np.ndarray]:
     """Score and cost of every row, run through the loop that `asd generate` runs."""
     traces, prices = traces_of(rows), ladder_of(rows).prices_at(1)
@@ -34,9 +42,9 @@ def by_cascade(fitted: FittedDeployable, rows: Recording, lam: float) -> tuple[n
 
 
 @pytest.mark.parametrize("how", ["lists", "dp", "auto"])
-def test_every_row_is_answered_as_by_a_cascade(rows: Recording, how: str) -> None:
+def test_every_row_is_answered_as_by_a_cascade(train: Recording, rows: Recording, how: str) -> None:
     """Row by row the same answer and the same cost, at a setting that buys little, some and all."""
-    train, test = rows.take(np.arange(150)), rows.take(np.arange(150, 250))
+    test = rows.take(np.arange(150, 190))
     fitted = Deployable(how).fit(train)
     played = sweep(fitted, test, LAMS)
     for i, lam in enumerate(LAMS):
@@ -58,20 +66,24 @@ def test_the_evidence_takes_every_recorded_signal(rows: Recording) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_gives_what_a_cascade_comes_to(rows: Recording) -> None:
+def test_the_table_gives_what_a_cascade_comes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`asd frontier --deployable`: the row of lists, fold by fold through the cascade, to the last digit."""
-    few = rows.take(np.arange(150))
-    found = compare([Cell("made-up", few)], deployable=True)
+    lams, ladder = SWEEP[::4], STAGES[::2]
+    for module in (comparison, selection):
+        monkeypatch.setattr(module, "SWEEP", lams)
+    made = records(150, 5, stages=ladder, quality=(0.6, 0.9), cost=(1.0, 10.0))
+    rows = recording(tmp_path / "rows.jsonl", made, ladder)
+    found = compare([Cell("made-up", rows)], deployable=True)
     shares = {row.method: list(row.shares.values()) for row in found.rows}
     assert {"asd fit --method dp", "asd fit --method lists", "asd fit --method auto"} < shares.keys()
-    folds, curves = list(splits(len(few), 5, seed=0)), []
+    folds, curves = list(splits(len(rows), 5, seed=0)), []
     for seen, held_out in folds:
-        fitted, other = Deployable("lists").fit(few.take(seen)), few.take(held_out)
-        played = [by_cascade(fitted, other, lam) for lam in SWEEP]
+        fitted, other = Deployable("lists").fit(rows.take(seen)), rows.take(held_out)
+        played = [by_cascade(fitted, other, lam) for lam in lams]
         quality, cost = (np.stack(part) for part in zip(*played, strict=True))
         nothing = np.zeros(quality.shape, dtype=np.intp)
-        called = np.zeros((*quality.shape, len(STAGES)), dtype=bool)
-        curves.append(Curve(np.array(SWEEP), quality, cost, nothing, called))
+        called = np.zeros((*quality.shape, len(ladder)), dtype=bool)
+        curves.append(Curve(np.array(lams), quality, cost, nothing, called))
     back = np.argsort(np.concatenate([held_out for _, held_out in folds]))
-    [expected] = cost_shares(few, [in_order(curves, back)])
+    [expected] = cost_shares(rows, [in_order(curves, back)])
     assert shares["asd fit --method lists"] == pytest.approx(expected[0].tolist(), rel=1e-6)

@@ -51,7 +51,7 @@ EXIT_INTERRUPTED = 130
 _SHARE = 0.95
 """Of the largest stage's quality, that the named settings of a fit keep."""
 _RESEARCH = ("agreement", "assess", "certify", "evidence", "frontier", "replay", "study")
-_GROUPS = {name: f"asd.cli.{name}" for name in ("collect", "convert", "serve", "tiny")} | {
+_GROUPS = {name: f"asd.cli.{name}" for name in ("collect", "convert", "routes", "serve", "tiny")} | {
     name: f"asd.cli.research.{name}" for name in _RESEARCH
 }
 """Commands and groups of commands, each in a module that has a command of the same name."""
@@ -122,6 +122,7 @@ def main() -> None:
 @click.option(
     "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
 )
+@click.option("--route", metavar="[complexity|taxonomy|FILE]", help="A rule for the first stage, with --lam.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."
 )
@@ -141,6 +142,7 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     quality: float | None,
     ladder: str,
     policy: Path | None,
+    route: str | None,
     max_new_tokens: int,
     answers: AnswerKind | None,
     device: str | None,
@@ -155,7 +157,9 @@ def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
     form = AnswerForm(answers or _only_kind(fitted))
     query = Query("prompt", "command-line", text, max_new_tokens=max_new_tokens, form=form)
     keep_quiet(steps)
-    with load(steps, policy=fitted, lam=lam, quality=quality, engine=engine, device=device) as cascade:
+    with load(
+        steps, policy=fitted, lam=lam, quality=quality, engine=engine, device=device, route=route
+    ) as cascade:
         completion = cascade(query)
     if as_json:
         click.echo(_as_json(completion, steps, cascade.policy))

@@ -1,7 +1,8 @@
-"""Options that several commands share."""
+"""Options that several commands share, and lists of names and numbers given to them."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = [
     "ladder_option",
     "ledger_option",
     "new_ledger_option",
+    "numbers",
+    "split",
     "threads_option",
     "unsafe_code_option",
     "workloads_of",
@@ -90,3 +93,23 @@ def workloads_of(datasets: str | None, data: str | None, unsafe_code: bool) -> l
     """What these options name; the embedded workloads where they name none."""
     names = default_names() if datasets is None else datasets.split(",")
     return find_workloads(names, data, unsafe_code=unsafe_code)
+
+
+def split(text: str) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str, option: str) -> list[float]:
+    """Numbers separated by commas.
+
+    Raises:
+        ConfigError: One is no number.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: give numbers separated by commas, as in 0.5,2") from error
+    if not all(map(math.isfinite, found)):
+        raise ConfigError(f"{option} {text}: numbers must be finite")
+    return found

@@ -11,8 +11,8 @@ score or a tag. Value = lam * quality - cost, costs in cost units (one mean run 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Collection, Mapping
+from typing import Protocol, runtime_checkable
 
 from asd.policies.blind import FixedStage, Lossless, RandomMix
 from asd.policies.climbing import ClosedForm, StaticWalk
@@ -31,6 +31,7 @@ __all__ = [
     "Oracle",
     "Policy",
     "RandomMix",
+    "Reroutable",
     "StaticWalk",
 ]
 
@@ -51,3 +52,11 @@ class Policy(Protocol):
         self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
     ) -> Decision:
         """Choose the next action for one query."""
+
+
+@runtime_checkable
+class Reroutable(Policy, Protocol):
+    """A policy that can say what it would do if some stages were not there."""
+
+    def without(self, stages: Collection[str]) -> Policy:
+        """The policy of the same problem without these stages; `ConfigError` where nothing is left to do."""

@@ -216,6 +216,11 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         """Whether a setting cost more than the largest stage alone and was right no more often."""
         return replayed.cost > 1.0 + _ROUNDING and replayed.quality <= self.fit.largest_quality
 
+    def costs_alone(self, batch: int = 1) -> tuple[float, ...]:
+        """What every stage's own run from the prompt costs in the mean, cost units; errors as of `graph`."""
+        graph = self.graph(batch=batch)
+        return tuple(_expected_cost(graph, [stage]) for stage in self.model.stages)
+
     def lossless(self, batch: int = 1) -> Lossless | FixedStage:
         """The largest stage's own answers by the cheapest drafters, as the fitting rows have it.
 

@@ -27,6 +27,8 @@ _CLOSING = (
     r"|\u25c1/think\u25b7|<channel\|>"
 )
 """Of Qwen, DeepSeek and many others; of Magistral, Command, Sky-T1, Kimi and Gemma 4."""
+_BEGINNINGS = "<[\u25c1"
+"""Of these tags; a text without any of these characters holds none."""
 _TAG = re.compile(rf"(?P<closing>{_CLOSING})|{_OPENING}", re.IGNORECASE)
 
 _CHANNEL = re.compile(
@@ -44,6 +46,8 @@ def without_thinking(text: str) -> str:
         text = "".join(said for channel, said in _CHANNEL.findall(text) if channel == "final").strip()
     elif bare := _BARE_CHANNELS.match(text):
         text = text[bare.end() :].strip()
+    if not any(mark in text for mark in _BEGINNINGS):
+        return text
     tags = list(_TAG.finditer(text))
     return _outside(text, tags).strip() if tags else text
 

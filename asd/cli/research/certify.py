@@ -8,8 +8,8 @@ import click
 from tabulate import tabulate
 
 from asd.cli.examples import examples
+from asd.cli.options import numbers, split
 from asd.cli.paths import NEW_FILE
-from asd.cli.research.replay import numbers, split
 from asd.measurement.files import write_record
 from asd.research.offline.certificate import Certificate
 from asd.research.offline.certificate import certify as look

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -11,8 +10,8 @@ import click
 from tabulate import tabulate
 
 from asd.cli.examples import examples
+from asd.cli.options import numbers, split
 from asd.cli.paths import NEW_FILE
-from asd.errors import ConfigError
 from asd.measurement.files import write_record
 from asd.research.offline.replay import Point, Report
 from asd.research.offline.replay import replay as run_replay
@@ -76,26 +75,6 @@ def replay(
     if out is not None:
         write_record(out, report)
     _show(report)
-
-
-def split(text: str) -> list[str]:
-    """Names separated by commas."""
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def numbers(text: str, option: str) -> list[float]:
-    """Numbers separated by commas.
-
-    Raises:
-        ConfigError: One is no number.
-    """
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"{option} {text}: give numbers separated by commas, as in 0.5,2") from error
-    if not all(map(math.isfinite, found)):
-        raise ConfigError(f"{option} {text}: numbers must be finite")
-    return found
 
 
 def _show(report: Report) -> None:

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
-from asd.cli.research.replay import numbers, split
+from asd.cli.options import numbers, split
 from asd.engines.revisions import revisions
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, play

@@ -38,7 +38,7 @@ def words_of(output: Mapping[str, Any]) -> tuple[str, ...] | None:
     """
     if output.get("response") is None and "answer" not in output:
         return None
-    text = without_thinking(str(output["answer"]) if output.get("answer") is not None else text_of(output))
+    text = text_of(output) if output.get("answer") is None else without_thinking(str(output["answer"]))
     found = _WORD.findall(text.rsplit(_MARK, 1)[-1].lower().replace(",", ""))
     return tuple(word for word in found if word not in _ARTICLES) or tuple(found)
 
