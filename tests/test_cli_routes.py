@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from asd.tracelog import TraceLog
+from asd.traces.log import TraceLog
 
 from asd.collection import header_for
 from asd.engines.revisions import revisions
