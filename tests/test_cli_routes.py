@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from asd.traces.log import TraceLog
 
 from asd.collection import header_for
 from asd.engines.revisions import revisions
 from asd.evaluation.replay import Outcomes
 from asd.evaluation.routes import effects
 from asd.ladder import Ladder
+from asd.traces.log import TraceLog
 from asd.types import Trace
 from tests import worlds
 from tests.models import save_random_model
