@@ -89,7 +89,8 @@ def test_what_is_shown_of_a_policy_is_short() -> None:
     assert all(len(repr(thing)) < 200 for thing in shown)
     table = policy._repr_html_()
     assert table.count("<tr>") == len(policy.fit.replayed) + 1
-    assert f"<td>{policy.fit.replayed[0].lam:g}</td>" in table
+    first = policy.fit.replayed[0]
+    assert f"<td>{first.lam:g}</td><td>{first}</td>" in table
 
 
 def test_a_rule_chooses_the_first_stage(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_fit_prints_intervals_and_what_keeps_a_share(folder: Path) -> None:
 
 
 def test_a_default_that_is_dearer_than_the_largest_stage_gives_way_to_it(folder: Path) -> None:
-    """Nobody chose it, so the stage that it should have saved answers, and a note says why."""
+    """Nobody chose it, so the stage that it should have saved answers, with a note; asked for, it runs."""
     fit(folder)
     fitted, ladder = artifact.load(folder / "policy.json"), Ladder.load(folder / "pair.toml")
     dear = tuple(
@@ -112,7 +112,11 @@ def test_a_default_that_is_dearer_than_the_largest_stage_gives_way_to_it(folder:
     chosen = choose(unlucky, ladder)
     assert chosen.policy == FixedStage("L")
     assert chosen.note.startswith("L alone answers: on held-out rows lam 5 came to quality")
-    assert choose(unlucky, ladder, lam=5.0).policy.name == "optimal(lam=5)"
+    asked = choose(unlucky, ladder, lam=5.0)
+    assert asked.policy.name == "optimal(lam=5)"
+    assert asked.note.startswith("on held-out rows lam 5 came to quality")
+    assert asked.note.endswith("at cost 1")
+    assert choose(fitted, ladder, lam=0.0).note == ""
     assert (choose(fitted, ladder).policy.name, choose(fitted, ladder).note) == ("optimal(lam=5)", "")
 
 

@@ -78,11 +78,8 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
 
     def _repr_html_(self) -> str:
         """In a notebook: the held-out replay of every lam, in cost units of the largest stage alone."""
-        rows = "".join(
-            f"<tr><td>{row.lam:g}</td><td>{row.quality:.3f}</td><td>{row.cost:.3f}</td></tr>"
-            for row in self.fit.replayed
-        )
-        head = "<tr><th>lam</th><th>quality, replayed</th><th>cost, replayed</th></tr>"
+        rows = "".join(f"<tr><td>{row.lam:g}</td><td>{row}</td></tr>" for row in self.fit.replayed)
+        head = "<tr><th>lam</th><th>replayed on held-out rows</th></tr>"
         return f"<table><caption>{escape(repr(self))}</caption>{head}{rows}</table>"
 
     def evidence(self) -> FittedEvidence:

@@ -1,7 +1,7 @@
 """Which policy of a fitted file is meant: by a weight, by a share of quality, or by what was guaranteed.
 
 Nothing is solved here but what is returned; a setting that costs more than the largest stage alone and is
-right no more often is never chosen on its own account.
+right no more often is never chosen on its own account, nor without a word where it was asked for.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from asd.policy.artifact import PolicyArtifact
 __all__ = ["DEFAULT_LAM", "Choice", "choose"]
 
 DEFAULT_LAM = 5.0
+_LEAST = 1e-9
+"""Smaller weights, 0 among them, have no other held-out rows near them."""
 
 
 class Choice(NamedTuple):
@@ -54,7 +56,7 @@ def choose(
             raise ConfigError(f"give lam or quality, not both: lam = {lam:g}, quality = {quality:g}")
         return _keeping(fitted, ladder, quality, batch)
     if lam is not None:
-        return Choice(fitted.policy(lam, ladder=ladder, batch=batch))
+        return Choice(fitted.policy(lam, ladder=ladder, batch=batch), _dearer(fitted, lam, batch))
     if fitted.guarantee is not None:
         return Choice(fitted.guaranteed_policy(ladder=ladder, batch=batch))
     return _default(fitted, ladder, batch)
@@ -76,12 +78,18 @@ def _keeping(fitted: PolicyArtifact, ladder: Ladder, share: float, batch: int) -
 def _default(fitted: PolicyArtifact, ladder: Ladder, batch: int) -> Choice:
     """Nobody chose this lam: where it does not pay on held-out rows, the largest stage answers."""
     chosen = fitted.policy(DEFAULT_LAM, ladder=ladder, batch=batch)
-    nearest = min(fitted.replayed(batch), key=lambda replayed: abs(math.log(replayed.lam / DEFAULT_LAM)))
-    if not fitted.is_dearer(nearest):
+    if not (dearer := _dearer(fitted, DEFAULT_LAM, batch)):
         return Choice(chosen)
     largest = ladder.stages[-1].name
-    note = (
-        f"{largest} alone answers: on held-out rows lam {nearest.lam:g} came to {nearest}, and {largest} "
-        f"alone to quality {fitted.fit.largest_quality:.3f} at cost 1; give a lam, or fit on more rows"
+    return Choice(FixedStage(largest), f"{largest} alone answers: {dearer}; give a lam, or fit on more rows")
+
+
+def _dearer(fitted: PolicyArtifact, lam: float, batch: int) -> str:
+    """What the lam came to on held-out rows, if the largest stage alone was cheaper and as good."""
+    nearest = min(fitted.replayed(batch), key=lambda replayed: abs(math.log(replayed.lam / max(lam, _LEAST))))
+    if not fitted.is_dearer(nearest):
+        return ""
+    return (
+        f"on held-out rows lam {nearest.lam:g} came to {nearest}, and {fitted.model.stages[-1]} alone to "
+        f"quality {fitted.fit.largest_quality:.3f} at cost 1"
     )
-    return Choice(FixedStage(largest), note)
