@@ -132,8 +132,10 @@ def _shown(change: Change, replies: Replies) -> bytes:
 async def _moved(run: Run, end: asyncio.Task[Delivered]) -> bool:
     """Until the walk has made a step or ended; False: neither happened for a while."""
     moved = asyncio.create_task(run.walk.moved.wait())
-    done, _ = await asyncio.wait({moved, end}, timeout=PING_S, return_when=asyncio.FIRST_COMPLETED)
-    moved.cancel()
+    try:
+        done, _ = await asyncio.wait({moved, end}, timeout=PING_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        moved.cancel()
     run.walk.moved.clear()
     return bool(done)
 

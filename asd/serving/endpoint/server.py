@@ -28,7 +28,7 @@ class Server(uvicorn.Server):
                 application, lifespan="on", log_config=None, server_header=False, timeout_keep_alive=75
             )
         )
-        self._application = application
+        self.application = application
         self._draining: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -46,10 +46,10 @@ class Server(uvicorn.Server):
 
     def _drain(self) -> None:
         async def drained() -> None:
-            await self._application.service.drained()
+            await self.application.service.drained()
             self.should_exit = True
 
-        self._application.service.draining = True
+        self.application.service.draining = True
         self._draining = self._draining or asyncio.create_task(drained())
 
 
