@@ -10,7 +10,6 @@ Scope: text in, pieces out, in their order; which of them is the answer is for `
 from __future__ import annotations
 
 import ast
-import doctest
 import re
 import textwrap
 import warnings
@@ -100,6 +99,8 @@ def _typed(code: str) -> str:
     """What was typed into an interpreter, where the code is a session of one; without what it only showed."""
     if not code.lstrip().startswith(">>> "):
         return code
+    import doctest  # noqa: PLC0415  (brings a debugger along, which imports any `code.py` of the user's)
+
     try:
         examples = doctest.DocTestParser().get_examples(code)
     except ValueError:

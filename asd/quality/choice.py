@@ -26,7 +26,7 @@ _MARKS = r"[^\w?+#%&@]*+"
 _BARE = re.compile(
     rf"{_MARKS}(?:(?:definitely|probably|clearly|surely|obviously|certainly|only|just|select|choose|pick"
     rf"|go with|chosen|selected|output|result|response|assistant|model|option|choice"
-    rf"|letter|answer)\b[\s_]*{_MARKS})*"
+    rf"|letter|answer|(?:must|should|has to) be)\b[\s_]*{_MARKS})*"
     rf"(?:text|textbf|mathrm|mathbf|boxed|fbox)?{_MARKS}([A-Za-z]){_MARKS}"
     rf"(?:(?:obviously|definitely|clearly|certainly|of course|for sure|it is|correct){_MARKS})?",
     re.IGNORECASE,
@@ -47,7 +47,9 @@ _VERDICT = re.compile(
     r"(?:correct|right|best|better|accurate|appropriate|likely|answer|suitable|choice)"
     r"(?:\s+(?:answer|choice|option|one|statement|response|alternative|explanation|match))?"
     r"(?=[\s)*_\"']*(?:[.,;:!\n(]|\Z)|\s+(?:because|since|as|here|for|and|given|to)\b)"
+    r"|[\s,]*\bmakes\s+the\s+(?:most|best)\s+sense\b"
 )
+_TICKED = re.compile(r"[\s*_]*(?:[-:(\[]\s*)?[*_]*(?:(?:correct|right)\b(?![- ]+\w)|[✅✔☑✓])", re.IGNORECASE)
 _CAPITAL = re.compile(rf"(?<![A-Za-z0-9'&/+.-])([A-Z])(?![A-Za-z0-9]){CLOSE}[.:]?")
 _ENDS_LINE = re.compile(r"[\s.!)\]}*_\"'`$]*?(?:\n|\Z)")
 _ANSWER_LABELS = re.compile(r"\W*(?:A\W*:\s*)+")
@@ -86,6 +88,7 @@ def _read(reply: Lettered) -> str | None:
         _bare,
         _before_own_question,
         _stated,
+        _ticked,
         _leading_text,
         _at_an_end,
         _only_mention,
@@ -158,15 +161,28 @@ def _concluded(reply: Lettered) -> Iterator[tuple[int, str]]:
 def _judged(reply: Lettered) -> Iterator[tuple[int, str]]:
     """Before "is correct"; the text of the option may stand between."""
     for found in _CAPITAL.finditer(reply.text):
-        own = reply.text_at(found.end())
-        end = own.end if own is not None and own.letter == found[1] else found.end()
         if (
             found[1] in reply.letters
-            and _VERDICT.match(reply.text, end)
+            and _VERDICT.match(reply.text, _behind_option(reply, found))
             and _OPENS_VERDICT.search(reply.text, max(0, found.start() - 40), found.start())
             and not is_taken_back(reply.text, found.start())
         ):
             yield found.start(), found[1]
+
+
+def _ticked(reply: Lettered) -> str | None:
+    """The one option of a list that is called correct where it stands: "C. Paris: correct"."""
+    if not LIST.search(reply.text):
+        return None
+    letters = _CAPITAL.finditer(reply.text)
+    ticked = {found[1] for found in letters if _TICKED.match(reply.text, _behind_option(reply, found))}
+    return ticked.pop() if len(ticked) == 1 and ticked <= set(reply.letters) else None
+
+
+def _behind_option(reply: Lettered, letter: re.Match[str]) -> int:
+    """Where a letter ends, its option's text included if that follows."""
+    own = reply.text_at(letter.end())
+    return own.end if own is not None and own.letter == letter[1] else letter.end()
 
 
 def _leading_text(reply: Lettered) -> str | None:

@@ -77,7 +77,7 @@ def pass_at_k(n: int, n_right: int, k: int) -> float:
 
 def _defines(program: str, name: str) -> bool:
     name = re.escape(name)
-    definition = rf"^(?:(?:async )?def|class) {name}\b|^{name} *="
+    definition = rf"^(?:(?:async )?def|class) {name}\b|^{name} *(?::[^=\n]*)?="
     return re.search(definition, program, re.MULTILINE) is not None
 
 

@@ -3,6 +3,7 @@
     "B because", "(b)", "B. Paris", "**B**", "B Paris" (where B is Paris)     the letter B
     "A city", "C major", "B cells", "E. coli", "I think", "B's", "B12"        no letter
     "B, C", "B or C", "B/C"                                                   undecided
+    "the second option"                                                       the letter B
 
 Scope: one place at a time; which places state an answer is for `asd.quality.choice` to know.
 """
@@ -45,6 +46,11 @@ _DENIED = re.compile(
     r"(?:not|n't|out|wrong|incorrect|false|excluded|ruled out|never)\b"
     r"|\s*(?:isn't|wasn't|can't|cannot|doesn't|won't)\b"
     r"|[-:(\s]*(?:incorrect|wrong|false|not (?:correct|right|true))\b|\s*(?:是|为)?(?:错|不)",
+    re.IGNORECASE,
+)
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "last")
+_ORDINAL = re.compile(
+    rf"{OPEN}(?:the\s+)?({'|'.join(_ORDINALS)})\s+(?:option|choice|answer|alternative)\b{CLOSE}",
     re.IGNORECASE,
 )
 _MARKS = re.compile(r"[\s(\[{<*_\"'`$#]*(?:\\text\s*\{)?")
@@ -98,6 +104,8 @@ class Lettered:
 
     def letter_at(self, place: int) -> Found | None:
         """The letter at a place, `UNDECIDED` for several; None for no letter of an option, or one denied."""
+        if ordinal := _ORDINAL.match(self.text, place):
+            return self._counted(ordinal)
         found = _LETTER.match(self.text, place)
         if found is None or not self._is_option(found) or self._is_denied(found):
             return None
@@ -123,6 +131,13 @@ class Lettered:
     def _text_at(self, place: int) -> Found | None:
         found = self._texts.match(self.text, place) if self._texts else None
         return Found(str(found.lastgroup), found.end()) if found else None
+
+    def _counted(self, ordinal: re.Match[str]) -> Found | None:
+        """The letter of "the second option"."""
+        n = _ORDINALS.index(ordinal[1].lower())
+        letters = self.letters[-1:] if ordinal[1].lower() == "last" else self.letters[n : n + 1]
+        is_denied = _DENIED.match(self.text, ordinal.end())
+        return Found(letters[0], ordinal.end()) if letters and not is_denied else None
 
     def _is_denied(self, found: re.Match[str]) -> bool:
         """Whether a letter is asked about, called wrong, or the first of "a) ... b) ..."."""

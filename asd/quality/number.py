@@ -39,7 +39,7 @@ _SIGN = (
 _TIMES = r"[\u00d7\u00b7*x]"
 _NUMBER = re.compile(
     rf"(?P<sign>{_SIGN})?(?:(?:[$€£¥₹]|\b(?:USD|EUR|GBP|Rs\.?))\s?)?(?P<minus>(?<=[$€£])-|(?<=[$€£]\s)-)?"
-    rf"(?:{_FRAC}|{_TEN_TO}(?P<exponent>[+-]?\d{{1,3}})\}}?|(?P<european>{_EUROPEAN})"
+    rf"(?:(?P<wholes>\d+)?\s?{_FRAC}|{_TEN_TO}(?P<exponent>[+-]?\d{{1,3}})\}}?|(?P<european>{_EUROPEAN})"
     rf"|(?:(?P<whole>{_DIGITS})\s+(?=\d+\s?/\s?\d))?(?P<number>{_DECIMAL})"
     rf"(?:\s?/\s?(?P<divisor>{_DIGITS})(?![\d/.]))?(?:\s?{_TIMES}\s?{_TEN_TO}(?P<power>[+-]?\d{{1,3}})\}}?)?)"
 )
@@ -50,7 +50,7 @@ _LATEX = (
     (re.compile(r"\\([%$])"), r"\1"),
     (re.compile(r"\\[,;: ]|~"), " "),
     (re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\(?:times|cdot)\b"), "\u00d7"),
+    (re.compile(r"\\(?:times|cdot)(?![A-Za-z])"), "\u00d7"),
     (re.compile(r"\\approx\b|≈"), "="),
 )
 _HASHES = re.compile(
@@ -77,6 +77,10 @@ _CORRECTED = re.compile(
     re.IGNORECASE,
 )
 
+_STEP = re.compile(
+    r"^[ \t*#]*(?:step[ \t]+)?(?P<n>\d{1,2})[.):](?=[ \t*]+[^\W\d_])", re.MULTILINE | re.IGNORECASE
+)
+"""The number of a step of the work, which is none of its results."""
 _LONGEST = 1000
 """Characters of a statement that are looked at."""
 
@@ -94,7 +98,10 @@ def number_of(text: str) -> Fraction | None:
     if stated := max(_statements(reply), default=None, key=lambda statement: statement.place):
         corrected = _value(found) if (found := _CORRECTED.search(reply, stated.place)) else None
         return stated.number if corrected is None else corrected
-    numbers = [found for found in _NUMBER.finditer(reply) if not _is_part(reply, found)]
+    steps = _steps(reply)
+    numbers = [
+        found for found in _NUMBER.finditer(reply) if not (found.start() in steps or _is_part(reply, found))
+    ]
     if not numbers or (numbers[1:] and _OR.fullmatch(reply, numbers[-2].end(), numbers[-1].start())):
         return None
     return _value(numbers[-1])
@@ -166,6 +173,13 @@ def _begins_with_number(text: str, place: int = 0) -> bool:
     return _NUMBER.match(text, _end(_LEAD, text, place)) is not None
 
 
+def _steps(reply: str) -> set[int]:
+    """Where the numbers of steps stand: lines that begin with "1. ", "2. ", and so on."""
+    found = list(_STEP.finditer(reply))
+    are_steps = len(found) > 1 and [int(step["n"]) for step in found] == [*range(1, len(found) + 1)]
+    return {step.start("n") for step in found} if are_steps else set()
+
+
 def _is_part(reply: str, found: re.Match[str]) -> bool:
     """Whether digits are part of a name or a power: H2O, cm^2."""
     before, after = reply[: found.start()][-1:], reply[found.end() :][:1]
@@ -183,7 +197,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
     over = parts.get("over") or parts.get("top") or parts.get("number", "")
     under = parts.get("under") or parts.get("bottom") or parts.get("divisor", "1")
     try:
-        value = _plain(parts.get("whole", "0")) + _plain(over) / _plain(under)
+        value = _plain(parts.get("whole") or parts.get("wholes", "0")) + _plain(over) / _plain(under)
     except (ValueError, ZeroDivisionError):
         return None
     return sign * value * Fraction(10) ** int(parts.get("power", "0"))
