@@ -21,8 +21,8 @@ def gathered(done: Conducted, monkeypatch: pytest.MonkeyPatch) -> dict[str, obje
     """The command without models: what it asked for is kept, the study is the one already made."""
     asked: dict[str, object] = {}
 
-    def gather(*_: object, **options: object) -> material.Material:
-        asked.update(options)
+    def gather(*given: object, **options: object) -> material.Material:
+        asked.update(options, runtimes=given[4])
         return made_up()
 
     monkeypatch.setattr(material, "gather", gather)
@@ -32,9 +32,12 @@ def gathered(done: Conducted, monkeypatch: pytest.MonkeyPatch) -> dict[str, obje
 
 def test_the_page_and_the_figures_are_written(gathered: dict[str, object], tmp_path: Path) -> None:
     """Every figure as SVG and PNG, one page that holds the claims, one line that says where."""
-    found = CliRunner().invoke(main, ["study", "--out", str(tmp_path), "--limit", "50", "--seed", "3"])
+    found = CliRunner().invoke(
+        main, ["study", "--out", str(tmp_path), "--limit", "50", *("--seed", "3", "--device", "cpu")]
+    )
     assert found.exit_code == 0, found.output
     assert (gathered["limit"], gathered["seed"], gathered["recorded"]) == (50, 3, None)
+    assert gathered["runtimes"] == dict.fromkeys("SML", "transformers float32")
     svg, png = ({path.stem for path in (tmp_path / "figures").glob(f"*.{kind}")} for kind in ("svg", "png"))
     assert (
         svg == png >= {"overview", "methods", "regret", "thresholds", "samples", "reliability", "acceptance"}

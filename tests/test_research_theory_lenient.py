@@ -1,15 +1,19 @@
 """The tolerant verifier's table, on the embedded ladder: its rows are recomputed one question a time."""
 
+from pathlib import Path
+
 import pytest
 
 from asd.engines import Acceptance, alone
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.ladder import PRESETS, Ladder
 from asd.policy import artifact
 from asd.research.study.material import Material, gather
 from asd.research.study.record import Table
 from asd.research.theory.lenient import TOLERANCES, lenient_tables
+from asd.traces import read_header
 from asd.workloads.catalogue import find_workloads
 from tests.conducted import material as played_back
 
@@ -18,19 +22,34 @@ N = 3
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lenient")
+
+
+@pytest.fixture(scope="module")
+def material(folder: Path) -> Material:
     ladder = Ladder.load("tiny")
     return gather(
         ladder,
         find_workloads(["tiny-arithmetic", "tiny-lookup"]),
         open_engines(ladder, "cpu"),
         revisions(ladder),
-        tmp_path_factory.mktemp("lenient"),
+        runtimes(ladder, device="cpu"),
+        folder,
         policy=artifact.load(PRESETS.parent / "tiny" / "policy.json"),
         limit=N,
         seed=0,
         runs_on="cpu",
     )
+
+
+def test_traces_say_what_ran(material: Material, folder: Path) -> None:
+    """Engine and dtype of every stage, so that traces of another engine are not taken up."""
+    for split in ("calibrate", "test"):
+        stages = read_header(folder / f"{split}.jsonl").stages
+        assert {name: stage.runtime for name, stage in stages.items()} == dict.fromkeys(
+            material.stages, "transformers float32"
+        )
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,16 @@
 """The ladder's report card, on answers whose grades are known."""
 
 import math
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from asd.cli import main
 from asd.prices import Prices
 from asd.testing import FakeClock
 from asd.tiny.evaluate import accuracy_by, confidence, ms_per_token
+from asd.traces import read_header
 from asd.types import Draft, Outcome, Query, Trace, Usage
 from tests.priced import PricedDrafted, PricedEngine
 
@@ -57,3 +61,17 @@ def test_milliseconds_per_token_are_of_the_stage_without_its_drafter():
     largest = PricedDrafted("L", Prices(0.0, 0.0, 2.0), Prices(0.0, 0.0, 9.0), clock)
     speed = ms_per_token({"L": largest}, [Query(id="4", dataset="d", prompt="x")], clock=clock)
     assert speed["L"] == pytest.approx(9.0)
+
+
+@pytest.mark.slow
+def test_the_command_records_what_ran(tmp_path: Path):
+    """Engine and dtype of every stage stand in its traces."""
+    traces = tmp_path / "test.jsonl"
+    found = CliRunner().invoke(
+        main, ["tiny", "evaluate", "--limit", "4", "--timed", "1", "--traces", str(traces)]
+    )
+    assert found.exit_code == 0, found.output
+    stages = read_header(traces).stages
+    assert {name: stage.runtime for name, stage in stages.items()} == dict.fromkeys(
+        "SML", "transformers float32"
+    )

@@ -14,6 +14,7 @@ from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
 from asd.collection import collect, header_for
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.errors import DataError
 from asd.ladder import Ladder
 from asd.traces import answered
@@ -107,7 +108,8 @@ def evaluate(limit: int, batch: int, traces: Path, timed: int) -> None:
     ladder = Ladder.load("tiny")
     engines, workloads = open_quietly(ladder, "cpu"), find_workloads(workload_names())
     traces.parent.mkdir(parents=True, exist_ok=True)
-    with TraceLog(traces, header_for(ladder, revisions(ladder), workloads, "test")) as log:
+    header = header_for(ladder, revisions(ladder), workloads, "test", runtimes(ladder, device="cpu"))
+    with TraceLog(traces, header) as log:
         rows = answered(collect(workloads, engines, log, limit=limit, batch_size=batch))
     graded = [trace for trace in rows if trace.query.dataset in GRADED]
     _show(accuracy_by(rows, lambda query: query.tags["family"]))

@@ -15,6 +15,7 @@ from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
 from asd.cli.options import numbers, split
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, play
 from asd.guarantee.monitor import ShiftMonitor
@@ -111,6 +112,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         find_workloads(names, data),
         open_quietly(steps, device, engine),
         revisions(steps, engine),
+        runtimes(steps, engine, device),
         out / "traces",
         policy=_policy(policy, steps),
         limit=limit,

@@ -104,11 +104,12 @@ class _Source:
     workloads: Sequence[Workload]
     engines: Mapping[str, Engine]
     revisions: Mapping[str, str]
+    runtimes: Mapping[str, str]
     folder: Path
 
     def traces(self, split: Split, n: int) -> list[Trace]:
         """Of the first `n` questions of every data set, those that no stage refused."""
-        header = header_for(self.ladder, self.revisions, self.workloads, split)
+        header = header_for(self.ladder, self.revisions, self.workloads, split, self.runtimes)
         with TraceLog(self.folder / f"{split}.jsonl", header) as log:
             return answered(collect(self.workloads, self.engines, log, limit=n))
 
@@ -126,6 +127,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     workloads: Sequence[Workload],
     engines: Mapping[str, Engine],
     revisions: Mapping[str, str],
+    runtimes: Mapping[str, str],
     folder: str | Path,
     *,
     policy: PolicyArtifact | None,
@@ -142,6 +144,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         workloads: What is asked.
         engines: One a stage, by name.
         revisions: Of every stage's model.
+        runtimes: What runs every stage (`asd.engines.runtimes`).
         folder: Keeps the traces.
         policy: Fitted on the split "fit"; None: it is collected and fitted here.
         limit: Most questions of a dataset that are reported; half as many choose settings.
@@ -158,7 +161,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     folder.mkdir(parents=True, exist_ok=True)
     if policy is not None:
         policy.check(ladder)
-    source = _Source(ladder, workloads, engines, revisions, folder)
+    source = _Source(ladder, workloads, engines, revisions, runtimes, folder)
     fitted = policy or fit(source.traces("fit", limit), ladder, fitted_at="in this study", seed=seed)
     calibration = source.outcomes("calibrate", max(1, limit // 2), fitted)
     test = source.outcomes("test", limit, fitted)
