@@ -62,6 +62,7 @@ def test_log_probabilities_in_every_form(server: FakeServer, logprobs: object, *
         {"token_logprobs": [-0.1, None]},
         {"content": [{"token": "4"}, {"token": "", "logprob": -0.1}]},
         {"content": [{"token": "4", "prob": 0.9}]},
+        {"content": [None, {"token": "4", "logprob": -0.1}]},
     ],
 )
 def test_log_probabilities_that_are_not_there(server: FakeServer, logprobs: object) -> None:
@@ -96,6 +97,7 @@ def test_log_probabilities_at_their_ends(server: FakeServer, written: str, read:
         ([{"type": "output_text", "text": {"value": "4", "annotations": []}}], "4"),
         ({"type": "text", "text": "4"}, "4"),
         ([{"type": "image_url", "image_url": {}}], ""),
+        ([None, {"type": "text", "text": "4"}], "4"),
         (None, ""),
         ([], ""),
     ],
@@ -216,10 +218,11 @@ def test_tokens_without_text(server: FakeServer, caplog: pytest.LogCaptureFixtur
         {"prompt_tokens": 4, "total_tokens": 5},
         {"prompt_tokens": 4, "completion_tokens": None, "total_tokens": 5},
         {"prompt_tokens": 4, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2.0}},
+        {"prompt_tokens": "4", "completion_tokens": "1"},
     ],
 )
 def test_counts_in_other_forms(server: FakeServer, usage: object) -> None:
-    """Whole numbers with a point, and the other names that are in use, are counts too."""
+    """Whole numbers with a point or as text, and the other names that are in use, are counts too."""
     assert drafted(server, reply(None, usage)).usage == Usage(4, 1, 1)
 
 
@@ -230,7 +233,9 @@ def test_reasoning_beside_an_answer_is_left_out(server: FakeServer, caplog: pyte
     assert not caplog.records
 
 
-@pytest.mark.parametrize("usage", [..., None, {}, {"completion_tokens": 0, "prompt_tokens": 0}])
+@pytest.mark.parametrize(
+    "usage", [..., None, {}, [], "", False, {"completion_tokens": 0, "prompt_tokens": 0}]
+)
 def test_counting_by_log_probabilities(
     server: FakeServer, caplog: pytest.LogCaptureFixture, usage: object
 ) -> None:

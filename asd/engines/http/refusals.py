@@ -73,7 +73,13 @@ SET_OFF = re.compile(r"(?<=['\"`(\[,.])\s*(\w+)(?=['\"`)\],])")
 FORM = (
     "; options.openai has logprobs, omit, extra_body and max_tokens_field for servers that want another form"
 )
-WORDS = ("message", "Message", "detail", "msg", "error", "faultstring")
+PASSING = re.compile(
+    r"rate.?limit|too many requests|overloaded|over capacity|temporarily|try again (later|in )|timed out"
+    r"|service unavailable",
+    re.IGNORECASE,
+)
+"""How servers that give no code say that it passes."""
+WORDS = ("message", "Message", "detail", "msg", "error", "faultstring", "title")
 """Fields that hold words for people, the best first."""
 CODES = ("code", "type", "error_type", "param", "loc")
 ANSWERS = frozenset(("choices", "data", "tokens", "prompt"))
@@ -99,7 +105,9 @@ class Trouble:
         """Whether asking again later may help."""
         if self.status in BUSY:
             return True
-        return self.status is not None and 500 <= self.status <= 599 and not self._never_passes
+        if self.status is None:
+            return bool(PASSING.search(self.words))
+        return 500 <= self.status <= 599 and not self._never_passes
 
     @property
     def _never_passes(self) -> bool:

@@ -77,16 +77,20 @@ class Text(msgspec.Struct, frozen=True):
     prompt: str
 
 
+Count = float | str | None
+"""How servers write a number of tokens."""
+
+
 class _Cached(msgspec.Struct, frozen=True):
-    cached_tokens: float | None = None
+    cached_tokens: Count = None
 
 
 class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: float | None = None
-    completion_tokens: float | None = None
-    input_tokens: float | None = None
-    output_tokens: float | None = None
-    total_tokens: float | None = None
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+    input_tokens: Count = None
+    output_tokens: Count = None
+    total_tokens: Count = None
     prompt_tokens_details: _Cached | None = None
 
     @property
@@ -147,7 +151,7 @@ class _Token(msgspec.Struct, frozen=True):
 
 class _Logprobs(msgspec.Struct, frozen=True):
     token_logprobs: list[float | None] | None = None
-    content: list[_Token] | None = None
+    content: list[_Token | None] | None = None
 
 
 class _Part(msgspec.Struct, frozen=True):
@@ -192,14 +196,14 @@ class _Elsewhere(msgspec.Struct, frozen=True):
 
 
 class _Message(_Elsewhere, frozen=True):
-    content: str | _Part | list[str | _Part] | None = None
+    content: str | _Part | list[str | _Part | None] | None = None
     refusal: Any = None
 
     @property
     def parts(self) -> list[_Part]:
         """The content, a text, a part or a list of both, as parts."""
         given = self.content if isinstance(self.content, list) else [self.content or ""]
-        return [_Part(text=part) if isinstance(part, str) else part for part in given]
+        return [_Part(text=part) if isinstance(part, str) else part for part in given if part is not None]
 
     @property
     def text(self) -> str:
@@ -254,7 +258,7 @@ class Reply(msgspec.Struct, frozen=True):
     """Reply of `/completions` and `/chat/completions`; `ValueError` where it makes no sense."""
 
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: _Usage | list[Any] | str | bool | None = None
 
     def refusal(self) -> str | None:
         """Why the server or the model withholds the answer; None where it does not."""
@@ -266,7 +270,8 @@ class Reply(msgspec.Struct, frozen=True):
 
     def written(self) -> Written:
         """The one answer; a message without content is an empty one."""
-        choice, usage = only(self.choices), self.usage or _Usage()
+        choice = only(self.choices)
+        usage = self.usage if isinstance(self.usage, _Usage) else _Usage()  # else it counts nothing
         if choice.answer is None:
             raise ValueError("a choice with neither text nor message")
         scores = choice.scores
@@ -299,12 +304,13 @@ def believed(logprobs: Sequence[float]) -> tuple[float, ...]:
     return tuple(LEAST_LOGPROB if math.isinf(value) else min(value, 0.0) for value in logprobs)
 
 
-def _count(value: float | None) -> int:
+def _count(value: Count) -> int:
     if value is None:
         return 0
-    if value < 0 or not value.is_integer():
-        raise ValueError(f"a count of {value:g} tokens")
-    return int(value)
+    number = float(value)
+    if number < 0 or not number.is_integer():
+        raise ValueError(f"a count of {value} tokens")
+    return int(number)
 
 
 def _whole(text: str) -> str:
