@@ -272,7 +272,7 @@ def test_a_score_outside_of_0_to_1_is_refused(tmp_path: Path) -> None:
         def score(self, query: Query, text: str) -> float:  # noqa: ARG002
             return 100.0
 
-    workload = Percent([WORKLOADS[0].queries("fit", 1)[0]])
+    workload = Percent([replace(WORKLOADS[0].queries("fit", 1)[0], dataset="asked")])
     with (
         TraceLog(tmp_path / "t.jsonl", header([workload])) as log,
         pytest.raises(DataError, match=r"score 100\.0 is not within \[0, 1\]"),

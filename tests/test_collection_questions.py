@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.collection import collect, header_for
-from asd.errors import AsdError, DataError
+from asd.errors import AsdError, ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
 from asd.testing import ScriptedEngine
@@ -29,6 +30,7 @@ from asd.workloads import Split, Workload
 
 PROMPT = "2+2="
 ENGINE_ANSWER = ("4", (-0.5,))
+LIMIT = 9
 
 
 class Stage4(ScriptedEngine):
@@ -62,7 +64,7 @@ def header(*workloads: Workload) -> Header:
 def collected(path: Path, *workloads: Workload, engine: ScriptedEngine | None = None) -> list[Trace]:
     engine = engine or Stage4("S", {PROMPT: ENGINE_ANSWER})
     with TraceLog(path, header(*workloads)) as log:
-        return collect(workloads, {"S": engine}, log, limit=9)
+        return collect(workloads, {"S": engine}, log, limit=LIMIT)
 
 
 SCORES = [
@@ -180,7 +182,9 @@ def test_answers_without_a_score_stay_without(tmp_path: Path) -> None:
         (Query("q", "given", PROMPT, tags={"level": 3}), "tag 'level' is 3"),  # type: ignore[dict-item]
         (Query("q", "given", PROMPT, tags={3: "level"}), "tag is 3"),  # type: ignore[dict-item]
         (Query("q", "given", PROMPT, tags={"level": None}), "tag 'level' is None"),  # type: ignore[dict-item]
-        (Query("q", "given", PROMPT, tags=None), "cannot be recorded"),  # type: ignore[arg-type]
+        (Query("q", "given", PROMPT, tags=None), "tags are None, a NoneType; give a dict"),  # type: ignore[arg-type]
+        (Query("q", "given", PROMPT, tags=["level"]), "tags are ['level'], a list"),  # type: ignore[arg-type]
+        (Query("q", "another", PROMPT), "query 'q' of dataset 'another'; name the workload"),
         (Query("q", "given", PROMPT, max_new_tokens=8.0), "max_new_tokens is 8.0"),  # type: ignore[arg-type]
         (Query("q", "given", PROMPT, max_new_tokens=np.float32(8)), "max_new_tokens"),  # type: ignore[arg-type]
         (Query("q", "given", PROMPT, max_new_tokens=True), "max_new_tokens is True"),
@@ -196,6 +200,42 @@ def test_a_query_that_cannot_be_recorded_costs_nothing(tmp_path: Path, query: An
         collected(tmp_path / "t.jsonl", Given([Query("first", "given", PROMPT), query]), engine=engine)
     assert says in str(refused.value)
     assert engine.calls == []
+
+
+def test_no_more_is_asked_than_the_limit(tmp_path: Path) -> None:
+    """A workload that gives more than it was asked for, or never ends, costs no more."""
+    engine = Stage4("S", {PROMPT: ENGINE_ANSWER})
+    asked: list[str] = []
+
+    class Endless(Given):
+        def queries(self, *_: object) -> Any:
+            return (asked.append(str(n)) or Query(str(n), "given", PROMPT) for n in count())
+
+    assert len(collected(tmp_path / "t.jsonl", Endless([]), engine=engine)) == LIMIT == len(asked)
+
+
+@pytest.mark.parametrize("error", [TypeError("no such row"), FileNotFoundError("rows.csv")])
+def test_queries_that_raise_are_named(tmp_path: Path, error: Exception) -> None:
+    """As `score` is: which workload, and what it raised."""
+
+    class Broken(Given):
+        def queries(self, *_: object) -> list[Query]:
+            raise error
+
+    says = f"queries.. of workload 'given' raised {type(error).__name__}: {error}"
+    with pytest.raises(DataError, match=says):
+        collected(tmp_path / "t.jsonl", Broken([]))
+
+
+def test_data_that_is_not_here_is_said_as_it_is(tmp_path: Path) -> None:
+    """What the package's own workloads raise names the remedy already."""
+
+    class Elsewhere(Given):
+        def queries(self, *_: object) -> list[Query]:
+            raise ConfigError("set ASD_DATA")
+
+    with pytest.raises(ConfigError, match=r"^set ASD_DATA$"):
+        collected(tmp_path / "t.jsonl", Elsewhere([]))
 
 
 def test_what_numpy_gives_becomes_plain(tmp_path: Path) -> None:
@@ -229,9 +269,9 @@ def test_a_workload_is_handed_its_own_queries(tmp_path: Path) -> None:
 
 
 def test_ids_are_compared_over_all_workloads(tmp_path: Path) -> None:
-    """Two workloads that give the same id under the same name are found out before anything is asked."""
+    """Two workloads of one name that give the same id are found out before anything is asked."""
     engine = Stage4("S", {PROMPT: ENGINE_ANSWER})
-    workloads = [Given([Query("q", "shared", PROMPT)], name=name) for name in ("one", "two")]
+    workloads = [Given([Query("q", "shared", PROMPT)], name="shared") for _ in range(2)]
     with pytest.raises(DataError, match="workload 'shared' repeats a query id, 'q'"):
         collected(tmp_path / "t.jsonl", *workloads, engine=engine)
     assert engine.calls == []

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from asd.engines.prompts import check
-from asd.errors import ConfigError, DataError
+from asd.errors import AsdError, ConfigError, DataError
 from asd.traces import Key, key_of
 from asd.traces.records import as_score, decode_trace, encode_trace
 from asd.types import Query, Trace
@@ -63,13 +64,24 @@ def read_questions(workloads: Sequence[Workload], split: Split, limit: int) -> l
 
 
 def _read(workload: Workload, split: Split, limit: int) -> Questions:
-    own = list(workload.queries(split, limit))
+    own = _given(workload, split, limit)
     if not own:
         raise DataError(f"workload {workload.name!r} has no queries in split {split!r}")
     queries = [_recordable(workload, query) for query in own]
     return Questions(
         workload, queries, {key_of(plain): query for plain, query in zip(queries, own, strict=True)}
     )
+
+
+def _given(workload: Workload, split: Split, limit: int) -> list[Query]:
+    """What a workload gives, but no more than it was asked for: every query is paid for."""
+    try:
+        return list(islice(workload.queries(split, limit), limit))
+    except AsdError:  # such as data that is not here
+        raise
+    except Exception as error:  # a user's code may raise anything
+        message = f"queries() of workload {workload.name!r} raised {type(error).__name__}: {error}"
+        raise DataError(message) from error
 
 
 def _recordable(workload: Workload, query: object) -> Query:
@@ -81,6 +93,11 @@ def _recordable(workload: Workload, query: object) -> Query:
         check(plain)
     except (DataError, ConfigError) as error:
         raise DataError(f"workload {workload.name!r}: {error}") from error
+    if plain.dataset != workload.name:
+        raise DataError(
+            f"workload {workload.name!r} gives query {plain.id!r} of dataset {plain.dataset!r}; name the "
+            "workload there, by which outcomes are found again"
+        )
     return plain
 
 

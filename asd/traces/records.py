@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Mapping
 from decimal import Decimal
 from numbers import Real
 from typing import Any
@@ -167,6 +168,12 @@ def _text(value: object, what: str) -> str:
     return str(value)
 
 
+def _labels(tags: object) -> dict[str, str]:
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags are {tags!r}, a {type(tags).__name__}; give a dict of texts")
+    return {_text(name, "tag"): _text(label, f"tag {name!r}") for name, label in tags.items()}
+
+
 def _count(value: Any, what: str) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{what} is {value}; give a whole number")
@@ -184,7 +191,7 @@ def _to_record(trace: Trace) -> _Record:
         prompt=_text(query.prompt, "prompt"),
         reference=None if query.reference is None else _text(query.reference, "reference"),
         max_new_tokens=_count(query.max_new_tokens, "max_new_tokens"),
-        tags={_text(name, "tag"): _text(label, f"tag {name!r}") for name, label in dict(query.tags).items()},
+        tags=_labels(query.tags),
         form=TEXT if query.form == TEXT else query.form,  # the default itself is left out
         messages=tuple(
             Message(_text(m.role, "a role"), _text(m.content, "a message")) for m in query.messages
