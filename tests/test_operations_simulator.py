@@ -250,7 +250,7 @@ def test_refusals_are_counted() -> None:
 
 def test_the_state_is_what_happened() -> None:
     """Rates, latencies and utilisation since the last look, against the window of the same time."""
-    sim = small(interval_s=1e9)
+    sim = small()
     [window] = Simulator.run(sim, 10.0)
     state = sim.state()
     assert state.request_rate == pytest.approx(window.n_arrived / 10.0)

@@ -10,6 +10,7 @@ of them, so that X (R + Z) = N. A run that breaks one raises `SimulationError`. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -27,6 +28,8 @@ from asd.policies import Policy
 __all__ = ["Controller", "Fixed", "Open", "Settings", "Simulator", "Users"]
 
 _BLOCK = 8192
+_MOST_DECIDERS = 64
+"""Policies whose decisions are remembered, so that memory stays flat whatever a controller does."""
 
 
 class Controller(Protocol):
@@ -35,6 +38,10 @@ class Controller(Protocol):
     @property
     def name(self) -> str:
         """Short, as it stands in tables."""
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two looks at the state; infinite: it never looks."""
 
     def policy(self, state: SystemState | None) -> Policy:
         """The policy from now on; `state` is None before the first request. Equal choices are one object."""
@@ -45,6 +52,7 @@ class Fixed:
     """The same policy at every load."""
 
     always: Policy
+    interval_s: float = math.inf
 
     @property
     def name(self) -> str:
@@ -92,17 +100,15 @@ class Settings:
 
     Attributes:
         window_s: Length of a window of the books.
-        interval_s: Seconds between two looks of the controller.
         most_inside: Requests that find so many inside are refused; None: nobody is.
     """
 
     window_s: float = 600.0
-    interval_s: float = 30.0
     most_inside: int | None = None
 
     def __post_init__(self) -> None:
-        if not (self.window_s > 0.0 and self.interval_s > 0.0):
-            raise ConfigError(f"windows and intervals last longer than 0 s: {self}")
+        if not self.window_s > 0.0:
+            raise ConfigError(f"windows last longer than 0 s: {self}")
 
 
 class Simulator:
@@ -214,17 +220,23 @@ class Simulator:
         else:
             for _ in range(self._users.n):
                 self._think()
-        self.agenda.at(self._settings.interval_s, self._look)
+        self._look_later()
 
     def _look(self, _: None) -> None:
         """Let the controller choose for what it sees."""
         self._decider = self._deciding(self._controller.policy(self.state()))
-        self.agenda.at(self.agenda.now + self._settings.interval_s, self._look)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        if self._controller.interval_s < math.inf:
+            self.agenda.at(self.agenda.now + self._controller.interval_s, self._look)
 
     def _deciding(self, policy: Policy) -> Decider:
         decider = self._deciders.get(id(policy))
         if decider is None:
             decider = self._deciders[id(policy)] = Decider(self._population, policy)
+            if len(self._deciders) > _MOST_DECIDERS:
+                del self._deciders[next(iter(self._deciders))]
         return decider
 
     def _expect(self) -> None:

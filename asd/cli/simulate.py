@@ -1,0 +1,227 @@
+"""`asd simulate`: a day of a cascade under load, in a minute."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+from tabulate import tabulate
+from tqdm import tqdm
+
+from asd.api import policy_of
+from asd.cli.examples import examples
+from asd.cli.options import ladder_option
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.operations.books import Summary
+from asd.operations.population import Population, Remembered
+from asd.operations.runs import Asked, Run, Runs, Scenario, mean_of, runs_of
+from asd.operations.simulator import Controller, Fixed
+from asd.policies import FixedStage, Policy, StaticWalk
+from asd.policy.artifact import PolicyArtifact
+from asd.schema import msgspec
+from asd.traces import answered, read_traces
+
+
+@click.command(
+    epilog=examples(
+        "asd collect --out traces.jsonl",
+        "asd simulate traces.jsonl                                    24 h, 1.06 million requests",
+        "asd simulate traces.jsonl --arrivals poisson:60 --hours 1 --policies optimal:5,always:L --seeds 3",
+        "asd simulate traces.jsonl --hours 2 --fault down:L:1800:600 --fault overload:3600:300:40",
+    )
+)
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@ladder_option
+@click.option(
+    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
+)
+@click.option(
+    "--policies",
+    default="optimal:5",
+    show_default=True,
+    help="By commas: optimal:LAM, static:P, always:STAGE.",
+)
+@click.option("--arrivals", help="poisson:RATE, day, bursts, FILE.csv.gz or FILE:RATE. [default: day]")
+@click.option("--users", help="Instead, a closed loop: N:THINK_SECONDS.")
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--window", type=float, default=3600.0, show_default=True, help="Seconds of a window.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a policy.")
+@click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
+@click.option("--fault", multiple=True, help="KIND:STAGE:START:SECONDS:AMOUNT; down, slow, memory, delay.")
+@click.option("--mtbf", multiple=True, help="Failures of replicas: STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR.")
+@click.option("--most-inside", type=click.IntRange(min=1), help="Refuse requests beyond so many inside.")
+@click.option(
+    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every run; go on from it."
+)
+def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
+    traces: tuple[Path, ...],
+    ladder: str,
+    policy: Path | None,
+    policies: str,
+    arrivals: str | None,
+    users: str | None,
+    hours: float,
+    window: float,
+    seeds: int,
+    replicas: str,
+    batch: int,
+    fault: tuple[str, ...],
+    mtbf: tuple[str, ...],
+    most_inside: int | None,
+    out: Path | None,
+) -> None:
+    """Let requests arrive at a cascade that answers from recorded TRACES, and see what they wait for.
+
+    Service times are the ladder's prices. Every window is checked: Little's law, utilisation, conservation.
+    """
+    if arrivals is not None and users is not None:
+        raise ConfigError("give --arrivals or --users, not both")
+    steps = Ladder.load(ladder)
+    fitted = policy_of(steps, policy)
+    rows = answered([trace for path in traces for trace in read_traces(path)])
+    population = Population(rows, steps, fitted.ladder.unit(1), batch)
+    asked = Asked(
+        ladder=steps.fingerprint,
+        sources={"policy": _hash(fitted), "traces": _hash(*traces)},
+        n_queries=len(rows),
+        servers={stage: (_replicas(replicas, steps).get(stage, 1), batch) for stage in population.stages},
+        arrivals="" if users is not None else arrivals or "day",
+        users=None if users is None else _users(users),
+        seconds=3600.0 * hours,
+        window_s=window,
+        faults=fault,
+        mtbf=dict(map(_failures, mtbf)),
+        most_inside=most_inside,
+    )
+    controllers = controllers_of(policies, fitted, steps, batch)
+    began = time.process_time()
+    with tqdm(total=seeds * len(controllers) * hours, unit="h", disable=None, file=sys.stderr) as bar:
+        made = runs_of(
+            Scenario(population, asked),
+            controllers,
+            range(1, seeds + 1),
+            out,
+            lambda closed: bar.update(closed.seconds / 3600.0),
+        )
+    _show(made, controllers, time.process_time() - began)
+
+
+def controllers_of(text: str, fitted: PolicyArtifact, ladder: Ladder, batch: int) -> list[Controller]:
+    """What `--policies` names, each of the class that decides live."""
+    evidence = Remembered(fitted.evidence())
+    found: list[Controller] = []
+    for name, _, setting in (part.strip().partition(":") for part in text.split(",")):
+        found.append(Fixed(_policy(name, setting, fitted, ladder, batch, evidence)))
+    return found
+
+
+def _policy(
+    name: str, setting: str, fitted: PolicyArtifact, ladder: Ladder, batch: int, evidence: Remembered
+) -> Policy:
+    stages = tuple(stage.name for stage in ladder.stages)
+    if name == "always" and setting in stages:
+        return FixedStage(setting)
+    if name == "optimal":
+        solved = fitted.optimal(_number(setting, name), ladder=ladder, batch=batch)
+        return replace(solved, evidence=evidence)
+    if name == "static":
+        return StaticWalk(stages, _number(setting, name), evidence)
+    raise ConfigError(
+        f"{name}:{setting} is no policy; write optimal:LAM, static:P or always:STAGE of {', '.join(stages)}"
+    )
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"{name}:{text} needs a number, as in {name}:5") from error
+
+
+def _replicas(text: str, ladder: Ladder) -> dict[str, int]:
+    names, found = {stage.name for stage in ladder.stages}, {}
+    for part in filter(None, text.split(",")):
+        stage, _, number = part.strip().partition("=")
+        if stage not in names or not number.isdigit() or int(number) < 1:
+            raise ConfigError(
+                f"--replicas {part!r}: write STAGE=N with a stage of {', '.join(sorted(names))}"
+            )
+        found[stage] = int(number)
+    return found
+
+
+def _users(text: str) -> tuple[int, float]:
+    number, _, think = text.partition(":")
+    try:
+        return int(number), float(think)
+    except ValueError as error:
+        raise ConfigError(f"--users {text!r}: write N:THINK_SECONDS, as in 50:4") from error
+
+
+def _failures(text: str) -> tuple[str, tuple[float, float]]:
+    stage, _, times = text.partition("=")
+    between, _, repair = times.partition(":")
+    try:
+        return stage, (float(between), float(repair))
+    except ValueError as error:
+        raise ConfigError(f"--mtbf {text!r}: write STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR") from error
+
+
+def _hash(*sources: PolicyArtifact | Path) -> str:
+    found = hashlib.sha256()
+    for source in sources:
+        found.update(source.read_bytes() if isinstance(source, Path) else msgspec.json.encode(source))
+    return found.hexdigest()[:16]
+
+
+def _show(made: Runs, controllers: Sequence[Controller], seconds: float) -> None:
+    rows = [_row(controller.name, made.of(controller.name)) for controller in controllers]
+    click.echo(tabulate(rows, headers="keys", disable_numparse=True))
+    n = sum(run.total.n_arrived for run in made.runs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    click.echo(f"\n{n:,} requests in {seconds:.1f} s of one core, at most {peak:.0f} MiB of memory")
+    if made.asked.users is not None:
+        for run in made.runs:
+            click.echo(_closed(run, *made.asked.users))
+    click.echo("provenance: simulated; latencies in seconds, cost in runs of the largest stage")
+    click.echo("every window: Little's law, utilisation law and conservation hold to 1e-9")
+
+
+def _row(name: str, runs: Sequence[Run]) -> dict[str, str]:
+    totals = [run.total for run in runs]
+    return {
+        "policy": name,
+        "runs": str(len(runs)),
+        "requests": f"{sum(t.n_arrived for t in totals):,}",
+        "quality": str(mean_of([t.quality for t in totals])),
+        "cost": str(mean_of([t.cost for t in totals])),
+        "mean": str(mean_of([t.latency_s for t in totals])),
+        "P95": _tail(totals, "p95_s"),
+        "P99": _tail(totals, "p99_s"),
+        "errors": f"{sum(t.error_rate for t in totals) / len(totals):.2%}",
+        "inside at end": f"{sum(t.n_inside for t in totals) / len(totals):.0f}",
+        "use": " ".join(
+            f"{stage}:{sum(t.stages[stage].utilisation for t in totals) / len(totals):.0%}"
+            for stage in totals[0].stages
+        ),
+    }
+
+
+def _tail(totals: Sequence[Summary], name: str) -> str:
+    values = [value for total in totals if (value := getattr(total, name)) is not None]
+    return str(mean_of(values)) if len(values) == len(totals) else "no data"
+
+
+def _closed(run: Run, n_users: int, think_s: float) -> str:
+    """The law of a closed loop, with the throughput and latency measured."""
+    product = run.total.rate * (run.total.latency_s + think_s)
+    parts = f"X = {run.total.rate:.4g}/s, R = {run.total.latency_s:.4g} s, Z = {think_s:g} s"
+    return f"{run.controller}, seed {run.seed}: {parts}, X (R + Z) = {product:.4g} of {n_users} users"

@@ -1,0 +1,205 @@
+"""Runs of several controllers and seeds on one scenario, kept in a file that later runs go on from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from asd.errors import ConfigError, DataError
+from asd.measurement.files import read_record, write_record
+from asd.measurement.records import Record
+from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clients, read_instants
+from asd.operations.books import Summary
+from asd.operations.faults import Fault, drawn, overloads, parse, plan
+from asd.operations.population import Population
+from asd.operations.simulator import Controller, Open, Settings, Simulator, Users
+from asd.operations.stations import Server
+
+__all__ = ["Asked", "Mean", "Run", "Runs", "Scenario", "mean_of", "run", "runs_of"]
+
+
+class Asked(Record, frozen=True, kw_only=True):
+    """What a file of runs is about; runs share a file only if it is equal.
+
+    Attributes:
+        ladder: Its fingerprint.
+        sources: Hashes of the files that it depends on, by what they are.
+        n_queries: Recorded queries drawn from.
+        servers: Replicas and largest call by stage.
+        arrivals: Where requests come from, as `arrivals_of` reads it; "" in a closed loop.
+        users: Number and mean think time in seconds; None in an open loop.
+        seconds: Length of every run.
+        window_s: Length of a window.
+        faults: Forced ones, as `faults.parse` reads them.
+        mtbf: By stage, mean seconds between failures of a replica and to its repair.
+        most_inside: Beyond which requests are refused; None: never.
+    """
+
+    ladder: str
+    sources: dict[str, str]
+    n_queries: int
+    servers: dict[str, tuple[int, int]]
+    arrivals: str
+    users: tuple[int, float] | None
+    seconds: float
+    window_s: float
+    faults: tuple[str, ...] = ()
+    mtbf: dict[str, tuple[float, float]] = {}
+    most_inside: int | None = None
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """One controller with one seed."""
+
+    controller: str
+    seed: int
+    total: Summary
+    windows: tuple[Summary, ...]
+
+
+class Runs(Record, frozen=True, kw_only=True):
+    """The file."""
+
+    format: Literal["asd-simulation"] = "asd-simulation"
+    schema_version: Literal[1] = 1
+    provenance: Literal["simulated"] = "simulated"
+    asked: Asked
+    runs: tuple[Run, ...] = ()
+
+    def of(self, controller: str) -> list[Run]:
+        """The runs of one controller."""
+        return [run for run in self.runs if run.controller == controller]
+
+    def has(self, controller: str, seed: int) -> bool:
+        """Whether that run is there."""
+        return any(run.seed == seed for run in self.of(controller))
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What is run: queries, and what was asked for."""
+
+    population: Population
+    asked: Asked
+
+    def simulator(self, controller: Controller, seed: int) -> Simulator:
+        """A run that has not begun; a seed is the same traffic and the same faults for every controller."""
+        asked = self.asked
+        rng = np.random.default_rng([seed, 0])
+        faults = _faults(asked, rng)
+        traffic: Open | Users
+        if asked.users is not None:
+            traffic = Users(*asked.users)
+        else:
+            stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]))
+            traffic = Open(merged(stream, *overloads(faults, rng)))
+        servers = {name: Server(*server) for name, server in asked.servers.items()}
+        settings = Settings(asked.window_s, asked.most_inside)
+        sim = Simulator(self.population, servers, controller, traffic, seed, settings)
+        plan(sim, faults)
+        return sim
+
+
+def arrivals_of(text: str, rng: np.random.Generator) -> Iterator[float]:
+    """`poisson:RATE`, `day` or `day:SCALE`, `bursts` or `bursts:SCALE`, `FILE.csv.gz` or `FILE:RATE`.
+
+    The day is the published one; in `bursts` a twentieth of its minutes have its surges. A file of clients is
+    thinned by whole clients to the rate; recorded instants come as much faster as the rate asks for.
+
+    Raises:
+        ConfigError: It is none of them.
+        DataError: The file cannot be read.
+    """
+    name, _, number = text.partition(":")
+    try:
+        value = float(number) if number else None
+    except ValueError as error:
+        raise ConfigError(f"arrivals {text!r}: {number!r} is no number") from error
+    if name == "poisson" and value is not None:
+        return poisson(value, rng)
+    if name in {"day", "bursts"}:
+        return Pattern(p_burst=0.05 if name == "bursts" else 0.0, scale=value or 1.0).draw(rng)
+    if not Path(name).suffix:
+        raise ConfigError(f"arrivals {text!r} are none; write poisson:12, day, bursts or FILE.csv.gz:RATE")
+    return _recorded(name, value, rng)
+
+
+def _recorded(path: str, rate: float | None, rng: np.random.Generator) -> Iterator[float]:
+    try:
+        return clients(read_clients(path), rng, rate=rate)
+    except DataError:
+        instants = read_instants(path)
+    if rate is None:
+        return iter(instants)
+    return iter([instant * (len(instants) / instants[-1]) / rate for instant in instants])
+
+
+def run(scenario: Scenario, controller: Controller, seed: int, progress: Callable[[Summary], object]) -> Run:
+    """One run from its beginning to its end; `progress` is told of every window."""
+    sim, windows = scenario.simulator(controller, seed), []
+    for window in sim.run(scenario.asked.seconds):
+        windows.append(window)
+        progress(window)
+    return Run(controller=controller.name, seed=seed, total=sim.books.total(), windows=tuple(windows))
+
+
+def runs_of(
+    scenario: Scenario,
+    controllers: Sequence[Controller],
+    seeds: Sequence[int],
+    path: Path | None = None,
+    progress: Callable[[Summary], object] = lambda _: None,
+) -> Runs:
+    """Every controller with every seed; in a file, each run is kept as soon as it ends, and none made twice.
+
+    Raises:
+        ConfigError: The file holds runs of another scenario.
+        DataError: The file cannot be read.
+    """
+    found = Runs(asked=scenario.asked)
+    if path is not None and path.exists():
+        found = read_record(path, Runs)
+        if found.asked != scenario.asked:
+            raise ConfigError(f"{path} holds runs of another scenario ({found.asked}); choose another file")
+    for seed in seeds:
+        for controller in controllers:
+            if not found.has(controller.name, seed):
+                done = run(scenario, controller, seed, progress)
+                found = Runs(asked=found.asked, runs=(*found.runs, done))
+                if path is not None:
+                    write_record(path, found)
+    return found
+
+
+class Mean(NamedTuple):
+    """A mean over runs with the half width of its 95 % interval (Student's t over seeds); 0 of one run."""
+
+    value: float
+    half: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g}" + (f" ± {self.half:.2g}" if self.half else "")
+
+
+def mean_of(values: Sequence[float]) -> Mean:
+    """Mean and interval of one number a seed."""
+    from scipy.stats import t  # noqa: PLC0415  (scipy takes a second)
+
+    if len(values) < 2:
+        return Mean(float(np.mean(values)), 0.0)
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Mean(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * error)
+
+
+def _faults(asked: Asked, rng: np.random.Generator) -> list[Fault]:
+    found = [parse(text) for text in asked.faults]
+    for stage, (between, repair) in asked.mtbf.items():
+        if stage not in asked.servers:
+            raise ConfigError(f"failures of {stage!r}: there is no such stage, only {sorted(asked.servers)}")
+        found += drawn(stage, asked.servers[stage][0], between, repair, asked.seconds, rng)
+    return found

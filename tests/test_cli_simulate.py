@@ -1,0 +1,124 @@
+"""`asd simulate`: the table, the file that runs go on from, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from asd.cli import main
+from asd.ladder import Ladder
+from asd.policy.fit import fit
+from asd.traces import Header, StageHeader, encode_header, encode_trace
+from tests.worlds import sample, verified
+
+LADDER = """
+name = "made-up"
+price_unit = "ms"
+prices_measured = "never: made up for a test"
+[[stages]]
+name = "S"
+model = "made-up/S"
+prices = { per_call = 0.0, per_prompt_token = 0.0, per_decoded_token = 1.0 }
+batched.4 = { per_call = 0.0, per_prompt_token = 0.0, per_decoded_token = 0.5 }
+[[stages]]
+name = "L"
+model = "made-up/L"
+prices = { per_call = 0.0, per_prompt_token = 0.0, per_decoded_token = 5.0 }
+batched.4 = { per_call = 0.0, per_prompt_token = 0.0, per_decoded_token = 2.5 }
+"""
+
+
+class Place(NamedTuple):
+    """Files of a small cascade."""
+
+    ladder: Path
+    policy: Path
+    traces: Path
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("simulate")
+    found = Place(folder / "made-up.toml", folder / "policy.json", folder / "traces.jsonl")
+    found.ladder.write_text(LADDER)
+    rng = np.random.default_rng(7)
+    traces = verified(sample(240, rng)[0], rng)
+    fit(traces, Ladder.load(found.ladder), fitted_at="2026-01-01").save(found.policy)
+    stages = {s: StageHeader(model=s, revision="1", dtype="auto", chat_template=False) for s in "SL"}
+    header = Header(ladder="made-up", stages=stages, datasets=("made-up",), split="fit")
+    found.traces.write_bytes(encode_header(header) + b"".join(map(encode_trace, traces)))
+    return found
+
+
+def simulate(place: Place, *more: str) -> Result:
+    files = [str(place.traces), "--ladder", str(place.ladder), "--policy", str(place.policy)]
+    return CliRunner().invoke(main, ["simulate", *files, "--batch", "4", "--hours", "0.1", *more])
+
+
+def test_the_table(place: Place) -> None:
+    """One row a policy, its own provenance, and what the run took."""
+    found = simulate(place, "--arrivals", "poisson:20", "--policies", "optimal:8,always:L,static:0.9")
+    assert found.exit_code == 0, found.output
+    assert re.search(r"^optimal\(lam=8\) +1 +7,\d{3} +0\.", found.output, re.MULTILINE)
+    assert re.search(r"^always\(L\) .* S:0% L:\d\d%", found.output, re.MULTILINE)
+    assert "provenance: simulated" in found.output
+    assert re.search(r"requests in [\d.]+ s of one core, at most \d+ MiB", found.output)
+
+
+def test_runs_are_kept_and_not_made_twice(place: Place, tmp_path: Path) -> None:
+    """A second seed is added to the file, the first stays; another scenario is refused."""
+    out = tmp_path / "runs.json"
+    asked = ("--arrivals", "poisson:5", "--policies", "always:S", "--json", str(out))
+    assert simulate(place, *asked).exit_code == 0
+    first = json.loads(out.read_text())["runs"]
+    assert simulate(place, *asked, "--seeds", "2").exit_code == 0
+    record = json.loads(out.read_text())
+    assert [run["seed"] for run in record["runs"]] == [1, 2]
+    assert record["runs"][0] == first[0] != record["runs"][1]
+    assert record["provenance"] == "simulated"
+    other = simulate(place, *asked, "--batch", "2")
+    assert other.exit_code == 2
+    assert "holds runs of another scenario" in other.output
+
+
+def test_a_closed_loop_obeys_its_law(place: Place) -> None:
+    found = simulate(place, "--users", "8:0.5", "--policies", "always:S")
+    [product] = re.findall(r"X \(R \+ Z\) = ([\d.]+) of 8 users", found.output)
+    assert float(product) == pytest.approx(8, rel=0.05)
+
+
+def test_faults_and_refusals(place: Place) -> None:
+    """With the only stage of a policy down half the time, half of the requests end without an answer."""
+    found = simulate(place, "--arrivals", "poisson:5", "--policies", "always:S", "--fault", "down:S:0:180")
+    [errors] = re.findall(r"(\d+\.\d+)%", found.output)
+    assert float(errors) == pytest.approx(50, abs=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--policies", "best:1"), "best:1 is no policy"),
+        (("--policies", "optimal:much"), "needs a number"),
+        (("--arrivals", "poisson"), "arrivals 'poisson' are none"),
+        (("--arrivals", "poisson:x"), "'x' is no number"),
+        (("--arrivals", "poisson:-1"), "positive number of requests"),
+        (("--arrivals", "day", "--users", "2:1"), "not both"),
+        (("--users", "two"), "write N:THINK_SECONDS"),
+        (("--users", "0:1"), "needs a user"),
+        (("--replicas", "X=2"), "--replicas 'X=2'"),
+        (("--mtbf", "L=1"), "--mtbf 'L=1'"),
+        (("--mtbf", "X=1:1"), "there is no such stage"),
+        (("--fault", "slow:L"), "is no fault"),
+        (("--arrivals", "absent.csv"), "cannot read arrivals"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(place: Place, options: tuple[str, ...], message: str) -> None:
+    found = simulate(place, *options)
+    assert found.exit_code == 2
+    assert message in found.output
