@@ -387,7 +387,7 @@ def test_many_rows_are_played_in_blocks(
         np.testing.assert_array_equal(whole, blocks)
 
 
-def test_members_compete_on_so_many_rows_and_the_winner_learns_from_them(train: Recording) -> None:
+def test_members_compete_on_so_many_rows_and_the_winner_learns_from_all(train: Recording) -> None:
     """Evenly spaced ones."""
     seen: list[int] = []
 
@@ -399,7 +399,7 @@ def test_members_compete_on_so_many_rows_and_the_winner_learns_from_them(train: 
             return Always(0)
 
     fitted = Best((Spy(),), n_folds=5, most_rows=50).fit(train)
-    assert seen == [40] * 5 + [50]
+    assert seen == [40] * 5 + [150]
     reference = fitted.contest.reference
     assert fitted.contest.quality.tolist() == train.scores[evenly(150, 50), reference].tolist()
 

@@ -27,6 +27,8 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
 _N_FOLDS = 5
+_MOST_ROWS = 5000
+"""More rows than this, evenly spaced, are not counted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Lists:
 
     def fit(self, train: Recording) -> _FittedLists:
         """Count cost and accuracy of every list at every threshold."""
+        train = train.thinned(_MOST_ROWS)
         signals = Signals.fit(train)
         numbers, costs = signals.signals(train), train.costs / signals.unit
         reader = None

@@ -21,8 +21,8 @@ Index = npt.NDArray[np.intp]
 
 _N_STEPS = 100
 _LONGEST_STEP = 4.0
-_SMALLEST_STEP = 1e-6
-"""A target whose weights move by less is done."""
+_SMALLEST_STEP = 1e-5
+"""A target whose weights move by less is done: Newton's next step would be about the square of it."""
 _CONSTANT_STRENGTH = 1e-2
 """Penalty of the constant: a target that is never met gets log-odds near -7, not minus infinity."""
 
@@ -44,8 +44,9 @@ def fit_many(x: Array, targets: Array, strength: float, start: Array | None = No
     penalty = np.full(x.shape[1], strength)
     penalty[-1] = _CONSTANT_STRENGTH
     weights = _constants(x, targets) if start is None else start.copy()
-    # Products of pairs of features, so that all curvatures are one matrix product.
-    pairs = (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)
+    # Products of pairs of features, so that all curvatures are one matrix product; each pair once.
+    one, other = np.triu_indices(x.shape[1])
+    pairs = x[:, one] * x[:, other]
     active = np.arange(targets.shape[1])
     last, before = np.zeros_like(weights), np.zeros(len(active))
     for _ in range(_N_STEPS):
@@ -82,7 +83,9 @@ def _step(x: Array, pairs: Array, penalty: Array, weights: Array, targets: Array
     """Slope of the penalised loss, and Newton's step against it, not too long; shape (d, t) each."""
     p = sigmoid(x @ weights)
     slope = x.T @ (p - targets) + penalty[:, None] * weights
-    curvature = (pairs.T @ (p * (1.0 - p))).T.reshape(-1, len(penalty), len(penalty))
-    curvature = curvature + np.diag(penalty + 1e-9)
+    one, other = np.triu_indices(len(penalty))
+    curvature = np.empty((targets.shape[1], len(penalty), len(penalty)))
+    curvature[:, one, other] = curvature[:, other, one] = (pairs.T @ (p * (1.0 - p))).T
+    curvature += np.diag(penalty + 1e-9)
     step = np.linalg.solve(curvature, slope.T[:, :, None])[:, :, 0].T
     return slope, step / np.maximum(np.abs(step).max(axis=0) / _LONGEST_STEP, 1.0)
