@@ -20,7 +20,7 @@ from asd.engines.http.engine import OpenAIEngine
 from asd.engines.http.settings import Settings
 from asd.errors import AsdError, ConfigError, EngineError, UnavailableError
 from tests.fakeserver import FakeServer, refusing, serving
-from tests.served import ANSWERS, chat, opened, query, stage
+from tests.served import ANSWERS, chat, opened, query, reply, stage
 
 KEY = 'sk-very"secret<&/\\0123456789é'
 VARIABLE = "A_KEY"
@@ -123,6 +123,7 @@ ECHOES: list[Callable[[str], tuple[int, str, dict[str, str]]]] = [
     lambda key: (200, f"data: {key}", {}),
     lambda key: (200, f"<html>{html.escape(key)}</html>", {}),
     lambda key: (200, chat({"refusal": f"not with {key}"}), {}),
+    lambda key: (200, reply(usage={"prompt_tokens": 1, "completion_tokens": key}), {}),
 ]
 
 
@@ -144,6 +145,17 @@ def test_a_server_that_repeats_the_key(
     assert caplog.records
     forms = (KEY, json.dumps(KEY)[1:-1], html.escape(KEY), quote(KEY, safe=""), repr(KEY)[1:-1], KEY[:8])
     assert not [form for form in forms for text in seen if form in text]
+
+
+def test_a_list_of_models_that_repeats_the_key(server: FakeServer) -> None:
+    """In what the server says it serves, which goes into messages and records."""
+    with opened(server, api_key_env=VARIABLE) as engine:
+        server.models = [{"id": KEY}]
+        with pytest.raises(EngineError, match=r"serves? 'tiny' but .*\*\*\*") as caught:
+            engine.load()
+        server.models = [{"id": "tiny", "root": f"/models/{KEY}"}]
+        assert engine.revision == "served:/models/***"
+    assert KEY not in shown(caught.value)
 
 
 def test_a_redirect_that_repeats_the_key(server: FakeServer) -> None:

@@ -90,7 +90,7 @@ class OpenAIEngine(Closing):
 
         With it a hash of what the stage adds to requests and leaves out, for that decides answers too.
         """
-        served = f"served:{self._served().root or self._model}"
+        served = f"served:{self._server.excerpt(self._served().root or self._model)}"
         if not (self.settings.extra_body or self.settings.omit):
             return served
         form = msgspec.json.encode(
@@ -206,8 +206,9 @@ class OpenAIEngine(Closing):
         for model in models:
             if model.id == self._model:
                 return model
+        names = self._server.excerpt(str([model.id for model in models]))
         raise EngineError(
-            f"{self._server.where} does not serve {self._model!r} but {[model.id for model in models]}; "
+            f"{self._server.where} does not serve {self._model!r} but {names}; "
             "name one of these in options.openai.model"
         )
 

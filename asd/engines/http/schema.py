@@ -307,10 +307,13 @@ def believed(logprobs: Sequence[float]) -> tuple[float, ...]:
 def _count(value: Count) -> int:
     if value is None:
         return 0
-    number = float(value)
-    if number < 0 or not number.is_integer():
-        raise ValueError(f"a count of {value} tokens")
-    return int(number)
+    if isinstance(value, str):
+        if not value.isdecimal():
+            raise ValueError("a count of tokens that is no number")  # what it is may be no text to show
+        return int(value)
+    if value < 0 or not value.is_integer():
+        raise ValueError(f"a count of {value:g} tokens")
+    return int(value)
 
 
 def _whole(text: str) -> str:
