@@ -40,7 +40,7 @@ SMALL, MIDDLE = Ladder.load("tiny").stages[:2]
 PRICES = {SMALL.name: SMALL.prices, MIDDLE.name: MIDDLE.prices}
 CONTEXT = 256
 BLOCK = 32
-PATIENCE_S = 300.0
+PATIENCE_S = 900.0
 QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "OMP_NUM_THREADS": "1",
