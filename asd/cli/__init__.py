@@ -51,9 +51,10 @@ EXIT_INTERRUPTED = 130
 _SHARE = 0.95
 """Of the largest stage's quality, that the named settings of a fit keep."""
 _RESEARCH = ("agreement", "assess", "certify", "evidence", "frontier", "replay", "study")
-_GROUPS = {
-    name: f"asd.cli.{name}" for name in ("collect", "convert", "routes", "serve", "simulate", "tiny")
-} | {name: f"asd.cli.research.{name}" for name in _RESEARCH}
+_COMMANDS = ("collect", "convert", "forecast", "routes", "serve", "simulate", "tiny")
+_GROUPS = {name: f"asd.cli.{name}" for name in _COMMANDS} | {
+    name: f"asd.cli.research.{name}" for name in _RESEARCH
+}
 """Commands and groups of commands, each in a module that has a command of the same name."""
 
 

@@ -23,7 +23,9 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
 
-__all__ = ["Client", "Pattern", "clients", "merged", "poisson", "read_clients", "read_instants", "surge"]
+__all__ = [
+    "Client", "Pattern", "clients", "merged", "poisson", "read_clients", "read_instants", "rows_of", "surge"
+]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
@@ -86,7 +88,7 @@ def read_instants(path: str | Path, speed: float = 1.0) -> list[float]:
     Raises:
         DataError: The file cannot be read or holds no such column.
     """
-    rows = _rows(Path(path))
+    rows = rows_of(Path(path))
     column = next((name for name in ("t_s", "t_ms") if rows and name in rows[0]), None)
     if column is None:
         raise DataError(f"{path} has no rows with a column t_s or t_ms; give a file of arrivals")
@@ -124,7 +126,7 @@ def read_clients(path: str | Path) -> list[Client]:
             Client(
                 row["client"], float(row["t_s"]), float(row["rate_rps"]), row["family"], float(row["shape"])
             )
-            for row in _rows(Path(path))
+            for row in rows_of(Path(path))
         ]
     except (KeyError, ValueError) as error:
         raise DataError(f"{path} is no file of clients ({error}); see asd/operations/README.md") from error
@@ -206,7 +208,8 @@ def merged(*streams: Iterable[float]) -> Iterator[float]:
     return heapq.merge(*streams)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file, by column; `DataError` where it cannot be read."""
     try:
         with (
             gzip.open(path, "rt", encoding="utf8", newline="")

@@ -11,6 +11,7 @@ of them, so that X (R + Z) = N. A run that breaks one raises `SimulationError`. 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,6 +31,9 @@ __all__ = ["Controller", "Fixed", "Open", "Settings", "Simulator", "Users"]
 _BLOCK = 8192
 _MOST_DECIDERS = 64
 """Policies whose decisions are remembered, so that memory stays flat whatever a controller does."""
+
+_MOST_LATENCIES = 10_000
+"""Latest latencies of which a controller may know a percentile."""
 
 
 class Controller(Protocol):
@@ -186,8 +190,8 @@ class Simulator:
         """What a controller may know now; the next one begins here."""
         now, recent = self.agenda.now, self._recent
         seconds = now - recent.since
-        latencies = np.array(recent.latencies)
-        n_ended = len(latencies) + recent.n_lost
+        latencies, n = np.array(recent.latencies), recent.n_answered
+        n_ended = n + recent.n_lost
         state = SystemState(
             now_s=now,
             seconds=seconds,
@@ -195,9 +199,9 @@ class Simulator:
             n_inside=self.system.n,
             request_rate=recent.n_arrived / seconds,
             error_rate=recent.n_lost / n_ended if n_ended else 0.0,
-            latency_s=float(latencies.mean()) if len(latencies) else None,
+            latency_s=recent.latency / n if n else None,
             p95_s=float(np.quantile(latencies, 0.95)) if len(latencies) >= 59 else None,
-            quality=recent.quality / len(latencies) if len(latencies) else None,
+            quality=recent.quality / n if n else None,
         )
         self._recent = _Recent(now)
         return state
@@ -212,6 +216,7 @@ class Simulator:
             utilisation=min(1.0, ended.calls_s / available) if available else 0.0,
             wait_s=ended.visits_s / ended.n_visits if ended.n_visits else None,
             call_s=ended.calls_s / ended.n_calls if ended.n_calls else None,
+            per_call=ended.n_visits / ended.n_calls if ended.n_calls else None,
         )
 
     def _begin(self) -> None:
@@ -312,6 +317,8 @@ class Simulator:
             seconds = now - request.arrived
             assert step.answer is not None
             self.books.now.answer(seconds, step.answer, step.score, request.cost)
+            self._recent.n_answered += 1
+            self._recent.latency += seconds
             self._recent.latencies.append(seconds)
             self._recent.quality += step.score
         if self.on_end is not None:
@@ -370,7 +377,9 @@ class _Recent:
     """What happened since the controller last looked."""
 
     since: float
-    latencies: list[float] = field(default_factory=list)
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_LATENCIES))
+    latency: float = 0.0
+    n_answered: int = 0
     n_arrived: int = 0
     n_lost: int = 0
     quality: float = 0.0

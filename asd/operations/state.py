@@ -20,6 +20,7 @@ class StageState:
         wait_s: Mean time from joining the queue to the end of the call, of the requests that left the stage
             since the last look; None: none did.
         call_s: Mean length of the calls that ended since the last look; None: none did.
+        per_call: Mean queries in these calls; None: no call ended.
         memory: Share of its memory in use; None: not known.
     """
 
@@ -29,6 +30,7 @@ class StageState:
     utilisation: float
     wait_s: float | None
     call_s: float | None
+    per_call: float | None
     memory: float | None = None
 
 

@@ -1,0 +1,237 @@
+"""How much load the next hour brings: predictors, and what they are worth on a recorded series.
+
+A predictor sees the hours up to now, oldest first, and tells the next one. It is worth its place only where
+it beats "the same as last hour": weighted error = sum |forecast - load| / sum load, one hour ahead, with
+nothing but the past (rolling origin). The published formula (hourly pattern, linear trend) is a baseline.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from asd.errors import DataError
+from asd.operations.arrivals import rows_of
+
+__all__ = [
+    "PREDICTORS",
+    "BestOfLately",
+    "Changed",
+    "HoltWinters",
+    "LastHour",
+    "LoadPredictor",
+    "Published",
+    "SeasonalNaive",
+    "best_of_lately",
+    "errors",
+    "read_hourly",
+]
+
+Array = npt.NDArray[np.float64]
+
+_DAY = 24
+
+
+class LoadPredictor(Protocol):
+    """Tells the load of the next hour."""
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables."""
+
+    def predict(self, hours: Array) -> float:
+        """The hour after these, in their unit, at least 0; `hours` are at least one, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastHour:
+    """The same as last hour."""
+
+    name: str = "last hour"
+
+    def predict(self, hours: Array) -> float:
+        """Last hour's load."""
+        return float(hours[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class SeasonalNaive:
+    """The same as a day ago; as last hour, in the first day."""
+
+    name: str = "a day ago"
+
+    def predict(self, hours: Array) -> float:
+        """Yesterday's load at this hour."""
+        return float(hours[-_DAY] if len(hours) >= _DAY else hours[-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Last hour's load, changed by a share of what it changed by a day ago."""
+
+    share: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """With the share of yesterday's change that is taken over."""
+        return f"last hour + {self.share:g} x yesterday's change"
+
+    def predict(self, hours: Array) -> float:
+        """Last hour and a share of yesterday's step."""
+        if len(hours) <= _DAY:
+            return float(hours[-1])
+        return max(0.0, float(hours[-1] + self.share * (hours[-_DAY] - hours[-_DAY - 1])))
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The published formula as we read it: (mean + linear trend) x the hour's share of the day."""
+
+    name: str = "published formula"
+
+    def predict(self, hours: Array) -> float:
+        """Trend line at the next hour, times the mean of that hour over the mean of all."""
+        n = len(hours)
+        if n < 2 * _DAY or not hours.any():
+            return float(hours[-1])
+        slope, level = np.polyfit(np.arange(n), hours, 1)
+        seasonal = hours[np.arange(n) % _DAY == n % _DAY].mean() / hours.mean()
+        return max(0.0, float((level + slope * n) * seasonal))
+
+
+@dataclass(slots=True)
+class HoltWinters:
+    """Additive, damped, 24 hours a season (statsmodels); fitted anew once a day, filtered in between.
+
+    Raises `ImportError` where statsmodels is not installed (`pip install 'asd[report]'`).
+    """
+
+    name: str = "Holt-Winters"
+    _fitted_at: int = -1
+    _parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def predict(self, hours: Array) -> float:
+        """One step ahead; as last hour, before there are two days."""
+        from statsmodels.tsa.holtwinters import ExponentialSmoothing  # noqa: PLC0415  (an extra)
+
+        if len(hours) < 2 * _DAY + 1 or np.ptp(hours) == 0.0:
+            return float(hours[-1])
+        model = ExponentialSmoothing(
+            hours,
+            trend="add",
+            damped_trend=True,
+            seasonal="add",
+            seasonal_periods=_DAY,
+            initialization_method="heuristic",
+        )
+        if self._fitted_at < 0 or len(hours) - self._fitted_at >= _DAY or len(hours) < self._fitted_at:
+            found = model.fit().params
+            names = ("smoothing_level", "smoothing_trend", "smoothing_seasonal", "damping_trend")
+            self._parameters = {name: float(found[name]) for name in names}
+            self._fitted_at = len(hours)
+        return max(0.0, float(model.fit(**self._parameters, optimized=False).forecast(1)[0]))
+
+
+@dataclass(slots=True)
+class BestOfLately:
+    """Whatever would have been best in the last 24 hours, together with what came close.
+
+    Candidates are weighted by their absolute errors of the last 24 hours to a negative power, so that a large
+    power picks the best one and a small one averages. Those that were worse than the first have no weight.
+    For one series: its forecasts are remembered.
+
+    Attributes:
+        candidates: What it chooses among, first what the others have to beat.
+        power: How sharply.
+    """
+
+    candidates: Sequence[LoadPredictor]
+    power: float = 4.0
+    name: str = "best of the last 24 h"
+    _made: dict[int, Array] = field(default_factory=dict)
+
+    def predict(self, hours: Array) -> float:
+        """The weighted mean of the candidates' forecasts."""
+        n = len(hours)
+        forecasts = self._forecasts(hours)
+        known = range(max(1, n - _DAY), n)
+        missed = sum((np.abs(self._forecasts(hours[:k]) - hours[k]) for k in known), np.zeros(len(forecasts)))
+        missed = np.maximum(missed, 1e-12)
+        weights = np.where(missed <= missed[0], (missed.min() / missed) ** self.power, 0.0)
+        return float(weights @ forecasts / weights.sum())
+
+    def _forecasts(self, hours: Array) -> Array:
+        n = len(hours)
+        if n not in self._made:
+            self._made[n] = np.array([candidate.predict(hours) for candidate in self.candidates])
+        return self._made[n]
+
+
+def best_of_lately() -> BestOfLately:
+    """The one to use."""
+    return BestOfLately((LastHour(), Changed(), Changed(0.5), SeasonalNaive(), HoltWinters()))
+
+
+PREDICTORS: tuple[Callable[[], LoadPredictor], ...] = (
+    LastHour, SeasonalNaive, Published, Changed, HoltWinters, best_of_lately
+)  # fmt: skip
+"""Make a predictor for one series each; the first is what the others are compared with."""
+
+
+def errors(series: Array, predictor: LoadPredictor, first: int = 3 * _DAY) -> float:
+    """Weighted absolute error one hour ahead, rolling origin.
+
+    Args:
+        series: Loads by hour.
+        predictor: Sees only the hours before the one it tells.
+        first: The first hour that counts.
+
+    Raises:
+        DataError: The series is not longer than that, or there is no load in what counts.
+    """
+    if len(series) <= first or not series[first:].any():
+        raise DataError(f"{len(series)} hours are too few to judge a forecast from hour {first} on")
+    missed = [abs(predictor.predict(series[:hour]) - series[hour]) for hour in range(first, len(series))]
+    return float(np.sum(missed) / series[first:].sum())
+
+
+def read_hourly(path: str | Path) -> dict[str, Array]:
+    """Loads by hour, one series or several, from a CSV file of one of three shapes (`.gz` is unpacked).
+
+    One request a row (`t_s`); rates by pool (`pool`, `t_s`, `rate_rps`); rates by time (`minute` and columns
+    that end in `_mid`). Only whole hours count.
+
+    Raises:
+        DataError: It is none of them, or cannot be read.
+    """
+    rows = rows_of(Path(path))
+    columns = set(rows[0]) if rows else set()
+    if {"pool", "t_s", "rate_rps"} <= columns:
+        return _by_pool(rows)
+    if "minute" in columns:
+        hours = [int(float(row["minute"]) // 60) for row in rows]
+        names = sorted(name for name in columns if name.endswith("_mid"))
+        return {n.removesuffix("_mid"): _means(hours, [float(row[n]) for row in rows]) for n in names}
+    if "t_s" in columns:
+        hours = [int(float(row["t_s"]) // 3600) for row in rows]
+        return {Path(path).name.partition(".")[0]: np.bincount(hours)[:-1].astype(np.float64)}
+    raise DataError(f"{path} holds no loads; columns t_s, or pool, t_s, rate_rps, or minute and ..._mid")
+
+
+def _by_pool(rows: Sequence[Mapping[str, str]]) -> dict[str, Array]:
+    pools: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for row in rows:
+        pools[row["pool"]].append((int(float(row["t_s"]) // 3600), float(row["rate_rps"])))
+    return {name: _means(*map(list, zip(*found, strict=True))) for name, found in pools.items()}
+
+
+def _means(hours: list[int], values: list[float]) -> Array:
+    """Mean of every hour, 0 where nothing was recorded."""
+    n = np.bincount(hours)
+    return np.asarray(np.bincount(hours, weights=values) / np.maximum(n, 1))

@@ -1,0 +1,141 @@
+"""Load predictors: formulas by hand, series whose next hour is known, and the recorded series."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from asd.cli import main
+from asd.errors import DataError
+from asd.operations.forecast import (
+    BestOfLately,
+    Changed,
+    HoltWinters,
+    LastHour,
+    LoadPredictor,
+    Published,
+    SeasonalNaive,
+    best_of_lately,
+    errors,
+    read_hourly,
+)
+
+HOURS = np.arange(24 * 8)
+SHAPE = 100 + 40 * np.sin(2 * np.pi * np.arange(24) / 24)
+DAILY = np.tile(SHAPE, 8)
+DATA = os.environ.get("ASD_DATA")
+
+
+def test_naive_forecasts() -> None:
+    assert LastHour().predict(DAILY[:30]) == DAILY[29]
+    assert SeasonalNaive().predict(DAILY[:30]) == DAILY[6]
+    assert SeasonalNaive().predict(DAILY[:3]) == DAILY[2]
+    assert Changed().predict(DAILY[:30]) == pytest.approx(DAILY[30])
+    assert Changed(0.5).predict(DAILY[:30]) == pytest.approx((DAILY[29] + DAILY[30]) / 2)
+    assert Changed().predict(np.array([50.0] + [0.0] * 23 + [1.0])) == 0.0
+
+
+def test_the_published_formula() -> None:
+    """Trend line at the next hour, times that hour's mean over the mean of all."""
+    assert Published().predict(np.full(96, 5.0)) == pytest.approx(5.0)
+    n, growing = 96, 50.0 + 2.0 * np.arange(96)
+    seasonal = growing[::24].mean() / growing.mean()
+    assert Published().predict(growing) == pytest.approx((50.0 + 2.0 * n) * seasonal)
+
+
+def test_holt_winters_learns_a_day_and_a_trend() -> None:
+    """On a day that repeats and grows, far better than last hour; refitted once a day."""
+    series = DAILY + 0.2 * HOURS + np.random.default_rng(0).normal(0, 0.5, len(HOURS))
+    assert errors(series[:120], HoltWinters()) < 0.2 * errors(series[:120], LastHour())
+
+
+def test_a_forecast_sees_the_past_only() -> None:
+    """What comes later does not change the forecast of an hour."""
+    other = DAILY.copy()
+    other[100:] = 1e6
+    for predictor in (LastHour(), Published(), Changed(), HoltWinters()):
+        assert predictor.predict(DAILY[:100]) == predictor.predict(other[:100])
+
+
+class Told:
+    """Tells a series that is off by a factor from one hour on."""
+
+    def __init__(self, series: np.ndarray, factor: float, since: int) -> None:
+        self.name = f"told x {factor:g}"
+        self._series, self._factor, self._since = series, factor, since
+
+    def predict(self, hours: np.ndarray) -> float:
+        right = float(self._series[len(hours)])
+        return right * self._factor if len(hours) >= self._since else right
+
+
+def test_the_best_of_lately_changes_over() -> None:
+    """It follows whoever was right in the last day: the first predictor, and the second when that fails."""
+    series = np.tile(SHAPE, 8)
+    first, second = Told(series, 3.0, 120), Told(series, 0.5, 0)
+    chosen = BestOfLately((first, second), power=50.0)
+    forecasts = np.array([chosen.predict(series[:k]) for k in range(72, 180)])
+    assert forecasts[:48] == pytest.approx(series[72:120])
+    assert forecasts[-8:] == pytest.approx(0.5 * series[172:180], rel=1e-3)
+
+
+def test_what_loses_to_the_first_has_no_weight() -> None:
+    """Two candidates that err on either side, but more than the first, do not enter."""
+    series = np.tile(SHAPE, 8)
+    chosen = BestOfLately((Told(series, 1.1, 0), Told(series, 1.2, 0), Told(series, 0.7, 0)), power=1.0)
+    assert chosen.predict(series[:100]) == pytest.approx(1.1 * series[100])
+
+
+def test_errors_are_weighted() -> None:
+    series = np.array([1.0] * 72 + [2.0, 4.0, 4.0])
+    assert errors(series, LastHour()) == pytest.approx((1 + 2 + 0) / 10)
+    with pytest.raises(DataError, match="72 hours are too few"):
+        errors(series[:72], LastHour())
+
+
+def test_series_are_read_by_the_hour(tmp_path: Path) -> None:
+    (tmp_path / "requests.csv").write_text("t_s\n10\n20\n3700\n7300\n")
+    assert read_hourly(tmp_path / "requests.csv")["requests"].tolist() == [2.0, 1.0]
+    (tmp_path / "pools.csv").write_text("pool,t_s,rate_rps\na,0,4\na,600,6\na,7200,1\nb,0,9\n")
+    pools = read_hourly(tmp_path / "pools.csv")
+    assert pools["a"].tolist() == [5.0, 0.0, 1.0]
+    assert pools["b"].tolist() == [9.0]
+    (tmp_path / "minutes.csv").write_text("minute,x_lo,x_mid,x_hi\n0,1,2,3\n30,1,4,9\n60,0,8,9\n")
+    assert read_hourly(tmp_path / "minutes.csv")["x"].tolist() == [3.0, 8.0]
+    (tmp_path / "none.csv").write_text("a\n1\n")
+    with pytest.raises(DataError, match="holds no loads"):
+        read_hourly(tmp_path / "none.csv")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """One row a series, errors over those of last hour; short series are named and left out."""
+    rows = [f"{60 * hour},{load}" for hour, load in enumerate(DAILY[:120].tolist())]
+    (tmp_path / "loads.csv").write_text("minute,daily_mid\n" + "\n".join(rows))
+    (tmp_path / "short.csv").write_text("t_s\n1\n90000\n")
+    found = CliRunner().invoke(main, ["forecast", str(tmp_path / "loads.csv"), str(tmp_path / "short.csv")])
+    assert found.exit_code == 0, found.output
+    [row] = [line.split() for line in found.output.splitlines() if line.startswith("daily")]
+    assert row[1] == "120"
+    assert float(row[3]) == 0.0
+    assert "left out, shorter than four days: short" in found.output
+    assert "provenance: replayed" in found.output
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DATA is None, reason="ASD_DATA names no folder of recorded loads")
+def test_a_recorded_week() -> None:
+    """The one to use is at most .60 as wrong as last hour, the published formula worse than that."""
+    series = read_hourly(Path(DATA or "") / "load" / "azure_2024_week_digitised.csv.gz")["conv"]
+    base, predictors = errors(series, LastHour()), (best_of_lately(), Published())
+    best, published = (errors(series, predictor) / base for predictor in predictors)
+    assert best <= 0.60
+    assert published > 1.0
+
+
+def test_predictors_are_predictors() -> None:
+    found: list[LoadPredictor] = [LastHour(), SeasonalNaive(), Published(), Changed(), best_of_lately()]
+    assert len({predictor.name for predictor in found}) == len(found)
