@@ -18,12 +18,14 @@ from typing import Literal
 from asd.cascade import Cascade
 from asd.collection import collect as collect_traces
 from asd.collection import header_for, read_collected
+from asd.engines import GREEDY, Acceptance, Sampling
 from asd.engines.closing import close_all
 from asd.engines.deployment import deploy
 from asd.engines.registry import open_engines
 from asd.engines.residency import Residency
 from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
+from asd.engines.sampling import check_sampling
 from asd.errors import ConfigError
 from asd.ladder import TINY_POLICY, Ladder
 from asd.policies import OptimalPolicy, Policy
@@ -55,6 +57,7 @@ def load(  # noqa: PLR0913  (what the command has as options)
     device: str | None = None,
     batch: int = 1,
     route: str | None = None,
+    sampling: Sampling = GREEDY,
 ) -> Cascade:
     """A cascade that is ready to answer; as a context manager it closes its engines.
 
@@ -73,6 +76,8 @@ def load(  # noqa: PLR0913  (what the command has as options)
             same as `batch_size`.
         route: A rule for the first stage, with `lam`: "complexity" (which reads how busy the largest stage is
             with `Cascade.answer`), "taxonomy", or the file of a predictor (`asd evidence fit`).
+        sampling: How stages choose tokens. Policies are fitted on greedy answers: above temperature 0 what
+            they expect is an approximation, and no guarantee holds.
 
     Raises:
         ConfigError: An unknown name, a value out of range, a ladder without a policy, `route` without `lam`,
@@ -80,12 +85,15 @@ def load(  # noqa: PLR0913  (what the command has as options)
         DataError: A file cannot be read.
         PolicyMismatchError: The policy was fitted on another ladder.
     """
+    check_sampling(sampling)
     steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
     fitted = policy_of(steps, policy) if policy is None or isinstance(policy, str | Path) else policy
     if isinstance(fitted, PolicyArtifact):
         chosen, note = choose(fitted, steps, lam=lam, quality=quality, batch=batch)
         if note:
             _LOG.warning("%s", note)
+        if fitted.guarantee is not None and lam is None and sampling.temperature > 0:
+            _LOG.warning("the guarantee is for temperature 0; at %g it does not hold", sampling.temperature)
         form = AnswerForm(fitted.model.forms[0])
     elif lam is None and quality is None and route is None:
         chosen, form = fitted, AnswerForm()
@@ -102,7 +110,7 @@ def load(  # noqa: PLR0913  (what the command has as options)
         chosen = with_loads(chosen, deployed.residency, prices, batch, fitted.ladder.unit(batch))
         if route is not None:
             chosen = routed(route, chosen, fitted, lam=lam, batch=batch, utilisation=in_use)
-    cascade = Cascade(deployed.engines, chosen, prices, Health(), form=form)
+    cascade = Cascade(deployed.engines, chosen, prices, Health(), Acceptance(sampling), form)
     return cascade
 
 

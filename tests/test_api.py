@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 
 import asd
 from asd.errors import ConfigError
+from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.ladder import TINY_POLICY, Ladder
 from asd.policies import FixedStage
 
@@ -110,3 +113,23 @@ def test_a_rule_goes_with_a_lam() -> None:
         asd.load("tiny", quality=0.95, route="taxonomy")
     with pytest.raises(ConfigError, match="is not a fitted one; leave lam, quality and route out"):
         asd.load("tiny", policy=FixedStage("M"), route="taxonomy")
+
+
+def test_draws_are_outside_of_the_guarantee(caplog: pytest.LogCaptureFixture) -> None:
+    """Guarantees are made on greedy outcomes: with a temperature it is said that none holds."""
+    fitted = asd.load_policy(TINY_POLICY)
+    grant = Grant(
+        stage="L", n=500, lam=5.0, p_value=0.01, n_needed=None, quality=0.97, stage_quality=0.98, cost=0.3,
+        stage_cost=1.0, watched={},
+    )  # fmt: skip
+    guarantee = Guarantee(
+        keep=0.95, cap_cost=None, cost_bound=3.0, delta=0.1, n_lams=1, grants={EVERYTHING: grant}
+    )
+    promised = msgspec.structs.replace(fitted, guarantee=guarantee)
+    with caplog.at_level(logging.WARNING, "asd"):
+        asd.load("tiny", policy=promised)
+        assert not caplog.text
+        asd.load("tiny", policy=promised, sampling=asd.Sampling(0.7, np.random.default_rng(0)))
+    assert "the guarantee is for temperature 0; at 0.7 it does not hold" in caplog.text
+    with pytest.raises(ConfigError, match="needs a random generator"):
+        asd.load("tiny", sampling=asd.Sampling(0.7))

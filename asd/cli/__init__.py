@@ -12,16 +12,14 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Unpack, cast, get_args
+from typing import Any, Literal, Unpack, cast
 
 import click
-import msgspec
 
 from asd import __version__
-from asd.api import load, policy_of
 from asd.cli.examples import examples
 from asd.cli.guarantee import Options, guarantee_options, what_is_asked
-from asd.cli.opening import closed_at_the_end, keep_quiet
+from asd.cli.opening import closed_at_the_end
 from asd.cli.options import (
     data_option,
     datasets_option,
@@ -33,25 +31,22 @@ from asd.cli.options import (
     workloads_of,
 )
 from asd.cli.paths import NEW_FILE
-from asd.cli.prompt import read_prompt
 from asd.collection import read_collected
 from asd.engines.registry import open_drafted
 from asd.errors import AsdError, ConfigError
-from asd.explanation import explain as explain_completion
 from asd.ladder import Ladder
 from asd.measurement.environment import read_environment
-from asd.policies import Policy
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.record import Method
 from asd.prices import write_prices
 from asd.traces import answered
-from asd.types import VERIFY, AnswerForm, AnswerKind, Completion, Query, Trace, pair_name
+from asd.types import VERIFY, Trace, pair_name
 
 EXIT_INTERRUPTED = 130
 _SHARE = 0.95
 """Of the largest stage's quality, that the named settings of a fit keep."""
 _RESEARCH = ("agreement", "assess", "certify", "evidence", "frontier", "replay", "study")
-_COMMANDS = ("collect", "convert", "forecast", "routes", "serve", "simulate", "tiny")
+_COMMANDS = ("collect", "convert", "forecast", "generate", "routes", "serve", "simulate", "tiny")
 _GROUPS = {name: f"asd.cli.{name}" for name in _COMMANDS} | {
     name: f"asd.cli.research.{name}" for name in _RESEARCH
 }
@@ -109,87 +104,6 @@ def _drop_what_cannot_be_printed() -> None:
 @click.version_option(__version__, prog_name="asd", message="%(prog)s %(version)s")
 def main() -> None:
     """A cascade of language models that stops at the smallest answer worth returning."""
-
-
-@main.command(epilog=examples('asd generate "add 12+30"', 'echo "add 12+30" | asd generate - --explain'))
-@click.argument("prompt")
-@click.option(
-    "--lam",
-    type=float,
-    help="What a right answer is worth, in runs of the largest stage. [default: what is guaranteed, else 5]",
-)
-@click.option("--quality", type=float, help="Instead: keep this share of the largest stage's quality.")
-@ladder_option
-@click.option(
-    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
-)
-@click.option("--route", metavar="[complexity|taxonomy|FILE]", help="A rule for the first stage, with --lam.")
-@click.option(
-    "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."
-)
-@click.option(
-    "--answers",
-    type=click.Choice(get_args(AnswerKind)),
-    help="What the answer is. [default: what the policy was fitted on]",
-)
-@device_option
-@engine_option
-@threads_option
-@click.option("--explain", is_flag=True, help="Show evidence, values and decision of every state.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as one line of JSON.")
-def generate(  # noqa: PLR0913, PLR0917  (one argument an option)
-    prompt: str,
-    lam: float | None,
-    quality: float | None,
-    ladder: str,
-    policy: Path | None,
-    route: str | None,
-    max_new_tokens: int,
-    answers: AnswerKind | None,
-    device: str | None,
-    engine: str,
-    explain: bool,
-    as_json: bool,
-) -> None:
-    """Answer PROMPT ("-" reads it from standard input)."""
-    steps = Ladder.load(ladder)
-    fitted = policy_of(steps, policy)
-    text = read_prompt(prompt)
-    form = AnswerForm(answers or _only_kind(fitted))
-    query = Query("prompt", "command-line", text, max_new_tokens=max_new_tokens, form=form)
-    keep_quiet(steps)
-    with load(
-        steps, policy=fitted, lam=lam, quality=quality, engine=engine, device=device, route=route
-    ) as cascade:
-        completion = cascade(query)
-    if as_json:
-        click.echo(_as_json(completion, steps, cascade.policy))
-        return
-    click.echo(completion.text)
-    if not completion.text.strip():
-        click.echo(f"stage {completion.stage} answered with nothing", err=True)
-    if explain:
-        cost = f"priced cost {completion.cost:.3g} {steps.price_unit}"
-        click.echo(f"\n{explain_completion(completion)}\n\n{cost}")
-
-
-def _only_kind(policy: PolicyArtifact) -> AnswerKind:
-    if len(policy.model.forms) > 1:
-        raise ConfigError(
-            f"the policy was fitted on answers of kind {', '.join(policy.model.forms)}; say with --answers "
-            "which of them the answer to this prompt is"
-        )
-    return policy.model.forms[0]
-
-
-def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
-    about = {
-        "ladder": ladder.name,
-        "policy": policy.name,
-        "price_unit": ladder.price_unit,
-        "provenance": "measured",
-    }
-    return msgspec.json.encode(about | msgspec.to_builtins(completion)).decode()
 
 
 def _batches(_ctx: click.Context, _param: click.Parameter, text: str) -> list[int]:

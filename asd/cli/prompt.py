@@ -11,8 +11,8 @@ from asd.errors import ConfigError
 __all__ = ["read_prompt"]
 
 
-def read_prompt(argument: str) -> str:
-    """The prompt that an argument gives; "-" reads it from standard input.
+def read_prompt(argument: str, name: str = "prompt") -> str:
+    """The prompt that an argument gives; "-" reads it from standard input. Messages call it `name`.
 
     Both are UTF-8, whatever the locale. What editors and pipes leave around a text is taken off: a byte order
     mark in front, carriage returns at line ends, one line end at the end.
@@ -25,14 +25,14 @@ def read_prompt(argument: str) -> str:
         text = given.removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"the prompt is not UTF-8: byte {error.object[error.start]:#04x} at position {error.start}; "
+            f"the {name} is not UTF-8: byte {error.object[error.start]:#04x} at position {error.start}; "
             "convert it, as in: iconv -f latin1 -t utf-8"
         ) from error
     if "\0" in text:
-        raise ConfigError(f"the prompt holds a NUL at character {text.index(chr(0))}; give text, in UTF-8")
+        raise ConfigError(f"the {name} holds a NUL at character {text.index(chr(0))}; give text, in UTF-8")
     text = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n")
     if not text.strip():
-        raise ConfigError("the prompt is empty; give one, or - to read it from standard input")
+        raise ConfigError(f"the {name} is empty; give one, or - to read it from standard input")
     return text
 
 

@@ -21,6 +21,9 @@ __all__ = ["as_read", "as_written", "chat_of", "check", "check_template", "check
 
 _LOG = logging.getLogger(__name__)
 
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""What Python makes of bytes that are not UTF-8."""
+
 VARIABLES = {"tools", "documents"}
 """Arguments of `apply_chat_template` that it hands to the template; the others control how it is applied."""
 
@@ -81,7 +84,7 @@ def check(query: Query) -> None:
         raise ConfigError(f"{where} has another prompt than its last message; make it with Query.chat")
     _check_stop(query)
     for message in query.conversation:
-        if not message.content.isascii() and re.search("[\ud800-\udfff]", message.content):
+        if not message.content.isascii() and _NO_TEXT.search(message.content):
             raise ConfigError(f"{where} has a prompt with bytes that are not UTF-8; give it text in UTF-8")
 
 
@@ -89,6 +92,8 @@ def _check_stop(query: Query) -> None:
     where = f"{_named(query)} has stop strings {query.stop!r}"
     if not all(isinstance(string, str) and string for string in query.stop):
         raise ConfigError(f"{where}; give texts that are not empty")
+    if any(_NO_TEXT.search(string) for string in query.stop):
+        raise ConfigError(f"{where} with bytes that are not UTF-8; give text in UTF-8")
     if len(query.stop) > MOST:
         raise ConfigError(f"{where}; give at most {MOST}")
 
