@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from asd.serving.spending import read_spending
 from tests.endpoint import LADDER, OnePolicy, Server, Slow, running
 from tests.test_serving_endpoint import Climb
 
+Connect = Callable[[str], OpenAI]
 MESSAGES: Any = [{"role": "user", "content": "add 1+2"}]
 CALL = {"S": 1 + 0.03 + 0.2, "L": 1 + 0.03 + 0.8}
 """What a call of a `Slow` stage costs: 3 prompt tokens, 2 written ones."""
@@ -42,8 +44,11 @@ def server(path: Path, engines: dict[str, Slow]) -> Iterator[Server]:
             yield found
 
 
-def client(server: Server, secret: str) -> OpenAI:
-    return OpenAI(base_url=server.url, api_key=secret, max_retries=0)
+@pytest.fixture
+def connect(server: Server) -> Iterator[Callable[[str], OpenAI]]:
+    """A client with this key."""
+    with ExitStack() as stack:
+        yield lambda secret: stack.enter_context(OpenAI(base_url=server.url, api_key=secret, max_retries=0))
 
 
 def counted(engines: dict[str, Slow]) -> float:
@@ -61,26 +66,26 @@ def booked(path: Path, key: str) -> float:
     raise AssertionError("a request is still open in the books")
 
 
-def test_without_a_known_key_nobody_is_served(server: Server, path: Path) -> None:
+def test_without_a_known_key_nobody_is_served(connect: Connect, path: Path) -> None:
     """Nor with one that was revoked meanwhile."""
     with Keyring(path) as keyring:
         secret = keyring.add("alice").secret
-        client(server, secret).chat.completions.create(model="asd", messages=MESSAGES)
+        connect(secret).chat.completions.create(model="asd", messages=MESSAGES)
         keyring.revoke("alice")
     for wrong in (secret, "sk-1", "asd-" + "0" * 12 + "-" + "x" * 43):
         with pytest.raises(openai.AuthenticationError) as caught:
-            client(server, wrong).chat.completions.create(model="asd", messages=MESSAGES)
+            connect(wrong).chat.completions.create(model="asd", messages=MESSAGES)
         assert wrong not in caught.value.message
     with pytest.raises(openai.AuthenticationError):
-        client(server, "sk-1").models.list()
+        connect("sk-1").models.list()
 
 
 def test_the_books_are_what_the_stages_have_counted(
-    server: Server, path: Path, engines: dict[str, Slow]
+    connect: Connect, path: Path, engines: dict[str, Slow]
 ) -> None:
     """Streamed or not, and where the client leaves in the middle of a call."""
     with Keyring(path) as keyring:
-        ask = client(server, keyring.add("alice").secret)
+        ask = connect(keyring.add("alice").secret)
     ask.chat.completions.create(model="asd", messages=MESSAGES)
     for _ in ask.chat.completions.create(model="asd", messages=MESSAGES, stream=True):
         pass
@@ -94,7 +99,7 @@ def test_the_books_are_what_the_stages_have_counted(
 
 
 def test_no_cap_is_passed_however_many_ask_at_once(
-    server: Server, path: Path, engines: dict[str, Slow]
+    connect: Connect, path: Path, engines: dict[str, Slow]
 ) -> None:
     """Those that could pass it are refused, with when to come again; the others are answered."""
     cap = 40.0
@@ -103,8 +108,7 @@ def test_no_cap_is_passed_however_many_ask_at_once(
 
     def one(_: int) -> openai.RateLimitError | None:
         try:
-            with client(server, secret) as ask:
-                ask.chat.completions.create(model="asd", messages=MESSAGES, max_tokens=2)
+            connect(secret).chat.completions.create(model="asd", messages=MESSAGES, max_tokens=2)
         except openai.RateLimitError as error:
             return error
         return None
@@ -118,10 +122,10 @@ def test_no_cap_is_passed_however_many_ask_at_once(
     assert booked(path, "alice") <= cap
 
 
-def test_a_budget_lowers_what_is_held(server: Server, path: Path) -> None:
+def test_a_budget_lowers_what_is_held(connect: Connect, path: Path) -> None:
     """So that a small request fits under a small cap."""
     with Keyring(path) as keyring:
-        ask = client(server, keyring.add("alice", Limits(cap_total=5 * 10**6)).secret)
+        ask = connect(keyring.add("alice", Limits(cap_total=5 * 10**6)).secret)
     with pytest.raises(openai.RateLimitError):
         ask.chat.completions.create(model="asd", messages=MESSAGES, max_tokens=2)
     reply = ask.chat.completions.create(
@@ -130,10 +134,12 @@ def test_a_budget_lowers_what_is_held(server: Server, path: Path) -> None:
     assert reply.choices[0].message.content == "S"
 
 
-def test_metrics_tell_what_the_books_say(server: Server, path: Path, engines: dict[str, Slow]) -> None:
+def test_metrics_tell_what_the_books_say(
+    connect: Connect, server: Server, path: Path, engines: dict[str, Slow]
+) -> None:
     """Prometheus' text format; refused requests count too."""
     with Keyring(path) as keyring:
-        ask = client(server, keyring.add("alice").secret)
+        ask = connect(keyring.add("alice").secret)
     ask.chat.completions.create(model="asd", messages=MESSAGES)
     with pytest.raises(openai.BadRequestError):
         ask.chat.completions.create(model="asd", messages=MESSAGES, n=2)

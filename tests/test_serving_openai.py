@@ -138,14 +138,14 @@ def test_a_full_server_is_waited_for() -> None:
     """The client's own retries follow Retry-After."""
 
     engines = {name: Slow(name, "done", 0.1) for name in ("S", "M", "L")}
-    with running(engines, OnePolicy(Climb("S")), capacity=Capacity(open=1)) as server:
-        first = client(server)
-        with first.chat.completions.create(model="asd", messages=MESSAGES, stream=True) as stream:
+    one_at_a_time = Capacity(open=1)
+    with running(engines, OnePolicy(Climb("S")), capacity=one_at_a_time) as server, client(server) as ask:
+        with ask.chat.completions.create(model="asd", messages=MESSAGES, stream=True) as stream:
             with pytest.raises(openai.RateLimitError) as caught:
-                first.chat.completions.create(model="asd", messages=MESSAGES)
+                ask.chat.completions.create(model="asd", messages=MESSAGES)
             assert caught.value.response.headers["retry-after"] == "1"
             assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == "done"
-        patient = first.with_options(max_retries=3)
+        patient = ask.with_options(max_retries=3)
         assert patient.chat.completions.create(model="asd", messages=MESSAGES).choices[0].message.content
 
 

@@ -103,16 +103,18 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     caps = Caps(_micros(cap_day, steps), _micros(cap_total, steps))
     capacity = Capacity(max_open, batch, max_seconds)
     set_up_logs()
-    with _admission(ledger_path, tariff_of(steps, engines), caps, keyless=local) as admission:
+    with (
+        _admission(ledger_path, tariff_of(steps, engines), caps, keyless=local) as admission,
+        listening(host, port) as at,
+    ):
         if deployed.residency is None:
             load(engines)
 
         def service() -> Service:
             return Service(engines, steps, settings, fitted.model.forms, admission, capacity)
 
-        with listening(host, port) as at:
-            click.echo(f"{steps.name} at {url_of(at)}", err=True)
-            Server(Application(service, loopback_only=local)).run([at])
+        click.echo(f"{steps.name} at {url_of(at)}", err=True)
+        Server(Application(service, loopback_only=local)).run([at])
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The routes of the server, and what every request goes through before them.
 
 A server without keys answers requests for a loopback name only: a page that a browser has open can give its
-own name the address 127.0.0.1. Other origins are told nothing (no CORS headers).
+own name the address 127.0.0.1. No CORS headers are sent.
 """
 
 from __future__ import annotations
@@ -107,10 +107,10 @@ class Application:
 
     async def _request(self, request: Request) -> Response:
         key = self._authenticated(request)
-        told = self.service.history.told(request.path_params["request"], key)
-        if told is None:
+        explained = self.service.history.explained(request.path_params["request"], key)
+        if explained is None:
             raise RequestError(404, "no such request is remembered", code="request_not_found")
-        return Response(told, media_type="application/json")
+        return Response(explained, media_type="application/json")
 
     async def _metrics(self, request: Request) -> Response:
         self._authenticated(request)

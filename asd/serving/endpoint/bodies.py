@@ -62,7 +62,7 @@ REFUSED = {
     "audio": "the answer is text",
     "prediction": "drafts come from the smaller stages",
     "web_search_options": "no stage of this server searches the web",
-    "reasoning_effort": "stages are told how to think in the ladder (chat_template_kwargs)",
+    "reasoning_effort": "the ladder says how stages think (chat_template_kwargs)",
     "verbosity": "ask for it in the prompt, or set max_tokens",
     "suffix": "stages go on from a prompt",
     "echo": "the answer does not repeat the prompt",

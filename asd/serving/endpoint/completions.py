@@ -109,7 +109,7 @@ async def _events(run: Run, end: asyncio.Task[Delivered], replies: Replies) -> A
         for change in screen.after(run.walk.state):
             yield _shown(change, replies)
     if (error := end.exception()) is not None:
-        yield event(_told(error).error)
+        yield event(_reported(error).error)
         return
     delivered = end.result()
     for chunk in _last(screen, delivered, replies, counts=run.asked.include_usage):
@@ -141,11 +141,11 @@ async def _moved(run: Run, end: asyncio.Task[Delivered]) -> bool:
 
 
 async def _refuse(send: Send, error: BaseException) -> None:
-    refusal = _told(error)
+    refusal = _reported(error)
     await send_json(send, refusal.status, refusal.body, refusal.headers.items())
 
 
-def _told(error: BaseException) -> RequestError:
+def _reported(error: BaseException) -> RequestError:
     """What the client is told; the log gets the kind of error, and where it came from."""
     refusal = refusal_of(error)
     if refusal.status >= 500:

@@ -139,7 +139,7 @@ def _number(text: str) -> float | str:
     try:
         return float(text)
     except ValueError:
-        return text  # what is wrong with it is told with its name
+        return text  # the conversion of all controls reports it with its name
 
 
 def _converted(fields: Mapping[str, Any]) -> Controls:

@@ -31,17 +31,17 @@ class History:
 
     def keep(self, asked: Asked, key: str, setting: Setting, delivered: Delivered) -> None:
         """Remember a request under its id, for whoever has the same key."""
-        self._kept[asked.query.id] = key, msgspec.json.encode(_told(asked, setting, delivered))
+        self._kept[asked.query.id] = key, msgspec.json.encode(_explained(asked, setting, delivered))
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
-    def told(self, request: str, key: str) -> bytes | None:
+    def explained(self, request: str, key: str) -> bytes | None:
         """All decisions and calls of a request as JSON; None: it is not known, or another key's."""
-        owner, told = self._kept.get(request, ("", None))
-        return told if owner == key else None
+        owner, explained = self._kept.get(request, ("", None))
+        return explained if owner == key else None
 
 
-def _told(asked: Asked, setting: Setting, delivered: Delivered) -> dict[str, Any]:
+def _explained(asked: Asked, setting: Setting, delivered: Delivered) -> dict[str, Any]:
     completion = delivered.completion
     return {
         "id": asked.query.id,

@@ -9,7 +9,7 @@ failures are named by their kind, because messages of engines may hold addresses
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -24,7 +24,6 @@ from asd.errors import (
     RefusedError,
     UnknownKeyError,
 )
-from asd.types import Failure
 
 __all__ = ["RequestError", "refusal_of"]
 
@@ -89,7 +88,7 @@ def refusal_of(error: BaseException) -> RequestError:
         case RequestError():
             return error
         case NoStageLeftError():
-            return _unanswered([failure for _, failures in error.unanswered for failure in failures])
+            return _unanswered(error)
         case AdmissionError():
             return _not_admitted(error)
         case PolicyError():
@@ -106,10 +105,12 @@ def _not_admitted(error: AdmissionError) -> RequestError:
     return RequestError(429, str(error), code=code, retry_after_s=error.retry_after_s)
 
 
-def _unanswered(failures: Sequence[Failure]) -> RequestError:
+def _unanswered(error: NoStageLeftError) -> RequestError:
     """No stage answered: because of the request, where every one refused it, else because of the stages."""
+    [(query, failures)] = error.unanswered
     if failures and all(failure.kind in REFUSED for failure in failures):
-        messages = "; ".join(dict.fromkeys(failure.message for failure in failures))
+        internal = f"query {query.id!r} of {query.dataset!r}: "
+        messages = "; ".join(dict.fromkeys(failure.message.replace(internal, "") for failure in failures))
         is_long = any(failure.kind == PromptTooLongError.__name__ for failure in failures)
         return RequestError(400, messages, code=TOO_LONG if is_long else "prompt_refused")
     kinds = ", ".join(f"{failure.stage} ({failure.kind})" for failure in failures)

@@ -128,10 +128,10 @@ class Replies:
 
     def headers(self, delivered: Delivered) -> Iterator[tuple[str, str]]:
         """The same, as far as it fits into headers; what is not ASCII is percent-encoded."""
-        told = self.delivery(delivered)
+        delivery = self.delivery(delivered)
         for name in ("id", "stage", "p_good", "cost", "price_unit", "calls", "seconds", "policy", "note"):
-            if told[name] is not None:
-                yield f"x-asd-{name.replace('_', '-')}", quote(str(told[name]), safe=" ()=,:;.>+'/")
+            if delivery[name] is not None:
+                yield f"x-asd-{name.replace('_', '-')}", quote(str(delivery[name]), safe=" ()=,:;.>+'/")
 
     def _frame(self, form: int) -> dict[str, Any]:
         return {
@@ -167,7 +167,7 @@ class Replies:
                 "tokens": names,
                 "token_logprobs": list(draft.logprobs),
                 "top_logprobs": None,
-                "text_offset": [],
+                "text_offset": None,
             }
         rows = zip(names, draft.logprobs, strict=True)
         return {

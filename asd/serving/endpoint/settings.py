@@ -75,12 +75,13 @@ class Settings:
         self._fitted = fitted
         self._ladder = ladder
         self._stages = tuple(stage.name for stage in ladder.stages)
-        self._default = Controls(lam=lam, quality=quality)
+        self._lam = lam
+        self._quality = quality
         self._certified = certified
         self._residency = residency
         self._most = most
         self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Setting]] = OrderedDict()
-        self.default = self._solved(self._default)
+        self.default = self._of_all(Controls())
         promises = quality is not None or (lam is None and fitted.guarantee is not None)
         self.hurried = self.default if promises else _alone(self.default.stages[0])
 
@@ -128,20 +129,22 @@ class Settings:
 
     def _of_all(self, asked: Controls) -> Setting:
         own = asked.lam is None and asked.quality is None
-        wanted = self._default if own else asked
-        if self._certified and wanted.quality is not None:
-            self._check_certified(wanted.quality)
-        chosen = choose(self._fitted, self._ladder, lam=wanted.lam, quality=wanted.quality)
+        lam, quality = (self._lam, self._quality) if own else (asked.lam, asked.quality)
+        note = "" if quality is None else self._uncovered(quality)
+        if self._certified and note:
+            raise RequestError(400, note, param="quality")
+        chosen = choose(self._fitted, self._ladder, lam=lam, quality=quality)
         stages = (chosen.policy.stage,) if isinstance(chosen.policy, FixedStage) else self._stages
-        return Setting(self._adapted(chosen.policy), stages, chosen.note)
+        return Setting(self._adapted(chosen.policy), stages, chosen.note or note)
 
-    def _check_certified(self, share: float) -> None:
+    def _uncovered(self, share: float) -> str:
+        """Why a share of quality is an estimate only; "": the guarantee of the policy covers it."""
         given = self._fitted.guarantee
-        if given is None or given.keep is None or given.keep < share:
-            covered = "no quality" if given is None or given.keep is None else f"quality up to {given.keep:g}"
-            raise RequestError(
-                400, f"quality {share:g} is not covered: the policy guarantees {covered}", param="quality"
-            )
+        kept = None if given is None or given.batch != 1 else given.keep
+        if kept is not None and kept >= share:
+            return ""
+        covered = "no quality" if kept is None else f"quality up to {kept:g}"
+        return f"quality {share:g} is estimated from held-out rows: the policy guarantees {covered}"
 
     def _among(self, asked: Controls, stages: tuple[str, ...]) -> Setting:
         """A policy for part of the ladder: what is promised of quality holds for the whole alone."""
@@ -149,7 +152,7 @@ class Settings:
             raise RequestError(
                 400, "a quality is kept by the whole ladder; with stages give a lam instead", param="quality"
             )
-        lam = next(lam for lam in (asked.lam, self._default.lam, DEFAULT_LAM) if lam is not None)
+        lam = next(lam for lam in (asked.lam, self._lam, DEFAULT_LAM) if lam is not None)
         policy = self._fitted.policy(lam, ladder=self._ladder).without(set(self._stages) - set(stages))
         return Setting(self._adapted(policy), stages)
 

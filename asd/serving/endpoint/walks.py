@@ -1,6 +1,6 @@
 """One request's way through the cascade: within its budget, until its deadline, seen from outside.
 
-A walk ends with the policy's answer, at the deadline with the best answer in hand, or with an error. What its
+A walk ends with the policy's answer, at the deadline with the best answer so far, or with an error. What its
 stages have been asked for is paid for whatever becomes of the request, so `settled` waits for calls that run
 on after the walk was left.
 """
@@ -63,7 +63,7 @@ class Delivered:
 
     Attributes:
         completion: The answer and the way there.
-        in_time: False: the deadline came first, and this is the best answer that was in hand.
+        in_time: False: the deadline came first, and this is the best answer so far.
         seconds: From the arrival of the request.
     """
 
@@ -170,7 +170,8 @@ class Walk:
             return RequestError(
                 400,
                 f"the budget may be too little for any stage: the cheapest call may cost "
-                f"{self._allowed.least:.4g}; raise it, or lower max_tokens",
+                f"{self._allowed.least:.4g} where it may write {self._allowed.facts.max_new_tokens} tokens; "
+                "raise it, or lower max_tokens",
                 code="budget_too_small",
                 param="budget",
             )

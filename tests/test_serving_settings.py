@@ -1,0 +1,99 @@
+"""The policy of a request, on the embedded ladder's own: what is asked for, what is refused, what is kept."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from asd.api import policy_of
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.policies import FixedStage
+from asd.policy.choice import choose
+from asd.serving.endpoint.controls import Controls
+from asd.serving.endpoint.refusals import RequestError
+from asd.serving.endpoint.settings import Setting, Settings
+
+LADDER = Ladder.load("tiny")
+FITTED = policy_of(LADDER)
+
+
+def setting_of(settings: Settings, **controls: Any) -> Setting:
+    return asyncio.run(settings.of(Controls(**controls)))
+
+
+@pytest.mark.parametrize("own", [{}, {"lam": 2.0}, {"quality": 0.9}])
+def test_a_request_that_names_nothing_gets_the_servers_setting(own: dict[str, float]) -> None:
+    """What `asd.load` would choose, too."""
+    settings = Settings(FITTED, LADDER, **own)
+    assert setting_of(settings) is settings.default
+    assert settings.default.policy.name == choose(FITTED, LADDER, **own).policy.name
+
+
+def test_a_lam_is_solved_once_and_the_latest_are_kept() -> None:
+    settings = Settings(FITTED, LADDER, most=2)
+
+    async def of(*lams: float) -> list[Setting]:
+        return await asyncio.gather(*(settings.of(Controls(lam=lam)) for lam in lams))
+
+    first, again, other, third = asyncio.run(of(1, 1, 2, 3))
+    assert first is again
+    assert [s.policy.name for s in (first, other, third)] == [
+        "optimal(lam=1)",
+        "optimal(lam=2)",
+        "optimal(lam=3)",
+    ]
+    assert len(settings) == 2
+    assert setting_of(settings, lam=1.0) is not first
+
+
+def test_an_estimated_quality_says_so_and_is_refused_where_certificates_are_wanted() -> None:
+    """No guarantee comes with the embedded policy."""
+    assert FITTED.guarantee is None
+    found = setting_of(Settings(FITTED, LADDER), quality=0.95)
+    assert "guarantees no quality" in found.note
+    with pytest.raises(RequestError, match=r"quality 0\.95") as caught:
+        setting_of(Settings(FITTED, LADDER, certified=True), quality=0.95)
+    assert (caught.value.status, caught.value.param) == (400, "quality")
+    with pytest.raises(RequestError, match="guarantees no quality"):
+        Settings(FITTED, LADDER, certified=True, quality=0.95)
+
+
+def test_stages_that_are_not_named_are_never_asked() -> None:
+    """One stage needs no policy; the order of the names does not matter."""
+    settings = Settings(FITTED, LADDER)
+    one = setting_of(settings, stages=("L",))
+    assert (one.stages, one.policy.name) == (("L",), FixedStage("L").name)
+    two = setting_of(settings, stages=("L", "S"))
+    assert two.stages == ("S", "L")
+    assert two is setting_of(settings, stages=("S", "L"))
+
+
+@pytest.mark.parametrize(
+    ("controls", "status", "param"),
+    [
+        ({"stages": ("S", "XL")}, 404, "stages"),
+        ({"stages": ("S", "L"), "quality": 0.9}, 400, "quality"),
+    ],
+)
+def test_what_no_policy_can_do_is_refused(controls: dict[str, Any], status: int, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        setting_of(Settings(FITTED, LADDER), **controls)
+    assert (caught.value.status, caught.value.param) == (status, param)
+
+
+def test_the_servers_own_setting_is_checked_at_the_start() -> None:
+    with pytest.raises(ConfigError, match="lam"):
+        Settings(FITTED, LADDER, lam=-1.0)
+    with pytest.raises(ConfigError, match="both"):
+        Settings(FITTED, LADDER, lam=1.0, quality=0.9)
+
+
+def test_a_hurried_answer_is_the_smallest_stages_unless_quality_is_promised() -> None:
+    hurried = Settings(FITTED, LADDER).hurried
+    assert hurried.stages == ("S",)
+    assert "busy" in hurried.note
+    promising = Settings(FITTED, LADDER, quality=0.95)
+    assert promising.hurried is promising.default
