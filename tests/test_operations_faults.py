@@ -8,8 +8,9 @@ import pytest
 from asd.errors import ConfigError
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Population
-from asd.operations.simulator import Fixed, Open, Settings, Simulator
+from asd.operations.simulator import Simulator
 from asd.operations.stations import Server
+from asd.operations.traffic import Fixed, Open, Settings
 from tests.queues import Planned, ladder, query
 
 

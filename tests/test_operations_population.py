@@ -13,8 +13,9 @@ from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
 from asd.evidence import Evidence, Judgement
 from asd.operations.population import Decider, Population, Remembered, Step, call_rates
-from asd.operations.simulator import Fixed, Open, Simulator
+from asd.operations.simulator import Simulator
 from asd.operations.stations import Server
+from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage, Lossless, Policy
 from asd.prices import Prices
 from asd.types import Draft, Outcome, Query, Trace, Verification

@@ -16,8 +16,9 @@ from asd.errors import ConfigError, SimulationError
 from asd.operations.arrivals import poisson
 from asd.operations.occupancy import Occupancy
 from asd.operations.population import Population
-from asd.operations.simulator import Fixed, Open, Settings, Simulator, Users
+from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, Server
+from asd.operations.traffic import Fixed, Open, Settings, Users
 from tests.queues import Planned, ladder, one_stage, query
 
 PLANNED = Fixed(Planned())

@@ -7,10 +7,11 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import click
+import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -20,10 +21,9 @@ from asd.cli.options import ladder_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.operations.books import Summary
+from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Asked, Run, Runs, Scenario, mean_of, runs_of
-from asd.operations.simulator import Controller, Fixed
-from asd.policies import FixedStage, Policy, StaticWalk
 from asd.policy.artifact import PolicyArtifact
 from asd.schema import msgspec
 from asd.traces import answered, read_traces
@@ -46,7 +46,12 @@ from asd.traces import answered, read_traces
     "--policies",
     default="optimal:5",
     show_default=True,
-    help="By commas: optimal:LAM, static:P, always:STAGE.",
+    help="Of optimal:LAM, queue:LAM:MU, price:LAM:MU, gears:LAM, published:LAM, static:P, always:STAGE.",
+)
+@click.option(
+    "--at-quality",
+    type=float,
+    help="Of the settings of a policy, run the one of least P95 with this share of the largest's quality.",
 )
 @click.option("--arrivals", help="poisson:RATE, day, bursts, FILE.csv.gz or FILE:RATE. [default: day]")
 @click.option("--users", help="Instead, a closed loop: N:THINK_SECONDS.")
@@ -66,6 +71,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     ladder: str,
     policy: Path | None,
     policies: str,
+    at_quality: float | None,
     arrivals: str | None,
     users: str | None,
     hours: float,
@@ -101,49 +107,24 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
         mtbf=dict(map(_failures, mtbf)),
         most_inside=most_inside,
     )
-    controllers = controllers_of(policies, fitted, steps, batch)
+    scenario = Scenario(population, asked)
+    evidence = Remembered(fitted.evidence())
+    contenders = Contenders(fitted, population, asked.servers, batch, evidence)
+    texts = policies.split(",")
+    if at_quality is not None:
+        largest = np.mean([query.trace.outcomes[population.stages[-1]].score for query in population.queries])
+        texts = cheapest_in_time(scenario, contenders, texts, at_quality * float(largest), seed=0)
+    names = [contenders.of(text).name for text in texts]
     began = time.process_time()
-    with tqdm(total=seeds * len(controllers) * hours, unit="h", disable=None, file=sys.stderr) as bar:
+    with tqdm(total=seeds * len(texts) * hours, unit="h", disable=None, file=sys.stderr) as bar:
         made = runs_of(
-            Scenario(population, asked),
-            controllers,
+            scenario,
+            [partial(contenders.of, text) for text in texts],
             range(1, seeds + 1),
             out,
             lambda closed: bar.update(closed.seconds / 3600.0),
         )
-    _show(made, controllers, time.process_time() - began)
-
-
-def controllers_of(text: str, fitted: PolicyArtifact, ladder: Ladder, batch: int) -> list[Controller]:
-    """What `--policies` names, each of the class that decides live."""
-    evidence = Remembered(fitted.evidence())
-    found: list[Controller] = []
-    for name, _, setting in (part.strip().partition(":") for part in text.split(",")):
-        found.append(Fixed(_policy(name, setting, fitted, ladder, batch, evidence)))
-    return found
-
-
-def _policy(
-    name: str, setting: str, fitted: PolicyArtifact, ladder: Ladder, batch: int, evidence: Remembered
-) -> Policy:
-    stages = tuple(stage.name for stage in ladder.stages)
-    if name == "always" and setting in stages:
-        return FixedStage(setting)
-    if name == "optimal":
-        solved = fitted.optimal(_number(setting, name), ladder=ladder, batch=batch)
-        return replace(solved, evidence=evidence)
-    if name == "static":
-        return StaticWalk(stages, _number(setting, name), evidence)
-    raise ConfigError(
-        f"{name}:{setting} is no policy; write optimal:LAM, static:P or always:STAGE of {', '.join(stages)}"
-    )
-
-
-def _number(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"{name}:{text} needs a number, as in {name}:5") from error
+    _show(made, names, time.process_time() - began)
 
 
 def _replicas(text: str, ladder: Ladder) -> dict[str, int]:
@@ -182,8 +163,8 @@ def _hash(*sources: PolicyArtifact | Path) -> str:
     return found.hexdigest()[:16]
 
 
-def _show(made: Runs, controllers: Sequence[Controller], seconds: float) -> None:
-    rows = [_row(controller.name, made.of(controller.name)) for controller in controllers]
+def _show(made: Runs, names: Sequence[str], seconds: float) -> None:
+    rows = [_row(name, made.of(name)) for name in names]
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
     n = sum(run.total.n_arrived for run in made.runs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

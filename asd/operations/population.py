@@ -25,7 +25,7 @@ from asd.journey import Journey
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
 from asd.prices import Prices
-from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Trace, Verification
+from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Trace, Usage, Verification
 
 __all__ = ["Decider", "Population", "Remembered", "Situation", "Step", "call_rates"]
 
@@ -120,6 +120,12 @@ class Population:
         }
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
         self.queries = [Situation(trace, Journey(trace.query)) for trace in traces]
+
+    def mean_usage(self, stage: str) -> Usage:
+        """What a call of a stage alone does, mean over the queries, in whole counts."""
+        total = sum((s.trace.outcomes[stage].draft.usage.alone for s in self.queries), start=NO_CALL)
+        n = len(self.queries)
+        return Usage(*(round(count / n) for count in (total.n_prompt, total.n_decoded, total.n_passes)))
 
     def step(self, situation: Situation, decision: Decision) -> Step:
         """What a decision leads to; carried out once."""

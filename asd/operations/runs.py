@@ -17,8 +17,9 @@ from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clie
 from asd.operations.books import Summary
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Population
-from asd.operations.simulator import Controller, Open, Settings, Simulator, Users
+from asd.operations.simulator import Simulator
 from asd.operations.stations import Server
+from asd.operations.traffic import Controller, Open, Settings, Users
 
 __all__ = ["Asked", "Mean", "Run", "Runs", "Scenario", "mean_of", "run", "runs_of"]
 
@@ -150,7 +151,7 @@ def run(scenario: Scenario, controller: Controller, seed: int, progress: Callabl
 
 def runs_of(
     scenario: Scenario,
-    controllers: Sequence[Controller],
+    controllers: Sequence[Callable[[], Controller]],
     seeds: Sequence[int],
     path: Path | None = None,
     progress: Callable[[Summary], object] = lambda _: None,
@@ -167,7 +168,8 @@ def runs_of(
         if found.asked != scenario.asked:
             raise ConfigError(f"{path} holds runs of another scenario ({found.asked}); choose another file")
     for seed in seeds:
-        for controller in controllers:
+        for make in controllers:
+            controller = make()  # what it has learned of one run is of no use in the next
             if not found.has(controller.name, seed):
                 done = run(scenario, controller, seed, progress)
                 found = Runs(asked=found.asked, runs=(*found.runs, done))

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
@@ -24,9 +23,10 @@ from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Decider, Population, Step
 from asd.operations.state import StageState, SystemState
 from asd.operations.stations import Agenda, Ended, Request, Server, Station
+from asd.operations.traffic import KEPT, Controller, Open, Settings, Users
 from asd.policies import Policy
 
-__all__ = ["Controller", "Fixed", "Open", "Settings", "Simulator", "Users"]
+__all__ = ["Simulator"]
 
 _BLOCK = 8192
 _MOST_DECIDERS = 64
@@ -34,85 +34,6 @@ _MOST_DECIDERS = 64
 
 _MOST_LATENCIES = 10_000
 """Latest latencies of which a controller may know a percentile."""
-
-
-class Controller(Protocol):
-    """Chooses a policy for the load; the policy decides about queries."""
-
-    @property
-    def name(self) -> str:
-        """Short, as it stands in tables."""
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds between two looks at the state; infinite: it never looks."""
-
-    def policy(self, state: SystemState | None) -> Policy:
-        """The policy from now on; `state` is None before the first request. Equal choices are one object."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fixed:
-    """The same policy at every load."""
-
-    always: Policy
-    interval_s: float = math.inf
-
-    @property
-    def name(self) -> str:
-        """The policy's."""
-        return self.always.name
-
-    def policy(self, state: SystemState | None) -> Policy:  # noqa: ARG002
-        """The one there is."""
-        return self.always
-
-
-@dataclass(frozen=True, slots=True)
-class Users:
-    """A closed loop: so many users, each of whom thinks after every answer and asks again.
-
-    Attributes:
-        n: How many.
-        think_s: Mean of the exponential time they think.
-    """
-
-    n: int
-    think_s: float
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or not self.think_s >= 0.0:
-            raise ConfigError(f"a closed loop needs a user and a think time of at least 0 s: {self}")
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """An open loop: requests come whether or not others have been answered.
-
-    Attributes:
-        arrivals: Seconds, ascending.
-        queries: Positions of the queries in the population, one an arrival; None: drawn with replacement.
-    """
-
-    arrivals: Iterable[float]
-    queries: Iterable[int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a run is kept.
-
-    Attributes:
-        window_s: Length of a window of the books.
-        most_inside: Requests that find so many inside are refused; None: nobody is.
-    """
-
-    window_s: float = 600.0
-    most_inside: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.window_s > 0.0:
-            raise ConfigError(f"windows last longer than 0 s: {self}")
 
 
 class Simulator:
@@ -141,7 +62,7 @@ class Simulator:
         controller: Controller,
         traffic: Open | Users,
         seed: int,
-        settings: Settings = Settings(),
+        settings: Settings = KEPT,
     ) -> None:
         _check_servers(servers, population)
         self.agenda = Agenda()

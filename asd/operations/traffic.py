@@ -1,0 +1,97 @@
+"""What a run has beside its queries: who chooses the policy, where requests come from, how it is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from asd.errors import ConfigError
+from asd.operations.state import SystemState
+from asd.policies import Policy
+
+__all__ = ["KEPT", "Controller", "Fixed", "Open", "Settings", "Users"]
+
+
+class Controller(Protocol):
+    """Chooses a policy for the load; the policy decides about queries."""
+
+    @property
+    def name(self) -> str:
+        """Short, as it stands in tables."""
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two looks at the state; infinite: it never looks."""
+
+    def policy(self, state: SystemState | None) -> Policy:
+        """The policy from now on; `state` is None before the first request. Equal choices are one object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same policy at every load."""
+
+    always: Policy
+    interval_s: float = math.inf
+
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.always.name
+
+    def policy(self, state: SystemState | None) -> Policy:  # noqa: ARG002
+        """The one there is."""
+        return self.always
+
+
+@dataclass(frozen=True, slots=True)
+class Users:
+    """A closed loop: so many users, each of whom thinks after every answer and asks again.
+
+    Attributes:
+        n: How many.
+        think_s: Mean of the exponential time they think.
+    """
+
+    n: int
+    think_s: float
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not self.think_s >= 0.0:
+            raise ConfigError(f"a closed loop needs a user and a think time of at least 0 s: {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An open loop: requests come whether or not others have been answered.
+
+    Attributes:
+        arrivals: Seconds, ascending.
+        queries: Positions of the queries in the population, one an arrival; None: drawn with replacement.
+    """
+
+    arrivals: Iterable[float]
+    queries: Iterable[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a run is kept.
+
+    Attributes:
+        window_s: Length of a window of the books.
+        most_inside: Requests that find so many inside are refused; None: nobody is.
+    """
+
+    window_s: float = 600.0
+    most_inside: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.window_s > 0.0:
+            raise ConfigError(f"windows last longer than 0 s: {self}")
+
+
+KEPT = Settings()
+"""As runs are kept where nobody says otherwise."""
