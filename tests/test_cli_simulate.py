@@ -103,8 +103,8 @@ def test_faults_and_refusals(place: Place) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--policies", "best:1"), "best:1 is no policy"),
-        (("--policies", "optimal:much"), "needs a number"),
+        (("--policies", "best:1"), "'best:1' is no policy"),
+        (("--policies", "optimal:much"), "'optimal:much' is no policy"),
         (("--arrivals", "poisson"), "arrivals 'poisson' are none"),
         (("--arrivals", "poisson:x"), "'x' is no number"),
         (("--arrivals", "poisson:-1"), "positive number of requests"),
@@ -122,3 +122,12 @@ def test_what_cannot_be_run_is_refused(place: Place, options: tuple[str, ...], m
     found = simulate(place, *options)
     assert found.exit_code == 2
     assert message in found.output
+
+
+def test_settings_at_equal_quality(place: Place) -> None:
+    """Of several settings of a name one is run, and a name that cannot reach the quality is left out."""
+    asked = "static:0.1,static:0.9,always:S,always:L"
+    found = simulate(place, "--arrivals", "poisson:5", "--policies", asked, "--at-quality", "0.99")
+    assert found.exit_code == 0, found.output
+    rows = [line.split()[0] for line in found.output.splitlines() if line.startswith(("walk", "always"))]
+    assert rows == ["walk(p>=0.9)", "always(L)"]
