@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asd.cli import main
-from asd.cli.keys import keys
-from asd.cli.ledger import correct, ledger
+from asd.cli.serve.keys import keys
+from asd.cli.serve.ledger import correct, ledger
 from asd.serving.keys import Keyring, Limits
 from asd.serving.ledger import Ledger
 from tests.books import TARIFF, asked, ms, ran

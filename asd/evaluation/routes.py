@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from asd.evaluation.replay import Contender, Outcomes, Replay, optimal
 from asd.evaluation.statistics import Bootstrap, Loss, paired_loss
@@ -53,7 +54,7 @@ def effects(
         yield _effect("", default, default, lam)
         for name, route, use in _rules(routes):
             policy = routed(
-                route, plain.policy, fitted, lam=lam, batch=outcomes.batch, utilisation=lambda use=use: use
+                route, plain.policy, fitted, lam=lam, batch=outcomes.batch, utilisation=partial(float, use)
             )
             yield _effect(name, outcomes.walk(Contender(name, lam, policy)), default, lam)
 
@@ -70,12 +71,12 @@ def _rules(routes: Sequence[str]) -> Iterator[tuple[str, str, float]]:
 
 def _effect(name: str, replay: Replay, default: Replay, lam: float) -> Effect:
     first, before = ([walk[0] for walk in played.walks] for played in (replay, default))
-    values = [lam * played.quality - played.cost for played in (default, replay)]
+    was, now = (lam * played.quality - played.cost for played in (default, replay))
     return Effect(
         lam=lam,
         rule=name,
         moved=sum(a != b for a, b in zip(first, before, strict=True)) / len(first),
         quality=float(replay.quality.mean()),
         cost=float(replay.cost.mean()),
-        lost=paired_loss(*values, "higher", Bootstrap(seed=0), relative=False),
+        lost=paired_loss(was, now, "higher", Bootstrap(seed=0), relative=False),
     )

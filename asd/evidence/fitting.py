@@ -119,13 +119,7 @@ def fit_evidence(
     view = _View.of(traces, signals, stages, np.column_stack([head.logits for head in prompt.values()]))
 
     centroids, root = _fit_root(np.column_stack([head.p for head in prompt.values()]), seed)
-    nodes: dict[str, _FittedNode] = {}
-    for state in states(stages, pairs)[1:]:
-        heads = {s: _fit_head(view.rows(s, state), scores[s], folds) for s in state.answered}
-        usages = view.usages(state.answered)
-        scale = LengthScale() if state.answered[-1] == stages[-1] else fit_length_scale(usages, costs)
-        best = None if state.verifier is None else nodes[State(state.answered).name].best
-        nodes[state.name] = _fit_node(heads, scores, scale, usages, best)
+    nodes = _fit_nodes(states(stages, pairs)[1:], view, scores, folds, costs)
     model = EvidenceModel(
         tuple(stages),
         {stage: fitted.head for stage, fitted in prompt.items()},
@@ -251,6 +245,21 @@ def _fit_root(p: Array, seed: int) -> tuple[tuple[tuple[float, ...], ...], Rows]
     centroids = tuple(map(tuple, fitted.cluster_centers_[order].tolist()))
     cells = order.argsort()[fitted.labels_]
     return centroids, Rows(n_cells, cells, np.zeros(n), np.zeros(n), np.ones(n))
+
+
+def _fit_nodes(
+    visited: Sequence[State], view: _View, scores: Mapping[str, Array], folds: IntArray, costs: Array
+) -> dict[str, _FittedNode]:
+    """By name of the state; a state without a verifier comes before those in which its answer is read."""
+    nodes: dict[str, _FittedNode] = {}
+    *_, largest = scores
+    for state in visited:
+        heads = {s: _fit_head(view.rows(s, state), scores[s], folds) for s in state.answered}
+        usages = view.usages(state.answered)
+        scale = LengthScale() if state.answered[-1] == largest else fit_length_scale(usages, costs)
+        best = None if state.verifier is None else nodes[State(state.answered).name].best
+        nodes[state.name] = _fit_node(heads, scores, scale, usages, best)
+    return nodes
 
 
 def _fit_node(

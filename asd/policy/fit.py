@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
-from asd.evidence.fitting import N_FOLDS, fit_evidence
+from asd.evidence.fitting import N_FOLDS, FittedRows, fit_evidence
 from asd.evidence.judge import EvidenceModel
 from asd.evidence.length import LengthScale
 from asd.ladder import Ladder
@@ -88,8 +88,61 @@ def fit(
     """
     if method not in {"dp", "lists", "auto"}:
         raise ConfigError(f"method is 'dp', 'lists' or 'auto', not {method!r}")
-    stages = tuple(stage.name for stage in ladder.stages)
     sweep = _checked_lams(lams)
+    data = _prepared(traces, ladder, seed)
+    chosen = _choose(data, sweep, method, quality)
+    replayed = {b: chosen.played[b].records(chosen.other[b], data.largest[b]) for b in data.tables}
+    n_answered, table = len(answered(traces)), data.tables[1]
+    record = FitRecord(
+        fitted_at=fitted_at,
+        seed=seed,
+        n_folds=N_FOLDS,
+        n_rows=dict(Counter(row.query.dataset for row in data.rows)),
+        n_unscored=n_answered - len(data.rows),
+        n_refused=len(traces) - n_answered,
+        scaled=chosen.scaled,
+        reliability=data.fitted.reliability,
+        largest_quality=float(data.score.mean()),
+        largest_error=standard_error(data.score),
+        replayed=replayed.pop(1),
+        batched=replayed,
+        contest=chosen.contest,
+    )
+    return PolicyArtifact(
+        ladder=data.prices,
+        model=data.fitted.model if chosen.scaled else _unscaled(data.fitted.model),
+        problem=problem_of(table if chosen.scaled else table.unscaled(), data.usages),
+        fit=record,
+        lists=chosen.lists,
+    )
+
+
+class _Data(NamedTuple):
+    """What is estimated from the rows before a method is chosen.
+
+    Attributes:
+        rows: Scored traces.
+        pairs: Verifications that the policy may ask for.
+        prices: The ladder's, with the cost unit of every batch size.
+        fitted: Evidence, judged out of fold.
+        usages: What every move takes, on every row.
+        tables: The stopping problem as rows, by batch size.
+        largest: The largest stage alone, by batch size.
+        score: Its scores, shape (n,).
+    """
+
+    rows: list[Trace]
+    pairs: list[str]
+    prices: LadderPrices
+    fitted: FittedRows
+    usages: Mapping[Move, Array]
+    tables: Mapping[int, Table]
+    largest: Mapping[int, Alone]
+    score: Array
+
+
+def _prepared(traces: Sequence[Trace], ladder: Ladder, seed: int) -> _Data:
+    stages = tuple(stage.name for stage in ladder.stages)
     rows = _scored(traces, stages)
     pairs = _verified_pairs(rows, stages)
     alone = np.array([row.outcomes[stages[-1]].draft.usage.alone.counts for row in rows], dtype=np.float64)
@@ -101,48 +154,41 @@ def fit(
     tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
     score = np.array([row.outcomes[stages[-1]].score for row in rows], dtype=np.float64)
     largest = {batch: Alone(score, _alone_costs(alone, prices, batch)) for batch in tables}
-    scaled = {b: solved(t, fitted.folds, sweep) for b, t in tables.items()}
-    plain = {b: solved(t.unscaled(), fitted.folds, sweep) for b, t in tables.items()}
-    pays = scaled[1].is_worth_more(plain[1])
-    chosen = _Chosen(scaled, plain) if pays else _Chosen(plain, scaled)
-    if method != "dp":
-        lists = ListRows.of(tables, stages, pairs)
-        by_lists = {b: listed(lists.rows(b)[0], fitted.folds, sweep) for b in tables}
-        contest = compete(chosen.played[1], by_lists[1], largest[1], quality)
-        if method == "lists" or contest.chosen == "lists":
-            chosen = _Chosen(by_lists, chosen.played, lists.thinned())
-        chosen = chosen._replace(contest=contest)
-    replayed = {b: chosen.played[b].records(chosen.other[b], largest[b]) for b in tables}
-    return PolicyArtifact(
-        ladder=prices,
-        model=fitted.model if pays else _unscaled(fitted.model),
-        problem=problem_of(tables[1] if pays else tables[1].unscaled(), usages),
-        fit=FitRecord(
-            fitted_at=fitted_at,
-            seed=seed,
-            n_folds=N_FOLDS,
-            n_rows=dict(Counter(row.query.dataset for row in rows)),
-            n_unscored=len(answered(traces)) - len(rows),
-            n_refused=len(traces) - len(answered(traces)),
-            scaled=pays,
-            reliability=fitted.reliability,
-            largest_quality=float(score.mean()),
-            largest_error=standard_error(score),
-            replayed=replayed.pop(1),
-            batched=replayed,
-            contest=chosen.contest,
-        ),
-        lists=chosen.lists,
-    )
+    return _Data(rows, pairs, prices, fitted, usages, tables, largest, score)
 
 
 class _Chosen(NamedTuple):
-    """What the policy does on held-out rows, and what it would do otherwise, by batch size."""
+    """What the policy does on held-out rows, and what it would do otherwise, by batch size.
+
+    Attributes:
+        played: What the policy does.
+        other: What the method that was not chosen does.
+        scaled: Long queries are decided at lam / scale.
+        lists: The lists that decide; None: backward induction does.
+        contest: How the two compare, where that was asked for.
+    """
 
     played: Mapping[int, HeldOut]
     other: Mapping[int, HeldOut]
+    scaled: bool
     lists: ListRows | None = None
     contest: Contest | None = None
+
+
+def _choose(data: _Data, lams: Array, method: Method | Literal["auto"], quality: float) -> _Chosen:
+    folds = data.fitted.folds
+    scaled = {b: solved(t, folds, lams) for b, t in data.tables.items()}
+    plain = {b: solved(t.unscaled(), folds, lams) for b, t in data.tables.items()}
+    pays = scaled[1].is_worth_more(plain[1])
+    chosen = _Chosen(scaled, plain, pays) if pays else _Chosen(plain, scaled, pays)
+    if method == "dp":
+        return chosen
+    lists = ListRows.of(data.tables, data.fitted.model.stages, data.pairs)
+    by_lists = {b: listed(lists.rows(b)[0], folds, lams) for b in data.tables}
+    contest = compete(chosen.played[1], by_lists[1], data.largest[1], quality)
+    if method == "lists" or contest.chosen == "lists":
+        chosen = _Chosen(by_lists, chosen.played, pays, lists.thinned())
+    return chosen._replace(contest=contest)
 
 
 def _priced(ladder: Ladder, alone: Array) -> LadderPrices:

@@ -10,7 +10,7 @@ import msgspec
 from tabulate import tabulate
 
 from asd.cli.examples import examples
-from asd.cli.research.replay import split
+from asd.cli.options import split
 from asd.measurement.files import write_atomically
 from asd.quality.semantic import Encoder
 from asd.research.recordings.assessment import Assessed, assess_recorded, means

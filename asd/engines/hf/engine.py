@@ -203,12 +203,9 @@ class TransformersEngine(Closing):
             )
             for draft, prompt, result, text in zip(drafts, prompts, found, texts, strict=True)
         ]
-        keys = [
-            None if result.is_whole or verification.text is not None else _key(query, verification)
-            for query, verification, result in zip(queries, verifications, found, strict=True)
-        ]
         if loaded.rewinds:
-            self._keep(readings, keys)
+            rows = zip(queries, verifications, found, strict=True)
+            self._keep(readings, [_key_to_go_on(*row) for row in rows])
         return verifications
 
     @translated
@@ -383,6 +380,11 @@ class Resumed:
 def _key(query: Query, verification: Verification) -> Hashable:
     """All that the state after an accepted prefix depends on."""
     return query.dataset, query.id, query.conversation, verification.tokens, verification.n_accepted
+
+
+def _key_to_go_on(query: Query, verification: Verification, result: Result) -> Hashable:
+    """Where the state is kept; None: the answer is whole, so nobody goes on from it."""
+    return None if result.is_whole or verification.text is not None else _key(query, verification)
 
 
 def _accepted(loaded: Loaded, query: Query, verification: Verification) -> Answer:

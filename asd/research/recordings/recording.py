@@ -19,7 +19,7 @@ import gzip
 import math
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -183,10 +183,7 @@ def read_recording(paths: Paths, stages: Sequence[str], costs: Sequence[float] |
     _check_request(stages, costs)
     known: dict[str, None] = {}
     read = _columns(files, stages, known)
-    if missing := [stage for stage in stages if stage not in known]:
-        raise DataError(
-            f"no outcome of {', '.join(missing)} in {', '.join(map(str, files))}; there: {', '.join(known)}"
-        )
+    _check_known(stages, known, files)
     priced, source = _priced(read.costs, stages, costs)
     used = np.flatnonzero(np.isfinite(read.scores).all(axis=1) & np.isfinite(priced).all(axis=1))
     counts = Counts(
@@ -217,6 +214,13 @@ def read_recording(paths: Paths, stages: Sequence[str], costs: Sequence[float] |
         counts=counts,
         signals=_named(kept.signals, len(stages)),
     )
+
+
+def _check_known(stages: Sequence[str], known: Collection[str], files: Sequence[Path]) -> None:
+    if missing := [stage for stage in stages if stage not in known]:
+        raise DataError(
+            f"no outcome of {', '.join(missing)} in {', '.join(map(str, files))}; there: {', '.join(known)}"
+        )
 
 
 class _Columns(NamedTuple):

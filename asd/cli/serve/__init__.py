@@ -11,10 +11,10 @@ from click.core import ParameterSource
 
 from asd.api import policy_of
 from asd.cli.examples import examples
-from asd.cli.keys import keys
-from asd.cli.ledger import correct, ledger
 from asd.cli.opening import closed_at_the_end, keep_quiet
 from asd.cli.options import device_option, engine_option, ladder_option, threads_option
+from asd.cli.serve.keys import keys
+from asd.cli.serve.ledger import correct, ledger
 from asd.engines.deployment import deploy
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
