@@ -164,7 +164,7 @@ def collect(  # noqa: PLR0913  (what the command has as options)
     engine: str = "transformers",
     device: str | None = None,
 ) -> list[Trace]:
-    """Let every stage answer every query, once, and record the outcomes; a run that was stopped goes on.
+    """Let every stage answer every query, once, and record the outcomes; a run that was stopped continues.
 
     Args:
         ladder: A preset's name, a TOML file, or the ladder itself.

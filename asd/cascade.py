@@ -1,8 +1,8 @@
 """Read this first: the cascade's loop. Draft, judge, then stop, verify, or let a later stage answer.
 
     decide:    every open query asks the policy: stop, or which stage next, to answer or to verify?
-    verify:    a stage reads the best answers in hand, one forward pass a batch
-    continue:  a stage that has just verified a draft of the query goes on from the accepted prefix
+    verify:    a stage reads the best answers so far, one forward pass a batch
+    continue:  a stage that has just verified a draft of the query continues from the accepted prefix
     generate:  any other stage answers from the prompt
     repeat     until every query has stopped
 
@@ -123,7 +123,7 @@ class Cascade:
         """Answer every query or prompt, in order; at most `batch_size` of them in one call of an engine.
 
         What ends a run early, an interrupt or a bug included, has an attribute `journeys`: the state of every
-        query. Nothing they hold needs to be bought again: `resume` goes on from there.
+        query. Nothing they hold needs to be bought again: `resume` continues from there.
 
         Raises:
             ConfigError: `batch_size` is not positive.
@@ -273,7 +273,7 @@ class Cascade:
 
         Stages out of reach are gone round by the policy that is solved again without them. Where there is no
         such policy, the cascade's own is followed as long as it asks for what is in reach; then the best
-        answer in hand is returned.
+        answer so far is returned.
         """
         out_of_reach = journey.lost | (frozenset() if self.health is None else self.health.resting())
         detour = self._detours.around(frozenset(out_of_reach))
@@ -316,7 +316,7 @@ class Cascade:
 
     def _completion(self, journey: Journey) -> Completion:
         stage = journey.decisions[-1].answer
-        assert stage is not None  # _ask lets a query stop only with an answer in hand
+        assert stage is not None  # _ask lets a query stop only once it has an answer
         paid = [draft for draft in journey.drafts.values() if not draft.cached]
         calls: tuple[Draft | Verification, ...] = (*paid, *journey.verifications)
         return Completion(

@@ -4,7 +4,7 @@ One row a state: what was bought last (an answer, or "S>L": L has read S's answe
 calibrated success probability of every answer that is judged there, the value of every action in cost units
 (lam x quality - cost to come) or, where lists vote, the share of them for it, and what was decided. Of a
 verification, the tokens are those accepted of those read. Below come the tokens that a stage need not read
-again to go on from what it verified, and calls that failed, one a line each.
+again to continue from what it verified, and calls that failed, one a line each.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Journey:
         query: The question.
         drafts: By stage, in the order of the calls.
         verifications: In the order of the calls.
-        verification: The one in hand: the last, until another stage answers.
+        verification: The current one: the last, until another stage answers.
         readers: Stages that have verified since the last answer; none of them needs to do so again.
         decision: The one of this round; None: there is no answer and no stage left to ask.
         decisions: Those that were carried out, in order.
@@ -61,19 +61,19 @@ class Journey:
 
     @property
     def best(self) -> Draft:
-        """The best answer in hand, as decided in this round."""
+        """The best answer so far, as decided in this round."""
         answer = self.chosen.answer
-        assert answer is not None  # a policy may stop or verify only with an answer in hand
+        assert answer is not None  # a policy may stop or verify only once there is an answer
         return self.drafts[answer]
 
     @property
     def read(self) -> Verification:
-        """The verification in hand, where there is one."""
+        """The current verification, where there is one."""
         assert self.verification is not None
         return self.verification
 
     def is_read_by(self, stage: str) -> bool:
-        """The verification in hand is this stage's."""
+        """The current verification is this stage's."""
         return self.verification is not None and self.verification.stage == stage
 
     def follow(self, decision: Decision | None) -> None:

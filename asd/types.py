@@ -18,12 +18,12 @@ Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
 """How a number came about; every record and table that shows one carries it."""
 
 STOP = "stop"
-"""The action that returns the best answer in hand. The others are the name of a stage ("L": it answers, going
-on from the draft it has just verified if it has) and `VERIFY` with that name (">L": it reads the best answer
-in hand)."""
+"""The action that returns the best answer so far. The others are the name of a stage ("L": it answers,
+continuing the draft it has just verified if it has) and `VERIFY` with that name (">L": it reads the best
+answer so far)."""
 
 VERIFY = ">"
-"""Opens the name of an action that verifies: ">L" lets L read the best answer in hand."""
+"""Opens the name of an action that verifies: ">L" lets L read the best answer so far."""
 
 
 AnswerKind = Literal["text", "choice", "number", "words", "code"]
@@ -215,7 +215,7 @@ class Verification:
             finished draft is the verifier's most probable stop token there; a server that would not end there
             tells none, and it is left out.
         logprobs: Natural log-probability of each of them under the verifier, same length as `tokens`.
-        n_accepted: Length of the accepted prefix of `tokens`; the verifier goes on from there.
+        n_accepted: Length of the accepted prefix of `tokens`; the verifier continues from there.
         usage: Counts of this call: the prompt, the verified tokens (`len(tokens)` in one pass), and the
             passes: a second one where the draft was tried with the verifier's own leading white space too.
         seconds: Wall time of the batch the query was in (not divided by its size).
@@ -280,8 +280,8 @@ class Decision:
 
     Attributes:
         action: `STOP`, the name of the stage to run next, or `VERIFY` and that name.
-        answer: Stage whose answer is the best in hand (None before any stage has answered).
-        p_good: Calibrated success probability of each answer in hand, by stage (empty where the policy
+        answer: Stage whose answer is the best so far (None before any stage has answered).
+        p_good: Calibrated success probability of each answer so far, by stage (empty where the policy
             does not look at evidence).
         values: Value of every open action in cost units, `STOP` included (empty likewise).
         votes: Share of the lists for every action that one of them takes (empty where no lists vote).
@@ -347,7 +347,7 @@ class Completion:
 
     @property
     def n_reused(self) -> int:
-        """Tokens of prompt and draft that a stage need not read again to go on from what it verified."""
+        """Tokens of prompt and draft that a stage need not read again to continue from what it verified."""
         return sum(
             read.usage.n_prompt + read.n_accepted - went_on.usage.n_prompt
             for read, went_on in pairwise(self.bought)

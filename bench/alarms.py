@@ -3,7 +3,7 @@
     python -m bench.alarms --runs 1000
 
 A rerun of the same build has the same answers, and other seconds. Both sides of every comparison are drawn
-anew from what the baseline recorded: whole passes with replacement, and units of work, the same on both
+again from what the baseline recorded: whole passes with replacement, and units of work, the same on both
 sides. What differs between two runs and is not in the passes of one, the state of the machine, is drawn as
 well: all ratios of a data set move together, by a normal factor with the standard deviation `--state` on the
 logarithm. The pair then goes through the gate as any run does, under --strict: what is undecided gets further

@@ -2,7 +2,7 @@
 
     python -m bench.same OLD.json NEW.json
 
-For a baseline that is recorded anew because times are counted otherwise: quality, cost and counts, item by
+For a baseline that is recorded again because times are counted otherwise: quality, cost and counts, item by
 item, may not have moved with it. Prints what differs, what was retired by name and what is new; exit code 1
 if anything differs or is gone without having been retired.
 """

@@ -74,7 +74,7 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
 ) -> None:
     """Let every stage answer every query, once, and record the outcomes.
 
-    A run that was stopped goes on where it was when the same command is given again. A query that a stage
+    A run that was stopped continues where it was when the same command is given again. A query that a stage
     refuses for good (too long, filtered by its server) is recorded as refused; the exit code is then 3.
     """
     steps = Ladder.load(ladder)

@@ -2,9 +2,8 @@
 
 Stage by stage, so that one model at a time is in memory; within a stage dataset by dataset, batches of
 similar prompt length. A stage that can verify then reads every smaller stage's draft; one with a drafter also
-goes on from there, because what that takes follows from nothing else. What an earlier run recorded is not run
-again. Decoding is greedy: a resumed run writes what an uninterrupted one would have
-written.
+continues from there, because what that takes follows from nothing else. What an earlier run recorded is not
+run again. Decoding is greedy: a resumed run writes what an uninterrupted one would have written.
 
 Scope: collecting asks for answers and scores them; it neither decides nor fits.
 """

@@ -96,7 +96,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Verifier(Engine, Protocol):
-    """An engine that can also score another stage's draft and go on from where it disagrees.
+    """An engine that can also score another stage's draft and continue from where it disagrees.
 
     Lossless: `continue_` after `verify` writes, token for token, what `generate` would have written.
     """

@@ -1,4 +1,4 @@
-"""Stages that do not fit into memory together take turns: loaded when asked, the longest unused one put out.
+"""Stages that do not fit into memory together take turns: loaded when asked, the longest unused one unloaded.
 
     residency = Residency(engines, memory_gib={"S": 15, "M": 65, "L": 145}, budget_gib=165, pinned=("S",))
     Cascade(residency.engines, policy, prices)
@@ -43,7 +43,7 @@ class Residency:
         engines: One a stage, by stage name; none loaded.
         memory_gib: What the weights of each stage take.
         budget_gib: What there is.
-        pinned: Stages that are never put out once loaded.
+        pinned: Stages that are never unloaded once loaded.
         clock: Seconds now.
 
     Attributes:
@@ -110,7 +110,7 @@ class Residency:
         """Make a stage resident, putting out the longest unused ones that are not pinned.
 
         Raises:
-            EngineError: It cannot be loaded; what was put out for it stays out.
+            EngineError: It cannot be loaded; what was unloaded for it stays out.
         """
         if stage not in self._resident:
             start = self._clock()

@@ -1,4 +1,4 @@
-"""What is known about the answers in hand, as one calibrated number per answer.
+"""What is known about the answers so far, as one calibrated number per answer.
 
 Scope: evidence reads drafts and prompts, never references, scores or tags; it decides nothing.
 """
@@ -22,8 +22,8 @@ class Judgement:
         node: Name of the node: "root", the stages run so far in ladder order joined by "+" ("S+L"), or with
             the stage that has read the best of their answers ("S+M>L").
         bin: Index into the node's bins.
-        answer: Stage whose answer is the best in hand (None at the root).
-        p_good: Calibrated success probability of every answer in hand, by stage; with a verification in hand,
+        answer: Stage whose answer is the best so far (None at the root).
+        p_good: Calibrated success probability of every answer so far, by stage; with a current verification,
             of the answer that was verified.
         scale: Expected cost of going on from here relative to the mean query (1.0: as long as the mean).
     """
@@ -36,7 +36,7 @@ class Judgement:
 
 
 class Evidence(Protocol):
-    """Turns a prompt, the drafts bought so far and the verification in hand into a `Judgement`."""
+    """Turns a prompt, the drafts bought so far and the current verification into a `Judgement`."""
 
     def judge(
         self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None

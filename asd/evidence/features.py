@@ -1,4 +1,4 @@
-"""What can be read off a prompt and off the answers in hand, as plain numbers.
+"""What can be read off a prompt and off the answers so far, as plain numbers.
 
 Scope: only text, token counts and log-probabilities are read, and of a query what its answer is; never a
 reference, score, tag or dataset name. Fitting and deciding call these same functions, so the two cannot drift
@@ -74,7 +74,7 @@ STATES_ANSWER = "states_answer"
 """Whether an answer of a certain form could be found in the reply; a feature where answers have forms."""
 
 PAIR_FEATURES: tuple[str, ...] = ("agrees", "sum_log_odds_if_agrees", "sum_log_odds_if_not")
-"""Names of what each other answer in hand says about an answer; all 0 where one of the two states none."""
+"""Names of what each other answer so far says about an answer; all 0 where one of the two states none."""
 
 VERIFICATION_FEATURES: tuple[str, ...] = (
     "read_sum_logprob",
@@ -234,11 +234,11 @@ def state_features(
     *,
     forms: bool = False,
 ) -> list[float]:
-    """Everything in hand that bears on one answer: itself, every other answer, the prompt.
+    """Everything known so far that bears on one answer: itself, every other answer, the prompt.
 
     Args:
         stage: Whose answer is judged.
-        said: The answers in hand by stage, as far as they can be compared; None: the reply states none.
+        said: The answers so far by stage, as far as they can be compared; None: the reply states none.
         answers: `answer_features` of the same replies, in ladder order.
         prompt_logits: Prompt-only log-odds of success of every stage of the ladder.
         forms: Whether it is known what an answer is, so that a reply may state none.

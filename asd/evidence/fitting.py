@@ -58,7 +58,7 @@ class Rows:
     Attributes:
         n_bins: How many bins the evidence has here.
         bins: Bin of the evidence.
-        p: Calibrated probability of the best answer in hand (zeros at the root, which has none).
+        p: Calibrated probability of the best answer so far (zeros at the root, which has none).
         score: Quality of that answer (zeros at the root).
         scale: Expected cost of going on relative to the mean query (ones at the root).
     """
@@ -78,7 +78,7 @@ class FittedRows:
         model: All heads, maps and bins, fitted on all rows.
         folds: Fold of every row, shape (n,).
         rows: What every node sees, by node name, the root first.
-        best: Whose answer is the best in hand on every row, by name of the node; the root has none.
+        best: Whose answer is the best so far on every row, by name of the node; the root has none.
         reliability: Of every head out of fold, by node name and stage (at the root: prompt only).
     """
 

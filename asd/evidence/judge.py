@@ -1,10 +1,10 @@
-"""The fitted evidence: a prompt and the answers in hand become one state of the stopping problem.
+"""The fitted evidence: a prompt and the answers so far become one state of the stopping problem.
 
 At the root the label is the nearest centroid to the vector of prompt-only success probabilities of all stages
-(one number cannot route among several stages). At every other node each answer in hand gets its calibrated
-probability of being right given everything in hand; the best answer is the one with the largest, and that
+(one number cannot route among several stages). At every other node each answer so far gets its calibrated
+probability of being right given all that is known; the best answer is the one with the largest, and that
 number, binned, is the evidence. Where a larger stage has read the best answer, what it said of every token is
-evidence as well, and that answer alone is judged anew. Scope: plain numbers fitted elsewhere
+evidence as well, and that answer alone is judged again. Scope: plain numbers fitted elsewhere
 (`asd.evidence.fitting`) are applied here; no fitting library is imported and nothing is decided.
 """
 
@@ -62,7 +62,7 @@ class NodeModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is needed to judge one set of answers.
 
     Attributes:
-        heads: One for every answer in hand, by stage.
+        heads: One for every answer so far, by stage.
         edges: Inner borders of the bins of the best answer's probability, ascending.
         scale: Expected cost of going on relative to the mean query.
     """

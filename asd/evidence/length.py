@@ -1,4 +1,4 @@
-"""How much longer than the mean a query is, seen from the answers in hand.
+"""How much longer than the mean a query is, seen from the answers so far.
 
 A query s times as dear as the mean is decided at lam / s without solving again (all edges scale alike). The
 scale is a log-linear regression of the largest stage's priced cost on the token counts of the latest answer,
@@ -47,8 +47,8 @@ class LengthScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def usage_alone(drafts: Mapping[str, Draft], in_hand: Sequence[str]) -> Usage:
     """Counts of the latest answer as if its stage had written it alone, however it came about.
 
-    The prompt's length is that of the first stage in hand, which always reads it; a later one may have gone
-    on from a draft.
+    The prompt's length is that of the first stage that answered, which always reads it; a later one may
+    have continued a draft.
     """
     n_written = drafts[in_hand[-1]].n_tokens
     return Usage(drafts[in_hand[0]].usage.n_prompt, n_written, n_written)

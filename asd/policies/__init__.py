@@ -39,7 +39,7 @@ __all__ = [
 class Policy(Protocol):
     """`decide` gets the drafts bought so far (insertion order = order of the calls; empty at first).
 
-    It also gets the verification in hand: what a larger stage said of one of these drafts, until another
+    It also gets the current verification: what a larger stage said of one of these drafts, until another
     stage answers. It must not stop on an empty mapping, and must name only stages that have not been run;
     to let one verify ("S>M" is "let M read S's answer") it names `VERIFY` with the stage, and S as `answer`.
     """

@@ -122,5 +122,5 @@ class RandomMix:
 
 
 def run_only(stage: str, drafts: Mapping[str, Draft]) -> Decision:
-    """Run a stage and return its answer, whatever else is in hand."""
+    """Run a stage and return its answer, whatever else has answered."""
     return Decision(STOP, stage) if stage in drafts else Decision(stage, next(reversed([None, *drafts])))

@@ -16,12 +16,12 @@ __all__ = ["ClosedForm", "StaticWalk"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StaticWalk:
-    """Climb the ladder one stage at a time until the best answer in hand is likely enough to be right.
+    """Climb the ladder one stage at a time until the best answer so far is likely enough to be right.
 
     Attributes:
         stages: Names in the order of the climb.
         threshold: Stop as soon as the calibrated success probability is at least this.
-        evidence: What is known about the answers in hand.
+        evidence: What is known about the answers so far.
 
     Raises:
         ConfigError: there is no stage, one is named twice, or the threshold is not a number.
@@ -68,7 +68,7 @@ class ClosedForm:
         stages: Names in the order of the climb.
         costs: Cost of each stage alone, any common unit.
         lam: The formula's parameter.
-        evidence: What is known about the answers in hand.
+        evidence: What is known about the answers so far.
 
     Raises:
         ConfigError: stages and costs do not pair up, a cost is not positive, or `lam` is negative.

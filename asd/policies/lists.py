@@ -1,7 +1,7 @@
 """Short lists elected by a vote: which stage to call first, and after its answer whether to call another.
 
 Lists and their vote are `asd.stopping.lists`; the signal is the calibrated success probability of the first
-answer. Where a stage reads a draft and goes on from it for less than a run of its own takes, it does so.
+answer. Where a stage reads a draft and continues from it for less than a run of its own takes, it does so.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ListPolicy:
     """At most two answers: the first stage's, and the second's where most lists go on.
 
     Attributes:
-        evidence: What is known about the answers in hand.
+        evidence: What is known about the answers so far.
         table: Every list, counted on the rows fitted on; costs in cost units.
         stages: Names, by the table's positions.
         reads: Pairs of which the second stage reads the first one's draft before it answers, as in "S>L".

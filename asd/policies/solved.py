@@ -27,7 +27,7 @@ class OptimalPolicy:
     its edges scale alike, kernels do not depend on length), to be checked by replay.
 
     Attributes:
-        evidence: What is known about the answers in hand.
+        evidence: What is known about the answers so far.
         solution: The solved sweep; decisions use its lam nearest to the one wanted, on a log scale.
         lam: Cost units that one fully right answer is worth.
 
@@ -69,7 +69,7 @@ class OptimalPolicy:
         return Decision(action, state.answer, state.p_good, values)
 
     def dearer(self, surcharge: Mapping[str, float]) -> OptimalPolicy:
-        """The optimum where asking a stage costs more by so many cost units, by stage (`Graph.dearer`)."""
+        """The optimum where asking a stage costs more by that many cost units, by stage (`Graph.dearer`)."""
         return OptimalPolicy(
             self.evidence, solve(self.solution.graph.dearer(surcharge), self.solution.lams), self.lam
         )
@@ -87,7 +87,7 @@ class Myopic:
     At the root it picks the best single stage. It misses what an option to stop later is worth.
 
     Attributes:
-        evidence: What is known about the answers in hand.
+        evidence: What is known about the answers so far.
         graph: The stopping problem.
         lam: Cost units that one fully right answer is worth.
 

@@ -102,7 +102,7 @@ def move_usages(move: Move, rows: Sequence[Trace], best: Sequence[str]) -> Array
     Args:
         move: The purchase.
         rows: Recorded outcomes.
-        best: The answer in hand where the move leaves from, one a row.
+        best: The answer so far where the move leaves from, one a row.
     """
 
     def usage(row: int) -> Usage:

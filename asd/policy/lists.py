@@ -1,7 +1,7 @@
 """What a vote of lists is counted on, as the policy artifact keeps it: outcomes of the rows fitted on.
 
-The signal of an answer is its calibrated success probability where it is the only one in hand, out of fold.
-A second stage may read the first one's draft and go on from it; where that takes less than a run of its own,
+The signal of an answer is its calibrated success probability where it is the only one so far, out of fold.
+A second stage may read the first one's draft and continue from it; where that takes less than its own run,
 in the mean over the rows, the lists do so. Scope: rows in, counts out; the vote is `asd.stopping.lists`.
 """
 
@@ -96,7 +96,7 @@ class ListRows(Record, frozen=True, kw_only=True):
 
 
 def _going_on(table: Table, pair: str) -> Array:
-    """Of every row, what the second stage takes to read the first one's draft and to go on from it."""
+    """Of every row, what the second stage takes to read the first one's draft and to continue from it."""
     small, large = pair.split(VERIFY)
     read = State((small,), large)
     reading, going_on = Move(State((small,)), read), Move(read, State((small, large)))

@@ -1,7 +1,7 @@
 """The stopping problem as data: what can have been bought, what is known then, and what going on costs.
 
 A finite directed acyclic graph. A *node* is what has been bought so far; at a node the evidence is one of B
-bins with mean success probability `p` of the best answer in hand. An *edge* buys one more stage: it costs
+bins with mean success probability `p` of the best answer so far. An *edge* buys one more stage: it costs
 `cost[b]` and moves the evidence from bin b to bin b' of its target with probability `kernel[b, b']`.
 (node, bin) is assumed sufficient: how far that is from the world is measured by replay, never here.
 
@@ -34,10 +34,10 @@ class Node:
 
     Attributes:
         name: Unique in its graph.
-        p: Mean success probability of the best answer in hand, by bin, shape (B,). Unread where
+        p: Mean success probability of the best answer so far, by bin, shape (B,). Unread where
             `may_stop` is false (zeros are customary); at a root that may stop it is the quality that
             abstaining is credited with.
-        may_stop: Whether the answer in hand may be returned; false at a root that has none.
+        may_stop: Whether the answer so far may be returned; false at a root that has none.
 
     Raises:
         ConfigError: `p` is not a vector of numbers in [0, 1].
@@ -172,7 +172,7 @@ class Graph:
         return Graph(self.nodes, edges, self.start)
 
     def dearer(self, surcharge: Mapping[str, float]) -> Graph:
-        """The same problem where asking a stage costs more by so many cost units, by stage.
+        """The same problem where asking a stage costs more by that many cost units, by stage.
 
         Going on from what a stage has just read is no new asking. Raises `ConfigError` where a cost would be
         negative.

@@ -2,8 +2,8 @@
 
 A state is the set of stages that have answered, and possibly a later stage that has read the best of their
 answers: "S+M" and "S+M>L". Moves only buy: another, larger stage answers (what was verified is forgotten,
-except by the stage that verified, which goes on from there), or a larger stage reads the best answer. So the
-states make up a directed acyclic graph whose root is the empty set.
+except by the stage that verified, which continues from there), or a larger stage reads the best answer. So
+the states make up a directed acyclic graph whose root is the empty set.
 
 Scope: names and order only; what a move costs and where it leads is estimated in `asd.policy.estimate`.
 """
@@ -58,7 +58,7 @@ class Move:
 
     @property
     def continues(self) -> bool:
-        """The stage goes on from what it has verified."""
+        """The stage continues from what it has verified."""
         return self.target.verifier is None and self.source.verifier == self.stage
 
 

@@ -80,7 +80,7 @@ def _joint(plan: Plan, stages: Sequence[int], bins: int) -> FloatArray:
 
 
 def stopping_problem(plan: Plan, bins: int = 15) -> Graph:
-    """The plan as a stopping problem: nodes are sets of stages run, the last one's answer is in hand."""
+    """The plan as a stopping problem: nodes are sets of stages run, the last one's answer is returned."""
     sets = [run for n in range(len(STAGES) + 1) for run in combinations(range(len(STAGES)), n)]
     nodes, edges = [], []
     for run in sets:

@@ -105,7 +105,7 @@ class Trainer:
         return self.out / self.name
 
     def prepare(self) -> None:
-        """Build the model from its start, then go on from a checkpoint if there is one."""
+        """Build the model from its start, then continue from a checkpoint if there is one."""
         self.tokenizer = build_tokenizer(self.recipe.seed)
         self.model = self._start().to(self.device)
         matrices = [p for p in self.model.model.layers.parameters() if p.ndim == 2]

@@ -18,7 +18,7 @@ what the answer to a query is, where that is not the whole text, `"messages": [{
 "..."}, ...]` is the conversation of which the prompt is the last message, `"stop": ["Question:"]` are strings
 before which every answer ends. What can be derived is not stored: the text of a draft accepted to its end is
 the verifier's own `response`, confidence comes from `token_logprobs`, the answer from text and form, cost
-from the counts and the ladder's prices, which may be measured anew. This module reads and merges;
+from the counts and the ladder's prices, which may be measured again. This module reads and merges;
 `asd.traces.records` encodes a line.
 """
 

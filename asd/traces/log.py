@@ -33,7 +33,7 @@ class TraceLog:
 
     Args:
         path: Created if it does not exist; otherwise continued.
-        header: Must equal the header of a file that is continued; one without outcomes begins anew.
+        header: Must equal the header of a file that is continued; one without outcomes begins again.
 
     Attributes:
         n_bytes_dropped: Length of the cut last line that was removed on opening; 0 for an intact file.

@@ -146,7 +146,7 @@ def ttft_s(done: Completion, policy: Policy, first: Mapping[str, float]) -> floa
     """
     if isinstance(policy, FixedStage | Oracle):
         return first[done.stage]
-    # the last call of a lossless chain goes on from tokens that are the largest stage's own already
+    # the last call of a lossless chain continues from tokens that are the largest stage's own already
     drafts = done.drafts[:-1] if isinstance(policy, Lossless) else done.drafts
     return sum(draft.seconds for draft in drafts) + sum(read.seconds for read in done.verifications)
 

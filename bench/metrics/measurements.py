@@ -48,7 +48,7 @@ class Measurements:
         return tuple(measurement.cell for measurement in self._all)
 
     def walk_on(self, ids: Collection[str], n_passes: int, at_most: int) -> bool:
-        """Make further passes for these cells, and every cell of the same passes anew.
+        """Make further passes for these cells, and every cell of the same passes again.
 
         Args:
             ids: Of the cells.

@@ -89,7 +89,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
 ) -> None:
     """Measure every method, sweep and statistic on a ladder, and write tables, figures and one page.
 
-    A study that was stopped goes on when the same command is given again.
+    A study that was stopped continues when the same command is given again.
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -84,7 +84,7 @@ class TransformersEngine(Closing):
 
     @property
     def n_evicted(self) -> int:
-        """Verified rows so far whose cache was given up for want of memory; to continue one reads it anew."""
+        """Verified rows so far whose cache was given up for want of memory, to be read again."""
         return self._keeper.n_evicted
 
     @property
@@ -165,7 +165,7 @@ class TransformersEngine(Closing):
         """Read one draft per query in one forward pass; what `continue_` needs is kept for a while.
 
         A draft whose tokens read as the same text here is read as those tokens, else its text is split into
-        tokens anew. A finished draft ends in this stage's most probable stop token; one longer than the room
+        tokens again. A finished draft ends in this stage's most probable stop token; one longer than the room
         for an answer is cut. Drafts that this stage would only begin with other white space are read once
         more, in a second pass that their usage counts (`asd.engines.hf.readings`).
 
@@ -246,7 +246,7 @@ class TransformersEngine(Closing):
         return self.drafts(queries, answers, usages, start)
 
     def resume(self, queries: Sequence[Query], verifications: Sequence[Verification]) -> Resumed:
-        """Stand after every accepted prefix, by the caches that `verify` left or by reading anew.
+        """Stand after every accepted prefix, by the caches that `verify` left or by reading again.
 
         Raises:
             ConfigError, PromptTooLongError, EngineError: As `continue_`.
@@ -367,7 +367,7 @@ class Resumed:
     Attributes:
         answers: The accepted prefix of every draft.
         open: Indices of those that go on.
-        n_read: Tokens that had to be read anew for each of them; 0: its cache was still there.
+        n_read: Tokens that had to be read again for each of them; 0: its cache was still there.
         batch: They stand here after their prefixes, logits included; empty where none goes on.
     """
 
@@ -383,7 +383,7 @@ def _key(query: Query, verification: Verification) -> Hashable:
 
 
 def _key_to_go_on(query: Query, verification: Verification, result: Result) -> Hashable:
-    """Where the state is kept; None: the answer is whole, so nobody goes on from it."""
+    """Where the state is kept; None: the answer is whole, so nobody continues from it."""
     return None if result.is_whole or verification.text is not None else _key(query, verification)
 
 

@@ -2,7 +2,7 @@
 
 Rows are found by what their cache depends on, so any of them can be continued later, in any company, also
 after other batches were verified. The least recent batch is evicted first; who does not find a row here reads
-it anew. Scope: batches of `asd.engines.hf.decoder`; no text, no queries.
+it again. Scope: batches of `asd.engines.hf.decoder`; no text, no queries.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ which costs nothing); where the verifier's most probable first token shows that 
 space, the draft is carried over once more, behind that token (`carry_behind`).
 
 Losslessness does not depend on how it is done: a clumsy split into tokens is rejected where the verifier
-would have split otherwise, and written anew. Scope: a tokenizer and lists of ids; no model, no device.
+would have split otherwise, and written again. Scope: a tokenizer and lists of ids; no model, no device.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def carry_over(
     stop_ids: Sequence[int],
     n_vocab: int,
 ) -> Carried:
-    """The draft in a verifier's tokens: its own where they read as the same text there, else the text anew.
+    """The draft in a verifier's tokens: its own where they read as the same text there, else the text again.
 
     Args:
         draft: What another stage wrote; a finished one ends in one of the verifier's stop tokens here.

@@ -42,7 +42,7 @@ _QUANTUM = 1e-12
 
 
 class Choice(NamedTuple):
-    """For every row asked about: what to do next, and whose answer is the best in hand (shape (m,) each)."""
+    """For every row asked about: what to do next, and whose answer is the best so far (shape (m,) each)."""
 
     action: Index
     answer: Index
@@ -111,7 +111,7 @@ def play(sight: Sight, rows: Recording, lam: float) -> Played:
 class Recorded:
     """A fitted method at one lam as an `asd.policies.Policy` over the recorded queries.
 
-    Evidence is looked up by dataset and id, and only that of the stages whose drafts are in hand.
+    Evidence is looked up by dataset and id, and only that of the stages that have answered.
     """
 
     sight: Sight

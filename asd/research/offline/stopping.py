@@ -1,7 +1,7 @@
 """Ours: optimal stopping on the whole history of confidences and agreements, by regression.
 
 A state is the set S of stages bought (at most `depth`), its evidence the features of `signals`. What
-another stage's answer is worth beside the best one in hand, r = E[score_j - score_ref | evidence], is the
+another stage's answer is worth beside the best one so far, r = E[score_j - score_ref | evidence], is the
 difference of two small probabilities, that j is right where ref is wrong and the other way round: where
 both are right, as on most rows, both are near 0, and their difference is known far better than two separate
 success probabilities are. It is the mean of a logistic estimate on all features and, where one answer is in
@@ -55,7 +55,7 @@ class Stopping:
         depth: Most stages bought for one query.
         strength: Penalty of the logistic gains.
         ridge: Penalty of the continuation values.
-        isotonic: Whether gains are averaged with isotonic ones where one answer is in hand.
+        isotonic: Whether gains are averaged with isotonic ones where there is one answer.
         prune: Whether idle stages are removed; with two calls at most they do no harm, with more they do.
         words: Whether the words of prompts and answers are evidence too (`texts`).
         name: In tables.

@@ -1,7 +1,7 @@
 """How much of the quality of answers can be foretold: the published predictors on this study's questions.
 
 The published baseline is one network on what the prompt shows (31 features, stage and its cost among them),
-the published improvement an ensemble of five models; beside them the same with the answer in hand, which is
+the published improvement an ensemble of five models; beside them the same with the answer so far, which is
 what a cascade decides on. Predictions are out of fold. Scope: which predictor a policy uses is decided
 by `asd evidence compare`; this is its table in a study.
 """

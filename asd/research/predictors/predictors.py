@@ -1,7 +1,7 @@
 """Which predictor of success decides best? Every one on the same folds of the same outcomes, in one table.
 
 Two kinds of row: `prompt` (the 31 published features, known before a stage is asked) and `prompt + answer`
-(the same with what the answer in hand says about itself). Predictions are out of fold, calibrated per stage.
+(the same with what the answer so far says about itself). Predictions are out of fold, calibrated per stage.
 Beside the usual measures stands the **decision regret**: with the answer of stage i in hand, stop if
 
     lam * p_i >= lam * p_K(prompt) - mean cost of K,
@@ -62,7 +62,7 @@ class Comparison:
 def compare(
     outcomes: Outcomes, *, seed: int, lams: Sequence[float] = LAMS, fits: Mapping[str, Fit] = FITS
 ) -> list[Comparison]:
-    """All predictors, from the prompt alone and with the answer in hand.
+    """All predictors, from the prompt alone and with the answer so far.
 
     Raises:
         DataError: Too few prompts, or too much alike, for the semantic dimensions.
@@ -98,7 +98,7 @@ def decision_regret(p_answered: Array, p_asked: Array, outcomes: Outcomes, lam: 
     """What foresight gains over the decisions "stop or ask the largest stage", mean over rows and stages.
 
     Args:
-        p_answered: Probability that each stage's answer in hand is good, shape (n, K).
+        p_answered: Probability that each stage's answer so far is good, shape (n, K).
         p_asked: The same from the prompt alone, shape (n, K); its last column values going on.
         outcomes: What really happened.
         lam: Runs of the largest stage that one fully right answer is worth.

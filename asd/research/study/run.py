@@ -1,4 +1,4 @@
-"""The whole study: every table, step by step, each kept so that a run that was stopped goes on.
+"""The whole study: every table, step by step, each kept so that a run that was stopped continues.
 
     DIR/traces/     what the stages answered
     DIR/steps/      the tables of every finished step

@@ -152,7 +152,7 @@ class TraceWorld:
     Args:
         layout: The problem as the learner sees it.
         bins: Bin of every query at every node, shape (items, N).
-        quality: Quality of the best answer in hand there, in [0, 1], same shape (unread at the root).
+        quality: Quality of the best answer there, in [0, 1], same shape (unread at the root).
         seed: Of the search for the comparator.
 
     Raises:

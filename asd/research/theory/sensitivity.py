@@ -2,7 +2,7 @@
 
 The policy under study is solved with the changed assumption and walked at the true prices; the static walk
 stands in for the threshold, which the optimal policy has none of; for the mix of levels the questions of the
-harder half are weighted anew.
+harder half are weighted again.
 """
 
 from __future__ import annotations
