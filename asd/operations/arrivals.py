@@ -208,13 +208,13 @@ def merged(*streams: Iterable[float]) -> Iterator[float]:
     return heapq.merge(*streams)
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def rows_of(path: str | Path) -> list[dict[str, str]]:
     """Rows of a CSV file, by column; `DataError` where it cannot be read."""
     try:
         with (
             gzip.open(path, "rt", encoding="utf8", newline="")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf8", newline="")
+            if Path(path).suffix == ".gz"
+            else Path(path).open(encoding="utf8", newline="")
         ) as file:
             return list(csv.DictReader(file))
     except (OSError, EOFError, UnicodeDecodeError) as error:

@@ -153,7 +153,7 @@ def runs_of(
     scenario: Scenario,
     controllers: Sequence[Callable[[], Controller]],
     seeds: Sequence[int],
-    path: Path | None = None,
+    path: str | Path | None = None,
     progress: Callable[[Summary], object] = lambda _: None,
 ) -> Runs:
     """Every controller with every seed; in a file, each run is kept as soon as it ends, and none made twice.
@@ -163,7 +163,7 @@ def runs_of(
         DataError: The file cannot be read.
     """
     found = Runs(asked=scenario.asked)
-    if path is not None and path.exists():
+    if path is not None and Path(path).exists():
         found = read_record(path, Runs)
         if found.asked != scenario.asked:
             raise ConfigError(f"{path} holds runs of another scenario ({found.asked}); choose another file")

@@ -91,28 +91,12 @@ def fit(
     sweep = _checked_lams(lams)
     data = _prepared(traces, ladder, seed)
     chosen = _choose(data, sweep, method, quality)
-    replayed = {b: chosen.played[b].records(chosen.other[b], data.largest[b]) for b in data.tables}
-    n_answered, table = len(answered(traces)), data.tables[1]
-    record = FitRecord(
-        fitted_at=fitted_at,
-        seed=seed,
-        n_folds=N_FOLDS,
-        n_rows=dict(Counter(row.query.dataset for row in data.rows)),
-        n_unscored=n_answered - len(data.rows),
-        n_refused=len(traces) - n_answered,
-        scaled=chosen.scaled,
-        reliability=data.fitted.reliability,
-        largest_quality=float(data.score.mean()),
-        largest_error=standard_error(data.score),
-        replayed=replayed.pop(1),
-        batched=replayed,
-        contest=chosen.contest,
-    )
+    table = data.tables[1]
     return PolicyArtifact(
         ladder=data.prices,
         model=data.fitted.model if chosen.scaled else _unscaled(data.fitted.model),
         problem=problem_of(table if chosen.scaled else table.unscaled(), data.usages),
-        fit=record,
+        fit=_record(traces, data, chosen, fitted_at, seed),
         lists=chosen.lists,
     )
 
@@ -189,6 +173,26 @@ def _choose(data: _Data, lams: Array, method: Method | Literal["auto"], quality:
     if method == "lists" or contest.chosen == "lists":
         chosen = _Chosen(by_lists, chosen.played, pays, lists.thinned())
     return chosen._replace(contest=contest)
+
+
+def _record(traces: Sequence[Trace], data: _Data, chosen: _Chosen, fitted_at: str, seed: int) -> FitRecord:
+    replayed = {b: chosen.played[b].records(chosen.other[b], data.largest[b]) for b in data.tables}
+    n_answered = len(answered(traces))
+    return FitRecord(
+        fitted_at=fitted_at,
+        seed=seed,
+        n_folds=N_FOLDS,
+        n_rows=dict(Counter(row.query.dataset for row in data.rows)),
+        n_unscored=n_answered - len(data.rows),
+        n_refused=len(traces) - n_answered,
+        scaled=chosen.scaled,
+        reliability=data.fitted.reliability,
+        largest_quality=float(data.score.mean()),
+        largest_error=standard_error(data.score),
+        replayed=replayed.pop(1),
+        batched=replayed,
+        contest=chosen.contest,
+    )
 
 
 def _priced(ladder: Ladder, alone: Array) -> LadderPrices:
