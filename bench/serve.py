@@ -4,10 +4,11 @@
 
 `asd serve` runs as a process of its own; requests reach it over loopback, on connections that stay open.
 
-Added latency: the same embedded ladder with its response cache, filled before, is asked directly
-(`await cascade.answer`) and through the endpoint. Stages then take no time to speak of, so the difference of
-two quantiles is what HTTP, admission and bookkeeping add. Clients of several connections think for an
-exponential time of one second in the mean between requests. First byte: of a stream whose stages compute.
+Added latency: the smallest stage of the embedded ladder, alone and with a response cache that was filled
+before, is asked directly (`await cascade.answer`) and through the endpoint. It then takes no time to speak
+of, so the difference of two quantiles is what HTTP, admission and bookkeeping add. Clients of several
+connections think for an exponential time of one second in the mean between requests. First byte: of a stream
+whose stages compute.
 
 Throughput: without the cache, a closed loop of clients asks held-out questions, in turns of the cascade at a
 share of quality and of the largest stage alone (`asd/always-L`), and every answer is scored. Quality and
@@ -37,13 +38,14 @@ from tabulate import tabulate
 
 import asd
 from asd.ladder import PRESETS, TINY_POLICY
+from asd.policies import FixedStage
 from asd.types import Query
 from asd.workloads.catalogue import default_names, find_workloads
 
 __all__ = ["serve"]
 
 THINK_S = 1.0
-LARGEST = "asd/always-L"
+SMALLEST, LARGEST = "asd/always-S", "asd/always-L"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +169,13 @@ async def added(
 ) -> list[object]:
     """Latency of the same answers, directly and through the endpoint."""
     connections = [await Connection.open(port) for _ in range(n_clients)]
-    through = [lambda q, c=c: c.ask(q.body("asd")) for c in connections]
-    with asd.load(ladder, policy=TINY_POLICY) as cascade:
+    through = [lambda q, c=c: c.ask(q.body(SMALLEST)) for c in connections]
+    with asd.load(ladder, policy=FixedStage("S")) as cascade:
         for question in questions:  # fills the cache; the server's too, it is the same file
             await cascade.answer(question.query)
         direct = await paced([lambda q: cascade.answer(q.query)] * n_clients, questions, n)
     for i in range(max(len(connections), len(questions))):  # warms both
-        await connections[i % len(connections)].ask(questions[i % len(questions)].body("asd"))
+        await connections[i % len(connections)].ask(questions[i % len(questions)].body(SMALLEST))
     endpoint = await paced(through, questions, n)
     for connection in connections:
         connection.close()
