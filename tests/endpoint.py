@@ -19,10 +19,10 @@ from asd.policies import FixedStage, Policy
 from asd.prices import Prices
 from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.controls import Controls
-from asd.serving.endpoint.loopback import Loopback
 from asd.serving.endpoint.server import Server, listening, url_of
 from asd.serving.endpoint.service import Capacity, Service
 from asd.serving.endpoint.settings import Setting
+from asd.serving.loopback import Loopback
 from asd.testing import ScriptedEngine
 from asd.types import Draft, Query, Usage, Verification
 

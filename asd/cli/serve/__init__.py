@@ -22,8 +22,8 @@ from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.serving.admission import Admission
 from asd.serving.cashier import Cashier
-from asd.serving.endpoint.loopback import Loopback, is_loopback
 from asd.serving.ledger import NO_CAPS, Caps
+from asd.serving.loopback import Loopback, is_loopback
 from asd.serving.spending import micros_of
 from asd.serving.tariff import Tariff
 

@@ -24,10 +24,10 @@ from starlette.types import Message, Receive, Scope, Send
 from asd.serving.endpoint.completions import Completions, bearer_of
 from asd.serving.endpoint.controls import FIXED, MODEL
 from asd.serving.endpoint.http import headers_of, send_json
-from asd.serving.endpoint.loopback import is_loopback
 from asd.serving.endpoint.openapi import document
 from asd.serving.endpoint.refusals import RequestError, refusal_of
 from asd.serving.endpoint.service import Service
+from asd.serving.loopback import is_loopback
 
 __all__ = ["Application"]
 
