@@ -10,7 +10,7 @@ from asd.evidence.metrics import reliability
 from asd.evidence.prompt.ensemble import MEMBERS
 from asd.evidence.prompt.predictors import FITS, Model
 from asd.ladder import Ladder
-from asd.research.predictors.predictors import Comparison, best, compare, decision_regret, r_squared
+from asd.research.predictors.predictors import PredictorComparison, best, compare, decision_regret, r_squared
 from asd.research.recordings.outcomes import Outcomes, from_recording, from_traces
 from asd.research.recordings.recording import Counts, Recording
 from asd.types import Draft, Outcome, Query, Trace, Usage
@@ -137,6 +137,6 @@ def test_the_best_can_be_fitted() -> None:
     rows = reliability(np.array([0.5, 0.5]), np.array([0.0, 1.0]))
     entries = [("mlp", 0.9, 0.3), ("logistic", 0.1, 0.2), ("- ridge", 0.5, 0.1), ("ensemble", 0.5, 0.25)]
     assert (
-        best([Comparison("prompt", n, r2, rows, regret) for n, r2, regret in entries], "prompt").name
+        best([PredictorComparison("prompt", n, r2, rows, regret) for n, r2, regret in entries], "prompt").name
         == "logistic"
     )

@@ -18,20 +18,20 @@ from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, Sweep, grant
 from asd.research.recordings.outcomes import Outcomes, from_recording
 from asd.research.recordings.recording import read_recording
-from asd.research.study.validity import Population, check_validity, from_outcomes, from_traces
+from asd.research.study.validity import RowPopulation, check_validity, from_outcomes, from_traces
 from tests import worlds
 
 KEEP = Promise(delta=0.1, keep=0.9)
 
 
-def population(n: int = 2000) -> Population:
+def population(n: int = 2000) -> RowPopulation:
     """Settings that keep 82 to 100 % of a stage that is always right, cost rising with quality."""
     rng = np.random.default_rng(0)
     p_right = np.linspace(0.82, 1.0, 13)[:, None]
     quality = (rng.random((13, n)) < p_right).astype(float)
     cost = np.tile(np.linspace(0.2, 0.9, 13)[:, None], n)
     everyone = Sweep(np.arange(1.0, 14.0), quality, cost, "L", np.ones(n), np.ones(n), 2.0)
-    return Population("made up", 0, everyone)
+    return RowPopulation("made up", 0, everyone)
 
 
 def outcomes(n: int = 900) -> Outcomes:

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from asd.tiny.bound import Plan, bound_table, oracle_speed_up, speed_up
+from asd.tiny.bound import BoundPlan, bound_table, oracle_speed_up, speed_up
 
-PLAN = Plan((2, 8, 28), (0.77, 0.88, 0.93))
+PLAN = BoundPlan((2, 8, 28), (0.77, 0.88, 0.93))
 
 
 def test_perfect_evidence_and_full_quality_is_a_walk_up():

@@ -18,7 +18,7 @@ import click
 
 from asd import __version__
 from asd.cli.examples import examples
-from asd.cli.guarantee import Options, guarantee_options, what_is_asked
+from asd.cli.guarantee import GuaranteeOptions, guarantee_options, what_is_asked
 from asd.cli.opening import closed_at_the_end
 from asd.cli.options import (
     data_option,
@@ -187,7 +187,7 @@ def fit(
     out: Path,
     method: Method | Literal["auto"],
     quality: float | None,
-    **options: Unpack[Options],
+    **options: Unpack[GuaranteeOptions],
 ) -> None:
     """Learn when to stop from TRACES of split "fit"; with --keep or --cap-cost, promise what comes of it."""
     from asd.policy.fit import fit as fit_policy  # noqa: PLC0415  (scikit-learn takes seconds)

@@ -17,7 +17,7 @@ from asd.policy.artifact import PolicyArtifact
 from asd.traces import answered
 from asd.types import Trace
 
-__all__ = ["Asked", "Options", "guarantee_options", "what_is_asked"]
+__all__ = ["AskedGuarantee", "GuaranteeOptions", "guarantee_options", "what_is_asked"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -45,7 +45,7 @@ _OPTIONS = (
 )
 
 
-class Options(TypedDict):
+class GuaranteeOptions(TypedDict):
     """Their values."""
 
     calibration: tuple[Path, ...]
@@ -56,7 +56,7 @@ class Options(TypedDict):
     batch: int
 
 
-class Asked(NamedTuple):
+class AskedGuarantee(NamedTuple):
     """A promise, and the rows it is to be made from."""
 
     promise: Promise
@@ -74,7 +74,7 @@ def guarantee_options(command: Command) -> Command:
     return command
 
 
-def what_is_asked(ladder: Ladder, **options: Unpack[Options]) -> Asked | None:
+def what_is_asked(ladder: Ladder, **options: Unpack[GuaranteeOptions]) -> AskedGuarantee | None:
     """What the options ask for, checked and read before a fit takes its time; None: nothing.
 
     Raises:
@@ -90,4 +90,4 @@ def what_is_asked(ladder: Ladder, **options: Unpack[Options]) -> Asked | None:
     promise = Promise(
         options["delta"], options["keep"], options["cap_cost"], options["per_dataset"], options["batch"]
     )
-    return Asked(promise, answered(read_collected(options["calibration"], ladder, "calibrate")))
+    return AskedGuarantee(promise, answered(read_collected(options["calibration"], ladder, "calibrate")))

@@ -26,7 +26,7 @@ _LAMS = np.geomspace(0.05, 2000, 240)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class BoundPlan:
     """A ladder on paper.
 
     Attributes:
@@ -54,7 +54,7 @@ class Plan:
         return work / ((self.layers[-1] + self.overhead) * (self.prefill + self.tokens))
 
 
-def _kinds(plan: Plan) -> FloatArray:
+def _kinds(plan: BoundPlan) -> FloatArray:
     """Share of the four kinds of question: right from S, M, L on, never."""
     s, m, large = plan.accuracy
     return np.array([s, m - s, large - m, 1 - large])
@@ -69,7 +69,7 @@ def _scores(auroc: float, bins: int) -> FloatArray:
     return np.diff(np.array(rows), axis=1)
 
 
-def _joint(plan: Plan, stages: Sequence[int], bins: int) -> FloatArray:
+def _joint(plan: BoundPlan, stages: Sequence[int], bins: int) -> FloatArray:
     """P(kind, score bins of the stages run), shape (4, bins ** len(stages)); L's score is never needed."""
     scores, table = _scores(plan.auroc, bins), _kinds(plan)[:, None]
     for stage in stages:
@@ -79,7 +79,7 @@ def _joint(plan: Plan, stages: Sequence[int], bins: int) -> FloatArray:
     return table
 
 
-def stopping_problem(plan: Plan, bins: int = 15) -> Graph:
+def stopping_problem(plan: BoundPlan, bins: int = 15) -> Graph:
     """The plan as a stopping problem: nodes are sets of stages run, the last one's answer is returned."""
     sets = [run for n in range(len(STAGES) + 1) for run in combinations(range(len(STAGES)), n)]
     nodes, edges = [], []
@@ -102,14 +102,14 @@ def _name(run: Sequence[int]) -> str:
     return "+".join(STAGES[stage] for stage in run) or "root"
 
 
-def speed_up(plan: Plan, share: float) -> float:
+def speed_up(plan: BoundPlan, share: float) -> float:
     """Speed-up over L alone of the cheapest mix of optimal policies that keeps `share` of L's quality."""
     solution = solve(stopping_problem(plan), _LAMS)
     quality, cost = solution.expected_quality, solution.expected_cost
     return 1.0 / float(np.interp(share * plan.accuracy[-1], quality, cost))
 
 
-def oracle_speed_up(plan: Plan, share: float) -> float:
+def oracle_speed_up(plan: BoundPlan, share: float) -> float:
     """The same for foresight: the cheapest right stage alone, the dearest questions given up first."""
     costs = np.array([plan.cost(stage, reuse=False) for stage in range(len(STAGES))])
     kinds = _kinds(plan)[:3]
@@ -121,14 +121,14 @@ def oracle_speed_up(plan: Plan, share: float) -> float:
 
 
 CANDIDATES = tuple(
-    Plan(layers, (s, m, large))
+    BoundPlan(layers, (s, m, large))
     for layers in ((2, 6, 18), (2, 8, 24), (2, 8, 28))
     for s, m, large in ((0.62, 0.80, 0.95), (0.70, 0.85, 0.95), (0.77, 0.88, 0.95), (0.77, 0.88, 0.93))
 )
 """What was compared before the ladder was fixed."""
 
 
-def bound_table(plans: Sequence[Plan] = CANDIDATES, accepted: float = 0.8) -> list[dict[str, str]]:
+def bound_table(plans: Sequence[BoundPlan] = CANDIDATES, accepted: float = 0.8) -> list[dict[str, str]]:
     """One row a plan: plain, with drafts reused (`accepted` of each), and oracle speed-ups at the targets."""
     rows = []
     for plan in plans:

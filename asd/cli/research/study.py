@@ -29,7 +29,7 @@ from asd.workloads.catalogue import default_names, find_workloads
 
 if TYPE_CHECKING:
     from asd.research.recordings.recording import Recording
-    from asd.research.study.validity import Population, Validity
+    from asd.research.study.validity import RowPopulation, Validity
 
 _RECORDED = {
     "mmlu_pro": {
@@ -236,7 +236,7 @@ def _sizes(rows: str) -> list[int]:
 
 def _populations(
     traces: tuple[Path, ...], ladder: str, data: Path | None, n_fit: int, rng: np.random.Generator
-) -> list[Population]:
+) -> list[RowPopulation]:
     from asd.research.recordings.outcomes import from_recording  # noqa: PLC0415
     from asd.research.recordings.recording import read_recording  # noqa: PLC0415
     from asd.research.study.validity import from_outcomes, from_traces  # noqa: PLC0415

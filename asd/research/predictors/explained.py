@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from asd.evidence.prompt.predictors import FITS, Fit
-from asd.research.predictors.predictors import Comparison, compare
+from asd.research.predictors.predictors import PredictorComparison, compare
 from asd.research.recordings.outcomes import from_traces
 from asd.research.study.material import Material
 from asd.research.study.record import Table, Value
@@ -45,7 +45,7 @@ def predictors_table(material: Material, fits: Mapping[str, Fit] = FITS) -> Tabl
     )
 
 
-def _row(comparison: Comparison) -> tuple[Value, ...]:
+def _row(comparison: PredictorComparison) -> tuple[Value, ...]:
     told = comparison.reliability
     return (
         *(comparison.known, comparison.name, comparison.r_squared),

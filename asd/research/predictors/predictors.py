@@ -29,7 +29,7 @@ from asd.evidence.prompt.published import published_features
 from asd.evidence.prompt.semantics import Projection, fit_semantics
 from asd.research.recordings.outcomes import Outcomes
 
-__all__ = ["LAMS", "Comparison", "best", "compare", "decision_regret", "r_squared"]
+__all__ = ["LAMS", "PredictorComparison", "best", "compare", "decision_regret", "r_squared"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -41,7 +41,7 @@ BASE_RATE = "base rate of the stage"
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class PredictorComparison:
     """One predictor on held-out rows.
 
     Attributes:
@@ -61,7 +61,7 @@ class Comparison:
 
 def compare(
     outcomes: Outcomes, *, seed: int, lams: Sequence[float] = LAMS, fits: Mapping[str, Fit] = FITS
-) -> list[Comparison]:
+) -> list[PredictorComparison]:
     """All predictors, from the prompt alone and with the answer so far.
 
     Raises:
@@ -72,7 +72,7 @@ def compare(
     answered = _predict(outcomes, folds, seed, fits, with_answers=True)
     tables: tuple[tuple[Known, Mapping[str, Array]], ...] = (("prompt", asked), ("prompt + answer", answered))
     return [
-        Comparison(
+        PredictorComparison(
             known,
             name,
             r_squared(p, outcomes.scores),
@@ -84,7 +84,7 @@ def compare(
     ]
 
 
-def best(comparisons: Sequence[Comparison], known: Known) -> Comparison:
+def best(comparisons: Sequence[PredictorComparison], known: Known) -> PredictorComparison:
     """The predictor with the least decision regret among those that can be fitted and kept (`FITS`)."""
     return min((c for c in comparisons if c.known == known and c.name in FITS), key=lambda c: c.regret)
 

@@ -25,7 +25,7 @@ from asd.workloads import humaneval, mbpp
 from asd.workloads.choices import letter
 from asd.workloads.sources import Folder, HubTable, Table
 
-__all__ = ["Agreement", "Compared", "Reply", "agreements", "replies"]
+__all__ = ["Agreement", "Compared", "RecordedReply", "agreements", "replies"]
 
 Row = dict[str, Any]
 
@@ -99,7 +99,7 @@ LETTERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class RecordedReply:
     """One recorded reply.
 
     Attributes:
@@ -119,7 +119,7 @@ class Reply:
     recorded: bool
 
 
-def replies(data: Folder, name: str) -> Iterator[Reply]:
+def replies(data: Folder, name: str) -> Iterator[RecordedReply]:
     """The recorded replies of a set that have a text and a score.
 
     Raises:
@@ -131,7 +131,7 @@ def replies(data: Folder, name: str) -> Iterator[Reply]:
     return readers[name](data) if name in readers else _phrases(data, name)
 
 
-def _compared(reply: Reply) -> Compared:
+def _compared(reply: RecordedReply) -> Compared:
     ours = answer_of(reply.form, reply.text) == reply.right
     return Compared(reply.id, reply.model, ours, reply.recorded)
 
@@ -144,22 +144,22 @@ def _outputs(rows: Iterable[Row]) -> Iterator[tuple[Row, str, str, Row]]:
                 yield row, model, _text(output["response"]), output
 
 
-def _numbers(data: Folder, name: str) -> Iterator[Reply]:
+def _numbers(data: Folder, name: str) -> Iterator[RecordedReply]:
     answers = {row["id"]: row["answer"] for row in _rows(data, "gsm8k_test")}
     form = AnswerForm("number")
     for row, model, text, output in _outputs(_rows(data, name)):
         reference = row["reference"] if "split" in row else answers[row["id"]]
-        yield Reply(row["id"], model, text, form, answer_of(form, reference), output["score"] == 1)
+        yield RecordedReply(row["id"], model, text, form, answer_of(form, reference), output["score"] == 1)
 
 
-def _mmlu(data: Folder) -> Iterator[Reply]:
+def _mmlu(data: Folder) -> Iterator[RecordedReply]:
     for row, model, text, output in _outputs(_rows(data, "ladder_mmlu")):
         options = tuple(re.findall(r"^[A-D]: (.*)$", row["prompt"], re.MULTILINE))
         form = AnswerForm("choice", options)
-        yield Reply(row["id"], model, text, form, row["reference"], output["score"] == 1)
+        yield RecordedReply(row["id"], model, text, form, row["reference"], output["score"] == 1)
 
 
-def _arc(data: Folder) -> Iterator[Reply]:
+def _arc(data: Folder) -> Iterator[RecordedReply]:
     """The options are in another order than in the task files: the right one is found by its text."""
     right: dict[str, set[str]] = defaultdict(set)  # some questions are asked twice, with other options
     for row in _rows(data, "arc_challenge"):
@@ -169,24 +169,28 @@ def _arc(data: Folder) -> Iterator[Reply]:
         options = tuple(re.findall(r"^[A-E1-5]\) (.*)$", asked, re.MULTILINE))
         answers = right[" ".join(re.split(r"\n[A1]\)", asked)[0].split())]
         expected = next(letter(i) for i, option in enumerate(options) if option in answers)
-        yield Reply(row["id"], model, text, AnswerForm("choice", options), expected, output["score"] == 1)
+        yield RecordedReply(
+            row["id"], model, text, AnswerForm("choice", options), expected, output["score"] == 1
+        )
 
 
 _SEVERAL = re.compile(r"answer is \(?[A-J]\)?(?:, ?(?:and )?| and | or )\(?[A-J]\b")
 
 
-def _mmlu_pro(data: Folder) -> Iterator[Reply]:
+def _mmlu_pro(data: Folder) -> Iterator[RecordedReply]:
     """Where a reply names several letters the record took one of them; that is no answer, and left out."""
     for row, model, text, output in _outputs(_rows(data, "mmlu_pro")):
         if not _SEVERAL.search(text):
             form = AnswerForm("choice", tuple(row["options"]))
-            yield Reply(row["id"], model, text, form, row["reference"], output["answer"] == row["reference"])
+            yield RecordedReply(
+                row["id"], model, text, form, row["reference"], output["answer"] == row["reference"]
+            )
 
 
-def _phrases(data: Folder, name: str) -> Iterator[Reply]:
+def _phrases(data: Folder, name: str) -> Iterator[RecordedReply]:
     """Short answers that a judge model has scored."""
     for row, model, text, output in _outputs(_rows(data, name)):
-        yield Reply(row["id"], model, text, AnswerForm("words"), None, output["score"] == 1)
+        yield RecordedReply(row["id"], model, text, AnswerForm("words"), None, output["score"] == 1)
 
 
 def _solutions(data: Folder, sandbox: Sandbox, n: int) -> Iterator[Compared]:

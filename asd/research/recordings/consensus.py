@@ -19,7 +19,7 @@ import numpy as np
 
 from asd.evidence.metrics import auroc
 from asd.quality.answers import answer_of
-from asd.research.recordings.agreement import LETTERS, NUMBERS, Reply, replies
+from asd.research.recordings.agreement import LETTERS, NUMBERS, RecordedReply, replies
 from asd.workloads.sources import Folder
 
 __all__ = ["SETS", "Consensus", "consensus"]
@@ -81,7 +81,7 @@ def consensus(data: Folder, sets: Sequence[str] | None = None) -> Iterator[Conse
         yield Consensus(name, len(by_model), len(questions), unstated, *pairs.mean(axis=0).tolist())
 
 
-def _by_model(found: Iterable[Reply]) -> Mapping[str, Mapping[str, _Said]]:
+def _by_model(found: Iterable[RecordedReply]) -> Mapping[str, Mapping[str, _Said]]:
     by_model: defaultdict[str, dict[str, _Said]] = defaultdict(dict)
     for reply in found:
         answer = answer_of(reply.form, reply.text)

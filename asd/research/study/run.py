@@ -41,7 +41,7 @@ from asd.research.study.sweep import lambda_tables
 from asd.research.theory.sensitivity import sensitivity_table
 from asd.research.theory.theory import THEORY
 
-__all__ = ["LEAST", "PER_QUESTION", "STEPS", "Kept", "Step", "conduct"]
+__all__ = ["LEAST", "PER_QUESTION", "STEPS", "KeptSteps", "Step", "conduct"]
 
 LEAST = math.ceil(MIN_ROWS * N_FOLDS / (N_FOLDS - 1))
 """Questions from which every fold of the cross-validation can be fitted."""
@@ -49,7 +49,7 @@ LEAST = math.ceil(MIN_ROWS * N_FOLDS / (N_FOLDS - 1))
 PER_QUESTION = ("items", "seconds")
 """Tables of one row a question: written as CSV, too long for a page."""
 
-Step = Callable[[Material, "Kept"], Sequence[Table]]
+Step = Callable[[Material, "KeptSteps"], Sequence[Table]]
 
 
 class _Identity(Record, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class _Tables(Record, frozen=True, kw_only=True):
     tables: tuple[Table, ...]
 
 
-class Kept:
+class KeptSteps:
     """The tables of finished steps, on disk."""
 
     def __init__(self, folder: str | Path, identity: _Identity) -> None:
@@ -143,7 +143,7 @@ def conduct(material: Material, out: str | Path, steps: Mapping[str, Step] = STE
             "larger --limit or more data sets"
         )
     out = Path(out)
-    kept = Kept(out / "steps", _identity(material))
+    kept = KeptSteps(out / "steps", _identity(material))
     with tqdm(steps.items(), desc="study", unit="step", disable=None) as bar:
         for name, step in bar:
             bar.set_postfix_str(name)

@@ -35,7 +35,7 @@ from asd.policy.fit import fit
 from asd.research.recordings.outcomes import Outcomes
 from asd.types import Trace
 
-__all__ = ["Population", "Validity", "check_validity", "from_outcomes", "from_traces"]
+__all__ = ["RowPopulation", "Validity", "check_validity", "from_outcomes", "from_traces"]
 
 Array = npt.NDArray[np.float64]
 
@@ -44,7 +44,7 @@ _SHARES = np.linspace(0.0, 1.0, 41)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Population:
+class RowPopulation:
     """Every setting on every row that fitted nothing; `n_fit` other rows fitted the settings."""
 
     name: str
@@ -91,7 +91,7 @@ class Validity(Record, frozen=True, kw_only=True):
 
 
 def check_validity(
-    population: Population,
+    population: RowPopulation,
     promise: Promise,
     n: int,
     n_draws: int,
@@ -161,7 +161,7 @@ def _unguarded(draw: Sweep, keep: float) -> int:
 
 def from_traces(
     name: str, traces: Sequence[Trace], ladder: Ladder, n_fit: int, rng: np.random.Generator
-) -> Population:
+) -> RowPopulation:
     """A population of own traces: the optimal policies fitted on `n_fit` of them, played on the others.
 
     Raises:
@@ -171,10 +171,10 @@ def from_traces(
     fitting, rest = ([traces[i] for i in part] for part in (order[:n_fit], order[n_fit:]))
     artifact = fit(fitting, ladder, fitted_at="in a study")
     promise = Promise(delta=0.5, keep=1.0)  # no level enters what is played
-    return Population(name, n_fit, play_sweep(artifact, fitting, rest, ladder, promise)[EVERYTHING])
+    return RowPopulation(name, n_fit, play_sweep(artifact, fitting, rest, ladder, promise)[EVERYTHING])
 
 
-def from_outcomes(name: str, outcomes: Outcomes, n_fit: int, rng: np.random.Generator) -> Population:
+def from_outcomes(name: str, outcomes: Outcomes, n_fit: int, rng: np.random.Generator) -> RowPopulation:
     """A population of recorded outcomes: a walk up the stages, its probabilities fitted on `n_fit` rows.
 
     Raises:
@@ -199,7 +199,7 @@ def from_outcomes(name: str, outcomes: Outcomes, n_fit: int, rng: np.random.Gene
         stage_cost=outcomes.costs[:, best],
         cost_bound=float(outcomes.costs[fitting].sum(axis=1).max()),
     )
-    return Population(name, n_fit, everyone.at(rest))
+    return RowPopulation(name, n_fit, everyone.at(rest))
 
 
 def _p_good(outcomes: Outcomes, fitting: npt.NDArray[np.intp]) -> Array:
