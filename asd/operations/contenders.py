@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from asd.errors import ConfigError
-from asd.operations.control import Gears, PricedWait, Published, gears_of
+from asd.operations.control import Gears, PricedWait, Published, gears_of, repriced
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.traffic import Controller, Fixed
 from asd.policies import FixedStage, Myopic, OptimalPolicy, Policy, StaticWalk
 from asd.policy.artifact import PolicyArtifact
+from asd.stopping.graph import Graph
+from asd.stopping.recursion import solve
 
 __all__ = ["Contenders", "cheapest_in_time"]
 
@@ -80,16 +82,25 @@ class Contenders:
         return replace(self.fitted.optimal(lam, batch=self.batch), evidence=self.evidence)
 
     def _queue(self, lam: float, mu: float) -> PricedWait:
-        policy = self._optimal(lam)
-        return PricedWait(f"queue-aware(lam={lam:g},mu={mu:g})", policy.dearer, mu, self._sizes)
+        free = self._optimal(lam)
+
+        def recursion(graph: Graph) -> Policy:
+            return OptimalPolicy(self.evidence, solve(graph, free.solution.lams), lam)
+
+        return self._priced(f"queue-aware(lam={lam:g},mu={mu:g})", mu, recursion)
 
     def _price(self, lam: float, mu: float) -> PricedWait:
-        graph = self.fitted.graph(batch=self.batch)
+        def one_step(graph: Graph) -> Policy:
+            return Myopic(self.evidence, graph, lam)
 
-        def solve(prices: Mapping[str, float]) -> Policy:
-            return Myopic(self.evidence, graph.dearer(prices), lam)
+        return self._priced(f"latency-price(lam={lam:g},mu={mu:g})", mu, one_step)
 
-        return PricedWait(f"latency-price(lam={lam:g},mu={mu:g})", solve, mu, self._sizes)
+    def _priced(self, name: str, mu: float, decide: Callable[[Graph], Policy]) -> PricedWait:
+        """What decides on the stopping problem with the waits of the moment on its edges."""
+        graph, alone = self.fitted.graph(batch=self.batch), self.fitted.graph()
+        unit_s = self.fitted.ladder.unit() * self.population.seconds_per_price
+        seconds = {(edge.source, edge.action): edge.cost * unit_s for edge in alone.edges}
+        return PricedWait(name, lambda prices: decide(repriced(graph, seconds, prices)), mu, self._sizes)
 
     def _gears(self, lam: float) -> Gears:
         policies = [self._optimal(lam * share) for share in _LIGHTER]

@@ -1,22 +1,24 @@
 """Controllers: what the load changes about the policy. Ours prices waiting; the others are compared with it.
 
-A visit to stage k costs, beside its compute, mu times the seconds it takes and makes others wait:
+An edge that keeps stage k busy for s seconds costs, beside its compute, mu times the seconds that the request
+waits and works there and that it makes others wait:
 
-    price_k = mu * (call_k + W_k * (1 + 1 / (1 - load_k))),     W + lambda dW/dlambda of a single queue,
+    mu * (W_k + s * (1 + load_k / (1 - load_k) * (1 + W_k / S_k))),
 
-where mu is what a second is worth in cost units and W_k the wait in the queue: what the utilisation implies
-(Sakasegawa's approximation of M/M/c) or, where it is longer, the backlog. With these prices on the edges the
-same backward induction is solved again (`Graph.dearer`), so that the option to stop later, skipping a stage
-and drafts already paid for are all weighed against the queues of the moment. Prices are smoothed, so that the
-loop does not swing, and kept on a finite grid: a load seen before is a policy solved before, and whatever can
-ever decide is one of a set that can be certified beforehand.
+exact for M/M/1, where it is W + S + lambda dW/dlambda. mu is what a second is worth in cost units, S_k a mean
+call, W_k the wait in the queue: what the utilisation implies (Sakasegawa's approximation of M/M/c) or, where
+it is longer, the backlog. With these prices on the edges the
+same backward induction is solved again (`repriced`), so that the option to stop later, skipping a stage
+and drafts already paid for are all weighed against the queues of the moment. The state is smoothed, so that
+the loop does not swing, and prices are kept on a finite grid: a load seen before is a policy solved before,
+and whatever can ever decide is one of a set that can be certified beforehand.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from asd.errors import ConfigError
@@ -24,8 +26,10 @@ from asd.evidence import Evidence
 from asd.operations.population import Decider, Population, Situation
 from asd.operations.state import StageState, SystemState
 from asd.policies import ClosedForm, Policy
+from asd.stopping.graph import Edge, FloatArray, Graph
+from asd.types import VERIFY
 
-__all__ = ["Gear", "Gears", "PricedWait", "Published", "gears_of", "visit_price", "wait"]
+__all__ = ["Gear", "Gears", "Price", "PricedWait", "Published", "gears_of", "price_of", "repriced", "wait"]
 
 _STEP = 1.5
 """Ratio of neighbouring prices on the grid."""
@@ -50,9 +54,44 @@ def wait(stage: StageState, batch: int) -> float:
     return stage.call_s * max(queueing, backlog) / stage.replicas
 
 
-def visit_price(stage: StageState, batch: int) -> float:
-    """Seconds that a visit takes and that it makes others wait; arguments as of `wait`."""
-    return (stage.call_s or 0.0) + wait(stage, batch) * (1.0 + 1.0 / (1.0 - _load(stage, batch)))
+class Price(NamedTuple):
+    """What a stage charges for the time of others, cost units.
+
+    Attributes:
+        visit: For joining its queue.
+        second: For a second of its work.
+    """
+
+    visit: float
+    second: float
+
+
+FREE = Price(0.0, 0.0)
+
+
+def price_of(stage: StageState, batch: int, mu: float) -> Price:
+    """What an edge to this stage is charged in its present state; `mu` is what a second is worth."""
+    waits, load = wait(stage, batch), _load(stage, batch)
+    others = load / (1.0 - load) * (1.0 + waits / stage.call_s) if stage.call_s else 0.0
+    return Price(mu * waits, mu * (1.0 + others))
+
+
+def repriced(
+    graph: Graph, seconds: Mapping[tuple[str, str], FloatArray], prices: Mapping[str, Price]
+) -> Graph:
+    """The stopping problem with waiting on its edges.
+
+    Args:
+        graph: The problem without.
+        seconds: What an edge keeps its stage busy, by source and action, shape (B,) of its source.
+        prices: By stage.
+    """
+
+    def charged(edge: Edge) -> Edge:
+        price = prices[edge.action.removeprefix(VERIFY)]
+        return replace(edge, cost=edge.cost + price.visit + price.second * seconds[edge.source, edge.action])
+
+    return Graph(graph.nodes, tuple(map(charged, graph.edges)), graph.start)
 
 
 def _load(stage: StageState, batch: int) -> float:
@@ -66,12 +105,11 @@ class PricedWait:
 
     Attributes:
         name: As it stands in tables.
-        solve: The policy where asking a stage costs so much more, by stage: `OptimalPolicy.dearer` for the
-            recursion, or a one-step policy to see what the recursion is worth.
+        solve: The policy at these prices: by the recursion, or one step ahead to see what that is worth.
         mu: Cost units that a second is worth.
         batch: Most queries in a call, by stage.
         interval_s: Seconds between two looks.
-        memory: Weight of the old price in the new one, in [0, 1).
+        memory: Weight of the old state in the smoothed one, in [0, 1).
         n_solved: Policies solved so far.
 
     Raises:
@@ -79,14 +117,14 @@ class PricedWait:
     """
 
     name: str
-    solve: Callable[[Mapping[str, float]], Policy]
+    solve: Callable[[Mapping[str, Price]], Policy]
     mu: float
     batch: Mapping[str, int]
-    interval_s: float = 5.0
-    memory: float = 0.7
+    interval_s: float = 2.0
+    memory: float = 0.9
     n_solved: int = 0
-    _prices: dict[str, float] = field(default_factory=dict)
-    _solved: dict[tuple[float, ...], Policy] = field(default_factory=dict)
+    _stages: dict[str, StageState] = field(default_factory=dict)
+    _solved: dict[tuple[Price, ...], Policy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (0.0 <= self.mu < math.inf and 0.0 <= self.memory < 1.0):
@@ -96,15 +134,32 @@ class PricedWait:
         """The policy at the prices of this moment, on the grid."""
         if state is not None:
             for name, stage in state.stages.items():
-                now = self.mu * visit_price(stage, self.batch[name])
-                old = self._prices.get(name, now)
-                self._prices[name] = self.memory * old + (1.0 - self.memory) * now
-        prices = {name: on_grid(self._prices.get(name, 0.0)) for name in self.batch}
+                self._stages[name] = self._smoothed(self._stages.get(name, stage), stage)
+        prices = {name: self._price(name) for name in self.batch}
         key = tuple(prices.values())
         if key not in self._solved:
             self._solved[key] = self.solve(prices)
             self.n_solved += 1
         return self._solved[key]
+
+    def _price(self, name: str) -> Price:
+        if name not in self._stages:
+            return FREE
+        return Price(*map(on_grid, price_of(self._stages[name], self.batch[name], self.mu)))
+
+    def _smoothed(self, old: StageState, now: StageState) -> StageState:
+        """What prices are made of, smoothed: they rise so steeply that smoothing them would only delay."""
+
+        def mixed(before: float, after: float) -> float:
+            return self.memory * before + (1.0 - self.memory) * after
+
+        return replace(
+            now,
+            utilisation=mixed(old.utilisation, now.utilisation),
+            n_waiting=mixed(old.n_waiting, now.n_waiting),
+            call_s=mixed(old.call_s or now.call_s or 0.0, now.call_s or old.call_s or 0.0) or None,
+            per_call=mixed(old.per_call or now.per_call or 0.0, now.per_call or old.per_call or 0.0) or None,
+        )
 
 
 def on_grid(price: float) -> float:

@@ -114,8 +114,9 @@ class Population:
         self.prices = ladder.prices_at(1)
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
+        self.seconds_per_price = _SECONDS[ladder.price_unit]
         self._rates = {
-            name: _SECONDS[ladder.price_unit] * call_rates(_by_batch(ladder, name), largest_batch)
+            name: self.seconds_per_price * call_rates(_by_batch(ladder, name), largest_batch)
             for name in self.stages
         }
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)

@@ -14,7 +14,7 @@ class StageState:
 
     Attributes:
         replicas: Up now.
-        n_waiting: Requests in its queue now.
+        n_waiting: Requests in its queue now, or a mean of that.
         n_in_flight: Requests in its calls now.
         utilisation: Share of the replicas' time that the calls took which ended since the last look.
         wait_s: Mean time from joining the queue to the end of the call, of the requests that left the stage
@@ -25,7 +25,7 @@ class StageState:
     """
 
     replicas: int
-    n_waiting: int
+    n_waiting: float
     n_in_flight: int
     utilisation: float
     wait_s: float | None
