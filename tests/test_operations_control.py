@@ -214,7 +214,7 @@ def scenario(contenders: Contenders, arrivals: str, seconds: float = 600.0) -> S
 
 
 def test_waiting_is_priced_into_the_recursion(contenders: Contenders) -> None:
-    """Near saturation latency falls by a third at the same quality; one step ahead, the prices do not do it."""
+    """Near saturation latency falls by a third at the same quality; prices one step ahead do not do it."""
     runs = {}
     for text in ("optimal:50", "queue:50:10", "price:50:10"):
         sim = scenario(contenders, "poisson:62").simulator(contenders.of(text), 1)

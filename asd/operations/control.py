@@ -49,7 +49,7 @@ def wait(stage: StageState, batch: int) -> float:
     if not stage.call_s or not stage.replicas:
         return 0.0
     exponent = math.sqrt(2.0 * (stage.replicas + 1)) - 1.0
-    queueing = math.pow(stage.utilisation, exponent) / (1.0 - _load(stage, batch))
+    queueing: float = math.pow(stage.utilisation, exponent) / (1.0 - _load(stage, batch))
     backlog = stage.n_waiting / batch
     return stage.call_s * max(queueing, backlog) / stage.replicas
 
