@@ -131,6 +131,14 @@ def test_the_deltas_are_the_unstreamed_text_wherever_the_bytes_are_split(data: s
         assert text_of(again) == whole
 
 
+def test_line_breaks_in_the_text_end_no_event() -> None:
+    """Nor those of Unicode, at which readers split that go by `str.splitlines`."""
+    text = "one\u2028two\x85three\u2029four\r\nfive"
+    body = asked(chat(stream=True), S=text).body
+    assert all(line.startswith(("data: ", ": ")) for line in body.decode().splitlines() if line)
+    assert text_of(body) == text
+
+
 @pytest.mark.parametrize("show", ["hold", "verified"])
 def test_nothing_that_was_shown_is_taken_back(show: str) -> None:
     """Nor is anything shown that no stage has settled on."""

@@ -49,7 +49,6 @@ class Server(uvicorn.Server):
             await self.application.service.drained()
             self.should_exit = True
 
-        self.application.service.draining = True
         self._draining = self._draining or asyncio.create_task(drained())
 
 
