@@ -22,9 +22,9 @@ __all__ = ["routes"]
 
 @click.command(
     epilog=examples(
-        "asd collect --split test --out test.jsonl",
         "asd routes test.jsonl --lam 2,5",
         "asd routes test.jsonl --routes predictor.json",
+        "asd collect --split test --out test.jsonl     makes the file",
     )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))

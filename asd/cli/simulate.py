@@ -31,10 +31,10 @@ from asd.traces import answered, read_traces
 
 @click.command(
     epilog=examples(
-        "asd collect --out traces.jsonl",
         "asd simulate traces.jsonl                                    24 h, 1.06 million requests",
         "asd simulate traces.jsonl --arrivals poisson:60 --hours 1 --policies optimal:5,always:L --seeds 3",
         "asd simulate traces.jsonl --hours 2 --fault down:L:1800:600 --fault overload:3600:300:40",
+        "asd collect --out traces.jsonl                               makes the file",
     )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
