@@ -153,7 +153,7 @@ class Health:
                 yield dict.fromkeys(batch)
                 continue
             try:
-                found = paired(stage, batch, call(batch))
+                found = paired(stage, batch, call)
             except BUGS:
                 raise
             except FAILURES as error:
@@ -195,7 +195,7 @@ def _is_the_stages(error: Exception) -> bool:
         return any(isinstance(why, UnavailableError) for why in error.failed.values())
     if isinstance(error, StageTooLargeError):
         return True
-    return not isinstance(error, (RefusedError, OutOfMemoryError, MemoryError))
+    return not isinstance(error, (RefusedError, OutOfMemoryError))
 
 
 def _settled(action: str, settled: Collection[int], batch: Sequence[int], error: Exception) -> dict[int, Any]:

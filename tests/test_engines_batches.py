@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -16,7 +17,7 @@ from asd.ladder import Ladder, Stage
 from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.resilience import Health
-from asd.testing import ScriptedEngine
+from asd.testing import Script, ScriptedEngine
 from asd.traces.log import TraceLog
 from asd.types import NO_CALL, Draft, Query, Usage, Verification
 from asd.workloads import Split
@@ -88,3 +89,30 @@ def test_a_reading_that_is_not_counted_is_refused(tmp_path: Path) -> None:
     log = TraceLog(tmp_path / "t.jsonl", header_for(LADDER, {"S": "1", "L": "1"}, [One()], "fit"))
     with log, pytest.raises(ConfigError, match="stage 'L' read a draft"):
         collect([One()], wrong, log, limit=1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("CUDA error: out of memory"), OSError(12, "Cannot allocate memory")],
+)
+@pytest.mark.parametrize("health", [None, Health()])
+def test_any_engine_that_is_short_of_memory_gets_smaller_batches(
+    error: Exception, health: Health | None
+) -> None:
+    """Whatever error of whatever library says so, one's own engine included."""
+
+    class Small(ScriptedEngine):
+        sizes: ClassVar[list[int]] = []
+
+        def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+            self.sizes.append(len(queries))
+            if len(queries) > 2:
+                raise error
+            return super().generate(queries, sampling)
+
+    asked = [Query(str(n), "d", "p") for n in range(8)]
+    Small.sizes.clear()
+    engine = Small("S", {"p": Script("four", (-0.1,))})
+    done = Cascade({"S": engine}, FixedStage("S"), {"S": Prices(1, 0, 0)}, health).run(asked, 8)
+    assert [completion.text for completion in done] == ["four"] * 8
+    assert Small.sizes == [8, 4, 2, 2, 4, 2, 2]

@@ -463,7 +463,6 @@ def always(error: Exception) -> Fails:
         UnavailableError("no answer in time"),
         RuntimeError("device-side assert"),
         OutOfMemoryError("short"),
-        MemoryError(),
         PromptTooLongError("long"),
         RefusedError("filtered"),
     ],

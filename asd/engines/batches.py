@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
+from asd.engines.memory import called
 from asd.errors import (
     ConfigError,
     EngineError,
@@ -108,8 +110,8 @@ def call_in_batches(
     while waiting:
         batch = waiting.popleft()
         try:
-            found = paired(action.removeprefix(VERIFY), batch, call(batch))
-        except (EngineError, MemoryError) as error:
+            found = paired(action.removeprefix(VERIFY), batch, call)
+        except EngineError as error:
             done, again = kept(batch, error), short_of_memory(batch, error)
             if done:
                 yield done
@@ -154,8 +156,8 @@ def until_settled(
     while waiting:
         batch = waiting.popleft()
         try:
-            found = Settled(paired(stage, batch, call(batch)), {})
-        except (EngineError, MemoryError) as error:
+            found = Settled(paired(stage, batch, call), {})
+        except EngineError as error:
             found, smaller = _brought(batch, error), _to_cut(batch, error)
             waiting = cut(smaller, waiting, half(batch)) if smaller else waiting
             if left := [i for i in batch if i not in {*found.done, *found.refused, *smaller}]:
@@ -205,7 +207,7 @@ def short_of_memory(batch: Sequence[int], error: Exception) -> list[int]:
 
 
 def _is_short_of_memory(error: Exception) -> bool:
-    return isinstance(error, (OutOfMemoryError, MemoryError)) and not isinstance(error, StageTooLargeError)
+    return isinstance(error, OutOfMemoryError) and not isinstance(error, StageTooLargeError)
 
 
 def half(batch: Sequence[int]) -> int:
@@ -226,8 +228,14 @@ def batches(queries: Sequence[Query], batch_size: int) -> list[list[int]]:
     return [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
 
 
-def paired(stage: str, batch: Sequence[int], results: Sequence[T]) -> dict[int, T]:
-    """The results of a batch by index; `EngineError` where there are more or fewer than asked for."""
+def paired(stage: str, batch: list[int], call: Callable[[list[int]], Sequence[T]]) -> dict[int, T]:
+    """The results of a call for a batch by index.
+
+    Raises:
+        OutOfMemoryError: Memory was short, whatever the engine's library raised.
+        EngineError: There are more or fewer results than asked for.
+    """
+    results = called(stage, len(batch), partial(call, batch))
     n = sum(result is not None for result in results)
     if n != len(batch) or len(results) != n:
         raise EngineError(f"stage {stage!r} returned {n} results for {len(batch)} queries")

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from traceback import clear_frames, format_exception
 from typing import Any, Protocol, TypeVar, cast
 
 from asd.errors import OutOfMemoryError
 from asd.types import Query
 
-__all__ = ["is_out_of_memory", "release", "says_out_of_memory", "translated"]
+__all__ = ["called", "is_out_of_memory", "release", "says_out_of_memory", "translated"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class Holder(Protocol):
         """Give back what is held between calls, and what the device keeps ready."""
 
 
+T = TypeVar("T")
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
@@ -72,23 +73,35 @@ def release(error: BaseException) -> None:
             release(cause)
 
 
+def called(stage: str, n: int, call: Callable[[], T]) -> T:
+    """What a call of a stage for n queries returns.
+
+    Raises:
+        OutOfMemoryError: Memory was short, whichever error of whatever library says so.
+    """
+    try:
+        return call()
+    except (RuntimeError, MemoryError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        why = str(error).partition("\n")[0] or type(error).__name__
+        _LOG.debug("stage %r is short of memory\n%s", stage, "".join(format_exception(error)))
+        release(error)
+    raise OutOfMemoryError(  # out here, where nothing holds the error any more
+        f"stage {stage!r} has not enough memory for {n} queries in one call "
+        f"({why}); ask fewer at a time, or give them less room (max_new_tokens)"
+    )
+
+
 def translated(call: Call) -> Call:
-    """A method of a stage, for a batch of queries, that raises `OutOfMemoryError` where memory was short."""
+    """A method of a stage, for a batch of queries, that raises as `called` does and then makes room."""
 
     @wraps(call)
     def guarded(stage: Holder, queries: Sequence[Query], *args: Any, **kwargs: Any) -> Any:
         try:
-            return call(stage, queries, *args, **kwargs)
-        except (RuntimeError, MemoryError, OSError) as error:
-            if not is_out_of_memory(error):
-                raise
-            why = str(error).partition("\n")[0] or type(error).__name__
-            _LOG.debug("stage %r is short of memory\n%s", stage.stage_name, "".join(format_exception(error)))
-            release(error)
-        stage.make_room()  # out here, where nothing holds the error any more
-        raise OutOfMemoryError(
-            f"stage {stage.stage_name!r} has not enough memory for {len(queries)} queries in one call "
-            f"({why}); ask fewer at a time, or give them less room (max_new_tokens)"
-        )
+            return called(stage.stage_name, len(queries), partial(call, stage, queries, *args, **kwargs))
+        except OutOfMemoryError:
+            stage.make_room()
+            raise
 
     return cast(Call, guarded)
