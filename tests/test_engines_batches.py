@@ -115,4 +115,4 @@ def test_any_engine_that_is_short_of_memory_gets_smaller_batches(
     engine = Small("S", {"p": Script("four", (-0.1,))})
     done = Cascade({"S": engine}, FixedStage("S"), {"S": Prices(1, 0, 0)}, health).run(asked, 8)
     assert [completion.text for completion in done] == ["four"] * 8
-    assert Small.sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert Small.sizes == [8, 4, 2, 2, 2, 2]
