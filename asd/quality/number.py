@@ -78,7 +78,7 @@ _CORRECTED = re.compile(
 )
 
 _STEP = re.compile(
-    r"^[ \t*#]*(?:step[ \t]+)?(?P<n>\d{1,2})[.):](?=[ \t*]+[^\W\d_])", re.MULTILINE | re.IGNORECASE
+    r"^[ \t*#]*(?:step[ \t]+)?(?P<n>\d{1,2})[.):](?=[ \t*]+[^\W_])", re.MULTILINE | re.IGNORECASE
 )
 """The number of a step of the work, which is none of its results."""
 _LONGEST = 1000
@@ -104,6 +104,8 @@ def number_of(text: str) -> Fraction | None:
     ]
     if not numbers or (numbers[1:] and _OR.fullmatch(reply, numbers[-2].end(), numbers[-1].start())):
         return None
+    if steps and numbers[-1].start() < max(steps) and reply.rstrip()[-1].isalnum():
+        return None  # cut within a step that has come to no number yet
     return _value(numbers[-1])
 
 
