@@ -164,7 +164,7 @@ def test_an_error_of_the_harness_itself_is_told(recorded: pytest.Pytester, monke
     def broken(*_: object) -> None:
         raise ZeroDivisionError("float division by zero")
 
-    monkeypatch.setattr("bench.harness.judge", broken)
+    monkeypatch.setattr("bench.run.harness.judge", broken)
     result = run(recorded, "bench", "--json-out=run.json")
     assert result.ret == 12
     result.stdout.fnmatch_lines(

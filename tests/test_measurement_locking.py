@@ -26,7 +26,7 @@ def test_a_trace_file_is_locked_by_a_file_beside_it(tmp_path: Path) -> None:
         "import asd\n"
         "from asd.errors import StorageError\n"
         "from asd.traces.log import TraceLog\n"
-        "from tests.test_tracelog import HEADER, trace\n"
+        "from tests.test_traces_log import HEADER, trace\n"
         "with TraceLog(sys.argv[1], HEADER) as log:\n"
         "    log.append([trace('q1')])\n"
         "    try: TraceLog(sys.argv[1], HEADER)\n"
