@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 import pytest
@@ -36,4 +37,5 @@ def test_a_port_that_is_taken_is_named() -> None:
         found = CliRunner().invoke(main, ["serve", "--port", port])
     assert found.exit_code == 2
     assert f"127.0.0.1:{port}" in found.output
+    assert logging.getLogger().level != logging.INFO  # what is never served sets up no logs of a server
     assert "--port" in found.output

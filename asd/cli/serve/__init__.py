@@ -102,11 +102,11 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     )
     caps = Caps(_micros(cap_day, steps), _micros(cap_total, steps))
     capacity = Capacity(max_open, batch, max_seconds)
-    set_up_logs()
     with (
         _admission(ledger_path, tariff_of(steps, engines), caps, keyless=local) as admission,
         listening(host, port) as at,
     ):
+        set_up_logs()
         if deployed.residency is None:
             load(engines)
 
