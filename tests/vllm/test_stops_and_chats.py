@@ -95,16 +95,16 @@ def test_verifying_with_stop_strings_is_lossless(engine: Verifier, asked: list[t
     own = engine.generate(queries)
     uncut = [draft for _, draft in asked]
     wrong = [replace(draft, text=draft.text[: len(draft.text) // 2] + "~", tokens=()) for draft in uncut]
-    n_whole = n_inside = 0
+    n_accepted = n_inside = 0
     for kind in (own, texts_only(own), uncut, texts_only(uncut), wrong):
         drafts = [replace(draft, stage="S") for draft in kind]
         read = engine.verify(queries, drafts)
         assert said(engine.continue_(queries, read)) == said(own)
-        n_whole += sum(verification.accepted for verification in read)
+        n_accepted += sum(verification.n_accepted for verification in read)
         n_inside += sum(0 < verification.n_accepted < len(verification.tokens) for verification in read)
         cascade = Cascade({"S": Drafter(by_id(queries, drafts)), "L": engine}, Lossless(("S", "L")), PRICES)
         assert [done.text for done in cascade.run(queries, 16)] == [draft.text for draft in own]
-    assert n_whole > len(queries)
+    assert n_accepted > 4 * len(queries)  # tokens; a server may settle no draft that a stop string ends
     assert n_inside > 0
 
 
