@@ -5,7 +5,7 @@ State only: what to do next is the policy's decision, the calls are the cascade'
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asd.errors import EngineError
 from asd.stops import cut_draft
@@ -71,6 +71,18 @@ class Journey:
         """The current verification, where there is one."""
         assert self.verification is not None
         return self.verification
+
+    def copy(self) -> Journey:
+        """What there is now; this journey goes its way without it."""
+        return replace(
+            self,
+            drafts=dict(self.drafts),
+            verifications=list(self.verifications),
+            readers=list(self.readers),
+            decisions=list(self.decisions),
+            failures=list(self.failures),
+            lost=set(self.lost),
+        )
 
     def is_read_by(self, stage: str) -> bool:
         """The current verification is this stage's."""

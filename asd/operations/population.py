@@ -11,7 +11,7 @@ table: prices at a batch size are a query's share of a call of that size, so tha
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -141,7 +141,7 @@ class Population:
         assert score is not None
         if decision.action == STOP:
             return Step("", STOP, None, (), 0.0, decision.answer, score)
-        journey = _copy(situation.journey)
+        journey = situation.journey.copy()
         journey.follow(decision)
         self._cascade.carry_out(decision.action, [journey], 1)
         stage = decision.action.removeprefix(VERIFY)
@@ -188,7 +188,7 @@ class Decider:
         return self._without[key]
 
     def _decide(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        journey = _copy(situation.journey)
+        journey = situation.journey.copy()
         journey.lost |= out_of_reach
         self._cascade.decide(journey)
         return None if journey.decision is None else self._population.step(situation, journey.decision)
@@ -221,15 +221,3 @@ def _check_scored(trace: Trace, ladder: Ladder) -> None:
                 f"query {trace.query.id!r} of {trace.query.dataset!r} has no score of stage {stage.name!r}; "
                 "give queries that every stage has answered"
             )
-
-
-def _copy(journey: Journey) -> Journey:
-    return replace(
-        journey,
-        drafts=dict(journey.drafts),
-        verifications=list(journey.verifications),
-        readers=list(journey.readers),
-        decisions=list(journey.decisions),
-        failures=[],
-        lost=set(journey.lost),
-    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
@@ -101,7 +101,7 @@ class Walk:
         self._cascade = cascade
         self._allowed = allowed
         self._journey = Journey(query)
-        self.state = _copy(self._journey)
+        self.state = self._journey.copy()
         self.moved = asyncio.Event()
 
     @property
@@ -145,7 +145,7 @@ class Walk:
         while going:
             self._journey.lost |= self._too_dear()
             going = await self._dispatcher.step(self._cascade, self._journey)
-            self.state = _copy(self._journey)
+            self.state = self._journey.copy()
             self.moved.set()
 
     def _too_dear(self) -> set[str]:
@@ -154,7 +154,7 @@ class Walk:
 
     def _best(self) -> Journey:
         """As if the policy had stopped where the deadline found the query."""
-        state = _copy(self.state)
+        state = self.state.copy()
         if not state.has_stopped:
             self._cascade.decide(state)
             decided = state.decision or state.decisions[-1]
@@ -176,16 +176,3 @@ class Walk:
                 param="budget",
             )
         return NoStageLeftError("no stage answered", [], [(self.state.query, failures)])
-
-
-def _copy(journey: Journey) -> Journey:
-    """What was there between two steps, while a later one changes the original in a thread."""
-    return replace(
-        journey,
-        drafts=dict(journey.drafts),
-        verifications=list(journey.verifications),
-        readers=list(journey.readers),
-        decisions=list(journey.decisions),
-        failures=list(journey.failures),
-        lost=set(journey.lost),
-    )
