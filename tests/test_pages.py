@@ -142,7 +142,8 @@ def _missing(named: Iterable[str], known: Container[str]) -> str:
 
 
 def _click_fault(command: click.Command, arguments: list[str]) -> str:
-    context = click.Context(command, info_name="asd")
+    # commands keep what help is called in the first context that they see
+    context = click.Context(command, info_name="asd", **command.context_settings)
     while isinstance(command, click.Group):
         if command.invoke_without_command and "".join(arguments[:1]).startswith("--"):
             break
