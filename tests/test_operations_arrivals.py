@@ -111,6 +111,16 @@ def test_clients_keep_their_rates_and_bursts(tmp_path: Path) -> None:
     assert dispersion(found, 10.0) > 3.0
 
 
+@pytest.mark.parametrize(("family", "shape"), [("G", 0.1), ("G", 4.0), ("W", 0.5), ("W", 2.0)])
+def test_clients_that_seldom_ask_keep_their_rate(family: str, shape: float) -> None:
+    """Six requests a stretch on average, however bursty, and as many at its beginning as at its end."""
+    recorded = [Client(str(i), 0.0, 0.01, family, shape) for i in range(5000)]
+    found = np.array(list(clients(recorded, np.random.default_rng(4))))
+    counts = np.histogram(found, bins=6, range=(0, 600))[0] / 5000
+    assert counts == pytest.approx(np.ones(6), rel=0.15)
+    assert len(found) / 5000 == pytest.approx(6.0, rel=0.06)
+
+
 def test_whole_clients_are_left_out() -> None:
     """A lighter stream is fewer clients, each at its own rate; a start later in the recording is time 0."""
     recorded = [Client(str(i), 600.0 * k, 1.0, "W", 1.0) for i in range(50) for k in range(3)]

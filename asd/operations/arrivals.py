@@ -66,13 +66,11 @@ class Pattern:
         return self.scale * self._at(seconds, self.rates)
 
     def draw(self, rng: np.random.Generator) -> Iterator[float]:
-        """A Poisson stream at this rate: minute by minute, thinned from the largest rate of the minute."""
-        for minute in count():
-            start = 60.0 * minute
-            factor = float(self._at(start, self.surges)) if rng.random() < self.p_burst else 1.0
-            most = factor * float(self.rate([start, start + 60.0]).max())
-            found = start + 60.0 * np.sort(rng.random(rng.poisson(60.0 * most)))
-            yield from found[rng.random(len(found)) * most < factor * self.rate(found)].tolist()
+        """A Poisson stream at this rate, in each minute that of its middle, which is its mean."""
+        for start in count(0, 60):
+            factor = self._at(start, self.surges) if rng.random() < self.p_burst else 1.0
+            n = rng.poisson(60.0 * factor * self.rate(start + 30))
+            yield from (start + 60.0 * np.sort(rng.random(n))).tolist()
 
     def _at(self, seconds: npt.ArrayLike, values: tuple[float, ...]) -> Array:
         return np.asarray(np.interp(np.asarray(seconds) / 3600.0, self.hours, values, period=24.0))
@@ -180,21 +178,24 @@ def _thinned(
 
 
 def _renewals(client: Client, seconds: float, rng: np.random.Generator) -> Array:
-    """Instants within the stretch, from a random phase on."""
-    mean = 1.0 / client.rate
+    """Instants of a stationary renewal process in the stretch: its mean count is rate x seconds, however few.
+
+    The first instant is a uniform share of a gap that is drawn by its length (inspection paradox), so that
+    the stretch begins nowhere in particular.
+    """
     n = int(seconds * client.rate * 1.5) + 64
-    found = -mean * rng.random() + _gaps(client, n, rng).cumsum()
+    found = rng.random() * _gaps(client, 1, rng, by_length=True)
     while found[-1] < seconds:
         found = np.append(found, found[-1] + _gaps(client, n, rng).cumsum())
-    return found[(found >= 0.0) & (found < seconds)]
+    return found[found < seconds]
 
 
-def _gaps(client: Client, n: int, rng: np.random.Generator) -> Array:
-    """Gaps of mean 1 / rate."""
+def _gaps(client: Client, n: int, rng: np.random.Generator, *, by_length: bool = False) -> Array:
+    """Gaps of mean 1 / rate; `by_length`: each as likely as it is long, density x f(x) / mean."""
     if client.family == "G":
-        return rng.gamma(client.shape, 1.0 / (client.shape * client.rate), n)
-    mean = math.gamma(1.0 + 1.0 / client.shape)
-    return rng.weibull(client.shape, n) / (mean * client.rate)
+        return rng.gamma(client.shape + by_length, 1.0 / (client.shape * client.rate), n)
+    inverse = 1.0 / client.shape
+    return rng.gamma(1.0 + by_length * inverse, 1.0, n) ** inverse / (math.gamma(1.0 + inverse) * client.rate)
 
 
 def surge(start_s: float, seconds: float, rate: float, rng: np.random.Generator) -> Iterator[float]:
