@@ -93,6 +93,15 @@ def test_what_is_no_fault_is_refused(text: str) -> None:
         parse(text)
 
 
+@pytest.mark.parametrize(
+    ("kind", "least"), [("down:L", 1), ("slow:L", 1), ("memory:L", 1), ("delay:L", 0), ("overload", 0)]
+)
+def test_the_least_amount_is_accepted(kind: str, least: int) -> None:
+    assert parse(f"{kind}:0:1:{least}").amount == least
+    with pytest.raises(ConfigError, match=f"a number from {least} on"):
+        parse(f"{kind}:0:1:{least - 0.01}")
+
+
 def test_a_fault_needs_a_stage_of_the_run() -> None:
     with pytest.raises(ConfigError, match="at no stage; there are S, L"):
         regular("down:X:0:1")

@@ -18,7 +18,7 @@ from asd.operations.stations import Server
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage, Lossless, Policy
 from asd.prices import Prices
-from asd.types import Draft, Outcome, Query, Trace, Verification
+from asd.types import NO_CALL, Draft, Outcome, Query, Trace, Verification
 from tests.queues import ladder as timed_ladder
 from tests.queues import query
 from tests.worlds import fitted_verified, ladder, sample, verified
@@ -86,6 +86,33 @@ def test_every_state_is_judged_once() -> None:
     again = replace(fitted_verified().optimal(8.0), evidence=seen)
     assert [walk(Decider(population, again), population, row) for row in range(20)] == walks
     assert len(counted.asked) == n_asked
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Evidence that tells which draft was verified, and by whom."""
+
+    def judge(
+        self,
+        query: Query,  # noqa: ARG002
+        drafts: Mapping[str, Draft],  # noqa: ARG002
+        verification: Verification | None = None,
+    ) -> Judgement:
+        read = None if verification is None else f"{verification.drafter} by {verification.stage}"
+        return Judgement(read or "nothing", 0, None, {}, 1.0)
+
+
+def test_judgements_of_different_drafts_are_kept_apart() -> None:
+    """With the same drafts in hand, whose draft was verified and who verified it matter."""
+    [trace] = world(1)
+    draft = trace.outcomes["S"].draft
+    drafts, seen = {"S": draft, "M": draft}, Remembered(Reads())
+    read = [("S", "M"), ("S", "L"), ("M", "L")]
+    for _ in range(2):
+        for drafter, stage in read:
+            verification = Verification(stage, drafter, (), (), 0, NO_CALL, 0.0)
+            assert seen.judge(trace.query, drafts, verification).node == f"{drafter} by {stage}"
+        assert seen.judge(trace.query, drafts).node == "nothing"
 
 
 def test_a_stage_out_of_reach_is_done_without() -> None:
