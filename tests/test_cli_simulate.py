@@ -108,6 +108,8 @@ def test_faults_and_refusals(place: Place) -> None:
         (("--arrivals", "poisson"), "arrivals 'poisson' are none"),
         (("--arrivals", "poisson:x"), "'x' is no number"),
         (("--arrivals", "poisson:-1"), "positive number of requests"),
+        (("--arrivals", "day:0"), "positive number, not 0"),
+        (("--arrivals", "bursts:-2"), "positive number, not -2"),
         (("--arrivals", "day", "--users", "2:1"), "not both"),
         (("--users", "two"), "write N:THINK_SECONDS"),
         (("--users", "0:1"), "needs a user"),
@@ -120,6 +122,25 @@ def test_faults_and_refusals(place: Place) -> None:
 )
 def test_what_cannot_be_run_is_refused(place: Place, options: tuple[str, ...], message: str) -> None:
     found = simulate(place, *options)
+    assert found.exit_code == 2
+    assert message in found.output
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "message"),
+    [
+        ("t_s\n5\n", ":2", "single instant"),
+        ("t_s\n5\n9\n", ":0", "positive rate a second, not 0"),
+        ("t_s\n5\nx\n", "", "'x' in column t_s"),
+        ("client,t_s,rate_rps,family,shape\na,0,x,G,1\nb,600,1,G,1\n", "", "'x' in column rate_rps"),
+    ],
+)
+def test_recordings_that_cannot_be_played_are_refused(
+    place: Place, tmp_path: Path, text: str, rate: str, message: str
+) -> None:
+    """Among them clients with a fault in a row, which are not taken for instants."""
+    (tmp_path / "recorded.csv").write_text(text)
+    found = simulate(place, "--arrivals", f"{tmp_path / 'recorded.csv'}{rate}")
     assert found.exit_code == 2
     assert message in found.output
 

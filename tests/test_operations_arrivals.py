@@ -100,6 +100,23 @@ def test_files_without_arrivals_are_refused(tmp_path: Path) -> None:
         read_clients(tmp_path / "c.csv")
 
 
+@pytest.mark.parametrize("value", ["x", "nan", "-1", "inf", ""])
+def test_what_is_no_number_is_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.csv").write_text(f"t_s\n0\n{value or None}\n")
+    with pytest.raises(DataError, match="in column t_s is not a number of at least 0"):
+        read_instants(tmp_path / "a.csv")
+    (tmp_path / "c.csv").write_text(f"client,t_s,rate_rps,family,shape\na,0,{value},G,1\n")
+    with pytest.raises(DataError, match="in column rate_rps is not a number of at least 0"):
+        read_clients(tmp_path / "c.csv")
+
+
+@pytest.mark.parametrize("gaps", ["X,1", "G,0", "W,0"])
+def test_gaps_need_a_family_and_a_shape(tmp_path: Path, gaps: str) -> None:
+    (tmp_path / "c.csv").write_text(f"client,t_s,rate_rps,family,shape\na,0,1,{gaps}\n")
+    with pytest.raises(DataError, match="gaps of client 'a' have family"):
+        read_clients(tmp_path / "c.csv")
+
+
 def test_clients_keep_their_rates_and_bursts(tmp_path: Path) -> None:
     """Two clients of one stretch: rates as recorded, gaps that come in clusters, the silence after them."""
     text = "client,t_s,rate_rps,cv,family,shape,scale\na,0,4,3,G,0.1,1\nb,0,1,1,W,1.0,1\na,600,0,1,G,1,1\n"

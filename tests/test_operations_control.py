@@ -98,7 +98,8 @@ def test_prices_are_on_a_grid() -> None:
     assert found[0] == 0.0
     assert found[1] == pytest.approx(0.01)
     assert np.diff(np.log(found[1:])) == pytest.approx(np.log(1.5))
-    assert len(found) < 30
+    assert found[-1] == pytest.approx(0.01 * 1.5**23)  # the nearest to 100
+    assert on_grid(0.01) == 0.01
     assert all(abs(np.log(on_grid(p) / p)) <= np.log(1.5) / 2 + 1e-9 for p in (0.02, 0.5, 3.0, 77.0))
 
 
@@ -169,6 +170,10 @@ def test_gears_change_with_the_rate() -> None:
     assert gears.policy(state(rate=2.0)) is light
     assert gears.policy(state(rate=2.1)) is heavy
     assert gears.policy(state(rate=99.0)) is heavy
+    slow = Gears("gears", [Gear(0.1, light), Gear(2.0, light), Gear(9.0, heavy)], memory=0.75)
+    assert slow.policy(None) is light
+    assert slow.policy(state(rate=8.0)) is light
+    assert slow.policy(state(rate=8.0)) is heavy
 
 
 def test_edges_are_charged_their_visit_and_their_seconds() -> None:

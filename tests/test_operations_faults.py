@@ -79,8 +79,10 @@ def test_drawn_failures_have_their_means() -> None:
     found = drawn("L", 4, 900.0, 100.0, 500_000.0, np.random.default_rng(1))
     assert sum(fault.seconds for fault in found) / (4 * 500_000.0) == pytest.approx(0.1, rel=0.1)
     assert {fault.stage for fault in found} == {"L"}
-    with pytest.raises(ConfigError, match="are positive"):
-        drawn("L", 1, 0.0, 1.0, 10.0, np.random.default_rng(0))
+    for between, repair in ((0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (1.0, float("nan"))):
+        with pytest.raises(ConfigError, match="are positive"):
+            drawn("L", 1, between, repair, 10.0, np.random.default_rng(0))
+    assert drawn("L", 1, 0.4, 0.4, 10.0, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(

@@ -33,15 +33,20 @@ DATA = os.environ.get("ASD_DATA")
 def test_naive_forecasts() -> None:
     assert LastHour().predict(DAILY[:30]) == DAILY[29]
     assert SeasonalNaive().predict(DAILY[:30]) == DAILY[6]
+    assert SeasonalNaive().predict(DAILY[:24]) == DAILY[0]
     assert SeasonalNaive().predict(DAILY[:3]) == DAILY[2]
     assert Changed().predict(DAILY[:30]) == pytest.approx(DAILY[30])
     assert Changed(0.5).predict(DAILY[:30]) == pytest.approx((DAILY[29] + DAILY[30]) / 2)
+    assert Changed().predict(DAILY[:24]) == DAILY[23]
     assert Changed().predict(np.array([50.0] + [0.0] * 23 + [1.0])) == 0.0
 
 
 def test_the_published_formula() -> None:
     """Trend line at the next hour, times that hour's mean over the mean of all."""
     assert Published().predict(np.full(96, 5.0)) == pytest.approx(5.0)
+    assert Published().predict(DAILY[:47]) == DAILY[46]
+    assert Published().predict(np.zeros(96)) == 0.0
+    assert Published().predict(1000.0 * np.exp(-np.arange(96) / 10)) == 0.0  # its line is below 0 by then
     n, growing = 96, 50.0 + 2.0 * np.arange(96)
     seasonal = growing[::24].mean() / growing.mean()
     assert Published().predict(growing) == pytest.approx((50.0 + 2.0 * n) * seasonal)
@@ -51,6 +56,13 @@ def test_holt_winters_learns_a_day_and_a_trend() -> None:
     """On a day that repeats and grows, far better than last hour; refitted once a day."""
     series = DAILY + 0.2 * HOURS + np.random.default_rng(0).normal(0, 0.5, len(HOURS))
     assert errors(series[:120], HoltWinters()) < 0.2 * errors(series[:120], LastHour())
+
+
+def test_holt_winters_without_a_season_is_last_hour() -> None:
+    """Before there are two days, and while the load never changes."""
+    assert HoltWinters().predict(DAILY[:48]) == DAILY[47]
+    assert HoltWinters().predict(DAILY[:49]) == pytest.approx(DAILY[49], rel=0.02)
+    assert HoltWinters().predict(np.full(60, 5.0)) == 5.0
 
 
 def test_a_forecast_sees_the_past_only() -> None:
@@ -74,13 +86,19 @@ class Told:
 
 
 def test_the_best_of_lately_changes_over() -> None:
-    """It follows whoever was right in the last day: the first predictor, and the second when that fails."""
+    """It follows whoever was right in the last day: the first, and the second a day after that fails."""
     series = np.tile(SHAPE, 8)
     first, second = Told(series, 3.0, 120), Told(series, 0.5, 0)
     chosen = BestOfLately((first, second), power=50.0)
     forecasts = np.array([chosen.predict(series[:k]) for k in range(72, 180)])
     assert forecasts[:48] == pytest.approx(series[72:120])
-    assert forecasts[-8:] == pytest.approx(0.5 * series[172:180], rel=1e-3)
+    assert forecasts[72:] == pytest.approx(0.5 * series[144:180], rel=1e-3)
+
+
+def test_what_is_as_good_is_averaged() -> None:
+    """With power 1, one that errs half as much weighs twice as much."""
+    chosen = BestOfLately((Told(DAILY, 1.2, 0), Told(DAILY, 0.9, 0)), power=1.0)
+    assert chosen.predict(DAILY[:100]) == pytest.approx((1.2 + 2 * 0.9) / 3 * DAILY[100])
 
 
 def test_what_loses_to_the_first_has_no_weight() -> None:
@@ -95,6 +113,8 @@ def test_errors_are_weighted() -> None:
     assert errors(series, LastHour()) == pytest.approx((1 + 2 + 0) / 10)
     with pytest.raises(DataError, match="72 hours are too few"):
         errors(series[:72], LastHour())
+    with pytest.raises(DataError, match="76 hours are too few"):
+        errors(np.append(series[:72], np.zeros(4)), LastHour())
 
 
 def test_series_are_read_by_the_hour(tmp_path: Path) -> None:
@@ -111,6 +131,35 @@ def test_series_are_read_by_the_hour(tmp_path: Path) -> None:
         read_hourly(tmp_path / "none.csv")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("t_s\n1\nsoon\n", "'soon' in column t_s is not a number"),
+        ("t_s\n-1\n", "'-1' in column t_s"),
+        ("minute,x_mid\n0,nan\n", "'nan' in column x_mid"),
+        ("pool,t_s,rate_rps\na,0,inf\n", "'inf' in column rate_rps"),
+        ("pool,t_s,rate_rps\na,0\n", "None in column rate_rps"),
+        ("t_s\n1\n90000\n", "is longer than four days"),
+    ],
+)
+def test_files_that_teach_nothing_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "loads.csv").write_text(text)
+    found = CliRunner().invoke(main, ["forecast", str(tmp_path / "loads.csv")])
+    assert found.exit_code == 2
+    assert message in found.output
+
+
+def test_series_of_one_name_are_both_judged(tmp_path: Path) -> None:
+    """Of two files; and a load that never changes has no error to compare others with."""
+    hours = [f"{60 * hour},5,{1 + hour % 2}" for hour in range(97)]
+    for name in ("a.csv", "b.csv"):
+        (tmp_path / name).write_text("minute,flat_mid,other_mid\n" + "\n".join(hours))
+    found = CliRunner().invoke(main, ["forecast", str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
+    assert found.exit_code == 0, found.output
+    flat = [line.split() for line in found.output.splitlines() if line.startswith("flat")]
+    assert flat == [["flat", "97", "0.000"]] * 2
+
+
 def test_the_command(tmp_path: Path) -> None:
     """One row a series, errors over those of last hour; short series are named and left out."""
     rows = [f"{60 * hour},{load}" for hour, load in enumerate(DAILY[:120].tolist())]
@@ -121,7 +170,7 @@ def test_the_command(tmp_path: Path) -> None:
     [row] = [line.split() for line in found.output.splitlines() if line.startswith("daily")]
     assert row[1] == "120"
     assert float(row[3]) == 0.0
-    assert "left out, shorter than four days: short" in found.output
+    assert "left out, four days or shorter: short" in found.output
     assert "provenance: replayed" in found.output
 
 

@@ -9,6 +9,7 @@ import click
 from tabulate import tabulate
 
 from asd.cli.examples import examples
+from asd.errors import ConfigError, DataError
 from asd.operations.forecast import PREDICTORS, Array, errors, read_hourly
 
 
@@ -20,11 +21,18 @@ def forecast(files: tuple[Path, ...]) -> None:
     FILES hold one request a row (t_s), rates by pool (pool, t_s, rate_rps), or columns that end in _mid by
     minute. Series of four days or fewer are left out: the first three only teach.
     """
-    series = {name: loads for path in files for name, loads in read_hourly(path).items()}
-    short = [name for name, loads in series.items() if len(loads) <= 4 * 24]
+    series = [found for path in files for found in read_hourly(path).items()]
+    short = [name for name, loads in series if len(loads) <= 4 * 24]
     if short:
-        click.echo(f"left out, shorter than four days: {', '.join(short)}", err=True)
-    rows = [_row(name, loads) for name, loads in series.items() if name not in short]
+        click.echo(f"left out, four days or shorter: {', '.join(short)}", err=True)
+    try:
+        rows = [_row(name, loads) for name, loads in series if len(loads) > 4 * 24]
+    except ImportError as error:
+        raise ConfigError(f"{error}: pip install 'asd[report]'") from error
+    if not rows:
+        raise DataError(
+            f"no series of {', '.join(map(str, files))} is longer than four days; give longer ones"
+        )
     click.echo(tabulate(rows, headers="keys", floatfmt=".3f"))
     click.echo(
         "weighted error one hour ahead, rolling origin: of the first predictor as it is, of others over its"
@@ -33,13 +41,11 @@ def forecast(files: tuple[Path, ...]) -> None:
 
 
 def _row(name: str, loads: Array) -> dict[str, object]:
-    row: dict[str, object] = {"series": name, "hours": len(loads)}
-    base = None
+    """Errors beside that of the first predictor; none beside one that is never wrong."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # statsmodels tells of every fit that has not converged
-        for make in PREDICTORS:
-            predictor = make()
-            error = errors(loads, predictor)
-            row[predictor.name] = error if base is None else error / base
-            base = base or error
-    return row
+        found = {predictor.name: errors(loads, predictor) for predictor in (make() for make in PREDICTORS)}
+    first, *others = found
+    base = found[first]
+    ratios = {other: found[other] / base if base else None for other in others}
+    return {"series": name, "hours": len(loads), first: base, **ratios}

@@ -12,7 +12,7 @@ import csv
 import gzip
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, groupby
 from pathlib import Path
@@ -24,7 +24,8 @@ import numpy.typing as npt
 from asd.errors import ConfigError, DataError
 
 __all__ = [
-    "Client", "Pattern", "clients", "merged", "poisson", "read_clients", "read_instants", "rows_of", "surge"
+    "Client", "Pattern", "clients", "merged", "number_of", "poisson", "read_clients", "read_instants",
+    "rows_of", "surge",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -53,6 +54,9 @@ class Pattern:
         surges: What the rate is multiplied with in a minute of burst, at each.
         p_burst: Share of the minutes that are bursts.
         scale: Of all rates.
+
+    Raises:
+        ConfigError: The scale is no positive number.
     """
 
     hours: tuple[int, ...] = (8, 9, 12, 14, 18, 22)
@@ -60,6 +64,10 @@ class Pattern:
     surges: tuple[float, ...] = (3.0, 2.8, 2.0, 2.2, 2.5, 1.3)
     p_burst: float = 0.0
     scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.scale < math.inf:
+            raise ConfigError(f"the rates of a day are scaled by a positive number, not {self.scale:g}")
 
     def rate(self, seconds: npt.ArrayLike) -> Array:
         """Requests a second outside bursts, at these times of the run, which begins at midnight."""
@@ -84,14 +92,14 @@ def read_instants(path: str | Path, speed: float = 1.0) -> list[float]:
         speed: How much faster they come than they did.
 
     Raises:
-        DataError: The file cannot be read or holds no such column.
+        DataError: The file cannot be read, holds no such column, or what is no time.
     """
     rows = rows_of(Path(path))
     column = next((name for name in ("t_s", "t_ms") if rows and name in rows[0]), None)
     if column is None:
         raise DataError(f"{path} has no rows with a column t_s or t_ms; give a file of arrivals")
     unit = speed if column == "t_s" else 1e3 * speed
-    found = sorted(float(row[column]) / unit for row in rows)
+    found = sorted(number_of(row, column, path) / unit for row in rows)
     return [instant - found[0] for instant in found]
 
 
@@ -117,17 +125,22 @@ def read_clients(path: str | Path) -> list[Client]:
     """Recorded clients: columns client, t_s, rate_rps, family, shape of a CSV file (`.gz` is unpacked).
 
     Raises:
-        DataError: The file cannot be read, or a column is missing.
+        DataError: The file cannot be read, a column is missing, or a value is out of range.
     """
     try:
-        return [
-            Client(
-                row["client"], float(row["t_s"]), float(row["rate_rps"]), row["family"], float(row["shape"])
-            )
-            for row in rows_of(Path(path))
-        ]
-    except (KeyError, ValueError) as error:
+        return [_client(row, path) for row in rows_of(Path(path))]
+    except KeyError as error:
         raise DataError(f"{path} is no file of clients ({error}); see asd/operations/README.md") from error
+
+
+def _client(row: Mapping[str, str], path: str | Path) -> Client:
+    start_s, rate, shape = (number_of(row, column, path) for column in ("t_s", "rate_rps", "shape"))
+    if row["family"] not in {"G", "W"} or shape == 0.0:
+        raise DataError(
+            f"{path}: gaps of client {row['client']!r} have family {row['family']!r} and shape {shape:g}; "
+            "write G (gamma) or W (Weibull) and a positive shape"
+        )
+    return Client(row["client"], start_s, rate, row["family"], shape)
 
 
 def clients(
@@ -220,3 +233,14 @@ def rows_of(path: str | Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read arrivals from {path}: {error}") from error
+
+
+def number_of(row: Mapping[str, str], column: str, path: str | Path) -> float:
+    """A number of a row of a CSV file; `DataError` where it is not finite and at least 0."""
+    try:
+        value = float(row[column])
+    except (TypeError, ValueError):  # a row that is too short holds None
+        value = math.nan
+    if not 0.0 <= value < math.inf:
+        raise DataError(f"{path}: {row[column]!r} in column {column} is not a number of at least 0")
+    return value

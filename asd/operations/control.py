@@ -81,6 +81,9 @@ def repriced(
 ) -> Graph:
     """The stopping problem with waiting on its edges.
 
+    Unlike in `Graph.dearer`, an edge is charged by how long it works, and one that continues from what a
+    stage has just read is charged too: its call joins the queue again.
+
     Args:
         graph: The problem without.
         seconds: What an edge keeps its stage busy, by source and action, shape (B,) of its source.

@@ -13,7 +13,7 @@ import numpy as np
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
-from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clients, read_instants
+from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clients, read_instants, rows_of
 from asd.operations.books import Summary
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Population
@@ -124,19 +124,24 @@ def arrivals_of(text: str, rng: np.random.Generator) -> Iterator[float]:
     if name == "poisson" and value is not None:
         return poisson(value, rng)
     if name in {"day", "bursts"}:
-        return Pattern(p_burst=0.05 if name == "bursts" else 0.0, scale=value or 1.0).draw(rng)
+        scale = 1.0 if value is None else value
+        return Pattern(p_burst=0.05 if name == "bursts" else 0.0, scale=scale).draw(rng)
     if not Path(name).suffix:
         raise ConfigError(f"arrivals {text!r} are none; write poisson:12, day, bursts or FILE.csv.gz:RATE")
     return _recorded(name, value, rng)
 
 
 def _recorded(path: str, rate: float | None, rng: np.random.Generator) -> Iterator[float]:
-    try:
+    if rate is not None and not 0.0 < rate < math.inf:
+        raise ConfigError(f"arrivals of {path} are brought to a positive rate a second, not {rate:g}")
+    rows = rows_of(path)
+    if rows and "client" in rows[0]:
         return clients(read_clients(path), rng, rate=rate)
-    except DataError:
-        instants = read_instants(path)
+    instants = read_instants(path)
     if rate is None:
         return iter(instants)
+    if not instants[-1]:
+        raise DataError(f"{path} holds a single instant of arrival, which has no rate; leave {rate:g} out")
     return iter([instant * (len(instants) / instants[-1]) / rate for instant in instants])
 
 
@@ -190,10 +195,10 @@ class Mean(NamedTuple):
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Mean and interval of one number a seed."""
-    from scipy.stats import t  # noqa: PLC0415  (scipy takes a second)
-
     if len(values) < 2:
         return Mean(float(np.mean(values)), 0.0)
+    from scipy.stats import t  # noqa: PLC0415  (scipy takes a second)
+
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Mean(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * error)
 
