@@ -1,8 +1,8 @@
 """When requests come: Poisson, the published day, recorded instants, and recorded clients.
 
 Every source is an iterator of seconds in ascending order from 0, drawn in blocks, so that memory does not
-grow with the length of a run. Real traffic is bursts of a few clients: within an hour the variance of a
-minute's count is 10 to 40 times its mean. A recorded stream is therefore made lighter by leaving out whole
+grow with the length of a run. Real traffic is bursts of a few clients: the counts of minutes vary far
+more than those of a Poisson stream. A recorded stream is therefore made lighter by leaving out whole
 clients (`clients`), never by dropping requests at random, which would make it Poisson.
 """
 
