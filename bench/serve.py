@@ -49,7 +49,7 @@ SMALLEST, LARGEST = "asd/always-S", "asd/always-L"
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ScoredQuestion:
     """A held-out question and what an answer to it is worth."""
 
     query: Query
@@ -147,12 +147,14 @@ def _port(log: Path, server: subprocess.Popen[bytes]) -> int:
 
 
 async def paced(
-    clients: Sequence[Callable[[Question], Awaitable[object]]], questions: Sequence[Question], n: int
+    clients: Sequence[Callable[[ScoredQuestion], Awaitable[object]]],
+    questions: Sequence[ScoredQuestion],
+    n: int,
 ) -> list[float]:
     """Seconds of n answers, asked by these clients; several of them think between their requests."""
     took: list[float] = []
 
-    async def use(ask: Callable[[Question], Awaitable[object]], rng: np.random.Generator) -> None:
+    async def use(ask: Callable[[ScoredQuestion], Awaitable[object]], rng: np.random.Generator) -> None:
         for question in rng.choice(np.array(questions, object), -(-n // len(clients))):
             await asyncio.sleep(rng.exponential(THINK_S) if len(clients) > 1 else 0)
             start = time.perf_counter()
@@ -165,7 +167,7 @@ async def paced(
 
 
 async def added(
-    ladder: Path, port: int, questions: Sequence[Question], n_clients: int, n: int
+    ladder: Path, port: int, questions: Sequence[ScoredQuestion], n_clients: int, n: int
 ) -> list[object]:
     """Latency of the same answers, directly and through the endpoint."""
     connections = [await Connection.open(port) for _ in range(n_clients)]
@@ -186,7 +188,7 @@ async def added(
     ]
 
 
-async def first_bytes(port: int, questions: Sequence[Question]) -> list[float]:
+async def first_bytes(port: int, questions: Sequence[ScoredQuestion]) -> list[float]:
     """Of streams, one after the other."""
     found = []
     for question in questions:
@@ -196,7 +198,9 @@ async def first_bytes(port: int, questions: Sequence[Question]) -> list[float]:
     return found
 
 
-async def turn(port: int, model: str, questions: Iterator[Question], n_clients: int, seconds: float) -> Turn:
+async def turn(
+    port: int, model: str, questions: Iterator[ScoredQuestion], n_clients: int, seconds: float
+) -> Turn:
     """A closed loop of clients for so long; what they began is waited for, and counts."""
     found, start = Turn(), time.perf_counter()
 
@@ -254,10 +258,10 @@ def serve(requests: int, seconds: float, turns: int, clients: int, quality: floa
     )
 
 
-def _questions(limit: int) -> list[Question]:
+def _questions(limit: int) -> list[ScoredQuestion]:
     """Held-out ones of every embedded workload, mixed."""
     rows = [
-        Question(query, lambda text, workload=workload, query=query: workload.score(query, text))  # type: ignore[misc]
+        ScoredQuestion(query, lambda text, workload=workload, query=query: workload.score(query, text))  # type: ignore[misc]
         for workload in find_workloads(default_names())
         for query in workload.queries("test", limit)
     ]

@@ -10,12 +10,12 @@ import pytest
 
 from asd.policies import FixedStage
 from asd.types import Query
-from bench.serve import Question, first_bytes, paced, turn
+from bench.serve import ScoredQuestion, first_bytes, paced, turn
 from tests.endpoint import OnePolicy, Server, Slow, running
 
 TOOK_S = 0.2
-RIGHT = Question(Query("q", "d", "add 1+2"), lambda text: float(text == "three"))
-WRONG = Question(Query("q", "d", "add 1+2"), lambda text: float(text == "four"))
+RIGHT = ScoredQuestion(Query("q", "d", "add 1+2"), lambda text: float(text == "three"))
+WRONG = ScoredQuestion(Query("q", "d", "add 1+2"), lambda text: float(text == "four"))
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_only_the_wait_for_an_answer_is_timed(
     """Not the time that clients think in between."""
     monkeypatch.setattr("bench.serve.THINK_S", 0.4)
 
-    async def ask(question: Question) -> None:
+    async def ask(question: ScoredQuestion) -> None:
         await asyncio.sleep(0.01)
 
     took = asyncio.run(paced([ask] * n_clients, [RIGHT], n))

@@ -14,26 +14,26 @@ from asd.policies import FixedStage
 from asd.policy.choice import choose
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
-from asd.serving.endpoint.settings import Setting, Settings
+from asd.serving.endpoint.settings import Setting, SettingCache
 
 LADDER = Ladder.load("tiny")
 FITTED = policy_of(LADDER)
 
 
-def setting_of(settings: Settings, **controls: Any) -> Setting:
+def setting_of(settings: SettingCache, **controls: Any) -> Setting:
     return asyncio.run(settings.of(Controls(**controls)))
 
 
 @pytest.mark.parametrize("own", [{}, {"lam": 2.0}, {"quality": 0.9}])
 def test_a_request_that_names_nothing_gets_the_servers_setting(own: dict[str, float]) -> None:
     """What `asd.load` would choose, too."""
-    settings = Settings(FITTED, LADDER, **own)
+    settings = SettingCache(FITTED, LADDER, **own)
     assert setting_of(settings) is settings.default
     assert settings.default.policy.name == choose(FITTED, LADDER, **own).policy.name
 
 
 def test_a_lam_is_solved_once_and_the_latest_are_kept() -> None:
-    settings = Settings(FITTED, LADDER, most=2)
+    settings = SettingCache(FITTED, LADDER, most=2)
 
     async def of(*lams: float) -> list[Setting]:
         return await asyncio.gather(*(settings.of(Controls(lam=lam)) for lam in lams))
@@ -52,18 +52,18 @@ def test_a_lam_is_solved_once_and_the_latest_are_kept() -> None:
 def test_an_estimated_quality_says_so_and_is_refused_where_certificates_are_wanted() -> None:
     """No guarantee comes with the embedded policy."""
     assert FITTED.guarantee is None
-    found = setting_of(Settings(FITTED, LADDER), quality=0.95)
+    found = setting_of(SettingCache(FITTED, LADDER), quality=0.95)
     assert "guarantees no quality" in found.note
     with pytest.raises(RequestError, match=r"quality 0\.95") as caught:
-        setting_of(Settings(FITTED, LADDER, certified=True), quality=0.95)
+        setting_of(SettingCache(FITTED, LADDER, certified=True), quality=0.95)
     assert (caught.value.status, caught.value.param) == (400, "quality")
     with pytest.raises(RequestError, match="guarantees no quality"):
-        Settings(FITTED, LADDER, certified=True, quality=0.95)
+        SettingCache(FITTED, LADDER, certified=True, quality=0.95)
 
 
 def test_stages_that_are_not_named_are_never_asked() -> None:
     """One stage needs no policy; the order of the names does not matter."""
-    settings = Settings(FITTED, LADDER)
+    settings = SettingCache(FITTED, LADDER)
     one = setting_of(settings, stages=("L",))
     assert (one.stages, one.policy.name) == (("L",), FixedStage("L").name)
     two = setting_of(settings, stages=("L", "S"))
@@ -80,20 +80,20 @@ def test_stages_that_are_not_named_are_never_asked() -> None:
 )
 def test_what_no_policy_can_do_is_refused(controls: dict[str, Any], status: int, param: str) -> None:
     with pytest.raises(RequestError) as caught:
-        setting_of(Settings(FITTED, LADDER), **controls)
+        setting_of(SettingCache(FITTED, LADDER), **controls)
     assert (caught.value.status, caught.value.param) == (status, param)
 
 
 def test_the_servers_own_setting_is_checked_at_the_start() -> None:
     with pytest.raises(ConfigError, match="lam"):
-        Settings(FITTED, LADDER, lam=-1.0)
+        SettingCache(FITTED, LADDER, lam=-1.0)
     with pytest.raises(ConfigError, match="both"):
-        Settings(FITTED, LADDER, lam=1.0, quality=0.9)
+        SettingCache(FITTED, LADDER, lam=1.0, quality=0.9)
 
 
 def test_a_hurried_answer_is_the_smallest_stages_unless_quality_is_promised() -> None:
-    hurried = Settings(FITTED, LADDER).hurried
+    hurried = SettingCache(FITTED, LADDER).hurried
     assert hurried.stages == ("S",)
     assert "busy" in hurried.note
-    promising = Settings(FITTED, LADDER, quality=0.95)
+    promising = SettingCache(FITTED, LADDER, quality=0.95)
     assert promising.hurried is promising.default

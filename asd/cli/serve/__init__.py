@@ -89,7 +89,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         from asd.serving.endpoint.application import Application  # noqa: PLC0415  (starlette)
         from asd.serving.endpoint.server import Server, listening, set_up_logs, url_of  # noqa: PLC0415
         from asd.serving.endpoint.service import Capacity, Service, load, tariff_of  # noqa: PLC0415
-        from asd.serving.endpoint.settings import Settings  # noqa: PLC0415
+        from asd.serving.endpoint.settings import SettingCache  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
     steps, local = Ladder.load(ladder), is_loopback(host)
@@ -97,7 +97,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     fitted = policy_of(steps, policy)
     deployed = deploy(steps, open_engines(steps, device, engine), lambda: revisions(steps, engine))
     engines = closed_at_the_end(deployed.engines)
-    settings = Settings(
+    settings = SettingCache(
         fitted, steps, lam=lam, quality=quality, certified=certified, residency=deployed.residency
     )
     caps = Caps(_micros(cap_day, steps), _micros(cap_total, steps))

@@ -23,12 +23,16 @@ from asd.serving.endpoint.refusals import TOO_LONG, RequestError
 from asd.stops import MOST
 from asd.types import Query
 
-__all__ = ["FORMS", "Asked", "Endpoint", "Limits", "read"]
+__all__ = ["FORMS", "Asked", "Endpoint", "read"]
 
 Endpoint = Literal["chat", "text"]
 
 ROOM = 256
 """Tokens of an answer where the client does not say."""
+MOST_ROOM = 4096
+"""Most tokens of an answer that a request may ask for."""
+MOST_CHARACTERS = 200_000
+"""Most characters of all messages, or of the prompt."""
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
@@ -160,19 +164,6 @@ FORMS: dict[Endpoint, type[_Chat | _Text]] = {"chat": _Chat, "text": _Text}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Most that one request may ask for.
-
-    Attributes:
-        characters: Of all messages, or of the prompt.
-        room: Tokens of the answer.
-    """
-
-    characters: int = 200_000
-    room: int = 4096
-
-
-@dataclass(frozen=True, slots=True)
 class Asked:
     """One request that can be answered.
 
@@ -197,9 +188,7 @@ class Asked:
     logprobs: bool
 
 
-def read(
-    endpoint: Endpoint, body: bytes, headers: Iterable[tuple[str, str]], request: str, limits: Limits
-) -> Asked:
+def read(endpoint: Endpoint, body: bytes, headers: Iterable[tuple[str, str]], request: str) -> Asked:
     """The request in a body.
 
     Args:
@@ -207,7 +196,6 @@ def read(
         body: JSON.
         headers: Of the request, names in lower case.
         request: The request's id, which the query gets.
-        limits: Most that it may ask for.
 
     Raises:
         RequestError: It cannot be answered; the message names the field and says why.
@@ -221,7 +209,7 @@ def read(
     return Asked(
         endpoint=endpoint,
         model=given.model,
-        query=_query(given, request, limits),
+        query=_query(given, request),
         sampling=_sampling(given),
         controls=read_controls(given.model, headers, fields, given.asd),
         stream=bool(given.stream),
@@ -257,34 +245,34 @@ def _sampling(given: _Shared) -> Sampling:
     return Sampling(given.temperature, rng, 1.0 if given.top_p is None else given.top_p)
 
 
-def _query(given: _Chat | _Text, request: str, limits: Limits) -> Query:
+def _query(given: _Chat | _Text, request: str) -> Query:
     if isinstance(given, _Chat):
         messages = [{"role": one.role, "content": _content(i, one)} for i, one in enumerate(given.messages)]
     else:
         messages = [{"role": "user", "content": _prompt(given.prompt)}]
-    room, stop = _room(given, limits), _stop(given.stop)
+    room, stop = _room(given), _stop(given.stop)
     try:
         query = Query.chat(request, "served", messages, max_new_tokens=room, stop=stop)
     except ConfigError as error:
         raise RequestError(400, str(error), param="messages") from error
-    if query.n_characters > limits.characters:
+    if query.n_characters > MOST_CHARACTERS:
         raise RequestError(
             400,
-            f"{query.n_characters} characters are asked; this server takes {limits.characters} at most",
+            f"{query.n_characters} characters are asked; this server takes {MOST_CHARACTERS} at most",
             code=TOO_LONG,
         )
     return query
 
 
-def _room(given: _Chat | _Text, limits: Limits) -> int:
+def _room(given: _Chat | _Text) -> int:
     asked = {given.max_tokens} | ({given.max_completion_tokens} if isinstance(given, _Chat) else set())
     wanted = asked - {None}
     if len(wanted) > 1:
         raise RequestError(400, "max_tokens and max_completion_tokens differ; give one", param="max_tokens")
-    room = next(iter(wanted), None) or min(ROOM, limits.room)
-    if room > limits.room:
+    room = next(iter(wanted), None) or ROOM
+    if room > MOST_ROOM:
         raise RequestError(
-            400, f"max_tokens is {room}; this server writes {limits.room} at most", param="max_tokens"
+            400, f"max_tokens is {room}; this server writes {MOST_ROOM} at most", param="max_tokens"
         )
     return room
 

@@ -62,7 +62,7 @@ class Completions:
         try:
             key = service.admission.authenticate(bearer_of(headers))
             body = await body_of(scope, receive, MOST_BYTES, BODY_S)
-            asked = read(self._endpoint, body, headers, scope["state"]["id"], service.capacity.limits)
+            asked = read(self._endpoint, body, headers, scope["state"]["id"])
             run = await service.open(asked, key, arrived)
         except ClientGoneError:
             service.metrics.ended(key, "left")

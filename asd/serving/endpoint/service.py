@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,12 +27,12 @@ from asd.engines.closing import close_all
 from asd.ladder import Ladder
 from asd.resilience import FAILURES, Health
 from asd.serving.admission import Admission, RequestFacts, Ticket, calls_of
-from asd.serving.endpoint.bodies import Asked, Limits
+from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.controls import Controls, Priority
 from asd.serving.endpoint.history import History
 from asd.serving.endpoint.metrics import Metrics, Outcome
 from asd.serving.endpoint.refusals import RequestError
-from asd.serving.endpoint.settings import Setting, Settings
+from asd.serving.endpoint.settings import Setting, SettingCache
 from asd.serving.endpoint.walks import Allowance, Delivered, Walk
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
@@ -54,13 +54,11 @@ class Capacity:
         open: Requests at a time, those that wait for a stage included; further ones are refused (429).
         batch: Most queries in one call of an engine that does not batch by itself.
         seconds: Most that a request may take; one that names a later deadline gets this one.
-        limits: Most that one request may ask for.
     """
 
     open: int = 256
     batch: int = 16
     seconds: float = 600.0
-    limits: Limits = field(default_factory=Limits)
 
 
 class Service:
@@ -85,7 +83,7 @@ class Service:
         self,
         engines: Mapping[str, Engine],
         ladder: Ladder,
-        settings: Settings,
+        settings: SettingCache,
         forms: tuple[AnswerKind, ...],
         admission: Admission,
         capacity: Capacity,

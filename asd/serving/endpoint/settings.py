@@ -20,7 +20,7 @@ from asd.policy.choice import DEFAULT_LAM, choose
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
 
-__all__ = ["Setting", "Settings"]
+__all__ = ["Setting", "SettingCache"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -38,7 +38,7 @@ class Setting:
     note: str = ""
 
 
-class Settings:
+class SettingCache:
     """The settings of a server, on the event loop that is running.
 
     Args:
