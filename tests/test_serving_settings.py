@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from asd.api import policy_of
 from asd.errors import ConfigError
+from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.ladder import Ladder
 from asd.policies import FixedStage
 from asd.policy.choice import choose
@@ -18,6 +20,14 @@ from asd.serving.endpoint.settings import Setting, SettingCache
 
 LADDER = Ladder.load("tiny")
 FITTED = policy_of(LADDER)
+GRANT = Grant(
+    stage="L", n=500, lam=5.0, p_value=0.01, n_needed=None, quality=0.97, stage_quality=0.98, cost=0.3,
+    stage_cost=1.0, watched={},
+)  # fmt: skip
+GUARANTEE = Guarantee(
+    keep=0.95, cap_cost=None, cost_bound=3.0, delta=0.1, n_lams=1, grants={EVERYTHING: GRANT}
+)
+PROMISED = msgspec.structs.replace(FITTED, guarantee=GUARANTEE)
 
 
 def setting_of(settings: SettingCache, **controls: Any) -> Setting:
@@ -61,6 +71,17 @@ def test_an_estimated_quality_says_so_and_is_refused_where_certificates_are_want
         SettingCache(FITTED, LADDER, certified=True, quality=0.95)
 
 
+def test_a_quality_that_the_guarantee_covers_is_promised() -> None:
+    """Up to the share that is guaranteed, and at the batch size of the guarantee alone."""
+    settings = SettingCache(PROMISED, LADDER, certified=True)
+    assert setting_of(settings, quality=0.95).note == ""
+    with pytest.raises(RequestError, match=r"the policy guarantees quality up to 0\.95"):
+        setting_of(settings, quality=0.96)
+    elsewhere = msgspec.structs.replace(FITTED, guarantee=msgspec.structs.replace(GUARANTEE, batch=4))
+    with pytest.raises(RequestError, match="guarantees no quality"):
+        setting_of(SettingCache(elsewhere, LADDER, lam=5.0, certified=True), quality=0.9)
+
+
 def test_stages_that_are_not_named_are_never_asked() -> None:
     """One stage needs no policy; the order of the names does not matter."""
     settings = SettingCache(FITTED, LADDER)
@@ -95,5 +116,6 @@ def test_a_hurried_answer_is_the_smallest_stages_unless_quality_is_promised() ->
     hurried = SettingCache(FITTED, LADDER).hurried
     assert hurried.stages == ("S",)
     assert "busy" in hurried.note
-    promising = SettingCache(FITTED, LADDER, quality=0.95)
-    assert promising.hurried is promising.default
+    for promising in (SettingCache(FITTED, LADDER, quality=0.95), SettingCache(PROMISED, LADDER)):
+        assert promising.hurried is promising.default
+    assert SettingCache(PROMISED, LADDER, lam=5.0).hurried.stages == ("S",)
