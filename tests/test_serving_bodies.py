@@ -10,6 +10,7 @@ import pytest
 from asd.serving.endpoint.bodies import MOST_CHARACTERS, MOST_ROOM, ROOM, Asked, Endpoint, read
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
+from asd.stops import MOST
 
 ASKS: dict[Endpoint, dict[str, Any]] = {
     "chat": {"messages": [{"role": "user", "content": "add 1+2"}]},
@@ -81,7 +82,13 @@ def test_texts_in_parts_and_lists_of_one_prompt_are_texts() -> None:
     parts = [{"type": "text", "text": "add "}, {"type": "text", "text": "1+2"}]
     assert reads(**message(content=parts)).query == reads().query
     assert reads("text", prompt=["add 1+2"]).query == reads("text").query
-    assert reads(stop="a").query.stop == ("a",)
+    assert reads(stop="ab").query.stop == ("ab",)
+    assert len(reads(stop=["ab"] * MOST).query.stop) == MOST
+
+
+def test_the_counts_of_a_stream_are_asked_for_by_an_option() -> None:
+    assert reads(stream=True, stream_options={"include_usage": True}).include_usage
+    assert not reads(stream=True, stream_options={}).include_usage
 
 
 def test_room_is_named_by_either_field() -> None:
@@ -101,10 +108,12 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         ("chat", {"max_tokens": MOST_ROOM + 1}, "max_tokens", f"writes {MOST_ROOM} at most"),
         ("chat", {"max_tokens": 7, "max_completion_tokens": 8}, "max_tokens", "differ"),
         ("chat", {"stream_options": {"include_usage": True}}, "stream_options", "stream = true"),
+        ("chat", {"stop": ["a"] * (MOST + 1)}, "stop", f"at most {MOST}"),
         ("chat", {"stop": ["a", ""]}, "stop", "none of them empty"),
         ("chat", {"messages": []}, "messages", ""),
         ("chat", message(content=[{"type": "text", "text": "what is this?"}, IMAGE]), "messages[0]", "image"),
         ("chat", message(content=[{"type": "text"}]), "messages[0]", "'text'"),
+        ("chat", message(content=None), "messages", ""),
         ("chat", message(name="bob"), "messages[0]", "messages[0].name"),
         ("chat", message(tool_calls=[{}]), "messages[0]", "messages[0].tool_calls"),
         ("chat", {"asd": 5}, "asd", "an object of controls"),

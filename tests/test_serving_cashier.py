@@ -168,6 +168,33 @@ def test_what_the_last_server_left_open_is_settled_before_anything_else(path: Pa
         assert cashier.recovered == []
 
 
+def test_a_start_that_fails_lets_go_of_the_file(path: Path):
+    """So that the same process can try again with what was missing."""
+    with Ledger(path, TARIFF) as ledger:
+        ledger.hold(asked("r1", "local"))
+    with pytest.raises(ConfigError, match="no price"):
+        Cashier(path, TARIFF, journal={"r1": [ran("XL", 2)]})
+    with Cashier(path, TARIFF, journal={"r1": [ran("S", 2)]}) as cashier:
+        assert [settled.micros for settled in cashier.recovered] == [ms(2)]
+
+
+def test_what_was_asked_for_is_booked_before_the_end(path: Path, keyring: Keyring):
+    """However much of it waits for the ledger's thread."""
+    keyring.add("alice")
+    facts = [asked(f"r{i}") for i in range(30)]
+    with Cashier(path, TARIFF) as cashier:
+
+        async def admit_all() -> None:
+            for one in facts:
+                await cashier.admit(one)
+
+        asyncio.run(admit_all())
+        for one in facts:
+            cashier.book(one, [ran("S", 1)])
+    [row] = read_spending(path).rows
+    assert (row.n_open, row.micros) == (0, ms(30))
+
+
 def test_a_settlement_that_could_not_be_written_can_be_tried_again(
     path: Path, keyring: Keyring, monkeypatch: pytest.MonkeyPatch
 ):
