@@ -82,6 +82,21 @@ def test_a_quality_that_the_guarantee_covers_is_promised() -> None:
         setting_of(SettingCache(elsewhere, LADDER, lam=5.0, certified=True), quality=0.9)
 
 
+def test_answers_that_are_drawn_are_outside_of_the_guarantee() -> None:
+    """Which the note says, or, where certificates are wanted, the refusal."""
+    said = "the guarantee is for temperature 0; at 0.7 it does not hold"
+    for asked in (Controls(), Controls(quality=0.95)):
+        settings = SettingCache(PROMISED, LADDER)
+        greedy, drawn = asyncio.run(settings.of(asked)), asyncio.run(settings.of(asked, 0.7))
+        assert (greedy.note, drawn.note, drawn.policy) == ("", said, greedy.policy)
+        with pytest.raises(RequestError, match=said) as caught:
+            asyncio.run(SettingCache(PROMISED, LADDER, certified=True).of(asked, 0.7))
+        assert (caught.value.status, caught.value.param) == (400, "temperature")
+    estimated = asyncio.run(SettingCache(PROMISED, LADDER).of(Controls(quality=0.99), 0.7))
+    assert "is estimated" in estimated.note
+    assert asyncio.run(SettingCache(PROMISED, LADDER, certified=True).of(Controls(lam=5.0), 0.7)).note == ""
+
+
 def test_stages_that_are_not_named_are_never_asked() -> None:
     """One stage needs no policy; the order of the names does not matter."""
     settings = SettingCache(FITTED, LADDER)

@@ -123,10 +123,10 @@ class Service:
             AdmissionError: The client may not ask, or not now.
         """
         self._check_open(asked.controls)
-        setting = await self._settings.of(asked.controls)
+        setting = await self._settings.of(asked.controls, asked.sampling.temperature)
         query = replace(asked.query, form=AnswerForm(self._form(asked)))
         self._check_open(asked.controls)
-        if self._is_crowded(asked.controls):
+        if self._is_crowded(asked.controls) and not setting.guaranteed:
             setting = self._settings.hurried
         cascade = self._cascade(setting, asked.sampling)
         facts = RequestFacts(
@@ -255,7 +255,7 @@ class Run:
             self._service.metrics.paid(self._key, calls, sum(map(self._service.tariff.micros, calls)) / MICRO)
             await self._ticket.settle(calls)
         except Exception as error:
-            _LOG.error("the books of request %s are open: %s", self.asked.query.id, type(error).__name__)
+            _LOG.error("the books of request %s are open", self.asked.query.id, exc_info=error)
         finally:
             self._service.metrics.ended(self._key, self._outcome)
             self._service.closed()

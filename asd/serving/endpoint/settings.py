@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from asd.api import with_loads
 from asd.engines.residency import Residency
@@ -31,11 +31,13 @@ class Setting:
         policy: Decides.
         stages: Those that it may ask, in ladder order.
         note: What whoever asked should know of it; "": nothing.
+        guaranteed: The policy's guarantee covers greedy answers at this setting.
     """
 
     policy: Policy
     stages: tuple[str, ...]
     note: str = ""
+    guaranteed: bool = False
 
 
 class SettingCache:
@@ -89,12 +91,21 @@ class SettingCache:
         """Settings that are kept now."""
         return len(self._kept)
 
-    async def of(self, asked: Controls) -> Setting:
+    async def of(self, asked: Controls, temperature: float = 0.0) -> Setting:
         """The setting of a request, solved in a thread where it is a new one.
 
         Raises:
             RequestError: There is no such stage, or what is asked for cannot be promised.
         """
+        found = await self._of(asked)
+        if not found.guaranteed or temperature == 0:
+            return found
+        note = f"the guarantee is for temperature 0; at {temperature:g} it does not hold"
+        if self._certified:
+            raise RequestError(400, note, param="temperature")
+        return replace(found, note=note)
+
+    async def _of(self, asked: Controls) -> Setting:
         if asked.lam is None and asked.quality is None and asked.stages is None:
             return self.default
         key = (asked.lam, asked.quality, None if asked.stages is None else frozenset(asked.stages))
@@ -135,7 +146,8 @@ class SettingCache:
             raise RequestError(400, note, param="quality")
         chosen = choose(self._fitted, self._ladder, lam=lam, quality=quality)
         stages = (chosen.policy.stage,) if isinstance(chosen.policy, FixedStage) else self._stages
-        return Setting(self._adapted(chosen.policy), stages, chosen.note or note)
+        guaranteed = lam is None and self._fitted.guarantee is not None and not note
+        return Setting(self._adapted(chosen.policy), stages, chosen.note or note, guaranteed)
 
     def _uncovered(self, share: float) -> str:
         """Why a share of quality is an estimate only; "": the guarantee of the policy covers it."""
