@@ -12,7 +12,7 @@ import numpy as np
 from asd.api import load, policy_of
 from asd.cli.examples import examples
 from asd.cli.opening import keep_quiet
-from asd.cli.options import device_option, engine_option, ladder_option, threads_option
+from asd.cli.options import device_option, engine_option, ladder_option, policy_option, threads_option
 from asd.cli.prompt import read_prompt
 from asd.engines import GREEDY, Sampling
 from asd.errors import ConfigError
@@ -45,9 +45,7 @@ __all__ = ["generate"]
 )
 @click.option("--quality", type=float, help="Instead: keep this share of the largest stage's quality.")
 @ladder_option
-@click.option(
-    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
-)
+@policy_option
 @click.option("--route", metavar="[complexity|taxonomy|FILE]", help="A rule for the first stage, with --lam.")
 @click.option(
     "--max-new-tokens", type=click.IntRange(min=1), default=80, show_default=True, help="Room for the answer."

@@ -24,6 +24,7 @@ __all__ = [
     "ledger_option",
     "new_ledger_option",
     "numbers",
+    "policy_option",
     "split",
     "threads_option",
     "unsafe_code_option",
@@ -50,6 +51,9 @@ def _checked_engine(_ctx: click.Context, _param: click.Parameter, engine: str) -
 
 
 ladder_option = click.option("--ladder", default="tiny", show_default=True, help="Preset or TOML file.")
+policy_option = click.option(
+    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
+)
 device_option = click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
 engine_option = click.option(
     "--engine",

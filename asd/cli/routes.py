@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from asd.api import policy_of
 from asd.cli.examples import examples
-from asd.cli.options import ladder_option, numbers, split
+from asd.cli.options import ladder_option, numbers, policy_option, split
 from asd.collection import read_collected
 from asd.errors import DataError
 from asd.evaluation.replay import Outcomes
@@ -29,9 +29,7 @@ __all__ = ["routes"]
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
-@click.option(
-    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
-)
+@policy_option
 @click.option(
     "--routes",
     "rules",
@@ -44,7 +42,6 @@ def routes(traces: tuple[Path, ...], ladder: str, policy: Path | None, rules: st
     """What `--route` changes on TRACES of split "test", against the same policy without it (replayed)."""
     steps = Ladder.load(ladder)
     fitted = policy_of(steps, policy)
-    fitted.check(steps)
     usable = [
         trace
         for trace in answered(read_collected(traces, steps, "test"))

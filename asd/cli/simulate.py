@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from asd.api import policy_of
 from asd.cli.examples import examples
-from asd.cli.options import ladder_option
+from asd.cli.options import ladder_option, policy_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.operations.books import Summary
@@ -39,9 +39,7 @@ from asd.traces import answered, read_traces
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
-@click.option(
-    "--policy", type=click.Path(path_type=Path), help="Made by `asd fit`. [default: the ladder's own]"
-)
+@policy_option
 @click.option(
     "--policies",
     default="optimal:5",

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from asd.api import policy_of
 from asd.cli.examples import examples
 from asd.cli.opening import closed_at_the_end, keep_quiet
-from asd.cli.options import device_option, engine_option, ladder_option, threads_option
+from asd.cli.options import device_option, engine_option, ladder_option, policy_option, threads_option
 from asd.cli.serve.keys import keys
 from asd.cli.serve.ledger import correct, ledger
 from asd.engines.deployment import deploy
@@ -40,7 +40,7 @@ __all__ = ["serve"]
     ),
 )
 @ladder_option
-@click.option("--policy", type=click.Path(path_type=Path), help="What asd fit made. [default: the ladder's]")
+@policy_option
 @click.option("--lam", type=float, help="Of requests that name none. [default: what is guaranteed, else 5]")
 @click.option("--quality", type=float, help="Instead: the share of quality that they get.")
 @click.option("--certified", is_flag=True, help="Refuse a quality that no guarantee of the policy covers.")

@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @classmethod
     def of(cls, stage: Stage) -> Settings:
-        """What a stage's `options.transformers` say, and the device that is named there or for the run.
+        """What a stage's `options.transformers` say.
 
         Raises:
             ConfigError: They are unknown or out of range.
