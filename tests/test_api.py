@@ -103,7 +103,9 @@ def test_a_rule_chooses_the_first_stage(monkeypatch: pytest.MonkeyPatch) -> None
     plain, ruled = (asd.load("tiny", lam=1, route=route).policy for route in (None, "complexity"))
     assert plain.decide(query, {}).action != "L"
     assert ruled.decide(query, {}).action == "L"
-    use["L"] = 0.9
+    use["L"] = 0.6  # the bar is 0.6 - (0.8 - 0.6) = 0.4, and the prompt scores 0.409
+    assert ruled.decide(query, {}).action == "L"
+    use["L"] = 0.65
     assert ruled.decide(query, {}) == plain.decide(query, {})
 
 
