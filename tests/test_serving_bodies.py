@@ -113,6 +113,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         ("chat", {"messages": []}, "messages", ""),
         ("chat", message(content=[{"type": "text", "text": "what is this?"}, IMAGE]), "messages[0]", "image"),
         ("chat", message(content=[{"type": "text"}]), "messages[0]", "'text'"),
+        ("chat", message(content=[{"type": "refusal", "text": "no"}]), "messages[0]", "'refusal'"),
         ("chat", message(content=None), "messages", ""),
         ("chat", message(name="bob"), "messages[0]", "messages[0].name"),
         ("chat", message(tool_calls=[{}]), "messages[0]", "messages[0].tool_calls"),
