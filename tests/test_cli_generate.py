@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner
 
+from asd.api import load
 from asd.cli import main
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -52,6 +54,18 @@ def test_the_answer_ends_before_the_first_stop_string() -> None:
     assert generate("--stop", second, "--stop", first) == greedy[: greedy.index(first)]
 
 
+def test_the_asked_quality_chooses_the_lam() -> None:
+    """As in Python; more quality is worth more."""
+    names = set()
+    for quality in (0.95, 0.99):
+        arguments = ["generate", "add 12+30", "--device", "cpu", "--json", "--quality", str(quality)]
+        done = CliRunner().invoke(main, arguments)
+        with load("tiny", quality=quality, device="cpu") as cascade:
+            assert json.loads(done.stdout)["policy"] == cascade.policy.name
+        names.add(cascade.policy.name)
+    assert len(names) == 2
+
+
 def test_a_system_prompt_is_the_first_message() -> None:
     """The templates of the embedded stages would drop it, so each refuses the conversation."""
     assert "leaves out its message of role 'system'" in refused("--system", "Answer with a number.")
@@ -61,7 +75,7 @@ def test_a_system_prompt_is_the_first_message() -> None:
     ("arguments", "message"),
     [
         (("--top-p", "0.9"), "--top-p has no effect at temperature 0; give --temperature too"),
-        (("--seed", "1"), "--seed has no effect at temperature 0"),
+        (("--seed", "0"), "--seed has no effect at temperature 0"),
         (("--temperature", "-1"), "temperature must be a number of at least 0, not -1"),
         (("--temperature", "nan"), "not nan"),
         (("--temperature", "1", "--top-p", "1.5"), r"top_p must be in (0, 1], not 1.5"),
