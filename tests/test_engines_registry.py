@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from asd.engines import Drafted, alone
+from asd.engines import Drafted, alone, step_mode
 from asd.engines.hf.engine import TransformersEngine
 from asd.engines.registry import open_drafted, open_engines
+from asd.engines.residency import Residency
 from asd.errors import ConfigError
 from asd.ladder import Drafter, Ladder, Stage
 from asd.prices import Prices
+from asd.testing import ScriptedEngine
 
 SMALL, LARGE = Stage("S", "/none/S", Prices(1, 0, 0)), Stage("L", "/none/L", Prices(2, 0, 0))
 
@@ -78,3 +80,12 @@ def test_a_stage_drafts_where_its_prices_say_that_it_pays() -> None:
     )
     served = ladder(SMALL, replace(pays, engine="openai", options={"openai": {"base_url": "http://none/v1"}}))
     assert not isinstance(open_engines(served, "cpu")["L"], Drafted)
+
+
+def test_stages_say_how_they_make_their_decode_steps() -> None:
+    """On a CPU each step is launched by itself; a drafted stage has its verifier's mode; others do not say."""
+    engines = open_drafted(Ladder.load("tiny"), "cpu")
+    assert [step_mode(engine) for engine in engines.values()] == ["eager"] * 3
+    resident = Residency(engines, dict.fromkeys(engines, 1.0), 3.0).engines["L"]
+    assert step_mode(resident) == "eager"
+    assert step_mode(ScriptedEngine("S", {})) is None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,9 +22,12 @@ __all__ = [
     "Drafted",
     "Engine",
     "Sampling",
+    "StepMode",
+    "Stepping",
     "Verifier",
     "alone",
     "continuation_usage",
+    "step_mode",
 ]
 
 
@@ -138,6 +141,28 @@ class Drafted(Verifier, Protocol):
     @property
     def alone(self) -> Verifier:
         """The same stage without its drafter."""
+
+
+StepMode = Literal["eager", "static", "graph", "compiled"]
+"""How a stage makes its decode steps: each launched from Python over a cache that grows ("eager") or one of a
+fixed size ("static"), or replayed from a CUDA graph ("graph"), whose kernels a compiler fused ("compiled")."""
+
+
+@runtime_checkable
+class Stepping(Engine, Protocol):
+    """An engine that says how it makes its decode steps, so that times of two modes are never compared."""
+
+    @property
+    def step_mode(self) -> StepMode | None:
+        """The slowest mode since the stage was loaded; before, the one that its options ask for.
+
+        None: it is not known, as of a server.
+        """
+
+
+def step_mode(engine: Engine) -> StepMode | None:
+    """How an engine makes its decode steps; None: it does not say."""
+    return engine.step_mode if isinstance(engine, Stepping) else None
 
 
 def alone(engine: Engine) -> Engine:

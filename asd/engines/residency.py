@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier, alone
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, StepMode, Verifier, alone, step_mode
 from asd.engines.closing import Closing
 from asd.errors import ConfigError
 from asd.prices import Prices
@@ -152,6 +152,10 @@ class _Turning(Closing):
     @property
     def stage_name(self) -> str:
         return self._engine.stage_name
+
+    @property
+    def step_mode(self) -> StepMode | None:
+        return step_mode(self._engine)
 
     def load(self) -> None:
         self._residency.admit(self.stage_name)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.decoder import Batch, decode, join, open_batch, prefill
 from asd.engines.hf.kv_store import Keeper
@@ -81,6 +81,11 @@ class TransformersEngine(Closing):
     def stage_name(self) -> str:
         """Name of the stage this engine serves."""
         return self.stage.name
+
+    @property
+    def step_mode(self) -> StepMode:
+        """How decode steps are made."""
+        return "eager"
 
     @property
     def n_evicted(self) -> int:

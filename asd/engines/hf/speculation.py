@@ -27,7 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.decoder import Batch, open_batch
 from asd.engines.hf.engine import Resumed, TransformersEngine
@@ -98,6 +98,11 @@ class SpeculativeEngine(Closing):
     def stage_name(self) -> str:
         """Name of the verifier's stage."""
         return self.verifier.stage_name
+
+    @property
+    def step_mode(self) -> StepMode:
+        """How the verifier makes its decode steps; the drafter has a mode of its own."""
+        return self.verifier.step_mode
 
     @property
     def device(self) -> torch.device:
