@@ -83,7 +83,7 @@ def test_a_stage_drafts_where_its_prices_say_that_it_pays() -> None:
 
 
 def test_stages_say_how_they_make_their_decode_steps() -> None:
-    """On a CPU each step is launched by itself; a drafted stage has its verifier's mode; others do not say."""
+    """On a CPU each is launched by itself; a drafted stage has its verifier's mode; others do not say."""
     engines = open_drafted(Ladder.load("tiny"), "cpu")
     assert [step_mode(engine) for engine in engines.values()] == ["eager"] * 3
     resident = Residency(engines, dict.fromkeys(engines, 1.0), 3.0).engines["L"]

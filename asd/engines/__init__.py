@@ -145,7 +145,8 @@ class Drafted(Verifier, Protocol):
 
 StepMode = Literal["eager", "static", "graph", "compiled"]
 """How a stage makes its decode steps: each launched from Python over a cache that grows ("eager") or one of a
-fixed size ("static"), or replayed from a CUDA graph ("graph"), whose kernels a compiler fused ("compiled")."""
+fixed size ("static"), or replayed from a CUDA graph ("graph"), whose kernels a compiler fused ("compiled").
+"""
 
 
 @runtime_checkable
