@@ -57,6 +57,7 @@ class TransformersEngine(Closing):
         device: Device in torch's words ("cpu", "cuda:1") of a stage whose options name none; None takes a
             CUDA device if there is one.
         clock: Seconds now, for `Draft.seconds`.
+        loader: Brings a stage into memory on a device; the default reads its files.
 
     Raises:
         ConfigError: The device is unknown, or the stage's options are.
@@ -68,11 +69,13 @@ class TransformersEngine(Closing):
         device: str | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
+        loader: Callable[[Stage, torch.device], Loaded] = load,
     ) -> None:
         self.stage = stage
         self.settings = Settings.of(stage)
         self.device = find_device(self.settings.device or device, stage.name)
         self._clock = clock
+        self._loader = loader
         self._keeper = Keeper(int(self.settings.kv_cache_gib * 2**30))
         self._has_told_of_evictions = False
         self._loaded: Loaded | None = None
@@ -106,7 +109,7 @@ class TransformersEngine(Closing):
         """
         if self._loaded is None:
             try:
-                self._loaded = load(self.stage, self.device)
+                self._loaded = self._loader(self.stage, self.device)
             except StageTooLargeError as error:
                 release(error)
                 self.make_room()

@@ -20,7 +20,7 @@ from asd.engines.revisions import local_directory, revision
 from asd.errors import EngineError
 from asd.ladder import Stage
 
-__all__ = ["Loaded", "load"]
+__all__ = ["Loaded", "described", "load"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,17 @@ def load(stage: Stage, device: torch.device) -> Loaded:
     found = revision(stage)
     commit = found if local_directory(stage) is None else None
     config, tokenizer = read_config(stage, commit), read_tokenizer(stage, commit)
-    n_vocab = config.get_text_config().vocab_size
     check_template(stage, tokenizer)
-    check_vocabulary(stage, tokenizer, n_vocab)
-    model = read_model(stage, commit, config, device)
+    check_vocabulary(stage, tokenizer, config.get_text_config().vocab_size)
+    return described(stage, read_model(stage, commit, config, device), tokenizer, found)
+
+
+def described(stage: Stage, model: Any, tokenizer: Any, revision: str) -> Loaded:
+    """A model in memory with what the decode loop needs to know of it; `revision` says where it came from.
+
+    Raises:
+        EngineError: Its forward pass takes no key-value cache.
+    """
     layers = {type(layer) for layer in DynamicCache(config=model.config).layers}
     sees_all = layers == {DynamicLayer}
     return Loaded(
@@ -82,12 +89,12 @@ def load(stage: Stage, device: torch.device) -> Loaded:
         tokenizer,
         _stop_ids(model, tokenizer),
         getattr(model.config.get_text_config(), "max_position_embeddings", None),
-        n_vocab,
+        model.config.get_text_config().vocab_size,
         sees_all,
         layers <= {DynamicLayer, DynamicSlidingWindowLayer},
         _step_mask(model.config, layers),
         _cache_argument(stage, model),
-        found,
+        revision,
     )
 
 
