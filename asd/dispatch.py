@@ -72,7 +72,7 @@ class _Desk:
         place: threading.Lock | None,
         threads: ThreadPoolExecutor,
     ) -> None:
-        self._width = width
+        self.width = width
         self._batch_size = batch_size
         self._place = place
         self._threads = threads
@@ -93,12 +93,22 @@ class _Desk:
         ]
 
     @property
+    def n_waiting(self) -> int:
+        """Queries in the queue."""
+        return sum(not entry.done.done() for entry in self._waiting)
+
+    @property
+    def n_in_flight(self) -> int:
+        """Queries in calls that run."""
+        return sum(map(len, self._running.values()))
+
+    @property
     def utilisation(self) -> float:
         """Calls that run, over those that may run at once."""
-        return len(self._running) / self._width
+        return len(self._running) / self.width
 
     def _call_next(self) -> None:
-        while len(self._running) < self._width and (batch := self._take()):
+        while len(self._running) < self.width and (batch := self._take()):
             task = asyncio.create_task(self._call(batch))
             self._running[task] = batch
             task.add_done_callback(self._ended)
@@ -187,6 +197,18 @@ class Dispatcher:
         for desk in self._desks.values():
             if calls := desk.calls_for(journey):
                 await asyncio.wait(calls)
+
+    def width(self, stage: str) -> int:
+        """Calls that a stage takes at once."""
+        return self._desks[stage].width
+
+    def n_waiting(self, stage: str) -> int:
+        """Queries that wait for a stage."""
+        return self._desks[stage].n_waiting
+
+    def n_in_flight(self, stage: str) -> int:
+        """Queries in calls of a stage that run."""
+        return self._desks[stage].n_in_flight
 
     def utilisation(self, stage: str) -> float:
         """Calls of a stage that run, over those that it takes at once: a share in [0, 1]."""

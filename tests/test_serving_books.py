@@ -151,4 +151,4 @@ def test_metrics_tell_what_the_books_say(
     assert values['asd_requests_total{key="alice",outcome="refused"}'] == "1.0"
     assert values['asd_answers_total{stage="L"}'] == "1.0"
     assert float(values['asd_spend_total{key="alice"}']) == pytest.approx(spent)
-    assert values["asd_request_seconds_count"] == "1.0"
+    assert values['asd_request_seconds_count{stage="L"}'] == "1.0"

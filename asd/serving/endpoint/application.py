@@ -75,7 +75,7 @@ class Application:
         given = headers.get("x-request-id", "")
         name = given if ID.fullmatch(given) else f"req-{secrets.token_hex(12)}"
         scope.setdefault("state", {})["id"] = f"chatcmpl-{secrets.token_hex(12)}"
-        answer = _echoing(send, name)
+        answer, receive = _echoing(self._counting(send), name), self._counting_in(receive)
         if self._loopback_only and not is_loopback(_host(headers.get("host", ""))):
             refusal = RequestError(
                 403, "a server without keys answers requests for this machine's own name only"
@@ -92,6 +92,21 @@ class Application:
         finally:
             await self.service.drained()
             self.service.close()
+
+    def _counting(self, send: Send) -> Send:
+        async def counted(message: Message) -> None:
+            self.service.monitor.metrics.transferred(0, len(message.get("body", b"")))
+            await send(message)
+
+        return counted
+
+    def _counting_in(self, receive: Receive) -> Receive:
+        async def counted() -> Message:
+            message = await receive()
+            self.service.monitor.metrics.transferred(len(message.get("body", b"")), 0)
+            return message
+
+        return counted
 
     async def _models(self, request: Request) -> Response:
         self._authenticated(request)
@@ -114,7 +129,7 @@ class Application:
 
     async def _metrics(self, request: Request) -> Response:
         self._authenticated(request)
-        return Response(self.service.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        return Response(self.service.monitor.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _health(self, _: Request) -> Response:
         return _json({"status": "ok"})

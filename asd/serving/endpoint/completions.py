@@ -65,10 +65,10 @@ class Completions:
             asked = read(self._endpoint, body, headers, scope["state"]["id"])
             run = await service.open(asked, key, arrived)
         except ClientGoneError:
-            service.metrics.ended(key, "left")
+            service.monitor.refused(key, "left")
             return
         except Exception as error:
-            service.metrics.ended(key, "refused")
+            service.monitor.refused(key, "refused")
             await _refuse(send, error)
             return
         try:
@@ -107,11 +107,13 @@ async def _events(run: Run, end: asyncio.Task[Delivered], replies: Replies) -> A
             yield comment("asd is at work")
             continue
         for change in screen.after(run.walk.state):
+            run.shows_text()
             yield _shown(change, replies)
     if (error := end.exception()) is not None:
         yield event(_reported(error).error)
         return
     delivered = end.result()
+    run.shows_text()
     for chunk in _last(screen, delivered, replies, counts=run.asked.include_usage):
         yield chunk
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+import time
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,14 +27,16 @@ from asd.engines import LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.engines.closing import close_all
 from asd.ladder import Ladder
 from asd.resilience import FAILURES, Health
-from asd.serving.admission import Admission, RequestFacts, Ticket, calls_of
+from asd.serving.admission import Admission, Call, RequestFacts, Ticket, calls_of
 from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.controls import Controls, Priority
 from asd.serving.endpoint.history import History
-from asd.serving.endpoint.metrics import Metrics, Outcome
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.settings import Setting, SettingCache
 from asd.serving.endpoint.walks import Allowance, Delivered, Walk
+from asd.serving.monitoring.events import Ended, Outcome
+from asd.serving.monitoring.monitor import Monitor
+from asd.serving.monitoring.vitals import Vitals, stages_of
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
 
@@ -74,7 +77,7 @@ class Service:
 
     Attributes:
         history: What became of the latest requests.
-        metrics: What Prometheus reads.
+        monitor: Is told of every request that ends.
         tariff: What calls cost and can cost.
         draining: No request is taken any more; those that were go on.
     """
@@ -92,7 +95,7 @@ class Service:
         self.admission = admission
         self.capacity = capacity
         self.history = History()
-        self.metrics = Metrics(lambda: self._n_open)
+        self.monitor = Monitor(self.vitals)
         self.health = Health()
         self.dispatcher = Dispatcher(engines, capacity.batch)
         self.draining = False
@@ -109,6 +112,12 @@ class Service:
     def n_open(self) -> int:
         """Requests that were taken and for which work may still run."""
         return self._n_open
+
+    def vitals(self) -> Vitals:
+        """How the server is now."""
+        names = tuple(stage.name for stage in self.ladder.stages)
+        stages = stages_of(names, self.dispatcher, self.health)
+        return Vitals(self._n_open, self.capacity.open, self.draining, stages)
 
     async def open(self, asked: Asked, key: str, arrived: float) -> Run:
         """Take a request on.
@@ -144,10 +153,8 @@ class Service:
         except BaseException:
             self._n_open -= 1
             raise
-        walk = Walk(
-            self.dispatcher, cascade, query, Allowance(self.tariff, facts, arrived, self._seconds(asked))
-        )
-        return Run(self, asked, key, setting, ticket, walk)
+        allowed = Allowance(self.tariff, facts, arrived, self._seconds(asked))
+        return Run(self, asked, setting, ticket, Walk(self.dispatcher, cascade, query, allowed))
 
     def _seconds(self, asked: Asked) -> float:
         return min(asked.controls.deadline_s or self.capacity.seconds, self.capacity.seconds)
@@ -221,16 +228,17 @@ class Run:
         walk: Its way through the cascade.
     """
 
-    def __init__(
-        self, service: Service, asked: Asked, key: str, setting: Setting, ticket: Ticket, walk: Walk
-    ) -> None:
+    def __init__(self, service: Service, asked: Asked, setting: Setting, ticket: Ticket, walk: Walk) -> None:
         self.asked = asked
         self.setting = setting
         self.walk = walk
         self._service = service
-        self._key = key
+        self._key = walk.allowed.facts.key
         self._ticket = ticket
+        self._n_inside = service.n_open - 1
         self._outcome: Outcome = "left"
+        self._delivered: Delivered | None = None
+        self._first_text_s: float | None = None
 
     async def end(self) -> Delivered:
         """Answer; cancelling it takes the query out of the cascade. Raises as `Walk.end`."""
@@ -240,25 +248,54 @@ class Run:
             self._outcome = "failed"
             raise
         self._outcome = "answered" if delivered.in_time else "late"
-        self._service.metrics.answered(delivered)
+        self._delivered = delivered
         self._service.history.keep(self.asked, self._key, self.setting, delivered)
         return delivered
+
+    def shows_text(self) -> None:
+        """The client is sent some of the answer now."""
+        if self._first_text_s is None:
+            self._first_text_s = self._seconds
+
+    @property
+    def _seconds(self) -> float:
+        """Since the request arrived."""
+        return asyncio.get_running_loop().time() - self.walk.allowed.arrived
 
     def close(self) -> None:
         """Settle the books, in the background: once no stage works for the request any more."""
         self._service.in_background(self._settle())
 
     async def _settle(self) -> None:
+        seconds = self._seconds
         try:
             await self.walk.settled()
             calls = calls_of(self.walk.bought)
-            self._service.metrics.paid(self._key, calls, sum(map(self._service.tariff.micros, calls)) / MICRO)
-            await self._ticket.settle(calls)
+            try:
+                await self._ticket.settle(calls)
+            finally:
+                self._service.monitor.ended(self._ended(calls, seconds))
         except Exception as error:
             _LOG.error("the books of request %s are open", self.asked.query.id, exc_info=error)
         finally:
-            self._service.metrics.ended(self._key, self._outcome)
             self._service.closed()
+
+    def _ended(self, calls: Sequence[Call], seconds: float) -> Ended:
+        """The request as those see it who watch."""
+        delivered = self._delivered
+        return Ended(
+            key=self._key,
+            outcome=self._outcome,
+            arrived_at=time.time() - self._seconds,
+            seconds=seconds if delivered is None else delivered.seconds,
+            n_inside=self._n_inside,
+            bought=tuple(self.walk.bought),
+            calls=tuple(calls),
+            micros=sum(map(self._service.tariff.micros, calls)),
+            completion=None if delivered is None else delivered.completion,
+            p_good=None if delivered is None else delivered.p_good,
+            first_text_s=self._first_text_s,
+        )
 
 
 def tariff_of(ladder: Ladder, engines: Mapping[str, Engine]) -> Tariff:

@@ -92,6 +92,7 @@ class Walk:
         allowed: What it may take.
 
     Attributes:
+        allowed: As given.
         moved: Set whenever there is something new in `state`; whoever waits for it clears it.
         state: What had been bought and decided after the last step.
     """
@@ -99,7 +100,7 @@ class Walk:
     def __init__(self, dispatcher: Dispatcher, cascade: Cascade, query: Query, allowed: Allowance) -> None:
         self._dispatcher = dispatcher
         self._cascade = cascade
-        self._allowed = allowed
+        self.allowed = allowed
         self._journey = Journey(query)
         self.state = self._journey.copy()
         self.moved = asyncio.Event()
@@ -122,19 +123,19 @@ class Walk:
         """
         in_time = True
         try:
-            async with asyncio.timeout_at(self._allowed.deadline):
+            async with asyncio.timeout_at(self.allowed.deadline):
                 await self._on()
             state = self.state
         except TimeoutError:
             if not self.state.drafts:
                 raise RequestError(
-                    504, f"no stage answered within {self._allowed.seconds:g} s", code="deadline_exceeded"
+                    504, f"no stage answered within {self.allowed.seconds:g} s", code="deadline_exceeded"
                 ) from None
             state, in_time = self._best(), False
         if not state.has_stopped:
             raise self._unanswered()
         [completion] = self._cascade.completed([state])
-        return Delivered(completion, in_time, asyncio.get_running_loop().time() - self._allowed.arrived)
+        return Delivered(completion, in_time, asyncio.get_running_loop().time() - self.allowed.arrived)
 
     async def settled(self) -> None:
         """Until no stage works for the query any more."""
@@ -150,7 +151,7 @@ class Walk:
 
     def _too_dear(self) -> set[str]:
         """Stages of which another call may pass the budget."""
-        return self._allowed.too_dear(calls_of(self.bought))
+        return self.allowed.too_dear(calls_of(self.bought))
 
     def _best(self) -> Journey:
         """As if the policy had stopped where the deadline found the query."""
@@ -170,7 +171,7 @@ class Walk:
             return RequestError(
                 400,
                 f"the budget may be too little for any stage: the cheapest call may cost "
-                f"{self._allowed.least:.4g} where it may write {self._allowed.facts.max_new_tokens} tokens; "
+                f"{self.allowed.least:.4g} where it may write {self.allowed.facts.max_new_tokens} tokens; "
                 "raise it, or lower max_tokens",
                 code="budget_too_small",
                 param="budget",
