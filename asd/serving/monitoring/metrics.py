@@ -64,9 +64,9 @@ class Metrics:
     def ended(self, ended: Ended) -> None:
         """A request ended, with an answer or without."""
         self._requests.labels(ended.key, ended.outcome).inc()
-        for draft in ended.bought:
-            if isinstance(draft, Draft) and draft.cached:
-                self._cached.labels(draft.stage).inc()
+        for bought in ended.bought:
+            if isinstance(bought, Draft) and bought.cached:
+                self._cached.labels(bought.stage).inc()
         self.paid(ended.key, ended.calls, ended.micros)
         if (draft := ended.draft) is not None:
             self._answered(ended, draft.stage)
