@@ -5,7 +5,7 @@
 A ladder file names its stages, cheapest first, and holds their prices or names the file that does:
 
     name = "mine"
-    price_unit = "ms"                                          # or: prices = "mine-prices.json"
+    price_unit = "ms"                # or: prices = "mine-prices.json", which may price other stages too
     prices_measured = "one H100, bfloat16, batch 1, 2026-01-31"
     money = { currency = "EUR", per_unit = 5.5e-7 }            # if need be: what one price unit is worth
 
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from asd.errors import ConfigError
-from asd.prices import Money, PriceFile, PriceRow, Prices, check_prices
+from asd.prices import Money, PriceFile, PriceRow, Prices, check_prices, read_prices
 from asd.schema import msgspec
 from asd.types import STOP, VERIFY, Usage
 
@@ -260,10 +260,10 @@ def _read(path: Path) -> Ladder:
     file = _decode(path, msgspec.toml.decode, _LadderFile)
     table = _price_table(file, path)
     for of_batch in (table.stages, *table.batched.values()):
-        if of_batch.keys() != {row.name for row in file.stages}:
+        if not of_batch.keys() >= {row.name for row in file.stages}:
             raise ConfigError(
                 f"{path}: prices are given for {sorted(of_batch)}, the stages are "
-                f"{sorted(row.name for row in file.stages)}; give every stage its prices and no other"
+                f"{sorted(row.name for row in file.stages)}; give every stage its prices"
             )
     stages = tuple(
         Stage(
@@ -302,7 +302,7 @@ def _price_table(file: _LadderFile, path: Path) -> PriceFile:
             raise ConfigError(
                 f"{path} holds prices and names a price file, {file.prices!r}; keep one of them"
             )
-        return _decode(path.parent / file.prices, msgspec.json.decode, PriceFile)
+        return read_prices(path.parent / file.prices)
     if file.price_unit is None or file.prices_measured is None:
         raise ConfigError(
             f"{path}: give price_unit and prices_measured, or the name of a price file in prices"

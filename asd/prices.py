@@ -5,16 +5,27 @@ Scope: counts in, prices out; how prices are measured is `asd.evaluation.pricing
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from asd.errors import ConfigError, StorageError
 from asd.schema import msgspec
 from asd.types import Usage
 
-__all__ = ["Money", "PriceFile", "PriceRow", "Prices", "check_prices", "write_prices"]
+__all__ = [
+    "Money",
+    "PriceFile",
+    "PriceRow",
+    "Prices",
+    "Timing",
+    "check_prices",
+    "read_prices",
+    "write_prices",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,17 +114,71 @@ class PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return Prices(**msgspec.structs.asdict(self))
 
 
+class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How prices came about that were measured on random weights, which say nothing about quality.
+
+    Attributes:
+        card: Name of the device.
+        date: Of the measurement, ISO 8601.
+        dtype: Of the weights.
+        step_modes: How every measured stage made its decode steps (`asd.engines.StepMode`).
+        modelled: By batch size, stages that were not measured: their prices are scaled from those of the
+            largest that was.
+        provenance: "timing-only".
+    """
+
+    card: str
+    date: str
+    dtype: str
+    step_modes: dict[str, str]
+    modelled: dict[int, tuple[str, ...]] = {}
+    provenance: Literal["timing-only"] = "timing-only"
+
+    def __str__(self) -> str:
+        """In one line, for `prices_measured`."""
+        steps = ", ".join(sorted(set(self.step_modes.values())))
+        modelled = sorted({stage for stages in self.modelled.values() for stage in stages})
+        left = f"; modelled, not measured: {', '.join(modelled)}" if modelled else ""
+        return f"{self.date} on {self.card}, {self.dtype}, steps {steps}, random weights (timing-only){left}"
+
+
 class PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Prices of all stages by name, at batch 1 and at other batch sizes."""
+    """Prices of all stages by name, at batch 1 and at other batch sizes.
+
+    `timing` is there where no real weights were timed (`python -m bench.shapes`).
+    """
 
     price_unit: str
     prices_measured: str
     stages: dict[str, PriceRow]
     batched: dict[int, dict[str, PriceRow]] = {}
+    timing: Timing | None = None
+
+    def at(self, batch: int = 1) -> dict[str, PriceRow] | None:
+        """The rows of a batch size; None: nobody has measured them."""
+        return self.stages if batch == 1 else self.batched.get(batch)
+
+
+def read_prices(path: str | Path) -> PriceFile:
+    """Read a price file.
+
+    Raises:
+        ConfigError: It is missing or no price file.
+    """
+    try:
+        return msgspec.json.decode(Path(path).read_bytes(), type=PriceFile)
+    except OSError as error:
+        raise ConfigError(f"cannot read the price file {path}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is not a price file: {error}") from error
 
 
 def write_prices(
-    path: str | Path, prices: Mapping[int, Mapping[str, Prices]], price_unit: str, prices_measured: str
+    path: str | Path,
+    prices: Mapping[int, Mapping[str, Prices]],
+    price_unit: str,
+    prices_measured: str,
+    timing: Timing | None = None,
 ) -> None:
     """Write the price file that a ladder file names in `prices`.
 
@@ -122,6 +187,7 @@ def write_prices(
         prices: By batch size, 1 among them, and stage name.
         price_unit: "ms", "usd", "declared".
         prices_measured: Where, when and how.
+        timing: The same of prices that were measured on random weights.
 
     Raises:
         ConfigError: A price is negative or not finite, all of a stage's are zero, or batch 1 is missing.
@@ -136,12 +202,12 @@ def write_prices(
         batch: {name: PriceRow(**asdict(of_stage)) for name, of_stage in of_batch.items()}
         for batch, of_batch in prices.items()
     }
-    table = PriceFile(price_unit, prices_measured, rows.pop(1), rows)
-    text = msgspec.json.format(msgspec.json.encode(table), indent=2)
+    table = PriceFile(price_unit, prices_measured, rows.pop(1), rows, timing)
+    text = json.dumps(json.loads(msgspec.json.encode(table)), indent=2)
     path = Path(path)
     temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_bytes(text + b"\n")
+        temporary.write_text(text + "\n", "utf8")
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"cannot write the prices to {path}: {error.strerror}") from error

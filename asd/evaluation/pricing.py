@@ -33,7 +33,7 @@ from asd.prices import Prices
 from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 
-__all__ = ["LEAST_CALLS", "measure_prices", "plan_block"]
+__all__ = ["LEAST_CALLS", "explain", "measure_prices", "plan_block"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def _measured(
         of_stage = [call for call in (name, pair_name(drafter, name)) if call in calls]
         usages = [[result.usage for result in unit] for call in of_stage for unit in timings.results[call]]
         seconds = np.concatenate([timings.seconds[call].min(axis=0) for call in of_stage])
-        prices[name] = _explain(usages, seconds)
+        prices[name] = explain(usages, seconds)
         if (drafted := DRAFTED + name) in calls:
             usages = [[result.usage for result in unit] for unit in timings.results[drafted]]
             fast, slow = (float(timings.seconds[call].min(axis=0).sum()) for call in (drafted, name))
@@ -151,7 +151,16 @@ def _verifying(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> d
     }
 
 
-def _explain(usages: Sequence[Sequence[Usage]], seconds: NDArray[np.float64]) -> Prices:
+def explain(usages: Sequence[Sequence[Usage]], seconds: NDArray[np.float64]) -> Prices:
+    """The prices, in milliseconds, by which the counts of calls come nearest to their seconds.
+
+    Args:
+        usages: Of every query of every call.
+        seconds: What every call took, shape (calls,).
+
+    Raises:
+        ConfigError: All prompts or all answers are of one length.
+    """
     counts = np.array([np.sum([use.counts for use in call], axis=0) for call in usages], dtype=float)
     counts = counts[:, [0, 1, 3, 2] if counts[:, 2].any() else [0, 1, 3]]  # in the order of `Prices`
     if np.linalg.matrix_rank(counts) < counts.shape[1]:

@@ -1,0 +1,259 @@
+"""`python -m bench.shapes`: shapes against the library that runs them, prices against a law, resuming."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from transformers import AutoModelForCausalLM
+
+import bench.shapes.__main__ as command
+from asd.errors import ConfigError, OutOfMemoryError
+from asd.ladder import Ladder
+from asd.prices import Prices, read_prices
+from asd.types import Usage
+from bench.shapes.clocked import Plan, bandwidth
+from bench.shapes.families import family_of
+from bench.shapes.models import model_config, open_random, prompts
+from bench.shapes.readings import ALL, FIRST, Asked, Bandwidth, Cell, Log, verifying
+from bench.shapes.table import Sizes
+
+PLAN = Plan(batches=(1, 4), lengths=(128, 512), widths=(16,), n_new=8, n_passes=1, rivals=False)
+RATES = Bandwidth(copy=2e12, from_host=2e10)
+ASKED = Asked(ladder="qwen2.5", card="H100", dtype="bfloat16", steps="auto", n_new=8)
+
+
+@pytest.mark.parametrize(("ladder", "size"), [("qwen2.5", "0.5B"), ("llama3", "1B"), ("tiny", "M")])
+def test_bytes_are_those_of_the_model_that_is_built(ladder: str, size: str) -> None:
+    """Weights as transformers counts them on no device, tied embeddings once, biases where they are."""
+    family = family_of(ladder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.frommodel_config(model_config(family, size), dtype=torch.bfloat16)
+    n = sum(parameter.numel() for parameter in model.parameters())
+    assert family.weight_bytes(size, "bfloat16") == 2 * n
+    assert family.weight_bytes(size, "float32") == 4 * n
+
+
+@pytest.mark.parametrize("preset", ["qwen2.5", "qwen2.5-3", "llama2", "llama2-b"])
+def test_shapes_have_the_parameters_that_the_presets_state(preset: str) -> None:
+    """Every stage has a shape, whose bytes are the stage's memory to a hundredth."""
+    family = family_of(preset)
+    for stage in Ladder.load(preset).stages:
+        gib = family.weight_bytes(stage.name, "bfloat16") / 2**30
+        assert gib == pytest.approx(stage.memory_gib, rel=0.01)
+
+
+def test_the_embedded_shapes_are_those_of_the_embedded_weights() -> None:
+    """Layers and widths as their configuration has them."""
+    family = family_of("tiny")
+    for stage in Ladder.load("tiny").stages:
+        config, shape = json.loads((Path(stage.model) / "config.json").read_text()), family.shape(stage.name)
+        stated = [
+            config[name] for name in ("num_hidden_layers", "hidden_size", "intermediate_size", "vocab_size")
+        ]
+        assert stated == [shape.layers, shape.width, shape.inner, shape.vocabulary]
+
+
+def test_a_token_leaves_keys_and_values_in_every_layer() -> None:
+    """Qwen2.5 7B: 28 layers x 4 heads x 128 numbers, of keys and of values, two bytes each."""
+    assert family_of("qwen2.5").cache_bytes("7B", "bfloat16", 1) == 2 * 28 * 4 * 128 * 2
+
+
+def _seconds(prices: Prices, batch: int, length: int) -> dict[str, float]:
+    """A clock that obeys these prices."""
+    calls = {FIRST: Usage(length, 1, 1), ALL: Usage(length, 9, 9), verifying(16): Usage(length, 0, 1, 16)}
+    return {name: batch * prices.cost(usage) / 1e3 for name, usage in calls.items()}
+
+
+LAWS = {"7B": Prices(1.0, 0.03, 8.0, 0.02), "14B": Prices(1.5, 0.06, 16.0, 0.05)}
+
+
+def _log(tmp_path: Path, laws: dict[str, Prices], batches: tuple[int, ...] = (1,)) -> Log:
+    log = Log.open(tmp_path / "x.readings.json", ASKED, "2026-01-31", RATES)
+    for size, law in laws.items():
+        for batch in batches:
+            for length in PLAN.lengths:
+                seconds = _seconds(law, batch, length)
+                log.put(Cell(size=size, batch=batch, length=length, step_mode="graph", seconds=seconds))
+    return log
+
+
+def test_prices_are_the_law_that_the_clock_obeyed(tmp_path: Path) -> None:
+    """Per call, token read, token decoded and token verified; a load is the weights over the host's rate."""
+    found = Sizes(_log(tmp_path, LAWS, (1, 4)), family_of("qwen2.5"), ("7B", "14B"), PLAN).prices()
+    for batch in (1, 4):
+        for size, law in LAWS.items():
+            load = 1e3 * family_of("qwen2.5").weight_bytes(size, "bfloat16") / RATES.from_host
+            got = found[batch][size].known()
+            assert got == pytest.approx(replace(law, per_load=load).known(), rel=1e-3)
+
+
+def test_a_size_that_was_not_measured_is_scaled_from_the_largest_and_labelled(tmp_path: Path) -> None:
+    """Its step takes its bytes over the bandwidth, at the efficiency of 14B; table and file name it."""
+    family = family_of("qwen2.5")
+    found = Sizes(_log(tmp_path, LAWS), family, ("7B", "14B", "72B"), PLAN)
+    large, modelled = found.prices()[1]["14B"], found.prices()[1]["72B"]
+    floors = [family.decode_bytes(size, "bfloat16", 1, 128) / RATES.copy for size in ("14B", "72B")]
+    efficiency = floors[0] / large.per_decoded_token
+    assert modelled.per_decoded_token == pytest.approx(floors[1] / efficiency, rel=1e-3)
+    assert modelled.per_prompt_token > large.per_prompt_token
+    assert found.timing().modelled == {1: ("72B",)}
+    assert "modelled, not measured: 72B" in str(found.timing())
+    (row,) = [line.split() for line in found.shown().splitlines() if line.startswith("72B")]
+    assert row[3] == "modelled"
+    assert float(row[4]) == pytest.approx(1e3 * floors[1] / (floors[0] / 0.016), rel=1e-2)
+
+
+def test_a_batch_size_at_which_nothing_was_measured_has_no_prices(tmp_path: Path) -> None:
+    """Nothing is scaled from nothing."""
+    assert list(Sizes(_log(tmp_path, LAWS), family_of("qwen2.5"), ("7B",), PLAN).prices()) == [1]
+
+
+def test_no_token_is_free(tmp_path: Path) -> None:
+    """Where reading hides behind the weights a token costs what its keys and values take to write."""
+    free = {"7B": Prices(1.0, 0.0, 8.0, 0.0)}
+    got = Sizes(_log(tmp_path, free), family_of("qwen2.5"), ("7B",), PLAN).prices()[1]["7B"]
+    least = 1e3 * family_of("qwen2.5").cache_bytes("7B", "bfloat16", 1) / RATES.copy
+    assert got.per_prompt_token == got.per_verified == pytest.approx(least, rel=1e-3)
+
+
+def test_the_bandwidth_of_a_copy_counts_reading_and_writing() -> None:
+    """At one second between two readings of the clock."""
+    ticks = iter(range(10_000))
+    rates = bandwidth("cpu", lambda: float(next(ticks)), n_passes=2)
+    assert rates.copy == 2 * rates.from_host == 2 * (1 << 26)
+
+
+def test_readings_of_another_card_are_not_mixed(tmp_path: Path) -> None:
+    """The file says what it is of, and where to go instead."""
+    log = _log(tmp_path, LAWS)
+    assert Log.open(log.path, ASKED, "2026-02-01", RATES).cells == log.cells
+    other = Asked(ladder="qwen2.5", card="H200", dtype="bfloat16", steps="auto", n_new=8)
+    with pytest.raises(ConfigError, match="readings of card H100, not H200; choose another --out"):
+        Log.open(log.path, other, "2026-02-01", RATES)
+
+
+def test_a_random_stage_reads_and_writes_as_many_tokens_as_asked() -> None:
+    """A prompt of n words is n tokens, and no token ends an answer; a draft of its own is read whole."""
+    engine = open_random(family_of("tiny"), "S", "float32", "cpu", {})
+    asked = prompts(2, 7, 5, 512)
+    drafts = engine.generate(asked)
+    assert [draft.usage for draft in drafts] == [Usage(7, 5, 5)] * 2
+    read = engine.verify(prompts(2, 7, 6, 512), drafts)
+    assert [(found.usage.n_prompt, found.usage.n_verified) for found in read] == [(7, 5)] * 2
+
+
+SMALL = ["--ladder", "tiny", "--batch", "1,2", "--lengths", "4,8", "--widths", "3", "--new-tokens", "2"]
+
+
+def _run(out: Path, *more: str, sizes: str = "S,M") -> Result:
+    return CliRunner().invoke(
+        command.shapes,
+        [*SMALL, "--sizes", sizes, "--passes", "1", "--device", "cpu", "--out", str(out), *more],
+    )
+
+
+@pytest.mark.slow
+def test_a_small_run_makes_a_table_that_a_ladder_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU: rows with rivals and floor, prices at both batch sizes, no word on quality; a second run
+    measures nothing again."""
+    out = tmp_path / "tiny.json"
+    done = _run(out, "--memory-gib", "1")
+    assert done.exit_code == 0, done.output
+    assert {"generate()", "static", "floor", "prefill", "verify"} <= set(done.stdout.splitlines()[0].split())
+    assert "random weights (timing-only); nothing here says how good an answer is" in done.stdout
+    table = read_prices(out)
+    assert table.timing is not None
+    assert (table.timing.provenance, table.timing.modelled) == ("timing-only", {})
+    text = 'name = "x"\nprices = "tiny.json"\n[[stages]]\nname = "M"\nmodel = "org/m"\n'
+    (tmp_path / "x.toml").write_text(text)
+    ladder = Ladder.load(tmp_path / "x.toml")
+    assert ladder.batches == (1, 2)
+    assert ladder.stages[0].prices == table.stages["M"].opened()
+    assert "timing-only" in ladder.prices_measured
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(command, "clocked", refuse)
+    assert _run(out).exit_code == 0
+
+
+def test_a_run_that_was_broken_off_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the third cell: exit code 130, two cells kept, the next run measures the other two."""
+    asked: list[tuple[int, int]] = []
+
+    def timed(_engine: object, _plan: Plan, batch: int, length: int, _clock: object) -> Cell:
+        asked.append((batch, length))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        seconds = _seconds(LAWS["7B"], batch, length) | {verifying(3): 1.0}
+        return Cell(size="S", batch=batch, length=length, step_mode="eager", seconds=seconds)
+
+    monkeypatch.setattr(command, "clocked", timed)
+    out = tmp_path / "t.json"
+    first = _run(out, "--no-rivals", sizes="S")
+    assert (first.exit_code, out.exists()) == (130, False)
+    assert "the same command continues" in first.output
+    second = _run(out, "--no-rivals", sizes="S")
+    assert second.exit_code == 0, second.output
+    assert asked == [(1, 4), (1, 8), (2, 4), (2, 4), (2, 8)]
+    assert list(read_prices(out).batched) == [2]
+
+
+def test_a_cell_that_runs_out_of_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size is modelled at that batch size from one that fitted, and the file says so."""
+
+    def timed(engine: object, _plan: Plan, batch: int, length: int, _clock: object) -> Cell:
+        size = engine.stage_name
+        if (size, batch) == ("M", 2):
+            raise OutOfMemoryError("too much")
+        seconds = _seconds(LAWS["7B"], batch, length) | {verifying(3): 1.0}
+        return Cell(size=size, batch=batch, length=length, step_mode="graph", seconds=seconds)
+
+    monkeypatch.setattr(command, "clocked", timed)
+    done = _run(tmp_path / "t.json", "--no-rivals")
+    assert done.exit_code == 0, done.output
+    assert "M, batch 2, prompt 4: left out: too much" in done.output
+    timing = read_prices(tmp_path / "t.json").timing
+    assert timing is not None
+    assert timing.modelled == {2: ("M",)}
+
+
+def test_a_size_that_does_not_fit_is_not_built(tmp_path: Path) -> None:
+    """Nothing fits 0 GiB: said for every size, and no table comes of it."""
+    done = _run(tmp_path / "t.json", "--memory-gib", "0")
+    assert done.exit_code == 1
+    assert "S: does not fit (0.0 GiB of weights and a tenth more, of 0.0 GiB): modelled" in done.output
+    assert "none of S, M fits at batch 1" in done.output
+    assert not (tmp_path / "t.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--sizes", "S,8B"], "no shape of size '8B'; there are S, M, L"),
+        (["--ladder", "gpt"], "no shapes of ladder 'gpt'; there are those of qwen2.5, .*tiny"),
+        (["--lengths", "8"], "give 2 or more different numbers"),
+        (["--lengths", "8,x"], "give 2 or more different numbers"),
+        (["--batch", "2,4"], "needs batch 1"),
+        (["--lengths", "8,511"], "exceed the context of 512"),
+        (["--out", "/dev/null/x.json"], "could not be written"),
+        (["--device", "cuda:99"], "device 'cuda:99' is not here"),
+    ],
+)
+def test_wrong_requests_end_with_one_line(tmp_path: Path, more: list[str], says: str) -> None:
+    """Before anything is built, naming the value and what there is."""
+    done = _run(tmp_path / "t.json", *more)
+    assert done.exit_code in (1, 2)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert re.search(says, done.output), done.output
