@@ -33,7 +33,7 @@ def test_bytes_are_those_of_the_model_that_is_built(ladder: str, size: str) -> N
     """Weights as transformers counts them on no device, tied embeddings once, biases where they are."""
     family = family_of(ladder)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.frommodel_config(model_config(family, size), dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_config(model_config(family, size), dtype=torch.bfloat16)
     n = sum(parameter.numel() for parameter in model.parameters())
     assert family.weight_bytes(size, "bfloat16") == 2 * n
     assert family.weight_bytes(size, "float32") == 4 * n

@@ -42,9 +42,7 @@ def open_random(
     def make(stage: Stage, on: torch.device) -> Loaded:
         torch.manual_seed(0)
         with on:
-            model = AutoModelForCausalLM.frommodel_config(
-                model_config(family, size), dtype=getattr(torch, dtype)
-            )
+            model = AutoModelForCausalLM.from_config(model_config(family, size), dtype=getattr(torch, dtype))
         return described(stage, model.eval(), _words(family.shape(size).vocabulary), "random")
 
     stage = Stage(size, f"random {size}", UNPRICED, dtype=dtype, options={"transformers": options})
