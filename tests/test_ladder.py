@@ -146,6 +146,24 @@ def test_declared_multipliers(preset: str, multipliers: tuple[float, ...], devic
     assert ladder.price_unit == "declared"
 
 
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.toml")))
+def test_no_preset_reads_tokens_for_nothing(preset: str) -> None:
+    """Tokens of a prompt and of a draft cost something in every stage; what is declared says so and by which
+    rule, what was measured says where."""
+    ladder = Ladder.load(preset)
+    for number, stage in enumerate(ladder.stages):
+        prices = stage.prices
+        assert prices.per_prompt_token > 0
+        assert prices.rates[2] > 0 or number == 0  # the smallest stage reads no drafts
+        if ladder.price_unit == "declared":
+            read = 0.003 * prices.per_decoded_token
+            assert (prices.per_prompt_token, prices.per_verified) == pytest.approx((read, read))
+    declared = "declared, not measured: .* per decoded token; read tokens at 0.003 of it"
+    assert re.match(
+        declared if ladder.price_unit == "declared" else r"\d{4}-\d\d-\d\d on ", ladder.prices_measured
+    )
+
+
 def test_tiny_weights_are_inside_the_package() -> None:
     """The embedded ladder's models lie beside the code, wherever it is installed."""
     weights = (PRESETS.parent / "tiny" / "weights").resolve()
