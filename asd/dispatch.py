@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
+from asd.cancellation import CancelToken, cancellable
 from asd.engines import Acceptance, Concurrent, Engine
 from asd.errors import ConfigError
 from asd.journey import Journey
@@ -48,6 +49,7 @@ class _Waiting(NamedTuple):
     cascade: CarriesOut
     journey: Journey
     done: asyncio.Future[None]
+    token: CancelToken
 
     def is_called_with(self, other: _Waiting) -> bool:
         """Whether one call may be for both."""
@@ -82,9 +84,14 @@ class _Desk:
     async def serve(self, cascade: CarriesOut, journey: Journey) -> None:
         """Until this round's decision of the journey was carried out; raises what the engine raised."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(cascade, journey, done))
+        token = CancelToken()
+        self._waiting.append(_Waiting(cascade, journey, done, token))
         self._call_next()
-        await done
+        try:
+            await done
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
 
     def calls_for(self, journey: Journey) -> list[asyncio.Task[None]]:
         """The calls that run now and are for this query too."""
@@ -141,7 +148,8 @@ class _Desk:
 
     def _carry_out(self, batch: Sequence[_Waiting]) -> None:
         cascade, group = batch[0].cascade, [entry.journey for entry in batch]
-        with nullcontext() if self._place is None else self._place:
+        asked, tokens = [journey.query for journey in group], [entry.token for entry in batch]
+        with nullcontext() if self._place is None else self._place, cancellable(asked, tokens):
             cascade.carry_out(group[0].chosen.action, group, self._batch_size)
 
 
@@ -183,8 +191,8 @@ class Dispatcher:
     async def step(self, cascade: CarriesOut, journey: Journey) -> bool:
         """Decide once and carry the decision out; False: the walk has come to its end.
 
-        Cancelling it takes the query out of the queue of its stage; a call that runs already ends by itself
-        (`settled`). Raises as `walk`.
+        Cancelling it takes the query out of the queue of its stage; a call that runs already is cancelled
+        (`asd.cancellation`) and ends soon after (`settled`). Raises as `walk`.
         """
         cascade.decide(journey)
         if journey.decision is None or journey.has_stopped:

@@ -11,6 +11,7 @@
     │   ├── OutOfMemoryError      the batch does not fit the stage's memory; a smaller one may
     │   │   └── StageTooLargeError    the weights do not fit the memory that is free
     │   ├── UnavailableError      the stage is not there, out of time or overloaded
+    │   ├── CallCancelledError    the call was cancelled by whoever waited for it; what it took is not known
     │   ├── PartialBatchError     some queries of a batch failed; holds the results of the others
     │   └── NoStageLeftError      every stage failed a query; holds what has been answered
     ├── StorageError     a result could not be written (disk full, no permission)
@@ -85,6 +86,10 @@ class StageTooLargeError(OutOfMemoryError):
 
 class UnavailableError(EngineError):
     """The stage is not there, does not answer in time or is overloaded."""
+
+
+class CallCancelledError(EngineError):
+    """The call was cancelled (`asd.cancellation`); what it took up to then is not known."""
 
 
 class PartialBatchError(EngineError):

@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from asd.engines.batches import batches, cut, half, kept, paired, short_of_memory
 from asd.errors import (
     AsdError,
+    CallCancelledError,
     ConfigError,
     EngineError,
     OutOfMemoryError,
@@ -174,7 +175,9 @@ class Health:
                 self._breakers[stage].succeeded()
 
     def _failed(self, action: str, batch: Sequence[int], error: Exception) -> None:
-        """Count and log a failed call; the first of its kind as a warning."""
+        """Count and log a failed call, the first of its kind as a warning; a cancelled one is no failure."""
+        if isinstance(error, CallCancelledError):
+            return
         stage, kind = action.removeprefix(VERIFY), type(error).__name__
         with self._lock:
             self._counts[stage, kind] += 1

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from openai import OpenAI
 
+from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling
 from asd.ladder import Ladder, Stage
 from asd.policies import FixedStage, Policy
@@ -82,6 +83,31 @@ class Slow:
         acceptance: Acceptance = LOSSLESS,  # noqa: ARG002
     ) -> list[Draft]:
         raise AssertionError("every draft is accepted whole")
+
+
+class Steps(Slow):
+    """Writes a token every 20 ms, for 5 s or until it is cancelled, and counts them."""
+
+    def __init__(self, stage_name: str) -> None:
+        super().__init__(stage_name, "")
+        self.written = 0
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:  # noqa: ARG002
+        self.calls.append(tuple(query.id for query in queries))
+        tokens = tokens_of(queries)
+        counts = [0] * len(queries)
+        for _ in range(250):
+            still_open = [i for i, token in enumerate(tokens) if not token.cancelled]
+            for i in still_open:
+                counts[i] += 1
+            if not still_open:
+                break
+            time.sleep(0.02)
+        self.written += sum(counts)
+        return [
+            Draft(self.stage_name, "a" * n, tuple(range(n)), (-0.1,) * n, n == 250, Usage(1, n, n), 0.0)
+            for n in counts
+        ]
 
 
 @dataclass

@@ -323,7 +323,7 @@ def test_a_server_that_is_gone_is_not_asked_to_the_end() -> None:
         raise UnavailableError("gone")
 
     with pytest.raises(UnavailableError, match="gone"):
-        fan_out(call, 50, concurrency=2)
+        fan_out(call, [query()] * 50, concurrency=2)
     assert len(tried) < 10
 
 
@@ -336,7 +336,7 @@ def test_one_bad_reply_stops_nobody() -> None:
         return i
 
     with pytest.raises(PartialBatchError, match="1 of 20") as caught:
-        fan_out(call, 20, concurrency=1)
+        fan_out(call, [query()] * 20, concurrency=1)
     assert caught.value.done == {i: i for i in range(1, 20)}
 
 

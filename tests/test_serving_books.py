@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,11 +13,18 @@ import openai
 import pytest
 from openai import OpenAI
 
+from asd.cancellation import tokens_of
+from asd.engines import GREEDY, Sampling
+from asd.errors import CallCancelledError
+from asd.policies import FixedStage
+from asd.serving.admission import RequestFacts
 from asd.serving.cashier import Cashier
 from asd.serving.endpoint.service import Capacity, tariff_of
 from asd.serving.keys import Keyring, Limits
 from asd.serving.spending import read_spending
-from tests.endpoint import LADDER, OnePolicy, Server, Slow, running
+from asd.serving.tariff import prompt_bound
+from asd.types import Draft, Query
+from tests.endpoint import LADDER, OnePolicy, Server, Slow, Steps, running
 from tests.test_serving_endpoint import Climb
 
 Connect = Callable[[str], OpenAI]
@@ -152,3 +159,57 @@ def test_metrics_tell_what_the_books_say(
     assert values['asd_answers_total{stage="L"}'] == "1.0"
     assert float(values['asd_spend_total{key="alice"}']) == pytest.approx(spent)
     assert values['asd_request_seconds_count{stage="L"}'] == "1.0"
+
+
+@pytest.mark.parametrize("leaves", ["client", "deadline"])
+def test_what_was_computed_until_a_call_was_cancelled_is_booked(path: Path, leaves: str) -> None:
+    """To the token, within a second of when the client left or its deadline came; the rest is free again."""
+    stage = Steps("S")
+    engines = {"S": stage, "M": Slow("M", "M"), "L": Slow("L", "L")}
+    with Cashier(path, tariff_of(LADDER, engines)) as cashier, Keyring(path) as keyring:
+        secret = keyring.add("alice").secret
+        with (
+            running(engines, OnePolicy(FixedStage("S")), admission=cashier) as server,
+            OpenAI(base_url=server.url, api_key=secret, max_retries=0) as ask,
+        ):
+            patience: dict[str, Any] = (
+                {"timeout": 0.2} if leaves == "client" else {"extra_body": {"deadline_s": 0.2}}
+            )
+            with pytest.raises((openai.APITimeoutError, openai.InternalServerError)):
+                ask.chat.completions.create(model="asd", messages=MESSAGES, **patience)
+            left = time.monotonic()
+            spent = booked(path, "alice")
+            assert time.monotonic() - left < 1
+    assert 0 < stage.written < 100
+    assert spent == pytest.approx(1 + 0.01 + 0.1 * stage.written, abs=1e-5)
+    [row] = read_spending(path).rows
+    assert row.estimated_micros == 0
+
+
+def test_a_cancelled_call_that_nobody_has_counted_is_booked_at_its_bound(path: Path) -> None:
+    """As estimated: at most this was spent. What other calls of the request took is known."""
+
+    class Uncounted(Slow):
+        def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:  # noqa: ARG002
+            [token] = tokens_of(queries)
+            while not token.cancelled:
+                time.sleep(0.01)
+            raise CallCancelledError("the connection was closed")
+
+    engines = {"S": Slow("S", "S"), "M": Slow("M", "M"), "L": Uncounted("L", "")}
+    tariff = tariff_of(LADDER, engines)
+    with Cashier(path, tariff) as cashier, Keyring(path) as keyring:
+        secret = keyring.add("alice").secret
+        with (
+            running(engines, OnePolicy(Climb("S", "L"), ("S", "L")), admission=cashier) as server,
+            OpenAI(base_url=server.url, api_key=secret, max_retries=0) as ask,
+        ):
+            reply = ask.chat.completions.create(
+                model="asd", messages=MESSAGES, max_tokens=7, extra_body={"deadline_s": 0.2}
+            )
+            assert reply.choices[0].finish_reason == "deadline"
+            spent = booked(path, "alice")
+    facts = RequestFacts("r", "alice", "asd", ("S", "L"), prompt_bound(Query("q", "d", "add 1+2")), 7)
+    assert spent == pytest.approx(CALL["S"] + tariff.call_bound("L", facts) / 1e6, abs=1e-5)
+    [row] = read_spending(path).rows
+    assert row.estimated_micros == row.micros

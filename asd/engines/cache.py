@@ -28,6 +28,7 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.engines.closing import Closing, close
 from asd.errors import ConfigError, DataError, StorageError
@@ -172,8 +173,9 @@ class CachingEngine(Closing):
         seconds = self._clock() - start
         missing = [i for i, draft in enumerate(found) if draft is None]
         written = self._engine.generate([queries[i] for i in missing], sampling) if missing else []
-        self._store.keep({keys[i]: draft for i, draft in zip(missing, written, strict=True)})
         new = dict(zip(missing, written, strict=True))
+        cancelled = [token.cancelled for token in tokens_of(queries)]  # these may be parts of answers
+        self._store.keep({keys[i]: draft for i, draft in new.items() if not cancelled[i]})
         return [new[i] if draft is None else self._served(draft, seconds) for i, draft in enumerate(found)]
 
     def _served(self, draft: Draft, seconds: float) -> Draft:

@@ -119,8 +119,11 @@ class Ticket(Protocol):
     def held(self) -> int:
         """The most that the request can cost, micro-units."""
 
-    async def settle(self, calls: Sequence[Call]) -> Settled:
+    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:
         """Book these calls and free the rest of the hold; the books are safe from a kill when it returns.
+
+        `uncounted` names the stage of every call that was cancelled before anybody knew what it took: each
+        is booked at its bound, and the request as estimated.
 
         Cancelling the caller does not undo it. A second call returns what the first one booked.
         """

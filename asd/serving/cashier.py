@@ -66,6 +66,7 @@ class Cashier:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keyless = keyless
+        self._tariff = tariff
         self._rates = Rates(monotonic)
         self._ledger = Ledger(path, tariff, caps, clock)
         try:
@@ -115,8 +116,13 @@ class Cashier:
             raise
         return CashTicket(self, facts, held)
 
-    def book(self, facts: RequestFacts, calls: Sequence[Call]) -> Future[Settled]:
+    def book(
+        self, facts: RequestFacts, calls: Sequence[Call], uncounted: Sequence[str] = ()
+    ) -> Future[Settled]:
         """Settle a request; what it did not use of its tokens may be asked for again."""
+        if uncounted:
+            most = sum(self._tariff.call_bound(stage, facts) for stage in uncounted)
+            return self._thread.submit(self._ledger.settle, facts.id, calls, most)
         read = max((call.usage.n_prompt for call in calls), default=0)
         written = max((call.usage.n_decoded for call in calls), default=0)
         self._rates.give_back(facts.key, max(0, facts.n_tokens - read - written))
@@ -147,10 +153,10 @@ class CashTicket:
         self._booking: Future[Settled] | None = None
         self.held = held
 
-    async def settle(self, calls: Sequence[Call]) -> Settled:
+    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:
         """As `Ticket.settle`; where the books could not be written, another call tries again."""
         if self._booking is None or (self._booking.done() and self._booking.exception() is not None):
-            self._booking = self._cashier.book(self._facts, calls)
+            self._booking = self._cashier.book(self._facts, calls, uncounted)
         return await _unaborted(self._booking)
 
     async def release(self) -> Settled:

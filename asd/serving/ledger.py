@@ -148,15 +148,18 @@ class Ledger:
             move(self._database, facts.key, day, 0, bound)
         return bound
 
-    def settle(self, request: str, calls: Sequence[Call]) -> Settled:
+    def settle(self, request: str, calls: Sequence[Call], uncounted: int = 0) -> Settled:
         """Book what ran and free the hold; of a request that is settled, what was booked.
+
+        `uncounted` is the most that further calls have cost, micro-units; the request is then estimated.
 
         Raises:
             ConfigError: A stage has no price.
             DataError: There is no such request.
         """
         charged = [(call, self._tariff.micros(call)) for call in calls]
-        return self._end(request, charged, None)
+        estimate = sum(cost for _, cost in charged) + uncounted if uncounted else None
+        return self._end(request, charged, estimate)
 
     def settle_unknown(self, request: str) -> Settled:
         """Book the whole hold, as estimated: nobody knows what ran.

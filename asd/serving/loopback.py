@@ -19,7 +19,7 @@ class _Free:
     id: str
     held: int = 0
 
-    async def settle(self, calls: Sequence[Call]) -> Settled:  # noqa: ARG002
+    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:  # noqa: ARG002
         """Nothing is booked."""
         return Settled(self.id, 0, 0, 0)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.decoder import Batch, decode, join, open_batch, prefill
@@ -333,7 +334,7 @@ class TransformersEngine(Closing):
         """Bring answers to their ends; the rows of the batch stand where they were `begun`."""
         limits = [q.max_new_tokens - len(a.tokens) for q, a in zip(queries, begun, strict=True)]
         watches = [watch(q, loaded.tokenizer, a.tokens) for q, a in zip(queries, begun, strict=True)]
-        ends = Ends(limits, loaded.stop_ids, watches)
+        ends = Ends(limits, loaded.stop_ids, watches, tokens_of(queries))
         written = harvest(decode(batch, ends, choose), ends)
         return [before + more for before, more in zip(begun, written, strict=True)]
 

@@ -1,7 +1,8 @@
 """When the rows of a batch end, and what each of them wrote: from stretches of steps to plain Python values.
 
-A row ends at its first stop token or with its first stop string, else at its limit. A batch runs on for its
-slower rows; what a row writes after its end is cut here. Scope: token ids and numbers; no model.
+A row ends at its first stop token, with its first stop string or once it was cancelled, else at its limit. A
+batch runs on for its slower rows; what a row writes after its end is cut here. Scope: token ids and numbers;
+no model.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from asd.cancellation import CancelToken
 from asd.engines.stops import Watch
 
 __all__ = ["Answer", "Ends", "Stretch", "harvest"]
@@ -51,6 +53,7 @@ class Ends:
         limits: Most tokens of every answer.
         stop_ids: Tokens that end an answer.
         watches: Of every answer, what else ends it; None: nothing else.
+        cancels: Of every answer, whether somebody still waits for it.
 
     Attributes:
         lengths: Tokens of every answer; its limit until it ends.
@@ -59,11 +62,16 @@ class Ends:
     """
 
     def __init__(
-        self, limits: Sequence[int], stop_ids: Sequence[int], watches: Sequence[Watch | None]
+        self,
+        limits: Sequence[int],
+        stop_ids: Sequence[int],
+        watches: Sequence[Watch | None],
+        cancels: Sequence[CancelToken],
     ) -> None:
         self._stops = frozenset(stop_ids)
         self._watches = watches
         self._is_watched = any(watch is not None for watch in watches)
+        self._cancels = cancels
         self._rows = list(range(len(limits)))
         self._next_end = min(limits)
         self.lengths = list(limits)
@@ -72,11 +80,15 @@ class Ends:
 
     def look(self, n_written: int, tokens: list[int]) -> None:
         """Take note of the token that each row has just written."""
-        if n_written < self._next_end and self._stops.isdisjoint(tokens) and not self._is_watched:
+        cancelled = any(cancel.cancelled for cancel in self._cancels)
+        goes_on = n_written < self._next_end and self._stops.isdisjoint(tokens)
+        if goes_on and not self._is_watched and not cancelled:
             return
         for row, token in zip(self._rows, tokens, strict=True):
-            if self.lengths[row] >= n_written and self._is_end(row, token):
-                self.lengths[row], self.finished[row] = n_written, True
+            if self.lengths[row] >= n_written:
+                self.finished[row] = self._is_end(row, token)
+                if self.finished[row] or self._cancels[row].cancelled:
+                    self.lengths[row] = n_written
         still_open = [self.lengths[row] for row in self._rows if self.lengths[row] > n_written]
         self.n_open = len(still_open)
         self._next_end = min(still_open, default=n_written)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from asd.cancellation import CancelToken
 from asd.engines import Acceptance, Sampling
 from asd.engines.hf.decoder import Batch, feed, read
 from asd.engines.hf.retokenizer import Carried
@@ -47,6 +48,7 @@ class Row:
         accepted: Length of the accepted prefix of every block.
         finished: A stop token or stop string ends the answer.
         watch: Knows its stop strings; None: it has none.
+        cancel: Whether somebody still waits for it.
     """
 
     unread_small: list[int]
@@ -58,6 +60,7 @@ class Row:
     accepted: list[int] = field(default_factory=list)
     finished: bool = False
     watch: Watch | None = None
+    cancel: CancelToken = field(default_factory=CancelToken)
 
     def write(self, tokens: Sequence[int], logprobs: Sequence[float], stop_ids: Collection[int]) -> int:
         """Append tokens as far as the answer's end; returns how many."""
@@ -76,8 +79,8 @@ class Row:
 
     @property
     def ended(self) -> bool:
-        """Nothing more is to be written."""
-        return self.finished or self.room == 0
+        """Nothing more is to be written; what is counted as read must have been read before."""
+        return self.finished or self.room == 0 or (self.cancel.cancelled and bool(self.tokens))
 
 
 @dataclass(frozen=True, slots=True)

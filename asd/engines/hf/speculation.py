@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
+from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.decoder import Batch, open_batch
@@ -297,7 +298,8 @@ class SpeculativeEngine(Closing):
         """A row that has read nothing yet."""
         small, big = self._prompt(self.drafter, query), self._prompt(self.verifier, query)
         watching = watch(query, self.verifier.loaded.tokenizer)
-        return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0), watch=watching)
+        [cancel] = tokens_of([query])
+        return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0), watch=watching, cancel=cancel)
 
     def _rows_on(self, queries: Sequence[Query], prompts: Sequence[list[int]], resumed: Resumed) -> list[Row]:
         """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
@@ -317,6 +319,7 @@ class SpeculativeEngine(Closing):
                 tokens=list(before.tokens),
                 logprobs=list(before.logprobs),
                 watch=watch(queries[i], self.verifier.loaded.tokenizer, before.tokens),
+                cancel=tokens_of([queries[i]])[0],
             )
             row.write([token], [logprob], self.verifier.loaded.stop_ids)
             rows.append(row)

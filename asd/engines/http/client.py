@@ -6,6 +6,9 @@ connections after a growing pause. A request that timed out is not repeated: the
 on it. Whatever remains is an `EngineError` that names stage and server (`asd.engines.http.refusals` says
 which).
 
+Requests run on an event loop in a thread of its own, so that one that is cancelled (`asd.cancellation`) ends
+wherever it waits: its connection is closed, by which servers know that nobody wants the answer.
+
 The API key goes into one header of the connection; it is in no message, record or repr
 (`asd.engines.http.credentials`). Bytes and JSON only; what the fields mean is `asd.engines.http.schema`'
 business.
@@ -17,17 +20,21 @@ import json
 import threading
 import time
 from collections.abc import Collection, Mapping
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import httpx2
 import msgspec
 import stamina
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from asd.cancellation import token_of_call
 from asd.engines.http.credentials import read_key
 from asd.engines.http.refusals import Trouble, not_json, trouble_in, words_of
 from asd.engines.http.settings import ASKED, Settings
-from asd.errors import ConfigError, EngineError, UnavailableError
+from asd.errors import CallCancelledError, ConfigError, EngineError, UnavailableError
 
 __all__ = ["Server", "Settings"]
 
@@ -36,6 +43,14 @@ T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
 EXCERPT = 400
 """Characters of a server's own words that go into a message."""
+
+
+class _Open(NamedTuple):
+    """The connections, and the thread that they live in."""
+
+    client: httpx2.AsyncClient
+    portal: BlockingPortal
+    ending: ExitStack
 
 
 class Server:
@@ -53,17 +68,19 @@ class Server:
         self.where = f"stage {stage_name!r} at {settings.base_url}"
         self._settings = settings
         self._key = read_key(stage_name, settings.api_key_env)
-        self._retry = stamina.RetryingCaller(attempts=settings.attempts, timeout=settings.patience_s)
+        self._retry = stamina.AsyncRetryingCaller(attempts=settings.attempts, timeout=settings.patience_s)
         self._url = httpx2.URL(settings.base_url.rstrip("/") + "/")
         self._opening = threading.Lock()
-        self._client: httpx2.Client | None = None
+        self._opened: _Open | None = None
 
     def close(self) -> None:
         """Give the connections back; the next request opens new ones."""
         with self._opening:
-            client, self._client = self._client, None
-        if client is not None:
-            client.close()
+            opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.portal.call(opened.client.aclose)
+            opened.portal.call(opened.portal.stop, True)
+            opened.ending.close()
 
     def excerpt(self, words: str) -> str:
         """The beginning of what a server said, as far as it may be shown."""
@@ -71,7 +88,7 @@ class Server:
 
     def get(self, path: str, reply: type[T]) -> T:
         """The reply to a GET of `path`, relative to the base URL; raises as `post` does."""
-        return self._ask(self._open().build_request("GET", self._url.join(path)), reply, ())
+        return self._ask("GET", path, None, reply, ())
 
     def post(self, path: str, body: Mapping[str, Any], reply: type[T]) -> T:
         """The reply to a POST of `body` as JSON.
@@ -83,36 +100,49 @@ class Server:
             EngineError: A request that the server does not take, or a reply that is not what it should be.
         """
         content = msgspec.json.encode(body)
-        headers = {"Content-Type": "application/json"}
-        request = self._open().build_request("POST", self._url.join(path), content=content, headers=headers)
-        return self._ask(request, reply, body.keys() - set(ASKED))
+        return self._ask("POST", path, content, reply, body.keys() - set(ASKED))
 
-    def _open(self) -> httpx2.Client:
+    def _open(self) -> _Open:
         with self._opening:
-            if self._client is None:
-                try:
-                    self._client = httpx2.Client(
-                        headers=self._key.headers,
-                        timeout=httpx2.Timeout(
-                            self._settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None
-                        ),
-                        limits=httpx2.Limits(max_connections=self._settings.concurrency),
-                    )
-                except (ValueError, OSError, ImportError, httpx2.InvalidURL) as error:
-                    raise ConfigError(
-                        f"{self.where}: no connection can be made with the proxy or certificates that the "
-                        f"environment names (HTTP_PROXY, SSL_CERT_FILE, ...): {type(error).__name__}"
-                    ) from None  # the reason may quote a password
-            return self._client
+            if self._opened is None:
+                client, ending = self._new_client(), ExitStack()
+                portal = ending.enter_context(start_blocking_portal(name="asd-http"))
+                self._opened = _Open(client, portal, ending)
+            return self._opened
 
-    def _ask(self, request: httpx2.Request, reply: type[T], fields: Collection[str]) -> T:
-        def send() -> T:  # without arguments, so that no log of a retry shows any
-            return self._read(self._sent(request), reply, fields)
-
+    def _new_client(self) -> httpx2.AsyncClient:
         try:
-            return self._retry(self._when_again, send)
+            return httpx2.AsyncClient(
+                headers=self._key.headers,
+                timeout=httpx2.Timeout(self._settings.timeout_s, connect=CONNECT_TIMEOUT_S, pool=None),
+                limits=httpx2.Limits(max_connections=self._settings.concurrency),
+            )
+        except (ValueError, OSError, ImportError, httpx2.InvalidURL) as error:
+            raise ConfigError(
+                f"{self.where}: no connection can be made with the proxy or certificates that the "
+                f"environment names (HTTP_PROXY, SSL_CERT_FILE, ...): {type(error).__name__}"
+            ) from None  # the reason may quote a password
+
+    def _ask(
+        self, method: str, path: str, content: bytes | None, reply: type[T], fields: Collection[str]
+    ) -> T:
+        client, portal, _ = self._open()
+        headers = {} if content is None else {"Content-Type": "application/json"}
+        request = client.build_request(method, self._url.join(path), content=content, headers=headers)
+
+        async def send() -> T:  # without arguments, so that no log of a retry shows any
+            return self._read(await self._sent(client, request), reply, fields)
+
+        asked = portal.start_task_soon(self._retry, self._when_again, send)
+        try:
+            with token_of_call().calling(asked.cancel):
+                return asked.result()
         except _PassingError as passing:
             raise passing.error from None
+        except CancelledError:
+            raise CallCancelledError(f"{self.where}: the request was cancelled") from None
+        finally:
+            asked.cancel()  # whoever is interrupted here leaves nothing behind
 
     def _when_again(self, error: Exception) -> bool | float:
         """Whether to try again, or after how many seconds."""
@@ -120,10 +150,10 @@ class Server:
             return False
         return error.after is None or (error.after <= self._settings.patience_s and error.after)
 
-    def _sent(self, request: httpx2.Request) -> httpx2.Response:
+    async def _sent(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
         # no exception of httpx2 is chained: it may quote what was sent
         try:
-            return self._open().send(request)
+            return await client.send(request)
         except httpx2.TimeoutException as error:
             late = UnavailableError(f"{self.where} did not answer in time ({type(error).__name__})")
             raise (_PassingError(late) if isinstance(error, httpx2.ConnectTimeout) else late) from None

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from asd.cancellation import cancellable, tokens_of
 from asd.engines import GREEDY, Sampling
 from asd.engines.closing import Closing
 from asd.engines.http.client import Server, Settings
@@ -131,7 +132,7 @@ class OpenAIEngine(Closing):
         for query in queries:
             check(query)
         ways = choices(sampling, len(queries))
-        return fan_out(lambda i: self._write(queries[i], ways[i]), len(queries), self.settings.concurrency)
+        return fan_out(lambda i: self._write(queries[i], ways[i]), queries, self.settings.concurrency)
 
     def _write(self, query: Query, choice: Mapping[str, Any]) -> Draft:
         start = self._clock()
@@ -213,8 +214,10 @@ class OpenAIEngine(Closing):
         )
 
 
-def fan_out(call: Callable[[int], T], n: int, concurrency: int) -> list[T]:
-    """Do it for 0 to n - 1, several at a time; once the server is not there, what has not begun never begins.
+def fan_out(call: Callable[[int], T], queries: Sequence[Query], concurrency: int) -> list[T]:
+    """Do it for every query by index, several at a time, each with its own cancel token.
+
+    Once the server is not there, what has not begun never begins.
 
     Raises:
         PartialBatchError: Some failed; it holds the results of the others. Or all did, and some were refused:
@@ -223,8 +226,14 @@ def fan_out(call: Callable[[int], T], n: int, concurrency: int) -> list[T]:
     """
     done: dict[int, T] = {}
     failed: dict[int, EngineError] = {}
-    with ThreadPoolExecutor(max(1, min(concurrency, n))) as pool:
-        futures = [pool.submit(call, i) for i in range(n)]
+    tokens = tokens_of(queries)
+
+    def one(i: int) -> T:
+        with cancellable([queries[i]], [tokens[i]]):
+            return call(i)
+
+    with ThreadPoolExecutor(max(1, min(concurrency, len(queries)))) as pool:
+        futures = [pool.submit(one, i) for i in range(len(queries))]
         for i, future in enumerate(futures):
             if future.cancelled():
                 failed[i] = failed[max(failed)]

@@ -78,7 +78,7 @@ class VllmServerEngine(OpenAIEngine):
             check(query)
         return fan_out(
             lambda i: self._verify(queries[i], drafts[i], acceptance.tolerance),
-            len(queries),
+            queries,
             self.settings.concurrency,
         )
 
@@ -94,7 +94,7 @@ class VllmServerEngine(OpenAIEngine):
             if verification.stage != self.stage.name:
                 raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
         return fan_out(
-            lambda i: self._continue(queries[i], verifications[i]), len(queries), self.settings.concurrency
+            lambda i: self._continue(queries[i], verifications[i]), queries, self.settings.concurrency
         )
 
     def _answer(self, query: Query, choice: Mapping[str, Any]) -> Written:

@@ -28,6 +28,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
 from asd.engines.closing import Closing
 from asd.engines.hf.retokenizer import Carried, carry_over
@@ -116,8 +117,9 @@ class VllmEngine(Closing):
                     query.max_new_tokens,
                     {**way, "skip_reading_prefix_cache": True},
                     watch(query, running.tokenizer),
+                    cancel,
                 )
-                for prompt, query, way in zip(prompts, queries, ways, strict=True)
+                for prompt, query, way, cancel in zip(prompts, queries, ways, tokens_of(queries), strict=True)
             ],
         )
         drafts = [
@@ -248,7 +250,9 @@ class VllmEngine(Closing):
         if room <= 0 or ends or first_end(prefix, query, running.tokenizer) is not None:
             return None
         watching = watch(query, running.tokenizer, prefix)
-        return Request([*self._encode(running, query), *prefix], room, {"temperature": 0.0}, watching)
+        [cancel] = tokens_of([query])
+        tokens = [*self._encode(running, query), *prefix]
+        return Request(tokens, room, {"temperature": 0.0}, watching, cancel)
 
     def _draft(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from asd.cancellation import CancelToken
 from asd.engines.memory import is_out_of_memory
 from asd.engines.stops import Watch
 from asd.engines.vllm.loader import Running, unwarned
@@ -29,13 +30,15 @@ class Request:
     """Token ids in, at most `room` out.
 
     `params` are further ones of vLLM's `SamplingParams`. `watch` knows the stop strings of the answer:
-    vLLM's own would see the text of this request only, and not what the answer begins with.
+    vLLM's own would see the text of this request only, and not what the answer begins with. `cancel` ends it
+    after the pass that runs, once there is a token.
     """
 
     tokens: Sequence[int]
     room: int
     params: Mapping[str, Any]
     watch: Watch | None = None
+    cancel: CancelToken = field(default_factory=CancelToken)
 
 
 @dataclass(slots=True)
@@ -107,11 +110,12 @@ def _run(running: Running, requests: Sequence[Request], replies: Mapping[str, Re
     for name, request in zip(replies, requests, strict=True):
         prompt = {"prompt_token_ids": list(request.tokens)}
         running.engine.add_request(name, prompt, _params(running, request))
-    watches = {name: request.watch for name, request in zip(replies, requests, strict=True)}
+    by_name = dict(zip(replies, requests, strict=True))
     while running.engine.has_unfinished_requests():
         for output in running.engine.step():
-            name = output.request_id
-            if replies[name].add(output, watches[name]) and not output.finished:
+            name, request = output.request_id, by_name[output.request_id]
+            ends = replies[name].add(output, request.watch) or request.cancel.cancelled
+            if ends and not output.finished:
                 running.engine.abort_request([name])
 
 

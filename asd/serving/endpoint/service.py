@@ -272,7 +272,7 @@ class Run:
             await self.walk.settled()
             calls = calls_of(self.walk.bought)
             try:
-                await self._ticket.settle(calls)
+                await self._ticket.settle(calls, self.walk.uncounted)
             finally:
                 self._service.monitor.ended(self._ended(calls, seconds))
         except Exception as error:

@@ -1,8 +1,8 @@
 """One request's way through the cascade: within its budget, until its deadline, seen from outside.
 
 A walk ends with the policy's answer, at the deadline with the best answer so far, or with an error. What its
-stages have been asked for is paid for whatever becomes of the request, so `settled` waits for calls that run
-on after the walk was left.
+stages have computed is paid for whatever becomes of the request, so `settled` waits until the calls that were
+cancelled with it have ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
-from asd.errors import NoStageLeftError
+from asd.errors import CallCancelledError, NoStageLeftError
 from asd.journey import Journey
 from asd.serving.admission import Call, RequestFacts, calls_of
 from asd.serving.endpoint.refusals import RequestError
@@ -110,10 +110,16 @@ class Walk:
         """All that stages have delivered; after `settled`, all that they ever will."""
         return [*self._journey.drafts.values(), *self._journey.verifications]
 
+    @property
+    def uncounted(self) -> list[str]:
+        """Stages of calls that were cancelled before anybody knew what they took; as `bought`."""
+        cancelled = CallCancelledError.__name__
+        return [failure.stage for failure in self._journey.failures if failure.kind == cancelled]
+
     async def end(self) -> Delivered:
         """Walk on to the end, at most until the deadline.
 
-        Cancelling it leaves the queue of a stage; a call that runs already ends by itself.
+        Cancelling it leaves the queue of a stage, and cancels a call that runs already.
 
         Raises:
             RequestError: The deadline came before any answer, or the budget is too small for one.
