@@ -587,6 +587,28 @@ def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, mat
     assert set(headlines(at_four)) == set(at_four.settings)
 
 
+def test_the_record_says_how_stages_step(matrix: Matrix, tmp_path: Path) -> None:
+    """As the engines say once they are open, none where none was opened or one does not say; and which stages
+    the ladder wants eager, whatever runs them."""
+
+    class Stepping(ScriptedEngine):
+        step_mode = "graph"
+
+    def opened(_: Matrix) -> dict[str, Engine]:
+        return {"S": Stepping("S", {}), "M": ScriptedEngine("M", {})}
+
+    asked = ({"transformers": {"graphs": "off"}}, {"vllm": {"enforce_eager": True}}, {"vllm": {}})
+    stages = zip(matrix.ladder.stages, asked, strict=True)
+    ladder = dataclasses.replace(
+        matrix.ladder, stages=tuple(dataclasses.replace(stage, options=options) for stage, options in stages)
+    )
+    session = Session(dataclasses.replace(matrix, ladder=ladder), tmp_path / "t.jsonl", opened)
+    assert session.header().step_modes == {}
+    assert session.engines
+    assert session.header().step_modes == {"S": "graph"}
+    assert session.header().asked_eager == ("S", "M")
+
+
 def test_engines_are_closed_once(matrix: Matrix, tmp_path: Path) -> None:
     """Those that were opened; a session that opened none opens none to close it."""
     closed: list[str] = []

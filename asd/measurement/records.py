@@ -97,7 +97,11 @@ class LadderRecord(Record, frozen=True, kw_only=True):
 
 
 class Header(Record, frozen=True, kw_only=True):
-    """What was run, where, when and from which state of the code."""
+    """What was run, where, when and from which state of the code.
+
+    `step_modes` says by stage how it made its decode steps (`asd.engines.StepMode`), `asked_eager` which
+    stages the ladder forbids to be captured.
+    """
 
     schema_version: int
     created: str
@@ -107,6 +111,12 @@ class Header(Record, frozen=True, kw_only=True):
     hardware: HardwareKey
     environment: Environment
     seeds: dict[str, int] = {}
+    step_modes: dict[str, str] = {}
+    asked_eager: tuple[str, ...] = ()
+
+    def step_mode(self, stage: str) -> str:
+        """How a stage made its decode steps; records of versions that knew one way only do not say."""
+        return self.step_modes.get(stage, "eager")
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:

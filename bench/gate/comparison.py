@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from asd.evaluation.statistics import Bootstrap, Loss, paired_loss, time_loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
 from bench.gate.family import Candidate, Limits
+from bench.gate.steps import other_steps
 from bench.gate.verdicts import Finding, Verdict
 
 __all__ = ["Common", "Comparison", "common_items", "compare", "same_items"]
@@ -177,6 +178,8 @@ def _obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str:
     here, there = run.header.hardware, stored.header.hardware
     if pair.before.kind == "time" and here != there:
         return f"the baseline's times are of {there.slug}"
+    if pair.before.kind == "time" and (moved := other_steps(run.header, stored.header)):
+        return moved
     if pair.before.kind == "count" and not here.computes_like(there):
         return f"the baseline's counts are of {there.slug}"
     if pair.before.kind == pair.after.kind == "time" and pair.after.samples and not pair.before.samples:

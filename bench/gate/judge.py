@@ -23,6 +23,7 @@ from bench.gate.comparison import compare, same_items
 from bench.gate.family import Limits, decide
 from bench.gate.frontier import compare_frontiers
 from bench.gate.retired import is_retired
+from bench.gate.steps import fallen_back
 from bench.gate.store import Baseline
 from bench.gate.verdicts import Finding, Report, Verdict
 from bench.metrics.ties import OF_TIES
@@ -72,6 +73,7 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
         *frontiers.findings,
         *decide([*compared.candidates, *frontiers.candidates], options.limits),
         *_moved_models(run, stored),
+        *fallen_back(run, stored),
     ]
     if options.partial:
         findings.append(Finding("run", "", Verdict.PARTIAL, note=options.partial))

@@ -20,7 +20,7 @@ from typing import Any
 
 from asd.collection import collect, header_for, read_collected
 from asd.collection.questions import read_questions
-from asd.engines import Engine
+from asd.engines import Engine, step_mode
 from asd.engines.closing import close_all
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
@@ -28,6 +28,7 @@ from asd.engines.runtimes import runtimes
 from asd.errors import DataError
 from asd.evaluation.live import Live, run_live
 from asd.evaluation.replay import SHARES, Outcomes, Replay, contenders
+from asd.ladder import Stage
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
 from asd.measurement.timing import Clock, Timings, Turns
@@ -223,7 +224,14 @@ class Session:
             hardware=self.matrix.hardware,
             environment=read_environment(),
             seeds={"random": 0},
+            step_modes=self._step_modes(),
+            asked_eager=tuple(stage.name for stage in ladder.stages if _forbids_capture(stage)),
         )
+
+    def _step_modes(self) -> dict[str, str]:
+        """Of the engines that were opened, as far as they say."""
+        modes = {name: step_mode(engine) for name, engine in self.__dict__.get("engines", {}).items()}
+        return {name: mode for name, mode in modes.items() if mode is not None}
 
     def datasets(self) -> tuple[DatasetRecord, ...]:
         """The items of this run, in the order of the cells' per-item values."""
@@ -235,6 +243,13 @@ class Session:
             )
             for workload in self.matrix.workloads
         )
+
+
+def _forbids_capture(stage: Stage) -> bool:
+    """The ladder asks for steps that are launched one by one."""
+    options = stage.options
+    is_off = options.get("transformers", {}).get("graphs") == "off"
+    return is_off or bool(options.get("vllm", {}).get("enforce_eager"))
 
 
 def _check_answered(traces: Sequence[Trace]) -> None:

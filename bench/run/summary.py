@@ -146,6 +146,8 @@ def _line(finding: Finding) -> str:
 def _notes(run: Run, report: Report) -> Iterator[str]:
     for warning in report.warnings:
         yield f"note: {warning}"
+    if modes := run.header.step_modes:
+        yield f"decode steps: {', '.join(f'{stage} {mode}' for stage, mode in modes.items())}"
     for cell in run.cells:
         metric = cell.metric("distinct_policies")
         if metric is not None and metric.value < 4:
