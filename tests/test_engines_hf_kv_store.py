@@ -3,10 +3,13 @@ bounded."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from asd.engines.hf.decoder import Batch, prefill
+from asd.engines.hf.caches.growing import GrowingBatch, open_growing
+from asd.engines.hf.decoder import prefill
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from tests.models import save_random_model, stage
@@ -18,12 +21,14 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
 
 
 @torch.inference_mode()
-def read(loaded: Loaded, *lengths: int) -> Batch:
-    return prefill(loaded, [[5] * length for length in lengths])
+def read(loaded: Loaded, *lengths: int) -> GrowingBatch:
+    batch = open_growing(loaded, len(lengths))
+    prefill(batch, [[5] * length for length in lengths])
+    return batch
 
 
 @torch.inference_mode()
-def take(keeper: Keeper, *keys: str) -> dict[str, tuple[int, Batch]]:
+def take(keeper: Keeper, *keys: str) -> dict[str, tuple[int, Any]]:
     """By key: the row and the batch it is in now."""
     return {
         keys[place]: (row, rows.batch) for rows in keeper.take(keys) for row, place in enumerate(rows.places)
@@ -55,7 +60,7 @@ def test_a_key_put_again_means_the_newer_row(loaded: Loaded) -> None:
 
 def test_the_least_recent_batch_goes_first(loaded: Loaded) -> None:
     """Beyond the budget the oldest batch is evicted, and counted; one that alone exceeds it is not kept."""
-    keeper = Keeper(2 * read(loaded, 6).n_bytes)
+    keeper = Keeper(2 * read(loaded, 6).bytes_for(1))
     for key in "abc":
         keeper.put(read(loaded, 6), [0], [key])
     assert keeper.n_evicted == 1
@@ -67,7 +72,7 @@ def test_the_least_recent_batch_goes_first(loaded: Loaded) -> None:
 
 def test_nothing_is_evicted_for_what_is_not_kept(loaded: Loaded) -> None:
     """Rows that nobody will ask for take no memory, and neither do those of a batch that fits nowhere."""
-    keeper = Keeper(2 * read(loaded, 6).n_bytes)
+    keeper = Keeper(2 * read(loaded, 6).bytes_for(1))
     keeper.put(read(loaded, 6), [0], ["a"])
     keeper.put(read(loaded, 6, 6, 6), [0, 0, 0], [None, "b", None])
     keeper.put(read(loaded, 6), [0], [None])
@@ -78,7 +83,7 @@ def test_nothing_is_evicted_for_what_is_not_kept(loaded: Loaded) -> None:
 
 def test_bytes_are_those_of_keys_and_values(loaded: Loaded) -> None:
     """Two layers, three heads of 32 numbers, four bytes each, keys and values, five slots."""
-    assert read(loaded, 5).n_bytes == 2 * 3 * 32 * 4 * 2 * 5
+    assert read(loaded, 5).bytes_for(1) == 2 * 3 * 32 * 4 * 2 * 5
 
 
 def test_clear_forgets_everything(loaded: Loaded) -> None:

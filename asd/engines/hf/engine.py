@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ import torch
 from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
-from asd.engines.hf.decoder import Batch, decode, join, open_batch, prefill
+from asd.engines.hf.caches.growing import open_growing
+from asd.engines.hf.decoder import Batch, decode, prefill
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.outputs import Answer, Ends, harvest
 from asd.engines.hf.readings import Reading, Result, read_all, results
-from asd.engines.hf.sampler import Choose, beginning_with, chooser
+from asd.engines.hf.sampler import Choice, chooser
 from asd.engines.hf.settings import Settings, find_device
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
@@ -140,6 +141,15 @@ class TransformersEngine(Closing):
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
 
+    def open_batch(self, spans: Sequence[int], *, rewinds: bool = False) -> Batch:
+        """Rows that have read nothing yet.
+
+        Args:
+            spans: Most tokens that each row will hold.
+            rewinds: Tokens will be taken back; only for a model that can (`Loaded.rewinds`).
+        """
+        return open_growing(self.loaded, len(spans), rewinds=rewinds)
+
     @translated
     @torch.inference_mode()
     def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
@@ -159,7 +169,8 @@ class TransformersEngine(Closing):
         prompts = [self._encode(loaded, query) for query in queries]
         nothing = [Answer((), (), finished=False)] * len(queries)
         choose = chooser(sampling, len(prompts), max(q.max_new_tokens for q in queries), self.device)
-        answers = self._write(loaded, prefill(loaded, prompts), queries, nothing, choose)
+        batch = prefill(self.open_batch(_spans(prompts, queries)), prompts)
+        answers = self._write(loaded, batch, queries, nothing, choose)
         usages = [
             Usage(n_prompt=len(prompt), n_decoded=len(answer.tokens), n_passes=len(answer.tokens))
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -193,7 +204,8 @@ class TransformersEngine(Closing):
             as_tokens_read(d, q, loaded.tokenizer, loaded.n_vocab)
             for d, q in zip(drafts, queries, strict=True)
         ]
-        readings = read_all(loaded, prompts, read, rooms, acceptance)
+        batch = self.open_batch(_spans(prompts, queries), rewinds=loaded.rewinds)
+        readings = read_all(batch, prompts, read, rooms, acceptance)
         found = [self._up_to_stop(loaded, *pair) for pair in zip(queries, results(readings), strict=True)]
         texts = [self._whole_answer(loaded, *pair) for pair in zip(queries, found, strict=True)]
         self.synchronise()
@@ -272,21 +284,21 @@ class TransformersEngine(Closing):
         ]
         n_read = [0] * len(still_open)
         if not still_open:
-            return Resumed(answers, still_open, n_read, open_batch(loaded, 0))
+            return Resumed(answers, still_open, n_read, open_growing(loaded, 0))
         kept = self._keeper.take([_key(queries[i], verifications[i]) for i in still_open])
         places = [place for rows in kept for place in rows.places]
         gone = sorted(set(range(len(still_open))) - set(places))
         batches = [rows.batch for rows in kept]
         if gone:
             self._tell_of_evictions()
-            texts = [
-                [*self._encode(loaded, queries[i]), *answers[i].tokens]
-                for i in (still_open[place] for place in gone)
-            ]
-            batches.append(prefill(loaded, texts, rewinds=loaded.rewinds))
+            again = [still_open[place] for place in gone]
+            texts = [[*self._encode(loaded, queries[i]), *answers[i].tokens] for i in again]
+            spans = _spans(texts, [queries[i] for i in again])
+            batches.append(prefill(self.open_batch(spans, rewinds=loaded.rewinds), texts))
             for place, text in zip(gone, texts, strict=True):
                 n_read[place] = len(text)
-        return Resumed(answers, still_open, n_read, join(batches, [*places, *gone]))
+        batch = batches[0].join(batches[1:], [*places, *gone])
+        return Resumed(answers, still_open, n_read, batch)
 
     def _tell_of_evictions(self) -> None:
         if self.n_evicted and not self._has_told_of_evictions:
@@ -329,7 +341,7 @@ class TransformersEngine(Closing):
         batch: Batch,
         queries: Sequence[Query],
         begun: Sequence[Answer],
-        choose: Choose,
+        choose: Choice,
     ) -> list[Answer]:
         """Bring answers to their ends; the rows of the batch stand where they were `begun`."""
         limits = [q.max_new_tokens - len(a.tokens) for q, a in zip(queries, begun, strict=True)]
@@ -344,7 +356,7 @@ class TransformersEngine(Closing):
         rejected: Sequence[Sequence[int]],
         limits: Sequence[int],
         acceptance: Acceptance,
-    ) -> Choose:
+    ) -> Choice:
         """How rows go on after their accepted prefixes, the rest of whose drafts is `rejected`."""
         choose = chooser(acceptance.sampling, len(limits), max(limits), self.device)
         rng = check_sampling(acceptance.sampling)
@@ -353,7 +365,7 @@ class TransformersEngine(Closing):
         n_vocab = batch.logits.shape[-1]
         q = [point_mass(rest[0], n_vocab) if rest else None for rest in rejected]
         first = first_tokens(batch.logits, q, acceptance.sampling, rng)
-        return beginning_with(first, choose)
+        return replace(choose, first=first)
 
     def drafts(
         self, queries: Sequence[Query], answers: Sequence[Answer], usages: Sequence[Usage], start: float
@@ -384,6 +396,11 @@ class Resumed:
     open: list[int]
     n_read: list[int]
     batch: Batch
+
+
+def _spans(texts: Sequence[Sequence[int]], queries: Sequence[Query]) -> list[int]:
+    """Tokens of every row when its answer is as long as it may be."""
+    return [len(text) + query.max_new_tokens for text, query in zip(texts, queries, strict=True)]
 
 
 def _key(query: Query, verification: Verification) -> Hashable:

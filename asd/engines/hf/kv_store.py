@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from asd.engines.hf.decoder import Batch
 
 __all__ = ["Keeper", "KeptRows"]
@@ -37,7 +35,7 @@ class _Entry:
     def hand_over(self, rows: list[int]) -> Batch:
         batch = self.batch
         if rows != list(range(len(self.drop))):
-            batch = batch.select(torch.tensor(rows, device=batch.rows.device))
+            batch = batch.select(rows)
         batch.rewind([self.drop[row] for row in rows])
         return batch
 
@@ -71,13 +69,13 @@ class Keeper:
             self._pop(key)
         if not rows:
             return
-        n_bytes = batch.n_bytes * len(rows) // len(keys)
+        n_bytes = batch.bytes_for(len(rows))
         if n_bytes > self._most_bytes:
             self.n_evicted += len(rows)
             return
         self._make_room(n_bytes)
         if len(rows) < len(keys):
-            batch = batch.select(torch.tensor(rows, device=batch.rows.device))
+            batch = batch.select(rows)
         self._entries.append(_Entry(batch, [drop[row] for row in rows], by_key, n_bytes))
 
     def take(self, keys: Sequence[Hashable]) -> list[KeptRows]:

@@ -8,9 +8,8 @@ no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from asd.cancellation import CancelToken
@@ -25,13 +24,13 @@ class Stretch:
 
     Attributes:
         rows: Which prompt each row answers, [n].
-        tokens: Per step the tokens written, [n].
-        logprobs: Per step their log-probabilities, [n, 1].
+        tokens: What they wrote, [n, steps].
+        logprobs: Its log-probabilities, [n, steps]; None: they were not asked for.
     """
 
     rows: Tensor
-    tokens: list[Tensor] = field(default_factory=list)
-    logprobs: list[Tensor] = field(default_factory=list)
+    tokens: Tensor
+    logprobs: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +108,8 @@ def harvest(stretches: Sequence[Stretch], ends: Ends) -> list[Answer]:
     tokens: list[list[int]] = [[] for _ in ends.lengths]
     logprobs: list[list[float]] = [[] for _ in ends.lengths]
     for stretch in stretches:
-        if not stretch.tokens:
-            continue
-        ids, values = torch.stack(stretch.tokens, 1).tolist(), torch.cat(stretch.logprobs, 1).tolist()
+        assert stretch.logprobs is not None
+        ids, values = stretch.tokens.tolist(), stretch.logprobs.tolist()
         for row, more_ids, more_values in zip(stretch.rows.tolist(), ids, values, strict=True):
             tokens[row] += more_ids
             logprobs[row] += more_values

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from asd.engines import Acceptance
-from asd.engines.hf.decoder import Batch, open_batch
+from asd.engines.hf.decoder import Batch
 from asd.engines.hf.model import Loaded
 from asd.engines.hf.retokenizer import Carried, carry_behind, carry_over
 from asd.engines.hf.verifier import Judged, read_drafts
@@ -79,7 +79,7 @@ class Result:
 
 
 def read_all(
-    loaded: Loaded,
+    batch: Batch,
     prompts: Sequence[Sequence[int]],
     drafts: Sequence[Draft],
     rooms: Sequence[int],
@@ -88,17 +88,17 @@ def read_all(
     """Read all drafts in one pass, and in a second one those that need another seam.
 
     Args:
-        loaded: The verifier.
+        batch: Rows that have read nothing yet, one a draft.
         prompts: Token ids, by draft.
         drafts: As their stages wrote them.
         rooms: Most tokens of each answer.
         acceptance: The rule; a second pass is for greedy ones, and for models that can take tokens back.
     """
+    loaded = batch.loaded
     carried = [
         carry_over(draft, prompt, room, **_names(loaded))
         for draft, prompt, room in zip(drafts, prompts, rooms, strict=True)
     ]
-    batch = open_batch(loaded, len(prompts), rewinds=loaded.rewinds)
     judged = read_drafts(batch, prompts, carried, acceptance)
     batch.logits = judged.after
     n_judged = [len(tokens) for tokens in judged.tokens]
@@ -126,7 +126,7 @@ def _read_behind(
     """Let the rows of some drafts read a token each and then what was carried over behind it."""
     places, judged = list(tails), first.judged
     index = torch.tensor(places, device=judged.after.device)
-    batch = first.batch.select(index)
+    batch = first.batch.select(places)
     batch.rewind([judged.drop[i] for i in places])
     behind = read_drafts(batch, [[token] for token in tokens], list(tails.values()), acceptance)
     batch.logits = behind.after

@@ -11,7 +11,7 @@ Scope: tokens and logits of two loaded models; no text, no queries, no clocks. R
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from asd.cancellation import CancelToken
 from asd.engines import Acceptance, Sampling
-from asd.engines.hf.decoder import Batch, feed, read
+from asd.engines.hf.decoder import Batch
 from asd.engines.hf.retokenizer import Carried
 from asd.engines.hf.sampler import chooser, probabilities
 from asd.engines.hf.verifier import Judged, first_tokens, read_drafts
@@ -127,7 +127,8 @@ class Rounds:
         self._stops = frozenset(big.loaded.stop_ids)
         self._small = small
         self._big = big
-        self._n_vocab = big.loaded.model.config.get_text_config().vocab_size
+        self._n_vocab = big.loaded.n_vocab
+        self._n_shared = self._n_vocab if small.loaded.n_vocab > self._n_vocab else None
 
     def run(self) -> None:
         """Write all rows to their ends."""
@@ -149,34 +150,33 @@ class Rounds:
         lengths = [min(self._block, row.room - 1) for row in self._rows]
         if max(lengths) == 0:  # the verifier's own tokens end every row
             return _Blocks([Carried([], closed=False) for _ in self._rows], 0, [])
-        steps, q = self._write_ahead(max(lengths))
-        written = torch.stack(steps, 1).tolist()
+        written, q = self._write_ahead(max(lengths))
         drafts = [self._up_to_stop(tokens[:n]) for tokens, n in zip(written, lengths, strict=True)]
-        return _Blocks(drafts, len(steps) - 1, q)
+        return _Blocks(drafts, len(written[0]) - 1, q)
 
-    def _write_ahead(self, n_steps: int) -> tuple[list[Tensor], list[Array]]:
+    def _write_ahead(self, n_steps: int) -> tuple[list[list[int]], list[Array]]:
         """The drafter's next tokens and what they were drawn from; fewer where a stop ends every row."""
         n, device = len(self._rows), self._small.rows.device
-        choose, rows = chooser(self._sampling, n, n_steps, device), torch.arange(n, device=device)
+        choose = replace(chooser(self._sampling, n, n_steps, device), n_vocab=self._n_shared)
         # what the verifier alone knows, the drafter reads as some other token: it drafts worse, nothing more
         n_known = self._small.loaded.n_vocab
         unread = [[min(token, n_known - 1) for token in row.unread_small] for row in self._rows]
-        self._small.logits = read(self._small, unread, [1] * n)
-        steps: list[Tensor] = []
+        self._small.logits = self._small.read(unread, [1] * n)
         q: list[Array] = []
         going_on = set(range(n))
-        while True:
-            logits = self._small.logits[:, : self._n_vocab]
-            steps.append(choose(logits, rows, len(steps)))
+        for step in range(n_steps):
+            self._small.write(choose, step, scored=False)
             if self._rng is not None:
-                q.append(self._probabilities(logits))
-            going_on -= {i for i, t in enumerate(steps[-1].tolist()) if t in self._stops}
-            if len(steps) == n_steps or not going_on:
-                return steps, q
-            feed(self._small, steps[-1])
+                q.append(self._probabilities(self._small.logits))
+            if not self._small.runs_ahead:
+                written = self._small.look(choose, more=False)
+                going_on -= {i for i, token in enumerate(written) if token in self._stops}
+            if not going_on:
+                break
+        return self._small.collect().tokens.tolist(), q
 
     def _probabilities(self, logits: Tensor) -> Array:
-        p = probabilities(logits, self._sampling, torch.float64)
+        p = probabilities(logits[:, : self._n_vocab], self._sampling, torch.float64)
         return np.asarray(pad(p, (0, self._n_vocab - p.shape[1])).cpu().numpy())
 
     def _up_to_stop(self, tokens: list[int]) -> Carried:
@@ -214,8 +214,8 @@ class Rounds:
         """Forget the rows that have ended; returns where the others stood."""
         going_on = [i for i, row in enumerate(self._rows) if not row.ended]
         if 0 < len(going_on) < len(self._rows):
-            index = torch.tensor(going_on, device=self._big.rows.device)
-            self._small.keep(index)
-            self._big.keep(index)
+            self._small.keep(going_on)
+            self._big.keep(going_on)
+            self._small.rows = torch.arange(len(going_on), device=self._small.rows.device)
         self._rows = [self._rows[i] for i in going_on]
         return going_on

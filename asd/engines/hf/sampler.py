@@ -5,71 +5,94 @@ Scope: tensors in, token ids out. What makes a draw exact after a rejection is `
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from asd.engines import Sampling
+from asd.engines import GREEDY, Sampling
 from asd.engines.sampling import check_sampling
 
-__all__ = ["Choose", "beginning_with", "chooser", "greedy", "probabilities", "sampler"]
-
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""(logits [n, vocab], rows [n], step) -> token ids [n]; `rows` are the prompts' indices of the rows left."""
+__all__ = ["Choice", "chooser", "draw", "probabilities", "softened"]
 
 
-def greedy(logits: Tensor, rows: Tensor, step: int) -> Tensor:  # noqa: ARG001 - one signature for all choosers
-    """The most probable token of every row."""
-    return logits.argmax(-1)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How the rows of a batch choose their tokens.
+
+    One uniform number per prompt and step, drawn beforehand: a row's answer depends on neither the order in
+    which other rows stop nor the device's own generator.
+
+    Attributes:
+        sampling: Greedy or drawn.
+        uniforms: What draws go by, [prompts, steps] in [0, 1); None: greedy.
+        first: The first token of every prompt, [prompts], where it is given.
+        n_vocab: Only so many tokens may be chosen, the first ones; None: all.
+    """
+
+    sampling: Sampling = GREEDY
+    uniforms: Tensor | None = None
+    first: Tensor | None = None
+    n_vocab: int | None = None
+
+    def __call__(self, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Token ids [n] from logits [n, vocab]; `rows` are the prompts' indices of the rows left."""
+        if self.first is not None and step == 0:
+            return self.first[rows]
+        logits = logits[:, : self.n_vocab]
+        if self.uniforms is None:
+            return logits.argmax(-1)
+        return draw(logits, self.uniforms[rows, step], self.sampling.temperature, nucleus(self.sampling))
+
+
+def nucleus(sampling: Sampling) -> float | None:
+    """The probability that the nucleus has together; None: everything is drawn from."""
+    return sampling.top_p if sampling.top_p < 1 else None
 
 
 def probabilities(logits: Tensor, sampling: Sampling, dtype: torch.dtype = torch.float32) -> Tensor:
-    """What is drawn from, [..., vocab]: softmax at the temperature, zero outside of the nucleus.
+    """What is drawn from, [..., vocab]: softmax at the temperature, zero outside of the nucleus."""
+    return softened(logits, sampling.temperature, nucleus(sampling), dtype)
+
+
+def softened(
+    logits: Tensor,
+    temperature: float | Tensor,
+    top_p: float | Tensor | None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """The same for numbers that may be on the device.
 
     The nucleus is found in float32 whatever `dtype` is asked for, so that it is the same tokens everywhere;
     of equally probable ones the smaller ids come first.
     """
-    if sampling.top_p < 1:
-        p, order = (logits / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-        is_outside = (p.cumsum(-1) - p >= sampling.top_p).gather(-1, order.argsort(-1))
+    if top_p is not None:
+        p, order = (logits / temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+        is_outside = (p.cumsum(-1) - p >= top_p).gather(-1, order.argsort(-1))
         logits = logits.masked_fill(is_outside, -torch.inf)
-    return (logits.to(dtype) / sampling.temperature).softmax(-1)
+    return (logits.to(dtype) / temperature).softmax(-1)
 
 
-def sampler(uniforms: Tensor, sampling: Sampling) -> Choose:
-    """Draws by inverting the distribution function at `uniforms[row, step]`.
-
-    One uniform number per prompt and step, drawn beforehand: a row's answer depends on neither the order
-    in which other rows stop nor the device's own generator. Exact up to float32 rounding of the sum.
+def draw(
+    logits: Tensor, uniforms: Tensor, temperature: float | Tensor, top_p: float | Tensor | None
+) -> Tensor:
+    """Invert the distribution function of every row at its uniform number; exact up to float32 rounding.
 
     Args:
-        uniforms: [prompts, steps] in [0, 1).
-        sampling: Its temperature is positive.
+        logits: [n, vocab].
+        uniforms: [n] in [0, 1).
+        temperature: Positive.
+        top_p: Of the nucleus; None: everything is drawn from.
     """
-
-    def choose(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        cumulative = probabilities(logits, sampling).cumsum(-1)
-        total = cumulative[:, -1:].contiguous()
-        target = uniforms[rows, step].unsqueeze(1) * total
-        token = torch.searchsorted(cumulative, target, right=True)
-        last = torch.searchsorted(cumulative, total)  # the product may round up to the total
-        return torch.minimum(token, last).squeeze(1)
-
-    return choose
+    cumulative = softened(logits, temperature, top_p).cumsum(-1)
+    total = cumulative[:, -1:].contiguous()
+    token = torch.searchsorted(cumulative, uniforms.unsqueeze(1) * total, right=True)
+    last = torch.searchsorted(cumulative, total)  # the product may round up to the total
+    return torch.minimum(token, last).squeeze(1)
 
 
-def beginning_with(tokens: Tensor, choose: Choose) -> Choose:
-    """The first token of every prompt is given, `tokens` [prompts]; `choose` takes the others."""
-
-    def first_given(logits: Tensor, rows: Tensor, step: int) -> Tensor:
-        return tokens[rows] if step == 0 else choose(logits, rows, step)
-
-    return first_given
-
-
-def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.device) -> Choose:
+def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.device) -> Choice:
     """What `sampling` asks for; draws all its uniform numbers at once.
 
     Raises:
@@ -77,6 +100,6 @@ def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.devi
     """
     rng = check_sampling(sampling)
     if rng is None:
-        return greedy
+        return Choice(sampling)
     uniforms = rng.random((n_prompts, n_steps), dtype=np.float32)
-    return sampler(torch.from_numpy(uniforms).to(device), sampling)
+    return Choice(sampling, torch.from_numpy(uniforms).to(device))

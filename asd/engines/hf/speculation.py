@@ -30,7 +30,7 @@ import torch
 from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
-from asd.engines.hf.decoder import Batch, open_batch
+from asd.engines.hf.decoder import Batch
 from asd.engines.hf.engine import Resumed, TransformersEngine
 from asd.engines.hf.outputs import Answer
 from asd.engines.hf.rounds import Rounds, Row
@@ -268,7 +268,8 @@ class SpeculativeEngine(Closing):
         self.synchronise()
         start = self._clock()
         rows = [self._row(query) for query in queries]
-        self._run(rows, open_batch(self.verifier.loaded, len(rows), rewinds=True), sampling)
+        big = self.verifier.open_batch([len(row.unread_big) + row.room for row in rows], rewinds=True)
+        self._run(rows, big, sampling)
         drafts = self.verifier.drafts(queries, list(map(_answer, rows)), [row.usage for row in rows], start)
         return [Speculated(draft, tuple(row.accepted)) for draft, row in zip(drafts, rows, strict=True)]
 
@@ -291,7 +292,7 @@ class SpeculativeEngine(Closing):
         return self.verifier.drafts(queries, answers, usages, start)
 
     def _run(self, rows: Sequence[Row], big: Batch, sampling: Sampling) -> None:
-        small = open_batch(self.drafter.loaded, len(rows), rewinds=True)
+        small = self.drafter.open_batch([len(row.unread_small) + row.room for row in rows], rewinds=True)
         Rounds(small, big, rows, self.block, sampling).run()
 
     def _row(self, query: Query) -> Row:

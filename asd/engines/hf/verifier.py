@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from asd.engines import Acceptance, Sampling
-from asd.engines.hf.decoder import Batch, read
+from asd.engines.hf.decoder import Batch
 from asd.engines.hf.retokenizer import Carried
 from asd.engines.hf.sampler import probabilities
 from asd.engines.sampling import check_sampling
@@ -72,7 +72,7 @@ def read_drafts(
     """
     fed = [len(draft.fed) for draft in drafts]
     texts = [[*piece, *draft.fed] for piece, draft in zip(pieces, drafts, strict=True)]
-    logits = read(batch, texts, [n + 1 for n in fed])
+    logits = batch.read(texts, [n + 1 for n in fed])
     starts = list(accumulate((n + 1 for n in fed), initial=0))[:-1]
     at = [start + i for start, draft in zip(starts, drafts, strict=True) for i in range(len(draft.tokens))]
     drafted = _ids([token for draft in drafts for token in draft.tokens], logits)
