@@ -8,27 +8,28 @@ import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
 from asd.collection import collect, header_for
-from asd.engines import Engine
+from asd.engines import GREEDY, Engine, Sampling
 from asd.engines.revisions import revisions
 from asd.evaluation.live import Live, run_live
 from asd.evaluation.replay import Contender, Replay, keeping
 from asd.ladder import Ladder, Stage
 from asd.measurement.records import Cell, Metric, Run
-from asd.measurement.timing import Timings
+from asd.measurement.timing import Budget, Timings
 from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.testing import FakeClock, ScriptedEngine
 from asd.traces.log import TraceLog
-from asd.types import VERIFY, Completion, Query, Trace, Usage
+from asd.types import VERIFY, Completion, Draft, Query, Trace, Usage, Verification
 from asd.workloads.catalogue import find_workloads
 from bench.gate.judge import Options, judge
 from bench.gate.verdicts import Verdict
@@ -47,7 +48,7 @@ from bench.metrics.cells import (
 from bench.metrics.hardware import ALL_MEMORY, Footprint, contenders, footprint, larger_call
 from bench.metrics.headline import Headline, headline, live_turns
 from bench.metrics.measurements import Measurements
-from bench.run.matrix import Matrix
+from bench.run.matrix import PASSES, Matrix
 from bench.run.session import Session
 from bench.run.summary import render
 from tests.fabricated import baseline_of
@@ -273,7 +274,7 @@ def test_answers_that_differ_live_are_counted(session: Session):
     other = {q.prompt: ("else", [-0.1]) if q.id in ("test-1", "test-3") else answer("S", q) for q in queries}
     engines["S"] = ScriptedEngine("S", other, seconds_per_call=0.1, clock=clock)
     ladder, items = session.matrix.ladder, [1, 3, 5, 7]
-    found = run_live(ladder, engines, replays, items, batch=1, n_passes=1, clock=clock)
+    found = run_live(ladder, engines, replays, items, batch=1, passes=Budget(1), clock=clock)
     assert found.timed["always-S", None].agreement == 0.5
     assert found.timed["always-L", None].agreement == 1.0
     assert found.timed["always-S", None].seconds.shape == (1, 4)
@@ -508,6 +509,74 @@ def test_further_passes_join_the_cells_made_of_them(matrix: Matrix, tmp_path: Pa
     assert passes() == {text: 7, other: 6, "frontier[oracle]": 6}
     assert not measured.walk_on([text, "quality[tiny-text-optimal-lam=5]"], n_passes=3, at_most=7)
     assert len(measured.cells) == 4
+
+
+H100 = {"eager": 0.8e-3, "graph": 0.127e-3}
+"""Seconds of a layer in one decode step on an H100: launched one by one, and captured."""
+
+N_TOKENS = 30
+"""Of a typical answer of the embedded ladder."""
+
+
+class Clocked(ScriptedEngine):
+    """A stage whose calls take as many steps as a typical call does, each a layer's time for every layer."""
+
+    step_s: float
+    clock: FakeClock
+
+    def _take(self, n_steps: int) -> None:
+        self.clock.advance(n_steps * self.step_s)
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        self._take(queries[0].max_new_tokens if queries[0].max_new_tokens == 1 else N_TOKENS)
+        return super().generate(queries, sampling)
+
+    def verify(self, *args: Any) -> list[Verification]:
+        self._take(1)
+        return super().verify(*args)
+
+    def continue_(self, *args: Any) -> list[Draft]:
+        self._take(N_TOKENS // 2)
+        return super().continue_(*args)
+
+
+def on_an_h100(matrix: Matrix, folder: Path, step: str) -> Session:
+    """A session whose stages take what the embedded ladder's layers take there."""
+    clock = FakeClock()
+
+    def opened(_: Matrix) -> dict[str, Engine]:
+        engines: dict[str, Engine] = {}
+        for stage, layers in {"S": 2, "M": 8, "L": 36}.items():
+            engine = Clocked(stage, {query.prompt: answer(stage, query) for query in all_queries()})
+            engine.step_s, engine.clock = layers * H100[step], clock
+            engines[stage] = engine
+        return engines
+
+    return Session(matrix, folder / "t.jsonl", opened, clock=clock, passes=PASSES)
+
+
+def seconds_of_a_run(session: Session) -> tuple[float, float]:
+    """Collecting, and everything that is timed, by the fake clock: warm-ups included."""
+    clock = session.clock
+    assert session.outcomes
+    collecting = clock()
+    assert footprints(session)
+    return collecting, clock() - collecting
+
+
+@pytest.mark.slow
+def test_a_run_on_a_gpu_ends_in_six_minutes(matrix: Matrix, tmp_path: Path) -> None:
+    """Four data sets of 200 items: twice what two take, collecting five times what 40 items do.
+
+    By the step that is captured, with all three passes; where steps are launched one by one a pass is long,
+    and two are made.
+    """
+    for step, n_passes, most_s in (("graph", 3, 360), ("eager", 2, 600)):
+        (tmp_path / step).mkdir()
+        session = on_an_h100(matrix, tmp_path / step, step)
+        collecting, timing = seconds_of_a_run(session)
+        assert {len(found.seconds) for found in footprints(session).values()} == {n_passes}
+        assert 2 * (5 * collecting + timing) < most_s
 
 
 def timed_cell(replay: Replay, live: Live) -> Cell:

@@ -1,13 +1,14 @@
 """Timing: turns, rotation, synchronisation and warm-up, on a clock that only moves when told to."""
 
 import gc
+import math
 from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from asd.measurement.timing import Turns, interleave, timed, warm_up
+from asd.measurement.timing import Budget, Turns, interleave, timed, warm_up
 from asd.testing import FakeClock
 
 
@@ -76,6 +77,35 @@ def test_further_passes_join_those_made_before():
     assert (turns.n_passes, log) == (3, at_once)
     assert turns.timings.seconds["b"].tolist() == [[4, 4], [4, 4], [4, 4]]
     assert turns.timings.results["a"] == ["a1", "a2"]
+
+
+@pytest.mark.parametrize(("pass_s", "expected"), [(1, 3), (20, 3), (20.1, 2), (25, 2), (31, 2), (500, 2)])
+def test_long_passes_are_fewer_but_never_alone(pass_s: float, expected: int) -> None:
+    """Three where they fit a minute, else as many as fit, and two in any case."""
+    clock = FakeClock()
+    turns = Turns(arms(clock, [], a=pass_s / 8, b=pass_s * 3 / 8), [0, 1], synchronise=nothing, clock=clock)
+    turns.walk_within(Budget(3, 60))
+    assert turns.n_passes == expected
+    assert clock.now == pytest.approx(expected * pass_s)
+
+
+def test_the_budget_of_passes_scales_with_them_and_may_be_endless() -> None:
+    """Of nine passes of 25 s four fit 100 s; without a limit all are made; those made before count."""
+    for budget_s, expected in ((100, 4), (math.inf, 9)):
+        clock = FakeClock()
+        turns = Turns(arms(clock, [], a=25.0), [0], synchronise=nothing, clock=clock)
+        turns.walk_within(Budget(9, budget_s))
+        assert turns.n_passes == expected
+    turns.walk_within(Budget(9))
+    assert turns.n_passes == 9
+
+
+def test_one_pass_is_one_pass() -> None:
+    """Who asks for one gets one, however many would fit."""
+    clock = FakeClock()
+    turns = Turns(arms(clock, [], a=1.0), [0], synchronise=nothing, clock=clock)
+    turns.walk_within(Budget(1, 60))
+    assert turns.n_passes == 1
 
 
 def test_devices_are_idle_at_both_readings():

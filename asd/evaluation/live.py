@@ -20,7 +20,7 @@ from asd.cascade import Cascade
 from asd.engines import Drafted, Engine, Verifier, alone
 from asd.evaluation.replay import Contender, Replay, walk_of
 from asd.ladder import Ladder
-from asd.measurement.timing import Clock, Turns, warm_up
+from asd.measurement.timing import Budget, Clock, Turns, warm_up
 from asd.types import Completion, Query
 
 __all__ = ["Live", "Timed", "run_live", "unit_size"]
@@ -93,7 +93,7 @@ def run_live(
     items: Sequence[int],
     *,
     batch: int,
-    n_passes: int,
+    passes: Budget,
     clock: Clock,
 ) -> Live:
     """Time the contenders of these replays, the largest stage alone among them.
@@ -104,7 +104,7 @@ def run_live(
         replays: Of the contenders to time, all on one dataset; the first is the largest stage alone.
         items: Positions of the items to time.
         batch: Most queries a call; a unit of work holds `unit_size` of them.
-        n_passes: Walks over all units.
+        passes: Walks over all units.
         clock: Reads seconds.
     """
     arms = {_arm_name(replay, items): replay for replay in reversed(replays)}
@@ -122,7 +122,7 @@ def run_live(
         for call in _warming(engines, asked):
             warm_up(call, synchronise=synchronise, clock=clock)
     turns = Turns(run, units, synchronise=synchronise, clock=clock)
-    turns.walk(n_passes)
+    turns.walk_within(passes)
     return Live(tuple(replays), tuple(items), turns)
 
 

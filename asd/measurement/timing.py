@@ -4,7 +4,8 @@ A machine drifts: clocks, heat, neighbours. Timing one arm after the other turns
 between arms. Here every arm runs on a unit of work before any arm runs on the next unit, and the order of
 the arms rotates and turns round, so that none profits from its place or from always following another. A
 pass is one walk over all units; ratios are formed within a pass. How many passes are made is decided by the
-caller and never by what they saw: who may draw again until the draw is good compares a run that was lucky.
+caller and never by how arms compare: who may draw again until the draw is good compares a run that was lucky.
+How long a pass of all arms takes is no such thing (`Turns.walk_within`).
 
 Nothing but the call is between the two readings of the clock: the devices are idle before the first and
 after the second, the garbage collector is off, nothing is printed.
@@ -13,6 +14,7 @@ after the second, the garbage collector is off, nothing is printed.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Clock", "Timed", "Timings", "Turns", "interleave", "timed", "warm_up"]
+__all__ = ["Budget", "Clock", "Timed", "Timings", "Turns", "interleave", "timed", "warm_up"]
 
 Clock = Callable[[], float]
 """Reads seconds, for example `time.perf_counter`."""
@@ -54,6 +56,18 @@ class Timed(Generic[R]):
 
     result: R
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How many passes are made: `most`, or as many as fit into `seconds`, but at least `least`.
+
+    Of two passes the one that something spoilt is seen beside the other; of one it is not.
+    """
+
+    most: int
+    seconds: float = math.inf
+    least: int = 2
 
 
 class Turns(Generic[U, R]):
@@ -102,6 +116,20 @@ class Turns(Generic[U, R]):
             for name, of_arm in runs.items():
                 self._seconds[name].append([run.seconds for run in of_arm])
                 self._results[name] = [run.result for run in of_arm]
+
+    def walk_within(self, budget: Budget) -> None:
+        """Make as many passes as the budget allows.
+
+        The first pass, all arms together, says how many fit: what any arm took decides nothing.
+        """
+        if not self.n_passes:
+            self.walk(1)
+        first_s = float(sum(seconds[0].sum() for seconds in self.timings.seconds.values()))
+        fits_all = first_s * budget.most <= budget.seconds
+        fit = budget.most if fits_all else max(budget.least, int(budget.seconds / first_s))
+        more = min(budget.most, fit) - self.n_passes
+        if more > 0:
+            self.walk(more)
 
     @property
     def timings(self) -> Timings[R]:

@@ -18,11 +18,22 @@ from asd.evaluation.live import unit_size
 from asd.ladder import TINY_POLICY, Ladder
 from asd.measurement.environment import accelerators, hardware_key, omp_threads
 from asd.measurement.records import HardwareKey
+from asd.measurement.timing import Budget
 from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
 from bench.run.recorded import REPLAY, recorded_workloads
 
-__all__ = ["LAMS", "N_ITEMS", "N_PASSES", "N_TIMED", "Matrix", "build_matrix", "parse_lams"]
+__all__ = [
+    "LAMS",
+    "N_ITEMS",
+    "N_PASSES",
+    "N_TIMED",
+    "PASSES",
+    "RECORDED",
+    "Matrix",
+    "build_matrix",
+    "parse_lams",
+]
 
 LAMS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 """The sweep: cost units (runs of the largest stage) that one fully right answer is worth."""
@@ -35,6 +46,12 @@ N_TIMED = 20
 
 N_PASSES, MOST_PASSES = 3, 9
 """How often they are timed in a run; and in one that is recorded or, under --strict, is in need of more."""
+
+PASSES = Budget(most=N_PASSES, seconds=60.0)
+"""Of a run over each thing that is timed; under --strict what is undecided gets further ones."""
+
+RECORDED = Budget(most=MOST_PASSES)
+"""Of a run that becomes a baseline."""
 
 LEAST_UNITS = 2
 """Units of work that are timed on each dataset, where calls hold several queries."""

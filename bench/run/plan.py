@@ -8,7 +8,7 @@ from asd.engines.revisions import local_directory
 from asd.errors import EngineError
 from asd.ladder import Stage
 from asd.types import Usage
-from bench.run.matrix import N_PASSES, Matrix
+from bench.run.matrix import N_PASSES, PASSES, Matrix
 from bench.run.tables import table
 
 __all__ = ["describe_plan", "estimate_minutes"]
@@ -27,7 +27,7 @@ def describe_plan(matrix: Matrix, test_ids: Sequence[str]) -> str:
         [
             f"ladder {matrix.ladder.name} on {matrix.hardware.slug}",
             f"{len(matrix.datasets)} datasets x {matrix.n_items} items, {len(matrix.lams)} lambdas",
-            f"{matrix.n_timed} items of each dataset are timed {N_PASSES} times",
+            f"{matrix.n_timed} items of each dataset are timed {_passes()}",
             stages,
             f"time: {_time(matrix)}",
             *test_ids,
@@ -47,6 +47,10 @@ def estimate_minutes(matrix: Matrix) -> float | None:
     arms = 1 + 0.5 * (len(matrix.lams) + 1)
     per_dataset = matrix.n_items * sum(calls) + matrix.n_timed * N_PASSES * arms * calls[-1]
     return len(matrix.datasets) * per_dataset / 60_000
+
+
+def _passes() -> str:
+    return f"{PASSES.most} times, {PASSES.least} where that would take more than {PASSES.seconds:g} s"
 
 
 def _time(matrix: Matrix) -> str:

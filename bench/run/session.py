@@ -31,7 +31,7 @@ from asd.evaluation.replay import SHARES, Outcomes, Replay, contenders
 from asd.ladder import Stage
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
-from asd.measurement.timing import Clock, Timings, Turns
+from asd.measurement.timing import Budget, Clock, Timings, Turns
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.artifact import load as load_policy
 from asd.traces import key_of, read_header
@@ -47,6 +47,9 @@ Setting = tuple[str, float | None]
 """Policy and lambda of a contender."""
 
 COLLECT_BATCH = 16
+UNLIMITED = Budget(N_PASSES)
+"""Passes of a run however long they take."""
+
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -58,7 +61,7 @@ class Session:
         data: Trace file that keeps the outcomes; what it holds already is not answered again.
         open_stages: Makes the engines; default: those of the matrix's engine.
         clock: Reads seconds.
-        n_passes: Over everything that is timed.
+        passes: Over each thing that is timed.
     """
 
     def __init__(
@@ -67,12 +70,12 @@ class Session:
         data: Path,
         open_stages: Callable[[Matrix], dict[str, Engine]] | None = None,
         clock: Clock = time.perf_counter,
-        n_passes: int = N_PASSES,
+        passes: Budget = UNLIMITED,
     ) -> None:
         self.matrix = matrix
         self._data = data
         self._open_stages = open_stages or _open_stages
-        self.clock, self.n_passes = clock, n_passes
+        self.clock, self.passes = clock, passes
         self._replays: dict[str, list[Replay]] = {}
         self._live: dict[str, Live] = {}
         self._turns: dict[str, Turns[Any, Any]] = {}
@@ -194,16 +197,16 @@ class Session:
                 arms,
                 items,
                 batch=self.matrix.batch,
-                n_passes=self.n_passes,
+                passes=self.passes,
                 clock=self.clock,
             )
         return self._live[dataset]
 
     def turns(self, name: str, make: Callable[[], Turns[Any, Any]]) -> Turns[Any, Any]:
-        """What takes turns under this name: made, and walked `n_passes` times, when first asked for."""
+        """What takes turns under this name: made, and walked, when first asked for."""
         if name not in self._turns:
             made = make()
-            made.walk(self.n_passes)
+            made.walk_within(self.passes)
             self._turns[name] = made
         return self._turns[name]
 

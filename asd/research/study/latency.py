@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from asd.evaluation.live import Timed, run_live
 from asd.evaluation.replay import calls
 from asd.evaluation.statistics import samples_needed
+from asd.measurement.timing import Budget
 from asd.research.study.groups import LEVEL
 from asd.research.study.items import seconds_table
 from asd.research.study.material import Material
@@ -114,7 +115,7 @@ def _timed(
             [largest, *others],
             range(min(n_timed, len(outcomes.traces))),
             batch=1,
-            n_passes=n_passes,
+            passes=Budget(n_passes),
             clock=material.clock,
         )
         for name, replays in material.walks.items():
