@@ -23,7 +23,7 @@ from asd.ladder import Ladder
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Population, Remembered
-from asd.operations.runs import Asked, Run, Runs, Scenario, mean_of, runs_of
+from asd.operations.runs import Asked, Effort, Run, Runs, Scenario, mean_of, runs_of
 from asd.policy.artifact import PolicyArtifact
 from asd.schema import msgspec
 from asd.traces import answered, read_traces
@@ -44,7 +44,8 @@ from asd.traces import answered, read_traces
     "--policies",
     default="optimal:5",
     show_default=True,
-    help="Of optimal:LAM, queue:LAM:MU, price:LAM:MU, gears:LAM, published:LAM, static:P, always:STAGE.",
+    help="Of optimal:LAM, queue:LAM:MU[:AHEAD], price:LAM:MU, gears:LAM, published:LAM, router:LAM:P, "
+    "static:P, always:STAGE.",
 )
 @click.option(
     "--at-quality",
@@ -167,11 +168,19 @@ def _show(made: Runs, names: Sequence[str], seconds: float) -> None:
     n = sum(run.total.n_arrived for run in made.runs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     click.echo(f"\n{n:,} requests in {seconds:.1f} s of one core, at most {peak:.0f} MiB of memory")
+    for run in made.runs:
+        if run.effort is not None:
+            click.echo(_effort(run.controller, run.effort))
     if made.asked.users is not None:
         for run in made.runs:
             click.echo(_closed(run, *made.asked.users))
     click.echo("provenance: simulated; latencies in seconds, cost in runs of the largest stage")
     click.echo("every window: Little's law, utilisation law and conservation hold to 1e-9")
+
+
+def _effort(name: str, effort: Effort) -> str:
+    decisions = f"{effort.n_decisions:,} decisions of {1e6 * effort.decision_s:.1f} microseconds"
+    return f"{name}: {decisions}, solved {effort.n_solved:,} times in {1e3 * effort.solve_s:.1f} ms"
 
 
 def _row(name: str, runs: Sequence[Run]) -> dict[str, str]:

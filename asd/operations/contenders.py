@@ -1,8 +1,9 @@
 """The controllers that are compared, by name and setting, and their comparison at equal quality.
 
 optimal:LAM          backward induction at every load
-queue:LAM:MU         the same, solved again with the price of waiting
-price:LAM:MU         the price of waiting without the recursion: one step ahead
+queue:LAM:MU[:AHEAD] the same with the queues of the moment; AHEAD 0 looks one step ahead
+price:LAM:MU         routes once, from the prompt, at the same prices of waiting (after RouteBalance)
+router:LAM:P         the published router for the largest stage, else the static walk
 gears:LAM            settings up to LAM, chosen by the rate of arrivals
 published:LAM        the published optimiser
 static:P             climb until the answer is likely enough to be right
@@ -15,15 +16,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
+
 from asd.errors import ConfigError
-from asd.operations.control import Gears, PricedWait, Published, gears_of, repriced
+from asd.operations.control.backlog import Problem, QueueAware
+from asd.operations.control.gears import Gears, gears_of
+from asd.operations.control.published import Published, Router
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Runs, Scenario, runs_of
+from asd.operations.state import StageState
 from asd.operations.traffic import Controller, Fixed
-from asd.policies import FixedStage, Myopic, OptimalPolicy, Policy, StaticWalk
+from asd.policies import FixedStage, OptimalPolicy, StaticWalk
 from asd.policy.artifact import PolicyArtifact
 from asd.stopping.graph import Graph
-from asd.stopping.recursion import solve
 
 __all__ = ["Contenders", "cheapest_in_time"]
 
@@ -58,8 +63,9 @@ class Contenders:
         name, *settings = text.strip().split(":")
         makers: dict[str, Callable[..., Controller]] = {
             "optimal": lambda lam: Fixed(self._optimal(float(lam))),
-            "queue": lambda lam, mu: self._queue(float(lam), float(mu)),
+            "queue": lambda lam, mu, ahead="1": self._queue_aware(float(lam), float(mu), float(ahead)),
             "price": lambda lam, mu: self._price(float(lam), float(mu)),
+            "router": lambda lam, p: self._router(float(lam), float(p)),
             "gears": lambda lam: self._gears(float(lam)),
             "published": lambda lam: self._published(float(lam)),
             "static": lambda p: Fixed(StaticWalk(self.population.stages, float(p), self.evidence)),
@@ -69,8 +75,8 @@ class Contenders:
             return makers[name](*settings)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{text!r} is no policy; write optimal:LAM, queue:LAM:MU, price:LAM:MU, gears:LAM, "
-                "published:LAM, static:P or always:STAGE"
+                f"{text!r} is no policy; write optimal:LAM, queue:LAM:MU, queue:LAM:MU:AHEAD, price:LAM:MU, "
+                "router:LAM:P, gears:LAM, published:LAM, static:P or always:STAGE"
             ) from error
 
     def _checked(self, stage: str) -> str:
@@ -81,26 +87,27 @@ class Contenders:
     def _optimal(self, lam: float) -> OptimalPolicy:
         return replace(self.fitted.optimal(lam, batch=self.batch), evidence=self.evidence)
 
-    def _queue(self, lam: float, mu: float) -> PricedWait:
-        free = self._optimal(lam)
+    def _queue_aware(self, lam: float, mu: float, ahead: float) -> QueueAware:
+        name = f"queue-aware(lam={lam:g},mu={mu:g},ahead={ahead:g})"
+        return self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, ahead)
 
-        def recursion(graph: Graph) -> Policy:
-            return OptimalPolicy(self.evidence, solve(graph, free.solution.lams), lam)
+    def _price(self, lam: float, mu: float) -> QueueAware:
+        graph = self.fitted.graph(batch=self.batch)
+        routes = Graph(graph.nodes, graph.outgoing(graph.root.name), graph.start)
+        return self._steered(f"latency-price(lam={lam:g},mu={mu:g})", routes, lam, mu, 0.0)
 
-        return self._priced(f"queue-aware(lam={lam:g},mu={mu:g})", mu, recursion)
+    def _steered(self, name: str, graph: Graph, lam: float, mu: float, ahead: float) -> QueueAware:
+        usage = {(e.source, e.action): np.array(e.usage) for e in self.fitted.problem.edges}
+        problem = Problem(graph, usage, self.population.rates, scaled=self.fitted.fit.scaled)
+        expected = {
+            stage: StageState(replicas, 0, 0, 0.0, None, self.population.mean_call_s(stage), 1.0)
+            for stage, (replicas, _) in self.servers.items()
+        }
+        return QueueAware(name, problem, self.evidence, lam, mu, self._sizes, expected, ahead)
 
-    def _price(self, lam: float, mu: float) -> PricedWait:
-        def one_step(graph: Graph) -> Policy:
-            return Myopic(self.evidence, graph, lam)
-
-        return self._priced(f"latency-price(lam={lam:g},mu={mu:g})", mu, one_step)
-
-    def _priced(self, name: str, mu: float, decide: Callable[[Graph], Policy]) -> PricedWait:
-        """What decides on the stopping problem with the waits of the moment on its edges."""
-        graph, alone = self.fitted.graph(batch=self.batch), self.fitted.graph()
-        unit_s = self.fitted.ladder.unit() * self.population.seconds_per_price
-        seconds = {(edge.source, edge.action): edge.cost * unit_s for edge in alone.edges}
-        return PricedWait(name, lambda prices: decide(repriced(graph, seconds, prices)), mu, self._sizes)
+    def _router(self, lam: float, p: float) -> Router:
+        walk = StaticWalk(self.population.stages, p, self.evidence)
+        return Router(walk, self.population.stages[-1], lam)
 
     def _gears(self, lam: float) -> Gears:
         policies = [self._optimal(lam * share) for share in _LIGHTER]

@@ -10,9 +10,10 @@ table: prices at a batch size are a query's share of a call of that size, so tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,10 @@ from asd.policies import FixedStage, Policy
 from asd.prices import Prices
 from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Trace, Usage, Verification
 
-__all__ = ["Decider", "Population", "Remembered", "Situation", "Step", "call_rates"]
+__all__ = [
+    "Decider", "Lookup", "Place", "Population", "Remembered", "Situation", "Step", "Tabled", "call_rates",
+    "decider_of",
+]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
@@ -115,7 +119,7 @@ class Population:
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
         self.seconds_per_price = _SECONDS[ladder.price_unit]
-        self._rates = {
+        self.rates = {
             name: self.seconds_per_price * call_rates(_by_batch(ladder, name), largest_batch)
             for name in self.stages
         }
@@ -127,6 +131,10 @@ class Population:
         total = sum((s.trace.outcomes[stage].draft.usage.alone for s in self.queries), start=NO_CALL)
         n = len(self.queries)
         return Usage(*(round(count / n) for count in (total.n_prompt, total.n_decoded, total.n_passes)))
+
+    def mean_call_s(self, stage: str) -> float:
+        """Mean seconds of a call of one query."""
+        return float(self.rates[stage][0] @ self.mean_usage(stage).counts)
 
     def step(self, situation: Situation, decision: Decision) -> Step:
         """What a decision leads to; carried out once."""
@@ -146,7 +154,7 @@ class Population:
         self._cascade.carry_out(decision.action, [journey], 1)
         stage = decision.action.removeprefix(VERIFY)
         result = journey.verifications[-1] if decision.action.startswith(VERIFY) else journey.drafts[stage]
-        demand = () if result.usage == NO_CALL else tuple((self._rates[stage] @ result.usage.counts).tolist())
+        demand = () if result.usage == NO_CALL else tuple((self.rates[stage] @ result.usage.counts).tolist())
         cost = self.prices[stage].cost(result.usage) / self.unit
         after = Situation(situation.trace, journey)
         return Step(stage, decision.action, after, demand, cost, decision.answer, score)
@@ -192,6 +200,67 @@ class Decider:
         journey.lost |= out_of_reach
         self._cascade.decide(journey)
         return None if journey.decision is None else self._population.step(situation, journey.decision)
+
+
+@runtime_checkable
+class Tabled(Protocol):
+    """A policy whose decisions are look-ups at the moment: a query's place in its tables is found once."""
+
+    evidence: Evidence
+
+    def place(self, state: Judgement) -> Place:
+        """Where a judged state is found."""
+
+    def action(self, place: Place, out: Collection[str]) -> str | None:
+        """What to do there now, without the stages that are out; None: nothing is left."""
+
+
+class Place(Protocol):
+    """Where in a policy's tables a query stands."""
+
+    @property
+    def answer(self) -> str | None:
+        """Stage whose answer is the best so far."""
+
+
+class Lookup:
+    """A policy of tables before a population: every state of a query is judged once, and decided each time.
+
+    Args:
+        population: Recorded queries.
+        policy: The policy, of the class that decides live.
+    """
+
+    def __init__(self, population: Population, policy: Tabled) -> None:
+        self.policy = policy
+        self._population = population
+        self._places: dict[Situation, Place] = {}
+
+    def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
+        """What to do next; None where no stage is left and no answer in hand."""
+        place = self._places.get(situation)
+        if place is None:
+            journey = situation.journey
+            state = self.policy.evidence.judge(journey.query, journey.drafts, journey.verification)
+            place = self._places[situation] = self.policy.place(state)
+        action = self.policy.action(place, out_of_reach)
+        if action is None:
+            return None
+        known = situation.after.get((action, place.answer))
+        return known or self._population.step(situation, Decision(action, place.answer))
+
+    def seconds_per_step(self, n: int = 20_000) -> float:
+        """Processor seconds of one decision: states of queries seen before, over and over."""
+        known, nothing_out = [*self._places], frozenset[str]()
+        began = time.process_time()
+        for i in range(n):
+            self.step(known[i % len(known)], nothing_out)
+        return (time.process_time() - began) / n
+
+
+def decider_of(population: Population, policy: Policy) -> Decider | Lookup:
+    """Whatever decides fastest as the policy does."""
+    return Lookup(population, policy) if isinstance(policy, Tabled) else Decider(population, policy)
 
 
 def call_rates(prices: Mapping[int, Prices], largest: int) -> Array:

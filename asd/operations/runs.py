@@ -15,13 +15,14 @@ from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clients, read_instants, rows_of
 from asd.operations.books import Summary
+from asd.operations.control.backlog import QueueAware
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
-from asd.operations.population import Population
+from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Server
 from asd.operations.traffic import Controller, Open, Settings, Users
 
-__all__ = ["Asked", "Mean", "Run", "Runs", "Scenario", "mean_of", "run", "runs_of"]
+__all__ = ["Asked", "Effort", "Mean", "Run", "Runs", "Scenario", "mean_of", "run", "runs_of"]
 
 
 class Asked(Record, frozen=True, kw_only=True):
@@ -54,13 +55,30 @@ class Asked(Record, frozen=True, kw_only=True):
     most_inside: int | None = None
 
 
+class Effort(Record, frozen=True, kw_only=True):
+    """What deciding from tables took.
+
+    Attributes:
+        n_decisions: Look-ups.
+        decision_s: Processor seconds of one.
+        n_solved: Times that the tables were solved.
+        solve_s: Mean processor seconds of one.
+    """
+
+    n_decisions: int
+    decision_s: float
+    n_solved: int
+    solve_s: float
+
+
 class Run(Record, frozen=True, kw_only=True):
-    """One controller with one seed."""
+    """One controller with one seed; `effort` where it decides from tables."""
 
     controller: str
     seed: int
     total: Summary
     windows: tuple[Summary, ...]
+    effort: Effort | None = None
 
 
 class Runs(Record, frozen=True, kw_only=True):
@@ -151,7 +169,25 @@ def run(scenario: Scenario, controller: Controller, seed: int, progress: Callabl
     for window in sim.run(scenario.asked.seconds):
         windows.append(window)
         progress(window)
-    return Run(controller=controller.name, seed=seed, total=sim.books.total(), windows=tuple(windows))
+    return Run(
+        controller=controller.name,
+        seed=seed,
+        total=sim.books.total(),
+        windows=tuple(windows),
+        effort=_effort(sim, controller),
+    )
+
+
+def _effort(sim: Simulator, controller: Controller) -> Effort | None:
+    decider = sim.decider
+    if not (isinstance(controller, QueueAware) and isinstance(decider, Lookup)):
+        return None
+    return Effort(
+        n_decisions=controller.policy(None).n_decisions,
+        decision_s=decider.seconds_per_step(),
+        n_solved=controller.n_solved,
+        solve_s=controller.solving_s / controller.n_solved,
+    )
 
 
 def runs_of(

@@ -20,10 +20,10 @@ import numpy as np
 from asd.errors import ConfigError, SimulationError
 from asd.operations.books import Books, StageStay, Summary
 from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
-from asd.operations.population import Decider, Population, Step
+from asd.operations.population import Decider, Lookup, Population, Step, decider_of
 from asd.operations.state import StageState, SystemState
 from asd.operations.stations import Agenda, Ended, Request, Server, Station
-from asd.operations.traffic import KEPT, Controller, Open, Settings, Users
+from asd.operations.traffic import KEPT, Controller, Open, Settings, Users, Watching
 from asd.policies import Policy
 
 __all__ = ["Simulator"]
@@ -48,6 +48,7 @@ class Simulator:
         settings: How the run is kept.
 
     Attributes:
+        decider: Decides now, as the controller's policy of the moment does.
         on_end: Told of every request that is answered or fails, and when, if anybody wants to know.
 
     Raises:
@@ -80,8 +81,10 @@ class Simulator:
         self._thinkers: dict[object, float] = {}
         self._settings = settings
         self.on_end: Callable[[Request, float], None] | None = None
-        self._deciders: dict[int, Decider] = {}
-        self._decider = self._deciding(controller.policy(None))
+        self._deciders: dict[int, Decider | Lookup] = {}
+        if isinstance(controller, Watching):
+            controller.watch(self.stations)
+        self.decider = self._deciding(controller.policy(None))
         self._down: frozenset[str] = frozenset()
         self._up_s = dict.fromkeys(population.stages, 0.0)
         self._resized = dict.fromkeys(population.stages, 0.0)
@@ -150,17 +153,17 @@ class Simulator:
 
     def _look(self, _: None) -> None:
         """Let the controller choose for what it sees."""
-        self._decider = self._deciding(self._controller.policy(self.state()))
+        self.decider = self._deciding(self._controller.policy(self.state()))
         self._look_later()
 
     def _look_later(self) -> None:
         if self._controller.interval_s < math.inf:
             self.agenda.at(self.agenda.now + self._controller.interval_s, self._look)
 
-    def _deciding(self, policy: Policy) -> Decider:
+    def _deciding(self, policy: Policy) -> Decider | Lookup:
         decider = self._deciders.get(id(policy))
         if decider is None:
-            decider = self._deciders[id(policy)] = Decider(self._population, policy)
+            decider = self._deciders[id(policy)] = decider_of(self._population, policy)
             if len(self._deciders) > _MOST_DECIDERS:
                 del self._deciders[next(iter(self._deciders))]
         return decider
@@ -207,7 +210,7 @@ class Simulator:
         """Ask the policy, and join a queue or be gone; what takes no call takes no time."""
         while True:
             out = self._down | request.lost if request.lost else self._down
-            step = self._decider.step(request.situation, out)
+            step = self.decider.step(request.situation, out)
             if step is None or step.after is None:
                 self._end(request, step)
                 return

@@ -153,6 +153,11 @@ class Station:
         """Requests in calls."""
         return self.visits.n - self.n_waiting
 
+    @property
+    def n_calls(self) -> int:
+        """Calls under way."""
+        return self.calls.n
+
     def join(self, request: Request) -> None:
         """Wait, and be called for if a replica is free."""
         now = self.agenda.now

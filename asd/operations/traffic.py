@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from asd.errors import ConfigError
 from asd.operations.state import SystemState
 from asd.policies import Policy
 
-__all__ = ["KEPT", "Controller", "Fixed", "Open", "Settings", "Users"]
+__all__ = ["KEPT", "Controller", "Fixed", "Gauge", "Open", "Settings", "Users", "Watching"]
 
 
 class Controller(Protocol):
@@ -27,6 +27,34 @@ class Controller(Protocol):
 
     def policy(self, state: SystemState | None) -> Policy:
         """The policy from now on; `state` is None before the first request. Equal choices are one object."""
+
+
+class Gauge(Protocol):
+    """What can be read off a stage at any moment."""
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests in its queue."""
+
+    @property
+    def n_calls(self) -> int:
+        """Calls under way."""
+
+    @property
+    def replicas(self) -> int:
+        """Calls that can be under way."""
+
+    @property
+    def batch(self) -> int:
+        """Most queries in a call."""
+
+
+@runtime_checkable
+class Watching(Protocol):
+    """A controller whose policy reads the stages at every decision."""
+
+    def watch(self, gauges: Mapping[str, Gauge]) -> None:
+        """The stages to read from now on, by name."""
 
 
 @dataclass(frozen=True, slots=True)

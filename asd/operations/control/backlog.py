@@ -1,0 +1,333 @@
+"""Stopping that sees the queues of the moment: one table for every backlog, looked up at every decision.
+
+A stage's backlog is how many calls have to end before one that joins now begins: 0 where a replica is free,
+else 1 + waiting / batch, on a grid of `LEVELS`. Its wait is W = backlog * call / replicas, and an edge that
+adds s seconds of work to a call of n queries is charged, beside its compute,
+
+    mu * (W + s * n + s * (load^e + load * W / call) / (1 - load)),      e = sqrt(2 (replicas + 1)) - 1:
+
+own wait, own call, and the delay of those who come before the queue has emptied. On average over the states
+of M/M/1 the charge is exactly mu * d(lambda (W + S)) / d lambda. The same backward induction as
+`asd.stopping.recursion` is solved for all combinations of backlogs at once, as rows of one array, whenever
+loads and lengths of calls have been read again; between two solutions a decision is a look-up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from bisect import bisect_right
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+
+from asd.errors import ConfigError, NoStageLeftError
+from asd.evidence import Evidence, Judgement
+from asd.operations.state import StageState, SystemState
+from asd.operations.traffic import Gauge
+from asd.stopping.graph import FloatArray, Graph
+from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
+
+__all__ = ["LEVELS", "BacklogPolicy", "Problem", "QueueAware", "Solved", "Surcharge"]
+
+LEVELS = (0.0, 1.0, 2.5, 6.0, 15.0, math.inf)
+"""Backlogs that policies are solved for, in calls; infinite: the stage is out of reach."""
+_BORDERS = (0.5, 1.6, 3.9, 9.5)
+_OUT = len(LEVELS) - 1
+_SCALES = tuple(2.0**k for k in range(-3, 4))
+"""Lengths of queries, relative to the mean, that policies are solved for."""
+_FULL = 0.95
+"""Load from which on a stage is reckoned as this full."""
+
+
+def level_of(gauge: Gauge) -> int:
+    """Position in `LEVELS` of the nearest backlog."""
+    if gauge.n_calls < gauge.replicas:
+        return 0
+    if not gauge.replicas:
+        return _OUT
+    return bisect_right(_BORDERS, 1.0 + gauge.n_waiting / gauge.batch)
+
+
+class Surcharge(NamedTuple):
+    """What an edge to a stage is charged at every level of its backlog, cost units, shape (levels,).
+
+    Attributes:
+        visit: For joining its queue.
+        second: For a second that the query adds to a call.
+        size: Queries in a call, by which these seconds are read.
+    """
+
+    visit: FloatArray
+    second: FloatArray
+    size: int
+
+
+def surcharge(stage: StageState, batch: int, mu: float) -> Surcharge:
+    """The charges of a stage in its smoothed state; of one that has never worked, its calls alone."""
+    levels = np.array(LEVELS[:_OUT])
+    if not stage.call_s or not stage.per_call or not stage.replicas:
+        return Surcharge(_with_out(np.zeros(_OUT), math.inf), np.full(len(LEVELS), mu), 1)
+    load = min(_FULL, stage.utilisation * stage.per_call / batch)
+    ahead = levels / stage.replicas
+    exponent = math.sqrt(2.0 * (stage.replicas + 1)) - 1.0
+    others = (load**exponent + load * ahead) / (1.0 - load)
+    visit, second = mu * ahead * stage.call_s, mu * (stage.per_call + others)
+    return Surcharge(_with_out(visit, math.inf), _with_out(second, mu), max(1, round(stage.per_call)))
+
+
+def _with_out(charges: FloatArray, out: float) -> FloatArray:
+    return np.append(charges, out)
+
+
+class _Edge(NamedTuple):
+    action: str
+    stage: int
+    target: str
+    cost: FloatArray
+    kernel_t: FloatArray
+    usage: FloatArray
+
+
+class Problem:
+    """A stopping problem whose edges are charged anew again and again.
+
+    Args:
+        graph: The problem, costs in cost units.
+        usage: What every edge takes, by source and action, shape (B, 6) of its source (`Usage.counts`).
+        rates: Seconds that a count adds to a call of 1, 2, ... queries, by stage, shape (largest, 6).
+        scaled: Whether queries differ in length.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        usage: Mapping[tuple[str, str], FloatArray],
+        rates: Mapping[str, FloatArray],
+        *,
+        scaled: bool,
+    ) -> None:
+        self.graph = graph
+        self.stages = tuple(rates)
+        self.scales = _SCALES if scaled else (1.0,)
+        self._rates = rates
+        at = {stage: i for i, stage in enumerate(self.stages)}
+        self._edges = {
+            node.name: [
+                _Edge(
+                    edge.action,
+                    at[edge.action.removeprefix(VERIFY)],
+                    edge.target,
+                    edge.cost,
+                    np.ascontiguousarray(edge.kernel.T),
+                    usage[edge.source, edge.action],
+                )
+                for edge in graph.outgoing(node.name)
+            ]
+            for node in graph.nodes
+        }
+        self._names = {name: (STOP, *(e.action for e in edges)) for name, edges in self._edges.items()}
+        combinations = list(product(range(len(LEVELS)), repeat=len(self.stages)))
+        self._levels = np.repeat(np.array(combinations), len(self.scales), axis=0)
+        self._scale = np.tile(self.scales, len(combinations))[:, None]
+
+    def solve(self, lam: float, charges: Mapping[str, Surcharge], ahead: float = 1.0) -> Solved:
+        """The best action in every state at every combination of backlogs.
+
+        Args:
+            lam: Cost units that one fully right answer is worth.
+            charges: By stage.
+            ahead: Share of the worth of later choices that is counted, in [0, 1]: 1 is the recursion, 0 looks
+                one step ahead, as if every next answer were returned. Kernels estimated from few rows
+                promise too much, because the best of several noisy options is taken.
+        """
+        visits = [charges[s].visit[self._levels[:, i]][:, None] for i, s in enumerate(self.stages)]
+        seconds = [charges[s].second[self._levels[:, i]][:, None] for i, s in enumerate(self.stages)]
+        rates = [self._rates[s][charges[s].size - 1] for s in self.stages]
+        worth: dict[str, FloatArray] = {}
+        actions: dict[str, bytes] = {}
+        for node in reversed(self.graph.nodes):
+            stop = lam * node.p if node.may_stop else np.full(node.n_bins, -math.inf)
+            best = np.broadcast_to(stop, (len(self._levels), node.n_bins))
+            chosen = np.zeros(best.shape, dtype=np.int8)
+            for i, edge in enumerate(self._edges[node.name], 1):
+                work = edge.cost + seconds[edge.stage] * (edge.usage @ rates[edge.stage])
+                value = worth[edge.target] @ edge.kernel_t - self._scale * work - visits[edge.stage]
+                better = value > best
+                best, chosen = np.where(better, value, best), np.where(better, np.int8(i), chosen)
+            worth[node.name] = stop + ahead * (best - stop) if node.may_stop else best
+            actions[node.name] = chosen.tobytes()
+        return Solved(self, actions)
+
+    def place(self, state: Judgement) -> Place:
+        """Where a judged state is found in every solution."""
+        n_bins, scales = self.graph.node(state.node).n_bins, self.scales
+        nearest = min(range(len(scales)), key=lambda i: abs(math.log(scales[i] / state.scale)))
+        offset = nearest * n_bins + state.bin
+        return Place(state.node, offset, len(scales) * n_bins, self._names[state.node], state.answer)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """Where a query stands, found once: which numbers of a solution are about it.
+
+    Attributes:
+        node: Of the stopping problem.
+        offset: Of its length and bin within the numbers of one combination of backlogs.
+        stride: Numbers of one combination.
+        names: What the numbers mean.
+        answer: Stage whose answer is the best so far.
+    """
+
+    node: str
+    offset: int
+    stride: int
+    names: tuple[str, ...]
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solved:
+    """One solution: by node, a number for every combination of backlogs, length and bin."""
+
+    problem: Problem
+    actions: Mapping[str, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class BacklogPolicy:
+    """Looks at the queues, then up the action solved for them.
+
+    Attributes:
+        name: As it stands in tables.
+        evidence: What is known about the answers so far.
+        solved: The latest solution; whoever steers puts a new one here.
+        gauges: By stage, in ladder order; none: every queue is empty.
+        out: Stages that cannot be asked.
+        n_decisions: So far.
+    """
+
+    name: str
+    evidence: Evidence
+    solved: Solved
+    gauges: Sequence[Gauge] = ()
+    out: frozenset[str] = frozenset()
+    n_decisions: int = 0
+
+    def decide(
+        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
+    ) -> Decision:
+        """The action at this moment's backlogs; `NoStageLeftError` where there is none and no answer."""
+        state = self.evidence.judge(query, drafts, verification)
+        action = self.action(self.place(state), self.out)
+        if action is None:
+            out = ", ".join(sorted(self.out))
+            raise NoStageLeftError(f"no stage is left for query {query.id!r} without {out}", [], [])
+        return Decision(action, state.answer, state.p_good)
+
+    def place(self, state: Judgement) -> Place:
+        """Where a judged state is found; the same in every solution."""
+        return self.solved.problem.place(state)
+
+    def action(self, place: Place, out: Collection[str] = ()) -> str | None:
+        """What to do at a place; None where every stage is out and no answer in hand."""
+        self.n_decisions += 1
+        combination = 0
+        for gauge in self.gauges:
+            combination = combination * len(LEVELS) + level_of(gauge)
+        if out:
+            combination = self._combination_without(out)
+        number = self.solved.actions[place.node][combination * place.stride + place.offset]
+        return place.names[number] if number or place.answer is not None else None
+
+    def _combination_without(self, out: Collection[str]) -> int:
+        stages = self.solved.problem.stages
+        levels = [level_of(gauge) for gauge in self.gauges] or [0] * len(stages)
+        combination = 0
+        for stage, level in zip(stages, levels, strict=True):
+            combination = combination * len(LEVELS) + (_OUT if stage in out else level)
+        return combination
+
+    def without(self, stages: Collection[str]) -> BacklogPolicy:
+        """The same without these stages."""
+        return replace(self, out=self.out | frozenset(stages))
+
+
+@dataclass(slots=True, eq=False)
+class QueueAware:
+    """Solves the table again at the loads and calls of the moment.
+
+    Attributes:
+        name: As it stands in tables.
+        problem: The stopping problem.
+        evidence: What is known about the answers so far.
+        lam: Cost units that one fully right answer is worth.
+        mu: Cost units that a second is worth.
+        batch: Most queries in a call, by stage.
+        stages: What is known of every stage; at first, what its calls are expected to take.
+        ahead: As of `Problem.solve`.
+        interval_s: Seconds between two solutions.
+        memory: Weight of the old state in the smoothed one, in [0, 1).
+        n_solved: Solutions so far.
+        solving_s: Processor seconds that they took.
+
+    Raises:
+        ConfigError: A weight is out of range.
+    """
+
+    name: str
+    problem: Problem
+    evidence: Evidence
+    lam: float
+    mu: float
+    batch: Mapping[str, int]
+    stages: dict[str, StageState]
+    ahead: float = 1.0
+    interval_s: float = 30.0
+    memory: float = 0.5
+    n_solved: int = 0
+    solving_s: float = 0.0
+    _policy: BacklogPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.mu < math.inf and 0.0 <= self.memory < 1.0):
+            raise ConfigError(f"mu is at least 0 and memory in [0, 1), not {self.mu:g} and {self.memory:g}")
+        if not (0.0 <= self.ahead <= 1.0 and 0.0 <= self.lam < math.inf):
+            raise ConfigError(f"lam is at least 0 and ahead in [0, 1], not {self.lam:g} and {self.ahead:g}")
+        self._policy = BacklogPolicy(self.name, self.evidence, self._solve())
+
+    def watch(self, gauges: Mapping[str, Gauge]) -> None:
+        """Read the queues here from now on."""
+        self._policy.gauges = [gauges[stage] for stage in self.problem.stages]
+
+    def policy(self, state: SystemState | None) -> BacklogPolicy:
+        """The one policy there is, solved again for the state."""
+        if state is not None:
+            for name, stage in state.stages.items():
+                self.stages[name] = self._smoothed(self.stages[name], stage)
+            self._policy.solved = self._solve()
+        return self._policy
+
+    def _solve(self) -> Solved:
+        began = time.process_time()
+        charges = {name: surcharge(self.stages[name], size, self.mu) for name, size in self.batch.items()}
+        solved = self.problem.solve(self.lam, charges, self.ahead)
+        self.n_solved += 1
+        self.solving_s += time.process_time() - began
+        return solved
+
+    def _smoothed(self, old: StageState, now: StageState) -> StageState:
+        """What charges are made of, smoothed: they rise so steeply that smoothing them would only delay."""
+
+        def mixed(before: float, after: float) -> float:
+            return self.memory * before + (1.0 - self.memory) * after
+
+        return replace(
+            now,
+            utilisation=mixed(old.utilisation, now.utilisation),
+            call_s=mixed(old.call_s or now.call_s or 0.0, now.call_s or old.call_s or 0.0) or None,
+            per_call=mixed(old.per_call or now.per_call or 0.0, now.per_call or old.per_call or 0.0) or None,
+        )

@@ -1,0 +1,80 @@
+"""Gears: policies worked out beforehand for levels of load (after CascadeServe, arXiv 2406.14424)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from asd.operations.population import Decider, Population, Situation
+from asd.operations.state import SystemState
+from asd.policies import Policy
+
+__all__ = ["Gear", "Gears", "gears_of"]
+
+
+class Gear(NamedTuple):
+    """A policy, and the rate of arrivals up to which it is used, requests a second."""
+
+    most: float
+    policy: Policy
+
+
+@dataclass(slots=True, eq=False)
+class Gears:
+    """Policies worked out beforehand for levels of load (after CascadeServe, arXiv 2406.14424).
+
+    Attributes:
+        name: As it stands in tables.
+        gears: The best first, the one for the heaviest load last.
+        interval_s: Seconds between two looks.
+        memory: Weight of the old rate in the new one.
+    """
+
+    name: str
+    gears: Sequence[Gear]
+    interval_s: float = 5.0
+    memory: float = 0.7
+    _rate: float = 0.0
+
+    def policy(self, state: SystemState | None) -> Policy:
+        """The first gear that is made for the rate of this moment."""
+        if state is not None:
+            self._rate = self.memory * self._rate + (1.0 - self.memory) * state.request_rate
+        return next((gear.policy for gear in self.gears if self._rate <= gear.most), self.gears[-1].policy)
+
+
+def gears_of(
+    population: Population,
+    policies: Sequence[Policy],
+    servers: Mapping[str, tuple[int, int]],
+    target: float = 0.8,
+) -> list[Gear]:
+    """How much load each policy bears, from recorded queries; those that bear less for no more are left out.
+
+    Args:
+        population: Recorded queries.
+        policies: To choose among, the best first.
+        servers: Replicas and largest call, by stage.
+        target: Share of a stage's capacity, at full calls, that may be used.
+    """
+    gears: list[Gear] = []
+    for policy in policies:
+        decider, seconds = Decider(population, policy), dict.fromkeys(servers, 0.0)
+        for situation in population.queries:
+            _add_seconds(decider, situation, servers, seconds)
+        n = len(population.queries)
+        bears = [target * replicas * n / seconds[s] for s, (replicas, _) in servers.items() if seconds[s]]
+        if not gears or min(bears) > gears[-1].most:
+            gears.append(Gear(min(bears), policy))
+    return gears
+
+
+def _add_seconds(
+    decider: Decider, situation: Situation, servers: Mapping[str, tuple[int, int]], seconds: dict[str, float]
+) -> None:
+    step = decider.step(situation, frozenset())
+    while step is not None and step.after is not None:
+        if step.demand:
+            seconds[step.stage] += step.demand[servers[step.stage][1] - 1]
+        step = decider.step(step.after, frozenset())
