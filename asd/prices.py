@@ -134,6 +134,11 @@ class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     modelled: dict[int, tuple[str, ...]] = {}
     provenance: Literal["timing-only"] = "timing-only"
 
+    def how(self, stage: str, batch: int) -> str:
+        """What a stage's prices at a batch size come from: the steps that were timed, or "modelled"."""
+        is_modelled = stage in self.modelled.get(batch, ())
+        return "modelled" if is_modelled else f"timed, {self.step_modes[stage]} steps"
+
     def __str__(self) -> str:
         """In one line, for `prices_measured`."""
         steps = ", ".join(sorted(set(self.step_modes.values())))
