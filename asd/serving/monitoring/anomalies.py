@@ -1,0 +1,352 @@
+"""When a server is no longer as it was: latency, errors, spend, stage mix and `p_good`, by CUSUM.
+
+Every minute (longer where fewer than `LEAST` requests end) each signal is compared with its forecast, an
+exponentially weighted mean of the minutes before, of which the last `GUARD` do not count yet: a fault must
+not become its own forecast. What is added to a CUSUM is the log-likelihood ratio of the shift that is to be
+found against no shift (Page 1954; of exact ratios the run length without a shift is at least e^LIMIT steps):
+
+    S <- max(0, S + min(llr, LIMIT / 3)),    alarm at S >= LIMIT
+
+so that no single minute, however odd, raises an alarm, and three may.
+
+More arrivals are no anomaly. A request that finds others inside takes longer, so latencies are compared
+with those of requests that found as many (on a scale of half octaves; beyond all that was ever seen,
+proportional). Refusals of a full server are not errors.
+
+Scope: numbers in, alarms out; what a request is worth or costs is found out elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+__all__ = ["Anomaly", "AnomalyDetector", "Observation"]
+
+STEP_S = 60.0
+LEAST = 50
+"""Requests in a step."""
+GUARD = 15
+"""Steps after which a step enters the forecast."""
+WARM_UP = 60
+"""Steps that are learned from before anything is judged."""
+ACCEPTED = 120
+"""Steps after which what is still anomalous is the new normal."""
+MEMORY = 360.0
+"""Steps after which a step weighs 1/e in the forecast."""
+LIMIT = 14.0
+FEW = 100.0
+"""Requests from which on a level of load has a latency of its own."""
+RARE = 0.002
+"""Errors that are rarer than this are judged as if they were this frequent."""
+
+
+class Observation(NamedTuple):
+    """A request that has ended.
+
+    Attributes:
+        at: When, seconds.
+        seconds: From its arrival; None: it failed.
+        n_inside: Requests that were open when it came.
+        cost: Of all its calls, in any unit.
+        stage: That answered.
+        p_good: Probability that the answer is right; None: unknown.
+    """
+
+    at: float
+    seconds: float | None
+    n_inside: int
+    cost: float
+    stage: str | None = None
+    p_good: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Anomaly:
+    """A signal that has left its forecast.
+
+    Attributes:
+        signal: "latency", "errors", "spend", "p_good", or "mix " and a stage.
+        rises: It is above its forecast; False: below.
+        since_s: Beginning of the first step that counts.
+        at_s: When it was certain enough.
+        found: Mean since then (of latency, the factor on what was expected).
+        expected: Its forecast.
+    """
+
+    signal: str
+    rises: bool
+    since_s: float
+    at_s: float
+    found: float
+    expected: float
+
+
+@dataclass(slots=True)
+class _Cell:
+    """Requests that are alike, how many and what they add up to."""
+
+    n: float = 0.0
+    total: float = 0.0
+
+    def add(self, n: float, total: float) -> None:
+        self.n += n
+        self.total += total
+
+
+Cells = dict[int, _Cell]
+
+
+@dataclass(slots=True)
+class _Level:
+    """The forecast of a mean, by cells, and how far steps lie from it.
+
+    Attributes:
+        cells: What is remembered.
+        variance: Mean of n x (mean of a step - its forecast)^2.
+        weight: Of all steps that were learned from.
+    """
+
+    cells: Cells = field(default_factory=dict)
+    variance: float = 0.0
+    weight: float = 0.0
+
+    def expected(self, step: Cells) -> float:
+        """The forecast of the mean of a step whose requests lie in these cells."""
+        n = sum(cell.n for cell in step.values())
+        return sum(cell.n * self._mean(at) for at, cell in step.items()) / n
+
+    def learn(self, step: Cells, error: float) -> None:
+        """Take a step into the forecast; `error`: its mean less what was forecast."""
+        keep = math.exp(-1.0 / MEMORY)
+        for cell in self.cells.values():
+            cell.n *= keep
+            cell.total *= keep
+        for at, cell in step.items():
+            self.cells.setdefault(at, _Cell()).add(cell.n, cell.total)
+        n = sum(cell.n for cell in step.values())
+        self.weight = keep * self.weight + 1.0
+        self.variance += (n * error**2 - self.variance) / self.weight
+
+    def _mean(self, at: int) -> float:
+        known = [known for known, cell in self.cells.items() if cell.n >= FEW or len(self.cells) == 1]
+        if not known:
+            total = sum(cell.total for cell in self.cells.values())
+            return total / max(sum(cell.n for cell in self.cells.values()), 1.0)
+        nearest = min(known, key=lambda k: abs(k - at))
+        cell = self.cells[nearest]
+        beyond = max(0, at - nearest) * math.log(2.0) / 2.0  # as many times longer as there are more inside
+        return cell.total / cell.n + beyond
+
+
+@dataclass(slots=True)
+class _Cusum:
+    """Evidence that a signal has moved in one direction.
+
+    Attributes:
+        direction: 1: up; -1: down.
+        value: The sum of the log-likelihood ratios, never below 0.
+        since_s: Beginning of the first step of the sum.
+        found, expected: Requests since then and what they add up to; the same by the forecast.
+    """
+
+    direction: int
+    value: float = 0.0
+    since_s: float = 0.0
+    found: _Cell = field(default_factory=_Cell)
+    expected: _Cell = field(default_factory=_Cell)
+
+    @property
+    def is_over(self) -> bool:
+        """It is certain."""
+        return self.value >= LIMIT
+
+    def add(self, ratio: float, start_s: float, whole: _Cell, expected: float) -> None:
+        """One step that began at `start_s`."""
+        if self.value <= 0.0:
+            self.since_s, self.found, self.expected = start_s, _Cell(), _Cell()
+        self.found.add(whole.n, whole.total)
+        self.expected.add(whole.n, whole.n * expected)
+        self.value = min(max(0.0, self.value + min(ratio, LIMIT / 3.0)), 2.0 * LIMIT)
+
+
+@dataclass(slots=True)
+class _Signal:
+    """One signal: its open step, its forecast, and its CUSUMs.
+
+    Attributes:
+        name: As in `Anomaly`.
+        shift: What is to be found: of a mean, how far it moves; of a share, the factor on its odds.
+        cusums: One a direction.
+        is_share: Every value is 0 or 1.
+        is_relative: `shift` is a share of the forecast.
+        step: Requests of the open step.
+        level: The forecast.
+        waiting: Steps that are not in the forecast yet, with their errors.
+        n_learned: Steps that are.
+    """
+
+    name: str
+    shift: float
+    cusums: tuple[_Cusum, ...]
+    is_share: bool = False
+    is_relative: bool = False
+    step: Cells = field(default_factory=dict)
+    level: _Level = field(default_factory=_Level)
+    waiting: deque[tuple[Cells, float]] = field(default_factory=deque)
+    n_learned: int = 0
+
+    @property
+    def is_warm(self) -> bool:
+        """Enough has been learned to judge."""
+        return self.n_learned >= WARM_UP
+
+    @property
+    def sum(self) -> float:
+        """The largest CUSUM."""
+        return max(cusum.value for cusum in self.cusums)
+
+    def add(self, value: float, at: int = 0) -> None:
+        """One request."""
+        cell = self.step.get(at)
+        if cell is None:
+            cell = self.step[at] = _Cell()
+        cell.n += 1.0
+        cell.total += value
+
+    def close(self, start_s: float) -> _Cusum | None:
+        """End the step; the CUSUM that is over its limit, if one is."""
+        step, self.step = self.step, {}
+        if not step:
+            return None
+        whole = _Cell(sum(cell.n for cell in step.values()), sum(cell.total for cell in step.values()))
+        expected = self.level.expected(step) if self.n_learned else whole.total / whole.n
+        self.waiting.append((step, whole.total / whole.n - expected))
+        if self.is_warm:
+            for cusum in self.cusums:
+                cusum.add(self._ratio(cusum.direction, whole, expected), start_s, whole, expected)
+        over = next((cusum for cusum in self.cusums if cusum.is_over), None)
+        if over is None:
+            self._learn(GUARD if self.is_warm else 0)
+        return over
+
+    def forget(self) -> None:
+        """What is there now is the new normal."""
+        self.level, self.n_learned = _Level(), 0
+        self.waiting.clear()
+        for cusum in self.cusums:
+            cusum.value = 0.0
+
+    def _learn(self, most: int) -> None:
+        """Take steps into the forecast until at most so many wait."""
+        while len(self.waiting) > most:
+            self.level.learn(*self.waiting.popleft())
+            self.n_learned += 1
+
+    def _ratio(self, direction: int, whole: _Cell, expected: float) -> float:
+        """Log-likelihood ratio of the shift against none, for the mean of a step."""
+        if self.is_share:
+            return self._share_ratio(direction, whole, expected)
+        shift = direction * self.shift * (expected if self.is_relative else 1.0)
+        error = whole.total / whole.n - expected
+        return whole.n * shift / max(self.level.variance, 1e-12) * (error - shift / 2.0)
+
+    def _share_ratio(self, direction: int, whole: _Cell, expected: float) -> float:
+        """Binomial, over how much more than binomial the shares of steps vary."""
+        p = min(max(expected, RARE), 1.0 - RARE)
+        if direction * (p - expected) < 0.0:  # what is rarer than that cannot be seen to become rarer
+            return 0.0
+        odds = p / (1.0 - p) * self.shift**direction
+        q = odds / (1.0 + odds)
+        ratio = whole.total * math.log(q / p) + (whole.n - whole.total) * math.log((1.0 - q) / (1.0 - p))
+        return ratio / max(1.0, self.level.variance / (p * (1.0 - p)))
+
+
+def _up_or_down() -> tuple[_Cusum, ...]:
+    return _Cusum(1), _Cusum(-1)
+
+
+class AnomalyDetector:
+    """Watches a stream of requests that have ended, in the order of their ends.
+
+    Args:
+        stages: Whose shares of the answers are watched.
+
+    Attributes:
+        active: Anomalies that are there now, by signal.
+        latest: The last of all, newest first.
+    """
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self.active: dict[str, Anomaly] = {}
+        self.latest: deque[Anomaly] = deque(maxlen=50)
+        self._latency = _Signal("latency", math.log(1.5), (_Cusum(1),))
+        self._errors = _Signal("errors", 2.0, (_Cusum(1),), is_share=True)
+        self._spend = _Signal("spend", 0.5, (_Cusum(1),), is_relative=True)
+        self._p_good = _Signal("p_good", 0.05, _up_or_down())
+        self._mix = {name: _Signal(f"mix {name}", 1.5, _up_or_down(), is_share=True) for name in stages}
+        self._signals = (self._latency, self._errors, self._spend, self._p_good, *self._mix.values())
+        self._start_s: float | None = None
+        self._n = 0
+
+    @property
+    def is_warm(self) -> bool:
+        """Enough has been seen to judge."""
+        return self._errors.is_warm
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The largest CUSUM of every signal, as a share of its limit."""
+        return {signal.name: signal.sum / LIMIT for signal in self._signals}
+
+    def observe(self, seen: Observation) -> list[Anomaly]:
+        """Take a request in; the anomalies that are new with it."""
+        new: list[Anomaly] = []
+        if self._start_s is None:
+            self._start_s = seen.at
+        elif seen.at >= self._start_s + STEP_S and self._n >= LEAST:
+            new = self._close(self._start_s, seen.at)
+            self._start_s, self._n = seen.at, 0
+        self._n += 1
+        self._errors.add(seen.seconds is None)
+        self._spend.add(seen.cost)
+        if seen.seconds is not None:
+            self._latency.add(math.log(max(seen.seconds, 1e-6)), _octave(seen.n_inside))
+        if seen.p_good is not None:
+            self._p_good.add(seen.p_good)
+        if seen.stage is not None:
+            for name, mix in self._mix.items():
+                mix.add(name == seen.stage)
+        return new
+
+    def _close(self, start_s: float, now_s: float) -> list[Anomaly]:
+        new = [found for signal in self._signals if (found := self._judge(signal, start_s, now_s))]
+        self.latest.extendleft(new)
+        return new
+
+    def _judge(self, signal: _Signal, start_s: float, now_s: float) -> Anomaly | None:
+        """End a signal's step; what is new with it."""
+        over, known = signal.close(start_s), self.active.get(signal.name)
+        if known is None and over is not None:
+            found = self.active[signal.name] = _anomaly(signal, over, now_s)
+            return found
+        if known is not None and now_s - known.at_s > ACCEPTED * STEP_S:
+            signal.forget()
+        if known is not None and not signal.sum:
+            del self.active[signal.name]
+        return None
+
+
+def _anomaly(signal: _Signal, over: _Cusum, at_s: float) -> Anomaly:
+    found, expected = (cell.total / cell.n for cell in (over.found, over.expected))
+    if signal.name == "latency":
+        found, expected = math.exp(found - expected), 1.0
+    return Anomaly(signal.name, over.direction > 0, over.since_s, at_s, found, expected)
+
+
+def _octave(n: int) -> int:
+    """Half octaves of how many are inside."""
+    return int(2.0 * math.log2(n + 1))

@@ -1,0 +1,274 @@
+"""How often the anomaly detector of a server cries wolf, and how soon it sees what is wrong.
+
+    ASD_DATA=... python -m bench.anomalies                     # eight weeks: an hour of one core
+    ASD_DATA=... python -m bench.anomalies --weeks 1 --days 0.5 --starts 1
+
+Everything is **simulated**: outcomes of the embedded ladder, recorded once, are drawn by the simulator of
+`asd.operations`, at the arrivals of recorded clients (`load/servegen_clients_*_14d.csv.gz` in `ASD_DATA`),
+thinned by whole clients to 12 requests a second. Failures are drawn: one request in a hundred.
+
+False alarms: whole weeks in which nothing is wrong, bursts and daily shapes of the recordings apart. The
+upper limit is that of a Poisson rate, at 95 %. Delays: stretches of a few hours at different times of the
+recordings; after two thirds of each, either calls take 1.5 times as long, or a request costs 1.5 times as
+much, or twice as many fail, or twice as many arrive, which is no anomaly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import click
+import numpy as np
+from scipy.stats import chi2
+from tabulate import tabulate
+
+import asd
+from asd.ladder import TINY_POLICY
+from asd.operations.arrivals import Client, clients, merged, read_clients
+from asd.operations.population import Population, Remembered, Situation
+from asd.operations.simulator import Simulator
+from asd.operations.stations import Request, Server
+from asd.operations.traffic import Fixed, Open
+from asd.policies import OptimalPolicy
+from asd.policy.artifact import load
+from asd.serving.monitoring.anomalies import Anomaly, AnomalyDetector, Observation
+from asd.traces import read_traces
+
+__all__ = ["anomalies", "observed", "upper_limit"]
+
+WEEK_S, HOUR_S = 7 * 86_400.0, 3_600.0
+RECORDINGS = ("m-large", "m-small")
+RATE = 12.0
+P_FAIL = 0.01
+LAM = 5.0
+MOST_DELAY_S = 600.0
+MOST_A_WEEK = 1.0
+
+Fault = Literal["nothing", "latency", "spend", "errors", "arrivals"]
+WRONG: tuple[Fault, ...] = ("latency", "spend", "errors")
+SIGNAL = {"latency": "latency", "spend": "spend", "errors": "errors"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A piece of a recording, and what goes wrong in it.
+
+    Attributes:
+        traces: File of the outcomes.
+        recording: Which clients.
+        start_s: Where in the recording it begins.
+        seconds: Its length.
+        seed: Of the clients that are left, their requests, queries and failures.
+        fault: What is wrong from `since_s` on.
+        since_s: Seconds from the beginning.
+    """
+
+    traces: Path
+    recording: str
+    start_s: float
+    seconds: float
+    seed: int
+    fault: Fault = "nothing"
+    since_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the detector said of a stretch.
+
+    Attributes:
+        n: Requests that ended.
+        rate: Requests a second in the ten minutes from the fault on (of all, where there is none).
+        found: Every anomaly.
+    """
+
+    n: int
+    rate: float
+    found: tuple[Anomaly, ...]
+
+
+def watch(stretch: Stretch) -> Watched:
+    """Simulate a stretch, and let the detector see every request as it ends."""
+    population, policy = _population(stretch.traces)
+    detector, found, ends = AnomalyDetector(population.stages), list[Anomaly](), list[float]()
+    for seen in observed(population, policy, stretch):
+        found += detector.observe(seen)
+        ends.append(seen.at)
+    until = stretch.since_s + MOST_DELAY_S if stretch.since_s else stretch.seconds
+    n = bisect_left(ends, until) - bisect_left(ends, stretch.since_s)
+    return Watched(len(ends), n / (until - stretch.since_s), tuple(found))
+
+
+def observed(population: Population, policy: OptimalPolicy, stretch: Stretch) -> Iterator[Observation]:
+    """The requests of a stretch, in the order in which they end."""
+    rng = np.random.default_rng([stretch.seed, 7])
+    ended: list[tuple[Request, float]] = []
+    arrived, ends, p_good = list[float](), list[float](), dict[Situation, float | None]()
+    servers = {name: Server() for name in population.stages}
+    traffic = Open(_noted(_arrivals(stretch), arrived))
+    simulator = Simulator(population, servers, Fixed(policy), traffic, stretch.seed)
+    simulator.on_end = lambda request, now: ended.append((request, now))
+    if stretch.fault == "latency":
+        simulator.agenda.at(stretch.since_s, partial(_slow_down, simulator))
+    for _ in simulator.run(stretch.seconds):
+        for request, now in ended:
+            is_on = stretch.fault != "nothing" and now >= stretch.since_s
+            n_inside = bisect_left(arrived, request.arrived) - bisect_left(ends, request.arrived)
+            ends.append(now)
+            if request.situation not in p_good:
+                p_good[request.situation] = _p_good(policy, request)
+            failed = rng.random() < P_FAIL * (2.0 if is_on and stretch.fault == "errors" else 1.0)
+            yield Observation(
+                at=now,
+                seconds=None if failed else now - request.arrived,
+                n_inside=n_inside,
+                cost=request.cost * (1.5 if is_on and stretch.fault == "spend" else 1.0),
+                stage=None if failed else request.doing.answer,
+                p_good=None if failed else p_good[request.situation],
+            )
+        ended.clear()
+
+
+def upper_limit(n: int, weeks: float) -> float:
+    """Of the rate of a Poisson process that was seen to happen n times, at 95 %."""
+    return float(chi2.ppf(0.95, 2 * (n + 1))) / 2.0 / weeks
+
+
+@click.command()
+@click.option("--traces", type=click.Path(path_type=Path), help="Outcomes, as `asd collect` writes them.")
+@click.option("--weeks", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--days", default=7.0, show_default=True, help="Length of a week.")
+@click.option("--starts", type=click.IntRange(0), default=10, show_default=True, help="Runs of every fault.")
+@click.option("--hours", default=6.0, show_default=True, help="Length of such a run.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True)
+def anomalies(traces: Path | None, weeks: int, days: float, starts: int, hours: float, jobs: int) -> None:
+    """Count false alarms and delays; exit code 1 where either is more than is claimed."""
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as pool:
+        outcomes = _collected(Path(folder)) if traces is None else traces
+        click.echo(f"simulated: outcomes of the embedded ladder, recorded arrivals, {RATE:g} requests/s")
+        calm = [_week(outcomes, k, days) for k in range(weeks)]
+        rightly = _false_alarms(calm, list(pool.map(watch, calm)), days / 7.0 * weeks)
+        wrong = [_start(outcomes, k, hours, fault) for fault in (*WRONG, "arrivals") for k in range(starts)]
+        soon = _delays(wrong, list(pool.map(watch, wrong)))
+    sys.exit(not (rightly and soon))
+
+
+def _false_alarms(calm: Sequence[Stretch], found: Sequence[Watched], weeks: float) -> bool:
+    for stretch, seen in zip(calm, found, strict=True):
+        where = f"{stretch.recording} from day {stretch.start_s / 86_400:g}, seed {stretch.seed}"
+        alarms = ", ".join(map(_told, seen.found)) or "none"
+        click.echo(f"{where}: {seen.n:,} requests, {seen.rate:.1f}/s; false alarms: {alarms}")
+    n = sum(len(seen.found) for seen in found)
+    most = upper_limit(n, weeks)
+    click.echo(f"\n{n} false alarms in {weeks:g} weeks: at most {most:.2f} a week (95 %, Poisson)\n")
+    return most <= MOST_A_WEEK or weeks < 3.0  # too few weeks to show it
+
+
+def _told(one: Anomaly) -> str:
+    return f"{one.signal} {one.expected:.3g} -> {one.found:.3g} at {one.at_s / HOUR_S:.1f} h"
+
+
+def _delays(wrong: Sequence[Stretch], found: Sequence[Watched]) -> bool:
+    rows, fine = [], True
+    for fault in (*WRONG, "arrivals"):
+        seen = [(stretch, one) for stretch, one in zip(wrong, found, strict=True) if stretch.fault == fault]
+        if not seen:
+            continue
+        rates = [one.rate for _, one in seen]
+        delays = [_delay(stretch, one) for stretch, one in seen] if fault in SIGNAL else []
+        others = sum(a.signal != SIGNAL.get(fault) for _, one in seen for a in one.found)
+        rows.append([fault, len(seen), f"{np.mean(rates):.1f}", *_minutes(delays), others])
+        fine &= max(delays) <= MOST_DELAY_S if delays else not others
+    heads = ["from then on", "runs", "requests/s", "minutes to the alarm, median", "longest", "other alarms"]
+    click.echo(tabulate(rows, heads))
+    return fine
+
+
+def _delay(stretch: Stretch, seen: Watched) -> float:
+    after = [
+        one.at_s - stretch.since_s
+        for one in seen.found
+        if one.signal == SIGNAL[stretch.fault] and one.at_s >= stretch.since_s
+    ]
+    return min(after, default=np.inf)
+
+
+def _minutes(delays: Sequence[float]) -> list[str]:
+    return [f"{value / 60.0:.1f}" for value in (np.median(delays), max(delays))] if delays else ["-", "-"]
+
+
+def _week(traces: Path, k: int, days: float) -> Stretch:
+    """Another recording, then another week of it, then other clients."""
+    recording, week = RECORDINGS[k % 2], (k // 2) % 2
+    return Stretch(traces, recording, week * WEEK_S, days * 86_400.0, k)
+
+
+def _start(traces: Path, k: int, hours: float, fault: Fault) -> Stretch:
+    seconds = hours * HOUR_S
+    start_s = (7.0 + 29.0 * k) * HOUR_S  # at all times of the day
+    return Stretch(traces, RECORDINGS[k % 2], start_s, seconds, 100 + k, fault, 2.0 * seconds / 3.0)
+
+
+def _arrivals(stretch: Stretch) -> Iterator[float]:
+    """Clients of the stretch alone, thinned to the rate; twice as many of them where that is what happens."""
+    within = [
+        client
+        for client in _clients(stretch.recording)
+        if stretch.start_s <= client.start_s < stretch.start_s + stretch.seconds
+    ]
+    stream = clients(within, np.random.default_rng([stretch.seed, 1]), rate=RATE, start_s=stretch.start_s)
+    if stretch.fault != "arrivals":
+        return stream
+    late = replace(stretch, seed=stretch.seed + 1000, fault="nothing")
+    return merged(stream, (t for t in _arrivals(late) if t >= stretch.since_s))
+
+
+def _noted(stream: Iterable[float], into: list[float]) -> Iterator[float]:
+    for instant in stream:
+        into.append(instant)
+        yield instant
+
+
+def _slow_down(simulator: Simulator, _: object) -> None:
+    for station in simulator.stations.values():
+        station.slowdown = 1.5
+
+
+def _p_good(policy: OptimalPolicy, request: Request) -> float | None:
+    """Of the answer that was returned, as the policy judged it then."""
+    journey = request.situation.journey
+    decided = policy.decide(journey.query, journey.drafts, journey.verification)
+    return None if decided.answer is None else decided.p_good.get(decided.answer)
+
+
+@cache
+def _clients(recording: str) -> list[Client]:
+    return read_clients(Path(os.environ["ASD_DATA"]) / "load" / f"servegen_clients_{recording}_14d.csv.gz")
+
+
+@cache
+def _population(traces: Path) -> tuple[Population, OptimalPolicy]:
+    ladder, fitted = asd.Ladder.load("tiny"), load(TINY_POLICY)
+    policy = fitted.policy(LAM, ladder=ladder)
+    assert isinstance(policy, OptimalPolicy)
+    remembered = replace(policy, evidence=Remembered(policy.evidence))
+    return Population(read_traces(traces), ladder, fitted.ladder.unit(1)), remembered
+
+
+def _collected(folder: Path) -> Path:
+    path = folder / "traces.jsonl"
+    asd.collect("tiny", out=path, limit=60)
+    return path
+
+
+if __name__ == "__main__":
+    anomalies()
