@@ -5,7 +5,8 @@
 
 Everything is **simulated**: outcomes of the embedded ladder, recorded once, are drawn by the simulator of
 `asd.operations`, at the arrivals of recorded clients (`load/servegen_clients_*_14d.csv.gz` in `ASD_DATA`),
-thinned by whole clients to 12 requests a second. Failures are drawn: one request in a hundred.
+thinned by whole clients to 4 requests a second in whole weeks and to 12 where something goes wrong: the fewer
+requests, the less even are minutes in which nothing is. Failures are drawn: one request in a hundred.
 
 False alarms: whole weeks in which nothing is wrong, bursts and daily shapes of the recordings apart. The
 upper limit is that of a Poisson rate, at 95 %. Delays: stretches of a few hours at different times of the
@@ -47,7 +48,8 @@ __all__ = ["anomalies", "observed", "upper_limit"]
 
 WEEK_S, HOUR_S = 7 * 86_400.0, 3_600.0
 RECORDINGS = ("m-large", "m-small")
-RATE = 12.0
+CALM_RATE, RATE = 4.0, 12.0
+"""Requests a second of the weeks in which nothing is wrong, and where something is."""
 P_FAIL = 0.01
 LAM = 5.0
 MOST_DELAY_S = 600.0
@@ -67,6 +69,7 @@ class Stretch:
         recording: Which clients.
         start_s: Where in the recording it begins.
         seconds: Its length.
+        rate: Requests a second that are left of it.
         seed: Of the clients that are left, their requests, queries and failures.
         fault: What is wrong from `since_s` on.
         since_s: Seconds from the beginning.
@@ -76,6 +79,7 @@ class Stretch:
     recording: str
     start_s: float
     seconds: float
+    rate: float
     seed: int
     fault: Fault = "nothing"
     since_s: float = 0.0
@@ -154,7 +158,7 @@ def anomalies(traces: Path | None, weeks: int, days: float, starts: int, hours: 
     """Count false alarms and delays; exit code 1 where either is more than is claimed."""
     with TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as pool:
         outcomes = _collected(Path(folder)) if traces is None else traces
-        click.echo(f"simulated: outcomes of the embedded ladder, recorded arrivals, {RATE:g} requests/s")
+        click.echo("simulated: outcomes of the embedded ladder, recorded arrivals")
         calm = [_week(outcomes, k, days) for k in range(weeks)]
         rightly = _false_alarms(calm, list(pool.map(watch, calm)), days / 7.0 * weeks)
         wrong = [_start(outcomes, k, hours, fault) for fault in (*WRONG, "arrivals") for k in range(starts)]
@@ -209,13 +213,13 @@ def _minutes(delays: Sequence[float]) -> list[str]:
 def _week(traces: Path, k: int, days: float) -> Stretch:
     """Another recording, then another week of it, then other clients."""
     recording, week = RECORDINGS[k % 2], (k // 2) % 2
-    return Stretch(traces, recording, week * WEEK_S, days * 86_400.0, k)
+    return Stretch(traces, recording, week * WEEK_S, days * 86_400.0, CALM_RATE, k)
 
 
 def _start(traces: Path, k: int, hours: float, fault: Fault) -> Stretch:
     seconds = hours * HOUR_S
     start_s = (7.0 + 29.0 * k) * HOUR_S  # at all times of the day
-    return Stretch(traces, RECORDINGS[k % 2], start_s, seconds, 100 + k, fault, 2.0 * seconds / 3.0)
+    return Stretch(traces, RECORDINGS[k % 2], start_s, seconds, RATE, 100 + k, fault, 2.0 * seconds / 3.0)
 
 
 def _arrivals(stretch: Stretch) -> Iterator[float]:
@@ -225,7 +229,9 @@ def _arrivals(stretch: Stretch) -> Iterator[float]:
         for client in _clients(stretch.recording)
         if stretch.start_s <= client.start_s < stretch.start_s + stretch.seconds
     ]
-    stream = clients(within, np.random.default_rng([stretch.seed, 1]), rate=RATE, start_s=stretch.start_s)
+    stream = clients(
+        within, np.random.default_rng([stretch.seed, 1]), rate=stretch.rate, start_s=stretch.start_s
+    )
     if stretch.fault != "arrivals":
         return stream
     late = replace(stretch, seed=stretch.seed + 1000, fault="nothing")
@@ -252,6 +258,8 @@ def _p_good(policy: OptimalPolicy, request: Request) -> float | None:
 
 @cache
 def _clients(recording: str) -> list[Client]:
+    if "ASD_DATA" not in os.environ:
+        raise click.UsageError("ASD_DATA names no folder of recorded loads; set it")
     return read_clients(Path(os.environ["ASD_DATA"]) / "load" / f"servegen_clients_{recording}_14d.csv.gz")
 
 

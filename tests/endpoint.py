@@ -24,6 +24,7 @@ from asd.serving.endpoint.server import Server, listening, url_of
 from asd.serving.endpoint.service import Capacity, Service
 from asd.serving.endpoint.settings import Setting
 from asd.serving.loopback import Loopback
+from asd.serving.monitoring.monitor import UNWATCHED, Watching
 from asd.testing import ScriptedEngine
 from asd.types import Draft, Query, Usage, Verification
 
@@ -161,13 +162,13 @@ def serve(
     capacity: Capacity | None = None,
     ladder: Ladder = LADDER,
     admission: Any = None,
+    watching: Watching = UNWATCHED,
 ) -> T:
     """Run a test against an application; whatever was taken on must have ended with it."""
 
     async def main() -> T:
-        service = Service(
-            engines, ladder, settings, ("text",), admission or Loopback(), capacity or Capacity()
-        )
+        admits, room = admission or Loopback(), capacity or Capacity()
+        service = Service(engines, ladder, settings, ("text",), admits, room, watching)
         try:
             result = await test(application(service))
             await asyncio.wait_for(service.drained(), 30)

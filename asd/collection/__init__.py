@@ -10,6 +10,7 @@ Scope: collecting asks for answers and scores them; it neither decides nor fits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +27,13 @@ from asd.ladder import Ladder, Stage
 from asd.measurement.files import Paths, as_paths
 from asd.traces import Header, Key, StageHeader, as_recorded, merge, read_header, read_traces
 from asd.traces.log import TraceLog
+from asd.traces.served import uncensored
 from asd.types import Draft, Failure, Outcome, Query, Trace, Verification, pair_name
 from asd.workloads import Split, Workload
 
 __all__ = ["collect", "header_for", "read_collected"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def header_for(
@@ -260,11 +264,13 @@ def read_collected(paths: Paths, ladder: Ladder, split: Split) -> list[Trace]:
     """The traces of several files, which must all be of this split and the stages of this ladder.
 
     Which weights answered and what ran them is in the files' headers; it must be the same in all, as far as
-    it is known, and is not compared with what is here now.
+    it is known, and is not compared with what is here now. Of a server's log, only the requests count that
+    were drawn for the shadow and that every stage has answered (`asd.traces.served`).
 
     Raises:
         ConfigError: A file was collected with other stages or on another split.
-        DataError: A file is missing, broken or empty, or two files hold the same outcome.
+        DataError: A file is missing, broken or empty, two files hold the same outcome, or all of them are a
+            server's log of which no request counts.
     """
     files = as_paths(paths)
     known = max((read_header(path) for path in files), key=_n_recorded).stages
@@ -286,4 +292,14 @@ def read_collected(paths: Paths, ladder: Ladder, split: Split) -> list[Trace]:
             raise ConfigError(f"{path} holds rows of split {header.split!r}; needed are rows of {split!r}")
         for trace in read_traces(path):
             merge(merged, trace)
-    return [merged[key] for key in sorted(merged)]
+    stages = [stage.name for stage in ladder.stages]
+    found = uncensored((merged[key] for key in sorted(merged)), stages)
+    if not found:
+        raise DataError(
+            f"of {len(merged)} served requests none was answered by all of {', '.join(stages)} in the "
+            "shadow; serve with --shadow SHARE --shadow-all --log FILE --log-prompts"
+        )
+    if len(found) < len(merged):
+        _LOG.warning("%d of %d requests of a server's log are left out: not drawn for the shadow, or not "
+                     "answered by every stage", len(merged) - len(found), len(merged))  # fmt: skip
+    return found

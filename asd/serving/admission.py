@@ -119,6 +119,10 @@ class Ticket(Protocol):
     def held(self) -> int:
         """The most that the request can cost, micro-units."""
 
+    @property
+    def shadow(self) -> tuple[str, ...]:
+        """Stages whose runs in the shadow the hold covers: those of the facts, or, under a cap, none."""
+
     async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:
         """Book these calls and free the rest of the hold; the books are safe from a kill when it returns.
 

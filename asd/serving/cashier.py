@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -105,16 +106,16 @@ class Cashier:
                 f"there is no key {facts.key!r}; facts hold an alias that authenticate returned"
             )
         self._rates.take(facts.key, NO_LIMITS if key is None else key.limits, facts.n_tokens)
-        hold = self._thread.submit(self._ledger.hold, facts)
+        hold = self._thread.submit(self._hold, facts)
         try:
-            held = await _unaborted(hold)
+            covered, held = await _unaborted(hold)
         except asyncio.CancelledError:
             self._thread.submit(self._drop, facts.id, hold)
             raise
         except CapReachedError:
             self._rates.give_back(facts.key, facts.n_tokens)
             raise
-        return CashTicket(self, facts, held)
+        return CashTicket(self, covered, held)
 
     def book(
         self, facts: RequestFacts, calls: Sequence[Call], uncounted: Sequence[str] = ()
@@ -128,7 +129,17 @@ class Cashier:
         self._rates.give_back(facts.key, max(0, facts.n_tokens - read - written))
         return self._thread.submit(self._ledger.settle, facts.id, calls)
 
-    def _drop(self, request: str, hold: Future[int]) -> None:
+    def _hold(self, facts: RequestFacts) -> tuple[RequestFacts, int]:
+        """Hold a request with its shadow or, where a cap is too near for that, without."""
+        try:
+            return facts, self._ledger.hold(facts)
+        except CapReachedError:
+            if not facts.shadow:
+                raise
+        alone = replace(facts, shadow=())
+        return alone, self._ledger.hold(alone)
+
+    def _drop(self, request: str, hold: Future[tuple[RequestFacts, int]]) -> None:
         """Release a hold that nobody waits for; in the ledger's thread, behind the hold."""
         if hold.exception() is not None:
             return
@@ -143,7 +154,7 @@ class CashTicket:
 
     Args:
         cashier: Who admitted it.
-        facts: What was said of it.
+        facts: What the hold is for.
         held: The most that it can cost.
     """
 
@@ -152,6 +163,11 @@ class CashTicket:
         self._facts = facts
         self._booking: Future[Settled] | None = None
         self.held = held
+
+    @property
+    def shadow(self) -> tuple[str, ...]:
+        """As `Ticket.shadow`."""
+        return self._facts.shadow
 
     async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:
         """As `Ticket.settle`; where the books could not be written, another call tries again."""

@@ -17,6 +17,7 @@ class _Free:
     """A ticket that holds nothing."""
 
     id: str
+    shadow: tuple[str, ...] = ()
     held: int = 0
 
     async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:  # noqa: ARG002
@@ -37,7 +38,7 @@ class Loopback:
 
     async def admit(self, facts: RequestFacts) -> _Free:
         """Always."""
-        return _Free(facts.id)
+        return _Free(facts.id, facts.shadow)
 
 
 def is_loopback(host: str) -> bool:

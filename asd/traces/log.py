@@ -135,6 +135,10 @@ class TraceLog:
         self._write(b"".join(lines))
         self._traces.update(added)
 
+    def forget(self) -> None:
+        """Let go of what is recorded so far, for a writer whose queries do not come again."""
+        self._traces.clear()
+
     def select(self, queries: Iterable[Query]) -> list[Trace]:
         """The traces of these queries, in their order; all of them must have been appended."""
         return [self._traces[key_of(query)] for query in queries]

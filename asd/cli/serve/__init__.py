@@ -15,17 +15,22 @@ from asd.cli.opening import closed_at_the_end, keep_quiet
 from asd.cli.options import device_option, engine_option, ladder_option, policy_option, threads_option
 from asd.cli.serve.keys import keys
 from asd.cli.serve.ledger import correct, ledger
+from asd.collection import header_for
 from asd.engines.deployment import deploy
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
+from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.serving.admission import Admission
 from asd.serving.cashier import Cashier
 from asd.serving.ledger import NO_CAPS, Caps
 from asd.serving.loopback import Loopback, is_loopback
+from asd.serving.monitoring.decisions import DecisionLog
 from asd.serving.spending import micros_of
 from asd.serving.tariff import Tariff
+from asd.traces import Header
+from asd.traces.served import SERVED
 
 __all__ = ["serve"]
 
@@ -59,6 +64,12 @@ __all__ = ["serve"]
 @click.option(
     "--batch", type=click.IntRange(1), default=16, show_default=True, help="Queries a call at most."
 )
+@click.option("--shadow", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+              help="Share of the requests that the largest stage answers too, to see quality.")  # fmt: skip
+@click.option("--shadow-all", is_flag=True, help="All stages answer these, as `asd fit` needs it.")
+@click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path),
+              help="Write every decision to this file; `asd fit` reads it.")  # fmt: skip
+@click.option("--log-prompts", is_flag=True, help="With prompts and answers, which a fit needs.")
 @device_option
 @engine_option
 @threads_option
@@ -78,6 +89,10 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     max_open: int,
     max_seconds: float,
     batch: int,
+    shadow: float,
+    shadow_all: bool,
+    log_path: Path | None,
+    log_prompts: bool,
     device: str | None,
     engine: str,
 ) -> None:
@@ -90,8 +105,10 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         from asd.serving.endpoint.server import Server, listening, set_up_logs, url_of  # noqa: PLC0415
         from asd.serving.endpoint.service import Capacity, Service, load, tariff_of  # noqa: PLC0415
         from asd.serving.endpoint.settings import SettingCache  # noqa: PLC0415
+        from asd.serving.monitoring.monitor import Watching  # noqa: PLC0415  (prometheus-client)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
+    _check_watched(shadow, shadow_all, log_path, log_prompts)
     steps, local = Ladder.load(ladder), is_loopback(host)
     keep_quiet(steps)
     fitted = policy_of(steps, policy)
@@ -105,13 +122,18 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     with (
         _admission(ledger_path, tariff_of(steps, engines), caps, keyless=local) as admission,
         listening(host, port) as at,
+        _log_of(log_path, steps, engine, device, prompts=log_prompts) as log,
     ):
         set_up_logs()
         if deployed.residency is None:
             load(engines)
 
+        guarantee = fitted.guarantee if settings.default.guaranteed else None
+        promised = quality if quality is not None else guarantee and guarantee.keep
+        watching = Watching(shadow, shadow_all, promised, guarantee, log)
+
         def service() -> Service:
-            return Service(engines, steps, settings, fitted.model.forms, admission, capacity)
+            return Service(engines, steps, settings, fitted.model.forms, admission, capacity, watching)
 
         click.echo(f"{steps.name} at {url_of(at)}", err=True)
         Server(Application(service, loopback_only=local)).run([at])
@@ -129,6 +151,27 @@ def _admission(path: Path | None, tariff: Tariff, caps: Caps, *, keyless: bool) 
         raise ConfigError("caps are kept in a ledger; name its file with --ledger")
     else:
         yield Loopback()
+
+
+@contextmanager
+def _log_of(
+    path: Path | None, ladder: Ladder, engine: str, device: str | None, *, prompts: bool
+) -> Iterator[DecisionLog | None]:
+    """The log of decisions, where one is asked for."""
+    if path is None:
+        yield None
+        return
+    stages = header_for(ladder, revisions(ladder, engine), (), "fit", runtimes(ladder, engine, device)).stages
+    header = Header(ladder=ladder.name, stages=stages, datasets=(SERVED,), split="fit")
+    with DecisionLog(path, header, prompts=prompts) as log:
+        yield log
+
+
+def _check_watched(shadow: float, shadow_all: bool, log: Path | None, log_prompts: bool) -> None:
+    if shadow_all and not shadow:
+        raise ConfigError("--shadow-all says which stages answer in the shadow; give a share with --shadow")
+    if log_prompts and log is None:
+        raise ConfigError("--log-prompts says what is written to the --log; name its file")
 
 
 def _check_no_option(ctx: click.Context) -> None:

@@ -21,9 +21,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from asd.serving.endpoint.completions import Completions, bearer_of
+from asd.serving.endpoint.completions import BODY_S, MOST_BYTES, Completions, bearer_of
 from asd.serving.endpoint.controls import FIXED, MODEL
-from asd.serving.endpoint.http import headers_of, send_json
+from asd.serving.endpoint.feedback import take
+from asd.serving.endpoint.http import ClientGoneError, body_of, headers_of, send_json
 from asd.serving.endpoint.openapi import document
 from asd.serving.endpoint.refusals import RequestError, refusal_of
 from asd.serving.endpoint.service import Service
@@ -57,6 +58,7 @@ class Application:
                 Route("/v1/models", self._models),
                 Route("/v1/models/{model:path}", self._model),
                 Route("/v1/asd/requests/{request}", self._request),
+                Route("/v1/asd/feedback", self._feedback, methods=["POST"]),
                 Route("/metrics", self._metrics),
                 Route("/health", self._health),
                 Route("/ready", self._ready),
@@ -122,10 +124,18 @@ class Application:
 
     async def _request(self, request: Request) -> Response:
         key = self._authenticated(request)
-        explained = self.service.history.explained(request.path_params["request"], key)
-        if explained is None:
+        kept = self.service.history.find(request.path_params["request"], key)
+        if kept is None:
             raise RequestError(404, "no such request is remembered", code="request_not_found")
-        return Response(explained, media_type="application/json")
+        return Response(kept.explained, media_type="application/json")
+
+    async def _feedback(self, request: Request) -> Response:
+        key = self._authenticated(request)
+        try:
+            body = await body_of(request.scope, request.receive, MOST_BYTES, BODY_S)
+        except ClientGoneError as error:
+            raise RequestError(400, "the client left") from error
+        return _json(take(self.service, key, body))
 
     async def _metrics(self, request: Request) -> Response:
         self._authenticated(request)

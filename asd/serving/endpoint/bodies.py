@@ -21,6 +21,7 @@ from asd.errors import ConfigError
 from asd.serving.endpoint.controls import CONTROLS, Controls, read_controls
 from asd.serving.endpoint.refusals import TOO_LONG, RequestError
 from asd.stops import MOST
+from asd.traces.served import SERVED
 from asd.types import Query
 
 __all__ = ["FORMS", "Asked", "Endpoint", "read"]
@@ -252,7 +253,7 @@ def _query(given: _Chat | _Text, request: str) -> Query:
         messages = [{"role": "user", "content": _prompt(given.prompt)}]
     room, stop = _room(given), _stop(given.stop)
     try:
-        query = Query.chat(request, "served", messages, max_new_tokens=room, stop=stop)
+        query = Query.chat(request, SERVED, messages, max_new_tokens=room, stop=stop)
     except ConfigError as error:
         raise RequestError(400, str(error), param="messages") from error
     if query.n_characters > MOST_CHARACTERS:

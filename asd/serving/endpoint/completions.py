@@ -25,7 +25,8 @@ from asd.serving.endpoint.http import (
 )
 from asd.serving.endpoint.refusals import RequestError, refusal_of
 from asd.serving.endpoint.replies import DONE, Replies, comment, event, text_of
-from asd.serving.endpoint.service import Run, Service
+from asd.serving.endpoint.runs import Run
+from asd.serving.endpoint.service import Service
 from asd.serving.endpoint.shows import Change, Screen
 from asd.serving.endpoint.walks import Delivered
 

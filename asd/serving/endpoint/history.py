@@ -1,8 +1,10 @@
-"""What became of the latest requests: the full explanation by id, for as long as there is room."""
+"""What became of the latest requests: the full explanation by id, and what scores of answers go to."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -11,12 +13,41 @@ from asd.explanation import explain
 from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.settings import Setting
 from asd.serving.endpoint.walks import Delivered
+from asd.serving.monitoring.evaluation import Compared
+from asd.types import AnswerForm, Draft, Trace
 
-__all__ = ["History"]
+__all__ = ["History", "Kept"]
+
+
+@dataclass(slots=True)
+class Kept:
+    """One request.
+
+    Attributes:
+        key: Alias of the key that asked; nobody else is told of it.
+        explained: Every decision and call, as JSON.
+        stage: That answered.
+        p_good: Probability that its answer is right; None: unknown.
+        form: What an answer is.
+        drafts: Answers by stage, those of the shadow among them.
+        compared: With the reference's answer; None: it was not.
+        logged: As it stands in the log of decisions; None: it does not.
+        scores: That people gave, by stage.
+    """
+
+    key: str
+    explained: bytes
+    stage: str
+    p_good: float | None
+    form: AnswerForm
+    drafts: dict[str, Draft]
+    compared: Compared | None = None
+    logged: Trace | None = None
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 class History:
-    """The latest requests that were answered; what they asked is not kept.
+    """The latest requests that were answered; what they asked is kept only where it is logged.
 
     Args:
         most: Requests that are kept; the oldest goes first.
@@ -24,21 +55,37 @@ class History:
 
     def __init__(self, most: int = 1000) -> None:
         self._most = most
-        self._kept: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def keep(self, asked: Asked, key: str, setting: Setting, delivered: Delivered) -> None:
         """Remember a request under its id, for whoever has the same key."""
-        self._kept[asked.query.id] = key, msgspec.json.encode(_explained(asked, setting, delivered))
+        completion = delivered.completion
+        self._kept[asked.query.id] = Kept(
+            key,
+            msgspec.json.encode(_explained(asked, setting, delivered)),
+            completion.stage,
+            delivered.p_good,
+            completion.query.form,
+            {draft.stage: draft for draft in completion.drafts},
+        )
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
 
-    def explained(self, request: str, key: str) -> bytes | None:
-        """All decisions and calls of a request as JSON; None: it is not known, or another key's."""
-        owner, explained = self._kept.get(request, ("", None))
-        return explained if owner == key else None
+    def complete(
+        self, request: str, shadow: Mapping[str, Draft], compared: Compared | None, logged: Trace | None
+    ) -> None:
+        """Add what is known of a request once it is settled, if it is still remembered."""
+        if (kept := self._kept.get(request)) is not None:
+            kept.drafts |= shadow
+            kept.compared, kept.logged = compared, logged
+
+    def find(self, request: str, key: str) -> Kept | None:
+        """A request; None: it is not known, or another key's."""
+        kept = self._kept.get(request)
+        return kept if kept is not None and kept.key == key else None
 
 
 def _explained(asked: Asked, setting: Setting, delivered: Delivered) -> dict[str, Any]:

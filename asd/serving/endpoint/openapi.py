@@ -9,6 +9,7 @@ import msgspec
 
 from asd import __version__
 from asd.serving.endpoint.bodies import FORMS
+from asd.serving.endpoint.feedback import Feedback
 
 __all__ = ["document"]
 
@@ -64,6 +65,7 @@ def document() -> dict[str, Any]:
             "/v1/completions": {"post": _posted("Answer a prompt", text)},
             "/v1/models": {"get": _got("The cascade, and every stage by itself")},
             "/v1/models/{model}": {"get": _got("One of them", "model")},
+            "/v1/asd/feedback": {"post": _scored()},
             "/v1/asd/requests/{request}": {"get": _got("How a request was answered", "request")},
             "/metrics": {"get": _got("Counters in the text format of Prometheus")},
             "/health": {"get": _got("The server runs")},
@@ -79,6 +81,21 @@ def _posted(summary: str, body: dict[str, Any]) -> dict[str, Any]:
         "summary": summary,
         "requestBody": body,
         "responses": {"200": {"description": "The answer", "content": answered}, **_failed(POSTED)},
+    }
+
+
+def _scored() -> dict[str, Any]:
+    content = {"application/json": {"schema": msgspec.json.schema(Feedback)["$defs"]["Feedback"]}}
+    statuses = {"404": "No such request", "408": "", "409": "It was scored otherwise", "413": "", "415": ""}
+    failed = _failed(WRONG | {status: why or POSTED[status] for status, why in statuses.items()})
+    found = {
+        "description": "All scores of it",
+        "content": {"application/json": {"schema": {"type": "object"}}},
+    }
+    return {
+        "summary": "Score the answer to a request",
+        "requestBody": {"content": content, "required": True},
+        "responses": {"200": found, **failed},
     }
 
 

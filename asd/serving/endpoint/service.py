@@ -1,20 +1,16 @@
 """What every request of a server shares: engines, settings, the books, and room for so many at a time.
 
     run = await service.open(asked, key, arrived)     # taken on, or refused by an error
-    try:
-        delivered = await run.end()
-    finally:
-        run.close()                                   # what ran is booked
 
-No HTTP here: that is `asd.serving.endpoint.application`.
+What becomes of it then is `asd.serving.endpoint.runs`'. No HTTP here: that is
+`asd.serving.endpoint.application`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,21 +22,23 @@ from asd.dispatch import Dispatcher
 from asd.engines import LOSSLESS, Acceptance, Engine, Sampling, Verifier
 from asd.engines.closing import close_all
 from asd.ladder import Ladder
+from asd.policies import FixedStage
 from asd.resilience import FAILURES, Health
-from asd.serving.admission import Admission, Call, RequestFacts, Ticket, calls_of
+from asd.serving.admission import Admission, RequestFacts
 from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.controls import Controls, Priority
 from asd.serving.endpoint.history import History
 from asd.serving.endpoint.refusals import RequestError
+from asd.serving.endpoint.runs import Run
 from asd.serving.endpoint.settings import Setting, SettingCache
-from asd.serving.endpoint.walks import Allowance, Delivered, Walk
-from asd.serving.monitoring.events import Ended, Outcome
-from asd.serving.monitoring.monitor import Monitor
+from asd.serving.endpoint.shadow import Shadow
+from asd.serving.endpoint.walks import Allowance, Walk
+from asd.serving.monitoring.monitor import UNWATCHED, Monitor, Watching
 from asd.serving.monitoring.vitals import Vitals, stages_of
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
 
-__all__ = ["Capacity", "Run", "Service", "load", "tariff_of"]
+__all__ = ["Capacity", "Service", "load", "tariff_of"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,10 +72,12 @@ class Service:
         forms: Kinds of answers that the policy was fitted on, the usual one first.
         admission: Decides who is served, and keeps the books.
         capacity: How many, how long, how much.
+        watching: How it is watched.
 
     Attributes:
         history: What became of the latest requests.
         monitor: Is told of every request that ends.
+        shadow: Stages that answer besides, now and then.
         tariff: What calls cost and can cost.
         draining: No request is taken any more; those that were go on.
     """
@@ -90,12 +90,14 @@ class Service:
         forms: tuple[AnswerKind, ...],
         admission: Admission,
         capacity: Capacity,
+        watching: Watching = UNWATCHED,
     ) -> None:
         self.ladder = ladder
+        self._stages = tuple(stage.name for stage in ladder.stages)
         self.admission = admission
         self.capacity = capacity
         self.history = History()
-        self.monitor = Monitor(self.vitals)
+        self.monitor = Monitor(self.vitals, self._stages, watching)
         self.health = Health()
         self.dispatcher = Dispatcher(engines, capacity.batch)
         self.draining = False
@@ -107,6 +109,9 @@ class Service:
         self._cascades: WeakKeyDictionary[Setting, Cascade] = WeakKeyDictionary()
         self._background: set[asyncio.Task[None]] = set()
         self._n_open = 0
+        alone = {name: self._new_cascade(_alone(name), LOSSLESS) for name in self._stages}
+        shadow = watching.shadow_of(self._stages)
+        self.shadow = Shadow(watching.share, shadow, alone.__getitem__, self.dispatcher, self._rng)
 
     @property
     def n_open(self) -> int:
@@ -115,8 +120,7 @@ class Service:
 
     def vitals(self) -> Vitals:
         """How the server is now."""
-        names = tuple(stage.name for stage in self.ladder.stages)
-        stages = stages_of(names, self.dispatcher, self.health)
+        stages = stages_of(self._stages, self.dispatcher, self.health)
         return Vitals(self._n_open, self.capacity.open, self.draining, stages)
 
     async def open(self, asked: Asked, key: str, arrived: float) -> Run:
@@ -135,8 +139,9 @@ class Service:
         setting = await self._settings.of(asked.controls, asked.sampling.temperature)
         query = replace(asked.query, form=AnswerForm(self._form(asked)))
         self._check_open(asked.controls)
-        if self._is_crowded(asked.controls) and not setting.guaranteed:
-            setting = self._settings.hurried
+        shadow = self.shadow.drawn(asked)
+        if self._is_crowded(asked.controls):
+            setting, shadow = setting if setting.guaranteed else self._settings.hurried, ()
         cascade = self._cascade(setting, asked.sampling)
         facts = RequestFacts(
             id=query.id,
@@ -145,6 +150,7 @@ class Service:
             stages=setting.stages,
             n_prompt=prompt_bound(query),
             max_new_tokens=query.max_new_tokens,
+            shadow=shadow,
             budget=None if asked.controls.budget is None else int(asked.controls.budget * MICRO),
         )
         self._n_open += 1
@@ -219,83 +225,8 @@ class Service:
         close_all(self._engines.values())
 
 
-class Run:
-    """One request that was taken on; `close` it however it ends.
-
-    Attributes:
-        asked: What it asks.
-        setting: How it is answered.
-        walk: Its way through the cascade.
-    """
-
-    def __init__(self, service: Service, asked: Asked, setting: Setting, ticket: Ticket, walk: Walk) -> None:
-        self.asked = asked
-        self.setting = setting
-        self.walk = walk
-        self._service = service
-        self._key = walk.allowed.facts.key
-        self._ticket = ticket
-        self._n_inside = service.n_open - 1
-        self._outcome: Outcome = "left"
-        self._delivered: Delivered | None = None
-        self._first_text_s: float | None = None
-
-    async def end(self) -> Delivered:
-        """Answer; cancelling it takes the query out of the cascade. Raises as `Walk.end`."""
-        try:
-            delivered = await self.walk.end()
-        except Exception:
-            self._outcome = "failed"
-            raise
-        self._outcome = "answered" if delivered.in_time else "late"
-        self._delivered = delivered
-        self._service.history.keep(self.asked, self._key, self.setting, delivered)
-        return delivered
-
-    def shows_text(self) -> None:
-        """The client is sent some of the answer now."""
-        if self._first_text_s is None:
-            self._first_text_s = self._seconds
-
-    @property
-    def _seconds(self) -> float:
-        """Since the request arrived."""
-        return asyncio.get_running_loop().time() - self.walk.allowed.arrived
-
-    def close(self) -> None:
-        """Settle the books, in the background: once no stage works for the request any more."""
-        self._service.in_background(self._settle())
-
-    async def _settle(self) -> None:
-        seconds = self._seconds
-        try:
-            await self.walk.settled()
-            calls = calls_of(self.walk.bought)
-            try:
-                await self._ticket.settle(calls, self.walk.uncounted)
-            finally:
-                self._service.monitor.ended(self._ended(calls, seconds))
-        except Exception as error:
-            _LOG.error("the books of request %s are open", self.asked.query.id, exc_info=error)
-        finally:
-            self._service.closed()
-
-    def _ended(self, calls: Sequence[Call], seconds: float) -> Ended:
-        """The request as those see it who watch."""
-        delivered = self._delivered
-        return Ended(
-            key=self._key,
-            outcome=self._outcome,
-            arrived_at=time.time() - self._seconds,
-            seconds=seconds if delivered is None else delivered.seconds,
-            n_inside=self._n_inside,
-            bought=tuple(self.walk.bought),
-            calls=tuple(calls),
-            micros=sum(map(self._service.tariff.micros, calls)),
-            completion=None if delivered is None else delivered.completion,
-            p_good=None if delivered is None else delivered.p_good,
-            first_text_s=self._first_text_s,
-        )
+def _alone(stage: str) -> Setting:
+    return Setting(FixedStage(stage), (stage,))
 
 
 def tariff_of(ladder: Ladder, engines: Mapping[str, Engine]) -> Tariff:

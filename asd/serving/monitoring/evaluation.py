@@ -54,12 +54,21 @@ class Compared:
     """A delivered answer beside the reference's.
 
     Attributes:
+        same: They say the same.
         score: Of the delivered one, in [0, 1].
         reference: Of the reference's.
     """
 
+    same: bool
     score: float
     reference: float = 1.0
+
+    def take(self, score: float, *, returned: bool, reference: bool) -> None:
+        """Somebody has scored the delivered answer, the reference's, or what is both."""
+        if returned or (reference and self.same):
+            self.score = score
+        if reference or (returned and self.same):
+            self.reference = score
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ class Evaluation:
 
     def compare(self, *, same: bool) -> Compared:
         """An answer was compared with the reference's; scores that come later go into what is returned."""
-        row = Compared(float(same))
+        row = Compared(same, float(same))
         self._compared.append(row)
         if self.promised is not None:
             self._bet(row.score - self.promised)

@@ -31,6 +31,7 @@ class Ended:
         micros: What that cost, micro-units of the ladder's price unit.
         completion: The answer and the way there; None: there was no answer.
         p_good: Calibrated probability that the answer is right; None: unknown.
+        guaranteed: The policy's guarantee covers it.
         first_text_s: From its arrival to the first text that the client was sent; None: none was.
     """
 
@@ -45,6 +46,7 @@ class Ended:
     completion: Completion | None = None
     p_good: float | None = None
     first_text_s: float | None = None
+    guaranteed: bool = False
 
     @property
     def draft(self) -> Draft | None:

@@ -22,6 +22,7 @@ __all__ = ["Metrics"]
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+SCORES = (0, 0.25, 0.5, 0.75, 1)
 TOKENS = ("prompt", "decoded", "verified", "drafted")
 """Kinds of tokens that a call reads or writes (`asd.types.Usage`)."""
 
@@ -31,11 +32,12 @@ class Metrics:
 
     Args:
         vitals: How the server is when somebody asks.
+        states: Further gauges, likewise.
     """
 
-    def __init__(self, vitals: Callable[[], Vitals]) -> None:
+    def __init__(self, vitals: Callable[[], Vitals], states: Callable[[], Iterator[Metric]]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Now(vitals))
+        self._registry.register(_Now(vitals, states))
         self._requests = self._counter("asd_requests", "Requests that ended", "key", "outcome")
         self._seconds = self._histogram("asd_request_seconds", "From arrival to the answer", SECONDS, "stage")
         self._first = self._histogram(
@@ -55,6 +57,8 @@ class Metrics:
         self._calls = self._counter("asd_calls", "Calls of stages", "stage")
         self._tokens = self._counter("asd_tokens", "Tokens that calls read and wrote", "stage", "kind")
         self._spend = self._counter("asd_spend", "Priced cost, in the ladder's price unit", "key")
+        self._shadow = self._counter("asd_shadow_spend", "The part of it that ran in the shadow", "key")
+        self._scores = self._histogram("asd_feedback_score", "Scores that people gave to answers", SCORES)
         self._network = self._counter("asd_network_bytes", "Bodies of requests and replies", "direction")
 
     def refused(self, key: str, outcome: Outcome) -> None:
@@ -80,6 +84,15 @@ class Metrics:
             counts = (used.n_prompt, used.n_decoded, used.n_verified, used.n_drafted)
             for kind, n in zip(TOKENS, counts, strict=True):
                 self._tokens.labels(call.stage, kind).inc(n)
+
+    def shadowed(self, key: str, calls: Sequence[Call], micros: int) -> None:
+        """These calls were made in the shadow."""
+        self.paid(key, calls, micros)
+        self._shadow.labels(key).inc(micros / MICRO)
+
+    def scored(self, score: float) -> None:
+        """Somebody has scored an answer."""
+        self._scores.observe(score)
 
     def transferred(self, received: int, sent: int) -> None:
         """Bytes of bodies."""
@@ -109,8 +122,9 @@ class Metrics:
 class _Now:
     """Gauges, read when they are asked for."""
 
-    def __init__(self, vitals: Callable[[], Vitals]) -> None:
+    def __init__(self, vitals: Callable[[], Vitals], states: Callable[[], Iterator[Metric]]) -> None:
         self._vitals = vitals
+        self._states = states
 
     def collect(self) -> Iterator[Metric]:
         """As prometheus_client wants it."""
@@ -119,6 +133,7 @@ class _Now:
         yield GaugeMetricFamily("asd_open_requests_limit", "How many may be open", now.most_open)
         yield GaugeMetricFamily("asd_draining", "1: no requests are taken any more", now.is_draining)
         yield from _by_stage(now)
+        yield from self._states()
 
     def describe(self) -> Iterator[Metric]:
         """Nothing: else the registry would ask before there is a server."""

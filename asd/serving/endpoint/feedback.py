@@ -1,0 +1,102 @@
+"""Scores that people give to answers, by the id of the request: `POST /v1/asd/feedback`.
+
+    {"id": "chatcmpl-...", "score": 1}                    of the answer that was returned
+    {"id": "chatcmpl-...", "score": 0.2, "stage": "L"}    of the answer of a stage, as in the shadow
+    {"id": "chatcmpl-...", "reference": "42"}             the right answer: every stage's answer is scored
+
+With the right answer, an answer scores 1 where it says the same (`asd.quality.answers`), else 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from asd.quality.answers import answer_of
+from asd.serving.endpoint.bodies import MOST_CHARACTERS
+from asd.serving.endpoint.history import Kept
+from asd.serving.endpoint.refusals import RequestError
+from asd.serving.endpoint.service import Service
+from asd.serving.monitoring.monitor import Monitor
+from asd.types import Trace
+
+__all__ = ["Feedback", "take"]
+
+
+class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body.
+
+    Attributes:
+        id: Of the request, as in its reply.
+        score: In [0, 1].
+        stage: Whose answer is scored; None: that of the stage that answered.
+        reference: Instead of a score, the right answer.
+    """
+
+    id: str
+    score: Annotated[float, Meta(ge=0, le=1)] | None = None
+    stage: str | None = None
+    reference: Annotated[str, Meta(max_length=MOST_CHARACTERS)] | None = None
+
+
+def take(service: Service, key: str, body: bytes) -> dict[str, Any]:
+    """Book scores; the same one may come again.
+
+    Raises:
+        RequestError: The body is wrong, there is no such request of this key, or it was scored otherwise.
+    """
+    try:
+        given = msgspec.json.decode(body, type=Feedback)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(400, f"feedback: {error}") from error
+    kept = service.history.find(given.id, key)
+    if kept is None:
+        raise RequestError(404, "no such request is remembered", code="request_not_found", param="id")
+    scores = _scores(given, kept)
+    for stage, score in scores.items():
+        if kept.scores.get(stage, score) != score:
+            raise RequestError(
+                409, f"the answer of {stage} was scored {kept.scores[stage]:g} before", code="already_scored"
+            )
+    new = {stage: score for stage, score in scores.items() if stage not in kept.scores}
+    kept.scores |= new
+    for stage, score in new.items():
+        _book(service.monitor, kept, stage, score)
+    return {"id": given.id, "object": "asd.feedback", "scores": dict(kept.scores)}
+
+
+def _scores(given: Feedback, kept: Kept) -> dict[str, float]:
+    if (given.score is None) == (given.reference is None):
+        raise RequestError(400, "give a score or a reference", param="score")
+    if given.reference is not None:
+        return _by_reference(given.reference, kept)
+    stage = kept.stage if given.stage is None else given.stage
+    if stage not in kept.drafts:
+        answered = ", ".join(kept.drafts)
+        raise RequestError(400, f"{stage!r} did not answer this request; {answered} did", param="stage")
+    assert given.score is not None
+    return {stage: given.score}
+
+
+def _by_reference(reference: str, kept: Kept) -> dict[str, float]:
+    if kept.form.kind == "code":
+        raise RequestError(400, "programs are not run here; give a score", param="reference")
+    right = answer_of(kept.form, reference)
+    if right is None:
+        raise RequestError(400, f"the reference states no {kept.form.kind}", param="reference")
+    return {stage: float(answer_of(kept.form, draft.text) == right) for stage, draft in kept.drafts.items()}
+
+
+def _book(monitor: Monitor, kept: Kept, stage: str, score: float) -> None:
+    monitor.metrics.scored(score)
+    is_returned = stage == kept.stage
+    if is_returned and kept.p_good is not None:
+        monitor.evaluation.score(score, kept.p_good)
+    if kept.compared is not None:
+        kept.compared.take(score, returned=is_returned, reference=stage == monitor.reference)
+    if kept.logged is not None and stage in kept.logged.outcomes:
+        scored = replace(kept.logged.outcomes[stage], score=score)
+        monitor.write(Trace(kept.logged.query, {stage: scored}))
