@@ -105,15 +105,20 @@ def watch(stretch: Stretch) -> Watched:
     population, policy = _population(stretch.traces)
     detector, found, ends = AnomalyDetector(population.stages), list[Anomaly](), list[float]()
     for seen in observed(population, policy, stretch):
-        found += detector.observe(seen)
-        ends.append(seen.at)
+        if isinstance(seen, Observation):
+            found += detector.observe(seen)
+            ends.append(seen.ended_s)
+        else:
+            detector.arrive(seen)
     until = stretch.since_s + MOST_DELAY_S if stretch.since_s else stretch.seconds
     n = bisect_left(ends, until) - bisect_left(ends, stretch.since_s)
     return Watched(len(ends), n / (until - stretch.since_s), tuple(found))
 
 
-def observed(population: Population, policy: OptimalPolicy, stretch: Stretch) -> Iterator[Observation]:
-    """The requests of a stretch, in the order in which they end."""
+def observed(
+    population: Population, policy: OptimalPolicy, stretch: Stretch
+) -> Iterator[float | Observation]:
+    """What happens in a stretch: when requests come, and what becomes of them."""
     rng = np.random.default_rng([stretch.seed, 7])
     ended: list[tuple[Request, float]] = []
     arrived, ends, p_good = list[float](), list[float](), dict[Situation, float | None]()
@@ -123,17 +128,22 @@ def observed(population: Population, policy: OptimalPolicy, stretch: Stretch) ->
     simulator.on_end = lambda request, now: ended.append((request, now))
     if stretch.fault == "latency":
         simulator.agenda.at(stretch.since_s, partial(_slow_down, simulator))
+    n_told = 0
     for _ in simulator.run(stretch.seconds):
         for request, now in ended:
-            is_on = stretch.fault != "nothing" and now >= stretch.since_s
+            while n_told < len(arrived) and arrived[n_told] <= now:
+                yield arrived[n_told]
+                n_told += 1
+            is_on = stretch.fault != "nothing" and request.arrived >= stretch.since_s
             n_inside = bisect_left(arrived, request.arrived) - bisect_left(ends, request.arrived)
             ends.append(now)
             if request.situation not in p_good:
                 p_good[request.situation] = _p_good(policy, request)
             failed = rng.random() < P_FAIL * (2.0 if is_on and stretch.fault == "errors" else 1.0)
             yield Observation(
-                at=now,
-                seconds=None if failed else now - request.arrived,
+                arrived_s=request.arrived,
+                ended_s=now,
+                outcome="failed" if failed else "answered",
                 n_inside=n_inside,
                 cost=request.cost * (1.5 if is_on and stretch.fault == "spend" else 1.0),
                 stage=None if failed else request.doing.answer,

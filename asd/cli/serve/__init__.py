@@ -129,7 +129,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
             load(engines)
 
         guarantee = fitted.guarantee if settings.default.guaranteed else None
-        promised = quality if quality is not None else guarantee and guarantee.keep
+        promised = quality if guarantee is None else guarantee.keep
         watching = Watching(shadow, shadow_all, promised, guarantee, log)
 
         def service() -> Service:

@@ -50,6 +50,7 @@ class Run:
         self._key = walk.allowed.facts.key
         self._ticket = ticket
         self._n_inside = service.n_open - 1
+        self._taken_s = service.monitor.taken()
         self._outcome: Outcome = "left"
         self._delivered: Delivered | None = None
         self._first_text_s: float | None = None
@@ -126,6 +127,7 @@ class Run:
             key=self._key,
             outcome=self._outcome,
             arrived_at=time.time() - self._seconds,
+            taken_s=self._taken_s,
             seconds=seconds if delivered is None else delivered.seconds,
             n_inside=self._n_inside,
             bought=tuple(self.walk.bought),

@@ -1,6 +1,7 @@
 """When a server is no longer as it was: latency, errors, spend, stage mix and `p_good`, by CUSUM.
 
-Every minute (longer where fewer than `LEAST` requests end) each signal is compared with its forecast, an
+Requests count in the minute in which they came (with the next ones, where fewer than `LEAST` did), once they
+have ended: in a backlog, easy ones end first. Every minute each signal is compared with its forecast, an
 exponentially weighted mean of the minutes before, of which the last `GUARD` do not count yet: a fault must
 not become its own forecast. What is added to a CUSUM is the log-likelihood ratio of the shift that is to be
 found against no shift (Page 1954; of exact ratios the run length without a shift is at least e^LIMIT steps):
@@ -22,13 +23,17 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 __all__ = ["Anomaly", "AnomalyDetector", "Observation"]
 
 STEP_S = 60.0
 LEAST = 50
 """Requests in a step."""
+ENDED = 0.98
+"""Share of the requests of a step that must have ended."""
+PATIENCE_S = 900.0
+"""A step of which so many do not end for so long after it is not judged."""
 GUARD = 15
 """Steps after which a step enters the forecast."""
 WARM_UP = 60
@@ -48,16 +53,18 @@ class Observation(NamedTuple):
     """A request that has ended.
 
     Attributes:
-        at: When, seconds.
-        seconds: From its arrival; None: it failed.
+        arrived_s: When it came.
+        ended_s: When it ended.
+        outcome: "answered", "failed", or "gone": what became of it says nothing of the server.
         n_inside: Requests that were open when it came.
         cost: Of all its calls, in any unit.
         stage: That answered.
         p_good: Probability that the answer is right; None: unknown.
     """
 
-    at: float
-    seconds: float | None
+    arrived_s: float
+    ended_s: float
+    outcome: Literal["answered", "failed", "gone"]
     n_inside: int
     cost: float
     stage: str | None = None
@@ -175,7 +182,7 @@ class _Cusum:
 
 @dataclass(slots=True)
 class _Signal:
-    """One signal: its open step, its forecast, and its CUSUMs.
+    """One signal: its forecast, and its CUSUMs.
 
     Attributes:
         name: As in `Anomaly`.
@@ -183,7 +190,6 @@ class _Signal:
         cusums: One a direction.
         is_share: Every value is 0 or 1.
         is_relative: `shift` is a share of the forecast.
-        step: Requests of the open step.
         level: The forecast.
         waiting: Steps that are not in the forecast yet, with their errors.
         n_learned: Steps that are.
@@ -194,7 +200,6 @@ class _Signal:
     cusums: tuple[_Cusum, ...]
     is_share: bool = False
     is_relative: bool = False
-    step: Cells = field(default_factory=dict)
     level: _Level = field(default_factory=_Level)
     waiting: deque[tuple[Cells, float]] = field(default_factory=deque)
     n_learned: int = 0
@@ -209,19 +214,8 @@ class _Signal:
         """The largest CUSUM."""
         return max(cusum.value for cusum in self.cusums)
 
-    def add(self, value: float, at: int = 0) -> None:
-        """One request."""
-        cell = self.step.get(at)
-        if cell is None:
-            cell = self.step[at] = _Cell()
-        cell.n += 1.0
-        cell.total += value
-
-    def close(self, start_s: float) -> _Cusum | None:
-        """End the step; the CUSUM that is over its limit, if one is."""
-        step, self.step = self.step, {}
-        if not step:
-            return None
+    def close(self, step: Cells, start_s: float) -> _Cusum | None:
+        """Take the next step; the CUSUM that is over its limit, if one is."""
         whole = _Cell(sum(cell.n for cell in step.values()), sum(cell.total for cell in step.values()))
         expected = self.level.expected(step) if self.n_learned else whole.total / whole.n
         self.waiting.append((step, whole.total / whole.n - expected))
@@ -269,8 +263,48 @@ def _up_or_down() -> tuple[_Cusum, ...]:
     return _Cusum(1), _Cusum(-1)
 
 
+@dataclass(slots=True)
+class _Step:
+    """Requests that came in one minute.
+
+    Attributes:
+        start_s: When it began.
+        n_arrived, n_ended: Of all of them.
+        cells: Of those that have ended, by signal.
+    """
+
+    start_s: float
+    n_arrived: int = 0
+    n_ended: int = 0
+    cells: dict[str, Cells] = field(default_factory=dict)
+
+    def add(self, signal: str, value: float, at: int = 0) -> None:
+        """One request, for one signal."""
+        self.cells.setdefault(signal, {}).setdefault(at, _Cell()).add(1.0, value)
+
+    def take(self, seen: Observation, stages: Sequence[str]) -> None:
+        """One request, for all signals."""
+        self.n_ended += 1
+        if seen.outcome == "gone":
+            return
+        self.add("errors", seen.outcome == "failed")
+        self.add("spend", seen.cost)
+        if seen.outcome == "answered":
+            seconds = max(seen.ended_s - seen.arrived_s, 1e-6)
+            self.add("latency", math.log(seconds), _octave(seen.n_inside))
+            for stage in stages:
+                self.add(f"mix {stage}", seen.stage == stage)
+        if seen.p_good is not None:
+            self.add("p_good", seen.p_good)
+
+    @property
+    def has_ended(self) -> bool:
+        """Nearly all requests have."""
+        return self.n_ended >= ENDED * self.n_arrived
+
+
 class AnomalyDetector:
-    """Watches a stream of requests that have ended, in the order of their ends.
+    """Watches a stream of requests.
 
     Args:
         stages: Whose shares of the answers are watched.
@@ -283,53 +317,60 @@ class AnomalyDetector:
     def __init__(self, stages: Sequence[str]) -> None:
         self.active: dict[str, Anomaly] = {}
         self.latest: deque[Anomaly] = deque(maxlen=50)
-        self._latency = _Signal("latency", math.log(1.5), (_Cusum(1),))
-        self._errors = _Signal("errors", 2.0, (_Cusum(1),), is_share=True)
-        self._spend = _Signal("spend", 0.5, (_Cusum(1),), is_relative=True)
-        self._p_good = _Signal("p_good", 0.05, _up_or_down())
-        self._mix = {name: _Signal(f"mix {name}", 1.5, _up_or_down(), is_share=True) for name in stages}
-        self._signals = (self._latency, self._errors, self._spend, self._p_good, *self._mix.values())
-        self._start_s: float | None = None
-        self._n = 0
+        self._stages = tuple(stages)
+        self._signals = (
+            _Signal("latency", math.log(1.5), (_Cusum(1),)),
+            _Signal("errors", 2.0, (_Cusum(1),), is_share=True),
+            _Signal("spend", 0.5, (_Cusum(1),), is_relative=True),
+            _Signal("p_good", 0.05, _up_or_down()),
+            *(_Signal(f"mix {name}", 1.5, _up_or_down(), is_share=True) for name in stages),
+        )
+        self._steps: deque[_Step] = deque()
 
     @property
     def is_warm(self) -> bool:
         """Enough has been seen to judge."""
-        return self._errors.is_warm
+        return self._signals[0].is_warm
 
     @property
     def sums(self) -> dict[str, float]:
         """The largest CUSUM of every signal, as a share of its limit."""
         return {signal.name: signal.sum / LIMIT for signal in self._signals}
 
-    def observe(self, seen: Observation) -> list[Anomaly]:
-        """Take a request in; the anomalies that are new with it."""
-        new: list[Anomaly] = []
-        if self._start_s is None:
-            self._start_s = seen.at
-        elif seen.at >= self._start_s + STEP_S and self._n >= LEAST:
-            new = self._close(self._start_s, seen.at)
-            self._start_s, self._n = seen.at, 0
-        self._n += 1
-        self._errors.add(seen.seconds is None)
-        self._spend.add(seen.cost)
-        if seen.seconds is not None:
-            self._latency.add(math.log(max(seen.seconds, 1e-6)), _octave(seen.n_inside))
-        if seen.p_good is not None:
-            self._p_good.add(seen.p_good)
-        if seen.stage is not None:
-            for name, mix in self._mix.items():
-                mix.add(name == seen.stage)
-        return new
+    def arrive(self, at_s: float) -> None:
+        """A request has come; times never go back."""
+        last = self._steps[-1] if self._steps else None
+        if last is None or (at_s >= last.start_s + STEP_S and last.n_arrived >= LEAST):
+            last = _Step(at_s)
+            self._steps.append(last)
+        last.n_arrived += 1
 
-    def _close(self, start_s: float, now_s: float) -> list[Anomaly]:
-        new = [found for signal in self._signals if (found := self._judge(signal, start_s, now_s))]
+    def observe(self, seen: Observation) -> list[Anomaly]:
+        """A request that came has ended; the anomalies that are new with it."""
+        step = next((step for step in reversed(self._steps) if step.start_s <= seen.arrived_s), None)
+        if step is not None:  # else it took longer than anybody waited for
+            step.take(seen, self._stages)
+        new: list[Anomaly] = []
+        while len(self._steps) > 1 and (
+            (first := self._steps[0]).has_ended or seen.ended_s > first.start_s + PATIENCE_S
+        ):
+            self._steps.popleft()
+            if first.has_ended:
+                new += self._judge(first, seen.ended_s)
         self.latest.extendleft(new)
         return new
 
-    def _judge(self, signal: _Signal, start_s: float, now_s: float) -> Anomaly | None:
-        """End a signal's step; what is new with it."""
-        over, known = signal.close(start_s), self.active.get(signal.name)
+    def _judge(self, step: _Step, now_s: float) -> list[Anomaly]:
+        with_cells = [signal for signal in self._signals if signal.name in step.cells]
+        found = (
+            self._news(signal, signal.close(step.cells[signal.name], step.start_s), now_s)
+            for signal in with_cells
+        )
+        return [anomaly for anomaly in found if anomaly is not None]
+
+    def _news(self, signal: _Signal, over: _Cusum | None, now_s: float) -> Anomaly | None:
+        """What is new with a signal's step."""
+        known = self.active.get(signal.name)
         if known is None and over is not None:
             found = self.active[signal.name] = _anomaly(signal, over, now_s)
             return found

@@ -72,7 +72,7 @@ class DecisionLog:
 def trace_of(query: Query, ended: Ended, shadow: Mapping[str, Draft]) -> Trace:
     """A request as a line of the log; one with answers of the shadow had been drawn for that."""
     read = [result for result in ended.bought if isinstance(result, Verification)]
-    answers = from_the_prompt(ended.bought) | shadow
+    answers = {**from_the_prompt(ended.bought), **shadow}
     tags = {"key": ended.key, "outcome": ended.outcome, "micros": str(ended.micros)}
     if ended.completion is not None:
         tags["answered_by"] = ended.completion.stage

@@ -24,6 +24,7 @@ class Ended:
         key: Alias of the client's key.
         outcome: How it ended.
         arrived_at: Seconds since 1970.
+        taken_s: When it was taken on, by a clock that nobody sets (`Monitor.taken`).
         seconds: From its arrival to its end.
         n_inside: Requests that were open when it came.
         bought: All that stages have delivered for it, in no order.
@@ -38,6 +39,7 @@ class Ended:
     key: str
     outcome: Outcome
     arrived_at: float
+    taken_s: float
     seconds: float
     n_inside: int
     bought: tuple[Draft | Verification, ...]

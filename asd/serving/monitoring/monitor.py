@@ -95,6 +95,12 @@ class Monitor:
         """Whether queries still look like those of the guarantee; None: there is none."""
         return None if self._shift is None else self._shift.reading
 
+    def taken(self) -> float:
+        """A request was taken on; when, by the clock that `Ended.taken_s` is of."""
+        now = time.monotonic()
+        self.anomalies.arrive(now)
+        return now
+
     def refused(self, key: str, outcome: Outcome) -> None:
         """A request ended before it was taken."""
         self.metrics.refused(key, outcome)
@@ -102,8 +108,7 @@ class Monitor:
     def ended(self, ended: Ended) -> None:
         """A request that was taken has ended."""
         self.metrics.ended(ended)
-        if ended.outcome != "left":
-            self._look_for_anomalies(ended)
+        self._look_for_anomalies(ended)
         if ended.guaranteed and ended.completion is not None:
             self._look_for_shift(ended)
 
@@ -122,10 +127,11 @@ class Monitor:
         return None if self.watching.log is None else self.watching.log.write(trace)
 
     def _look_for_anomalies(self, ended: Ended) -> None:
-        is_answered = ended.outcome in ANSWERED
+        answered = ended.outcome in ANSWERED
         seen = Observation(
-            at=time.monotonic(),
-            seconds=ended.seconds if is_answered else None,
+            arrived_s=ended.taken_s,
+            ended_s=time.monotonic(),
+            outcome="answered" if answered else "failed" if ended.outcome == "failed" else "gone",
             n_inside=ended.n_inside,
             cost=float(ended.micros),
             stage=None if ended.completion is None else ended.completion.stage,
