@@ -4,7 +4,9 @@ A ladder that is never loaded, two data sets of twenty questions, one suite that
 that is none of the harness's.
 """
 
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -76,7 +78,10 @@ CHOSEN = ("--lam=0.5,2", "--datasets=text.py,lookup.py", "--baselines=stored")
 
 def run(harness: pytest.Pytester, *args: str) -> pytest.RunResult:
     """`pytest`, on the two data sets and two lambdas unless the arguments say otherwise."""
-    return harness.runpytest_inprocess(*ARGS, *CHOSEN, *args, syspathinsert=True, no_reraise_ctrlc=True)
+    with patch.dict(os.environ):
+        # pytest-benchmark times nothing in a worker, and this run is none even if the tests run in one
+        os.environ.pop("PYTEST_XDIST_WORKER", None)
+        return harness.runpytest_inprocess(*ARGS, *CHOSEN, *args, syspathinsert=True, no_reraise_ctrlc=True)
 
 
 STORED: dict[Path, bytes] = {}

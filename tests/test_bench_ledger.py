@@ -38,6 +38,7 @@ def test_books_that_miss_a_call_are_seen(tmp_path: Path, monkeypatch: pytest.Mon
     assert any("counted" in fault for fault in schedule(0, tmp_path).faults)
 
 
+@pytest.mark.slow
 def test_kills_lose_nothing_and_leave_nothing_held(tmp_path: Path):
     """With the engine's journal and without."""
     found = list(kills(4, tmp_path, seed=1, n_clients=8))

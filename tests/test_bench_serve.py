@@ -42,6 +42,7 @@ def test_the_first_byte_of_a_stream_comes_before_the_answer(server: Server) -> N
     assert min(asyncio.run(first_bytes(port_of(server), [RIGHT, RIGHT]))) < TOOK_S / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n_clients", "n"), [(1, 5), (3, 6)])
 def test_only_the_wait_for_an_answer_is_timed(
     n_clients: int, n: int, monkeypatch: pytest.MonkeyPatch

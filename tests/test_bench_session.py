@@ -53,6 +53,8 @@ from bench.run.session import Session
 from bench.run.summary import render
 from tests.fabricated import baseline_of
 
+pytestmark = pytest.mark.slow
+
 DATASETS = ("tiny-arithmetic", "tiny-text")
 SKILL = {"S": 0.6, "M": 0.8, "L": 0.96}
 SECONDS = {"S": 0.1, "M": 0.3, "L": 1.0}
@@ -154,6 +156,7 @@ ONCE = {"S": 2 * N_ITEMS, "M": 2 * 2 * N_ITEMS, "L": 3 * 2 * N_ITEMS}
 """Queries that each stage is asked: every item once to answer, and once a smaller stage to verify."""
 
 
+@pytest.mark.slow
 def test_every_stage_answers_every_item_once(session: Session):
     """Outcomes and verifications are collected once, however many policies are looked at."""
     assert {name: len(o.traces) for name, o in session.outcomes.items()} == dict.fromkeys(DATASETS, N_ITEMS)
@@ -391,6 +394,7 @@ def test_the_fewer_units_are_timed_the_more_is_tolerated(n_units: int, tolerance
     assert cell.metrics[0].tolerance == tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_items", [1, 2, 5, 10])
 def test_few_questions_are_timed_and_what_needs_more_cannot_be_judged(
     session: Session, matrix: Matrix, tmp_path: Path, n_items: int
@@ -487,6 +491,7 @@ def test_a_ladder_that_knows_nothing_has_no_relative_quality(
         assert [m.name for m in headline_cell(found).metrics] == ["speedup", "cost", "agreement"]
 
 
+@pytest.mark.slow
 def test_further_passes_join_the_cells_made_of_them(matrix: Matrix, tmp_path: Path):
     """Asked for one cell, every cell of the same passes is made anew, up to as many passes as allowed."""
     clock, measured = FakeClock(), Measurements()
@@ -583,6 +588,7 @@ def timed_cell(replay: Replay, live: Live) -> Cell:
     return latency_cell(replay, live.timed["optimal", 5.0], "cpu")
 
 
+@pytest.mark.slow
 def test_outcomes_on_file_are_taken_up(session: Session, matrix: Matrix, tmp_path: Path):
     """With --traces a run goes on from recorded outcomes and asks no stage again."""
     data, clock = tmp_path / "kept.jsonl", FakeClock()
@@ -636,6 +642,7 @@ def test_all_the_memory_is_for_the_largest_stage_without_its_drafter(
     assert (footprint(session, ALL_MEMORY).seconds >= SECONDS["L"]).all()
 
 
+@pytest.mark.slow
 def test_a_run_at_a_batch_size_is_priced_and_solved_for_it(session: Session, matrix: Matrix, tmp_path: Path):
     """Costs are a query's share of its calls; queries wait together, so that calls are full."""
     clock = FakeClock()

@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import asd
 
 ROOT = Path(asd.__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_census_counts_what_is_there() -> None:
     """Lines of the README and modules of the harness, by another way of counting."""
     done = subprocess.run(

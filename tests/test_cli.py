@@ -105,6 +105,7 @@ def test_generate_reads_standard_input(place: Place) -> None:
     assert generate(place, prompt="-", stdin=f"{PROMPT}\n").stdout == generate(place).stdout
 
 
+@pytest.mark.slow
 def test_generate_takes_the_kind_of_answer_that_was_fitted(place: Place, tmp_path: Path) -> None:
     """By default the policy's only one; where it has several, or another is named, the message says so."""
     rows = read_traces(place.traces)
@@ -324,6 +325,7 @@ def test_fit_refuses(place: Place, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_control_c_leaves_a_file_to_go_on_with(place: Place, tmp_path: Path) -> None:
     """SIGINT in the middle: exit code 130, how to go on, no traceback, and the traces so far are whole."""
     out = tmp_path / "t.jsonl"
@@ -385,6 +387,7 @@ def test_threads(place: Place, before: str | None, options: list[object], after:
     assert os.environ["OMP_NUM_THREADS"] == after
 
 
+@pytest.mark.slow
 def test_torch_obeys_the_threads() -> None:
     """The variable is set before torch is imported, so torch has as many threads."""
     code = (
@@ -424,6 +427,7 @@ def test_every_command_is_listed() -> None:
     assert all(len(line) == 2 for line in lines)
 
 
+@pytest.mark.slow
 def test_local_weights_are_loaded_quietly(place: Place) -> None:
     """In a fresh process nothing but the answer is printed, on either stream."""
     command: list[str | Path] = [sys.executable, "-m", "asd", "generate", PROMPT, "--device", "cpu"]
@@ -457,6 +461,7 @@ def test_wrong_paths_and_files_are_refused(
     assert not Path("t.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_standard_output_is_an_error(place: Place) -> None:
     """Exit code 2 and one line, as for any other file."""
     command = [sys.executable, "-m", "asd", "evidence", "features"]

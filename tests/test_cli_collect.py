@@ -112,6 +112,7 @@ def test_one_refused_query_costs_no_other(
     assert "The prompt was filtered" in failure.message
 
 
+@pytest.mark.slow
 def test_a_refusal_is_not_asked_again_unless_told_to(
     server: FakeServer, collect: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_query_that_always_fails_is_named_and_the_others_are_kept(
     assert asked(server) == ["3+1=", *ANSWERS]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_gone_ends_the_run_at_once(
     server: FakeServer, collect: Callable[..., Result], tmp_path: Path
 ) -> None:

@@ -36,6 +36,7 @@ def refused(*arguments: str) -> str:
     return line
 
 
+@pytest.mark.slow
 def test_draws_are_from_the_nucleus_and_repeat() -> None:
     """Hot draws differ from the greedy answer and repeat with the seed; a nucleus of one token is greedy."""
     hot = ("--temperature", "8", "--seed", "1")

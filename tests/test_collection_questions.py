@@ -289,6 +289,7 @@ anything = (
 )
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(
         st.builds(

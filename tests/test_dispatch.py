@@ -65,6 +65,7 @@ def same_but_for_time(completions: Sequence[Completion]) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_answers_are_those_of_rounds(data: st.DataObject) -> None:
     """Whatever way each query takes, and however many are called together."""

@@ -88,6 +88,7 @@ def test_every_engine_closes_and_opens_again(kind: str, server: FakeServer, tmp_
     engine.close()
 
 
+@pytest.mark.slow
 def test_closing_gives_models_back() -> None:
     """Of a stage with a drafter neither model is left in memory."""
     engine = open_drafted(Ladder.load("tiny"), "cpu")["L"]
@@ -164,6 +165,7 @@ def open_things() -> tuple[int, int]:
     return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 
 
+@pytest.mark.slow
 def test_nothing_is_left_open(server: FakeServer, tmp_path: Path) -> None:
     """File descriptors, connections and threads after more cascades of all kinds are those of one."""
 

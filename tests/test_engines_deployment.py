@@ -52,6 +52,7 @@ def test_an_answer_that_was_given_before_costs_nothing(tmp_path: Path) -> None:
     assert second["cost"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_stages_take_turns_within_the_memory(tmp_path: Path) -> None:
     """Room for one stage: each one that is asked puts the last one out, and the answer is the same."""

@@ -71,11 +71,13 @@ def assert_greedy_equals_generate(stage: Stage, asked: Sequence[Query]) -> None:
     assert [draft.tokens for draft in in_batches(engine, asked, 16)] == together
 
 
+@pytest.mark.slow
 def test_greedy_equals_generate(path: Path) -> None:
     """Greedy answers equal those of `generate()` token for token, at batch 1 and 16."""
     assert_greedy_equals_generate(stage(path), queries(208))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", EMBEDDED, ids=lambda stage: stage.name)
 def test_embedded_ladder_equals_generate(stage: Stage) -> None:
     """The same holds for the stages that ship with the package, on questions with short answers."""

@@ -42,6 +42,7 @@ def questions(n: int, seed: int = 0) -> list[Query]:
     return [Query(str(i), "d", p, None, int(rng.integers(1, 24))) for i, p in enumerate(prompts)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "block"), [(1, 1), (1, 4), (7, 3), (16, 12)])
 def test_speculation_is_lossless(paths: tuple[Path, Path], size: int, block: int) -> None:
     """Greedy answers are those of the verifier alone, at any block length and batch size."""
@@ -59,6 +60,7 @@ def test_speculation_is_lossless(paths: tuple[Path, Path], size: int, block: int
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_going_on_in_blocks_is_lossless(paths: tuple[Path, Path], size: int, kept: bool) -> None:
@@ -83,6 +85,7 @@ def test_going_on_in_blocks_is_lossless(paths: tuple[Path, Path], size: int, kep
     assert n_saved > 24
 
 
+@pytest.mark.slow
 def test_going_on_counts_as_without_the_drafter(paths: tuple[Path, Path]) -> None:
     """Passes made and saved are the passes of going on alone; both models' own passes are what is counted."""
     drafter, verifier = pair(paths)
@@ -117,6 +120,7 @@ def test_samples_go_on_without_the_drafter(paths: tuple[Path, Path]) -> None:
     assert go_on(SpeculativeEngine(drafter, verifier, 3)) == go_on(verifier)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [1, 5])
 def test_passes_and_tokens_add_up(paths: tuple[Path, Path], block: int) -> None:
     """One verifying pass a round; an answer is what was accepted and an own token a round, its end aside."""
@@ -164,6 +168,7 @@ def test_nothing_is_read_twice(paths: tuple[Path, Path]) -> None:
         assert n_read["S"] <= usage.n_prompt + usage.n_drafted + n_rounds
 
 
+@pytest.mark.slow
 def test_samples_follow_the_verifier(paths: tuple[Path, Path]) -> None:
     """First and second tokens sampled by speculation are distributed as the verifier's own: chi-square."""
     drafter, verifier = pair(paths)
@@ -366,6 +371,7 @@ def test_impossible_pairs_are_refused(paths: tuple[Path, Path], tmp_path: Path) 
     assert SpeculativeEngine(drafter, verifier, 3).generate([]) == []
 
 
+@pytest.mark.slow
 def test_rivals_write_the_same_and_take_turns(paths: tuple[Path, Path]) -> None:
     """`generate()`, assisted or not, and our loop, speculating or not, write the same texts."""
     asked = questions(4, seed=3)

@@ -54,6 +54,7 @@ def ladder() -> dict[str, TransformersEngine]:
     return {stage.name: TransformersEngine(stage, "cpu") for stage in Ladder.load("tiny").stages}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 4, 16])
 def test_the_embedded_ladder_is_lossless(ladder: dict[str, TransformersEngine], size: int) -> None:
     """On every dataset and every pair of stages, verified and continued is what the stage writes alone."""
@@ -69,6 +70,7 @@ def test_the_embedded_ladder_is_lossless(ladder: dict[str, TransformersEngine], 
         assert 0 < sum(v.accepted for v in verifications) < len(asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 12])
 def test_any_draft_is_continued_losslessly(engine: TransformersEngine, size: int) -> None:
     """Drafts right, wrong at the start or later, cut, empty or too long, mixed in a batch: same answer."""
@@ -268,6 +270,7 @@ def test_another_tokenizer_s_draft_is_carried_over_as_text(path: Path, tmp_path:
     assert_same_answers(engine.continue_(asked, verifications), own)
 
 
+@pytest.mark.slow
 def test_samples_are_the_verifier_s_own_however_they_were_escalated(
     ladder: dict[str, TransformersEngine],
 ) -> None:
@@ -330,6 +333,7 @@ def test_lenient_acceptance_takes_more_and_goes_on_greedily(engine: Transformers
             assert draft.logprobs[v.n_accepted] - v.logprobs[v.n_accepted] > np.log(1e3) - 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [None, 1e-9])
 def test_a_cascade_verifies_as_it_was_told(
     ladder: dict[str, TransformersEngine], tolerance: float | None
@@ -378,6 +382,7 @@ def test_impossible_verifications_are_refused(engine: TransformersEngine) -> Non
     assert engine.verify([], []) == engine.continue_([], []) == []
 
 
+@pytest.mark.slow
 def test_a_draft_cut_by_the_room_is_not_adopted(ladder: dict[str, TransformersEngine]) -> None:
     """S writes on where L's answer is full: all that L read stands, and the answer is still L's, not S's."""
     [workload] = find_workloads(["tiny-arithmetic"])

@@ -246,6 +246,7 @@ def test_a_seam_where_tokens_melt_together(server: FakeServer) -> None:
     assert [body["prompt"] for body in server.tokenized if "prompt" in body][-1] == "abc"
 
 
+@pytest.mark.slow
 def test_several_stop_tokens_at_once(server: FakeServer) -> None:
     """Queries whose answers end differently, in any order and many at a time: every answer as alone."""
     server.answers = {f"ask {i} ": "abcdefgh"[: i % 9] for i in range(40)}

@@ -65,6 +65,7 @@ def _of_hub(cache: Path, name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, env=offline).stdout
 
 
+@pytest.mark.slow
 def test_a_repository_is_known_by_its_commit(tmp_path: Path) -> None:
     """The commit is looked up without weights; an unknown repository is an error."""
     commit = "0123456789abcdef0123456789abcdef01234567"

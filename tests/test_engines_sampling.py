@@ -125,6 +125,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[TransformersEngine, 
     return TransformersEngine(stage(small, "S"), "cpu"), TransformersEngine(stage(large, "L"), "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("way", ["alone", "after a draft", "in blocks"])
 def test_answers_follow_the_truncated_distribution(

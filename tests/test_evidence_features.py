@@ -94,6 +94,7 @@ def test_prompts_without_a_word_have_an_opening_too(prompt: str) -> None:
     opening(prompt)
 
 
+@pytest.mark.slow
 def test_hashed_words_do_not_depend_on_the_process() -> None:
     """Another interpreter with another hash seed computes the same features."""
     code = "from asd.evidence.features import prompt_features as f; print(f('walk from paris to quito'))"

@@ -48,6 +48,7 @@ def test_out_of_fold_probabilities_are_calibrated() -> None:
     assert quality["S"]["S"].auroc > quality["root"]["S"].auroc > 0.65
 
 
+@pytest.mark.slow
 def test_scores_that_nothing_explains_are_not_explained() -> None:
     """Coin tosses as scores: out of fold no head ranks better than chance (four standard errors).
 
@@ -66,6 +67,7 @@ def test_scores_that_nothing_explains_are_not_explained() -> None:
         assert all(r.auroc < 0.5 + 4 * np.sqrt(201 / 12 / 100**2) for r in heads.values())
 
 
+@pytest.mark.slow
 def test_rows_hold_what_each_node_sees() -> None:
     """Bins of about equal mass, quality of the best answer, scale 1 where no larger stage is left."""
     traces, _ = worlds.sample(300, np.random.default_rng(24))

@@ -63,12 +63,14 @@ def fitted(*, form: AnswerForm = NUMBER, bare: bool = False) -> PolicyArtifact:
     return fit(rows(form=form, bare=bare), worlds.ladder(), fitted_at="2026-01-01")
 
 
+@pytest.mark.slow
 def test_words_around_an_answer_change_no_number() -> None:
     """A policy fitted on worked solutions is the one fitted on their numbers alone, to the last digit."""
     assert fitted() == fitted(bare=True)
     assert fitted().model.forms == ("number",)
 
 
+@pytest.mark.slow
 def test_what_texts_hide_answers_show() -> None:
     """By texts these two stages never agree; by answers agreement makes a right answer nearly certain."""
     by_text, by_answer = fitted(form=TEXT), fitted()
@@ -77,6 +79,7 @@ def test_what_texts_hide_answers_show() -> None:
     assert next(reliability) < 0.9 < next(reliability)
 
 
+@pytest.mark.slow
 def test_deciding_sees_what_fitting_saw() -> None:
     """Live, from a file, and in the fit: the same features, so the same probabilities."""
     policy, evidence = fitted(), fitted().evidence()
@@ -115,6 +118,7 @@ def test_a_policy_and_traces_keep_it(tmp_path: Path) -> None:
     assert any(len(c.drafts) == 2 for c in runs[0])
 
 
+@pytest.mark.slow
 def test_a_query_of_another_kind_is_refused() -> None:
     """By name of both kinds, with what to do; a policy fitted on texts goes by texts whatever is asked."""
     trace = rows()[0]

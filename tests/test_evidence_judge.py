@@ -27,6 +27,7 @@ def test_the_best_of_equals_is_the_larger_stage() -> None:
     assert best_answer({"S": 0.8, "M": 0.7}) == "S"
 
 
+@pytest.mark.slow
 def test_root_is_the_nearest_cell_of_prompt_probabilities() -> None:
     """The bin is the centroid at the least Euclidean distance from the vector of calibrated probabilities."""
     model = worlds.fitted().model

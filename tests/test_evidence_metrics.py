@@ -22,6 +22,7 @@ def rows(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
     return p, scores
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_measures_equal_scikit_learn(seed: int) -> None:
     """Log-loss, Brier score and AUROC on binary scores."""
@@ -33,6 +34,7 @@ def test_measures_equal_scikit_learn(seed: int) -> None:
     assert (got.n, got.base_rate) == (60, pytest.approx(scores.mean()))
 
 
+@pytest.mark.slow
 @given(SEEDS)
 def test_graded_scores_are_shares_of_a_success(seed: int) -> None:
     """AUROC and log-loss of graded scores equal scikit-learn's on weighted binary rows."""

@@ -100,6 +100,7 @@ def test_no_query_is_torn_apart() -> None:
     assert held_out(np.array([0, 1, 1]), 0.99, seed=0).sum() in (1, 2)
 
 
+@pytest.mark.slow
 def test_the_network_is_what_torch_computes() -> None:
     """The kept numbers rank rows on any scale, alike in every fit; the layers are the published ones."""
     rows, scores, groups = rows_of(600)
@@ -131,6 +132,7 @@ def test_layers_that_do_not_fit(layers: tuple) -> None:
         MlpModel(*layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["logistic", "mlp"])
 def test_learns_what_is_hard(name: str, tmp_path: Path) -> None:
     """The kind of prompt and the stage move the probability the right way; a file changes nothing."""

@@ -21,6 +21,7 @@ RNG = np.random.default_rng(0)
 PROMPTS = [" ".join(RNG.choice(TOPICS[i % 6].split(), 8)) for i in range(120)]
 
 
+@pytest.mark.slow
 def test_agrees_with_scikit_learn() -> None:
     """Where no two words share a bucket: the numbers of TfidfVectorizer and TruncatedSVD, up to sign."""
     ours = Projection(fit_semantics(PROMPTS, seed=0))(PROMPTS)

@@ -74,6 +74,7 @@ def signalled(traces: list[Trace], truths: list[worlds.Truth]) -> list[Trace]:
     return found
 
 
+@pytest.mark.slow
 def test_a_signal_is_recorded_fitted_and_used() -> None:
     """From the trace file to the decision: the policy stops where the judge is sure, and needs it."""
     traces = signalled(*worlds.sample(300, np.random.default_rng(0)))

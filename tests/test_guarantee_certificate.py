@@ -56,6 +56,7 @@ def test_a_played_policy_pays_and_scores_what_was_recorded() -> None:
     assert played.cost.tolist() == [5.0 * t.outcomes["L"].draft.usage.n_decoded / 50.0 for t in traces]
 
 
+@pytest.mark.slow
 def test_the_promise_holds_on_new_queries(artifact: PolicyArtifact) -> None:
     """A setting is found that saves, and on 2,000 new queries it keeps what was promised."""
     fitted = promised(artifact, rows(400, 1), KEEP)
@@ -70,6 +71,7 @@ def test_the_promise_holds_on_new_queries(artifact: PolicyArtifact) -> None:
     assert 1 - played.cost.mean() / alone.cost.mean() == pytest.approx(given.saving, abs=0.06)
 
 
+@pytest.mark.slow
 def test_a_guarantee_holds_at_its_batch_size_and_says_so(artifact: PolicyArtifact) -> None:
     """Policy, costs and unit are those of the batch; at another one nothing is promised."""
     stages = tuple(
@@ -167,6 +169,7 @@ def noisy(p_right: np.ndarray, costs: np.ndarray, rng: np.random.Generator) -> S
     return replace(seen, cost=seen.cost * rng.choice([0.5, 1.5], seen.cost.shape))
 
 
+@pytest.mark.slow
 def test_every_dataset_gets_its_own_promise(artifact: PolicyArtifact) -> None:
     """Two datasets share delta; one with too few rows falls back without touching the other."""
     fitting = [*rows(300, 4, "a"), *rows(300, 5, "b")]

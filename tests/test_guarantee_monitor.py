@@ -62,6 +62,7 @@ def streams(n_streams: int, n_live: int, shift: float) -> list[bool]:
     return rang
 
 
+@pytest.mark.slow
 def test_false_alarms_stay_below_alpha_over_the_whole_stream() -> None:
     """200 monitors over 300 queries each: at most one in ten ever rings."""
     assert np.mean(streams(200, 300, 0.0)) <= 0.1

@@ -96,6 +96,7 @@ def test_testing_stops_at_the_first_setting_that_does_not_pass() -> None:
     assert n_passed(p_values, DELTA).tolist() == [2, 0, 4]
 
 
+@pytest.mark.slow
 def test_a_sequence_makes_a_false_promise_within_the_level() -> None:
     """Forty settings, the later half false: how often any false one passes, over 2,000 draws."""
     rng = np.random.default_rng(4)

@@ -35,6 +35,7 @@ TIE = 1e-5
 """Difference of the two largest logits below which rounding decides."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [8, 83])
 def test_a_few_drafts_change_no_answer(tmp_path: Path, seed: int) -> None:
     """Two pairs of the many: drafts are accepted, rejected, cut and taken for answers."""

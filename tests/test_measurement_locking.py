@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import asd
 
 ROOT = Path(asd.__file__).parent.parent
@@ -20,6 +22,7 @@ def run(code: str, *arguments: object) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_trace_file_is_locked_by_a_file_beside_it(tmp_path: Path) -> None:
     """The package imports, a second log is refused and named the remedy, the lock goes with the first."""
     code = (
@@ -40,6 +43,7 @@ def test_a_trace_file_is_locked_by_a_file_beside_it(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["t.jsonl"]
 
 
+@pytest.mark.slow
 def test_code_runs_without_a_jail() -> None:
     """Unsafe mode needs no file in memory: what a system call filter would be in."""
     code = (
@@ -51,6 +55,7 @@ def test_code_runs_without_a_jail() -> None:
     assert run(code) == "True False\n"
 
 
+@pytest.mark.slow
 def test_what_windows_lacks_is_not_imported_and_models_code_is_refused_there() -> None:
     """Every public name and the harness load; running a model's code ends with one line."""
     code = (

@@ -262,6 +262,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
             yield from _nested(constant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATIONS)
 def test_a_broken_line_is_noticed(mutation):
     """Every property named fails, by its own assertion, while the line is broken."""
@@ -278,6 +279,7 @@ def test_every_property_guards_some_line():
     assert properties == {name for *_, named in MUTATIONS.values() for name in named}
 
 
+@pytest.mark.slow
 def test_a_break_ends_with_its_block():
     """Behind the block the code is whole again, and a line that does not exist is an error."""
     line = "return lams[:, None] * self.quality - self.cost"

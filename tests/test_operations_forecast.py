@@ -53,6 +53,7 @@ def test_the_published_formula() -> None:
     assert Published().predict(growing) == pytest.approx((50.0 + 2.0 * n) * seasonal)
 
 
+@pytest.mark.slow
 def test_holt_winters_learns_a_day_and_a_trend() -> None:
     """On a day that repeats and grows, far better than last hour; refitted once a day."""
     series = DAILY + 0.2 * HOURS + np.random.default_rng(0).normal(0, 0.5, len(HOURS))
@@ -150,6 +151,7 @@ def test_files_that_teach_nothing_are_refused(tmp_path: Path, text: str, message
     assert message in found.output
 
 
+@pytest.mark.slow
 def test_series_of_one_name_are_both_judged(tmp_path: Path) -> None:
     """Of two files; and a load that never changes has no error to compare others with."""
     hours = [f"{60 * hour},5,{1 + hour % 2}" for hour in range(97)]
@@ -161,6 +163,7 @@ def test_series_of_one_name_are_both_judged(tmp_path: Path) -> None:
     assert flat == [["flat", "97", "0.000"]] * 2
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     """One row a series, errors over those of last hour; short series are named and left out."""
     rows = [f"{60 * hour},{load}" for hour, load in enumerate(DAILY[:120].tolist())]

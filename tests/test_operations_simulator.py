@@ -127,6 +127,7 @@ class BySimpy:
         self.ended[i] = self.env.now
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 @example(seed=113)

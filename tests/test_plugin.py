@@ -160,6 +160,7 @@ def test_a_gpu_that_is_required_and_not_there(
     result.stderr.fnmatch_lines(["*cannot run: --require-gpu: this machine has no GPU*"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "why"),
     [("none.json", "none.json does not exist"), (str(TINY / "policy.json"), "fitted on ladder 'tiny'")],

@@ -83,6 +83,7 @@ def realised(policy: Policy, traces: Sequence[Trace], artifact: PolicyArtifact, 
     return np.array(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lam", [0.5, 2.0, 5.0, 20.0])
 def test_the_fitted_policy_is_worth_what_the_true_optimum_is(lam: float) -> None:
     """On new queries: within 4 % of the exact optimum of the world (in proportion to lam + 1), on equal rows.
@@ -103,6 +104,7 @@ def test_the_fitted_policy_is_worth_what_the_true_optimum_is(lam: float) -> None
     assert gap.mean() > -0.04 * (1.0 + lam)
 
 
+@pytest.mark.slow
 def test_the_true_problem_is_recovered_from_true_bins() -> None:
     """10,000 rows in the world's own bins: value and quality of the optimum to 1.5 % at every lam."""
     lams = [0.5, 1.0, 2.0, 5.0, 10.0, 50.0]
@@ -251,6 +253,7 @@ def test_a_scale_that_does_not_pay_is_not_applied() -> None:
     assert {evidence.judge(t.query, worlds.drafts_of(t, "S")).scale for t in few()} == {1.0}
 
 
+@pytest.mark.slow
 def test_the_same_rows_in_any_order_give_the_same_artifact() -> None:
     """Folds and cells depend on what a row is, not on where it stands."""
     traces = few()
@@ -271,6 +274,7 @@ def test_the_unit_is_the_mean_cost_of_the_largest_stage() -> None:
     )
 
 
+@pytest.mark.slow
 def test_three_stages_make_a_tree_of_eight_nodes() -> None:
     """From every node an edge to each larger stage; skipping allowed, going back not."""
     stages = [
@@ -381,6 +385,7 @@ def rescored(trace: Trace, score: float | None, stages: str = "SL") -> Trace:
     return replace(trace, outcomes=outcomes)
 
 
+@pytest.mark.slow
 def test_unscored_queries_are_left_out_and_counted() -> None:
     """One stage without a score is enough to leave the query out."""
     traces = few(130)
@@ -434,6 +439,7 @@ def test_a_largest_stage_that_costs_nothing_is_refused() -> None:
         small_fit(free, Ladder("free", stages, "declared", "made up"))
 
 
+@pytest.mark.slow
 def test_every_batch_size_with_prices_is_replayed() -> None:
     """Where S costs as much as L it is not asked first, so the same quality is bought otherwise."""
     stages = tuple(replace(stage, batched={8: Prices(0.0, 0.0, 5.0)}) for stage in worlds.ladder().stages)
@@ -447,6 +453,7 @@ def test_every_batch_size_with_prices_is_replayed() -> None:
     assert artifact.cheapest_lam(0.5, batch=8) == 2.0
 
 
+@pytest.mark.slow
 def test_refused_queries_are_left_out_and_counted() -> None:
     """A query that one stage refused teaches nothing of the others either: the fit is that of the rest."""
     traces = few()
@@ -461,6 +468,7 @@ def test_refused_queries_are_left_out_and_counted() -> None:
     assert artifact.problem == plain.problem
 
 
+@pytest.mark.slow
 def test_a_verifier_that_accepts_nothing_is_not_asked_to_read() -> None:
     """Where two stages agree on no draft's first token, verifying is told and left out of the problem."""
     rows = worlds.verified(few(), np.random.default_rng(0))

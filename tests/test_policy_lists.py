@@ -42,6 +42,7 @@ def fitted(method: str = "lists") -> PolicyArtifact:
     return fit(FITTING, worlds.ladder(), fitted_at="2026-01-01", lams=LAMS, method=method)
 
 
+@pytest.mark.slow
 def test_the_file_holds_what_the_lists_are_counted_on(tmp_path: Path) -> None:
     """What is read decides as what was written; the policy is one of lists."""
     fitted().save(tmp_path / "policy.json")
@@ -76,6 +77,7 @@ def test_costs_are_those_of_the_rows_by_the_cheaper_way() -> None:
     assert rows.after[:, 0, 1].mean() < alone.after[:, 0, 1].mean()
 
 
+@pytest.mark.slow
 def test_held_out_rows_tell_what_new_rows_will(tmp_path: Path) -> None:
     """Replayed through the cascade on new queries: quality and cost within the noise of the fit's own."""
     new = traces(600, 1)
@@ -95,6 +97,7 @@ def test_a_unit_and_a_batch_change_what_lists_cost() -> None:
         fitted().policy(4.0, unit=0.0)
 
 
+@pytest.mark.slow
 def test_lists_are_guaranteed_like_any_policy() -> None:
     """The setting that passed is one of lists, and keeps what it promises on new queries."""
     promised = calibrate(
@@ -158,6 +161,7 @@ def test_lists_are_chosen_where_they_are_surely_cheaper(
     assert says in str(contest)
 
 
+@pytest.mark.slow
 def test_auto_fits_the_winner_and_remembers_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this world stopping after a verification is worth more than any list."""
     auto = fitted("auto")

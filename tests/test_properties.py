@@ -43,6 +43,7 @@ positive_lams = st.integers(1, 400).map(lambda step: step / 20)
 # --- lam ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(set_graphs(), sweeps(2))
 def test_value_never_falls_with_lam(graph, lams):
     """W is non-decreasing in lam at every node and bin."""
@@ -121,6 +122,7 @@ def test_at_lam_zero_the_cheapest_way_out_is_taken(graph):
     assert all(solution.stop_set(node.name).all() for node in graph.nodes[1:])
 
 
+@pytest.mark.slow
 @given(set_graphs(), sweeps())
 def test_a_sweep_equals_its_lams_one_by_one(graph, lams):
     """Solving many lams at once changes nothing about any of them."""
@@ -374,6 +376,7 @@ def test_better_answers_never_lower_the_value(graph, lams, steps):
 # --- choices --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(set_graphs(min_stages=2), sweeps())
 def test_stopping_beats_going_on_when_they_are_worth_the_same(graph, lams):
     """A free step that changes nothing is never taken."""

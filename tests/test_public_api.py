@@ -77,6 +77,7 @@ def test_no_public_name_hides_a_module() -> None:
     assert modules.isdisjoint(asd.__all__)
 
 
+@pytest.mark.slow
 def test_importing_is_cheap_and_silent() -> None:
     """A fresh interpreter imports `asd` and its command line without torch and the fitting libraries."""
     code = "import sys, asd, asd.cli; print({'torch', 'transformers', 'sklearn', 'scipy'} & set(sys.modules))"
@@ -104,6 +105,7 @@ def _parameters(tree: ast.Module) -> Iterator[tuple[str, str]]:
                             yield f"{function.name}({parameter.arg})", ast.unparse(parameter.annotation)
 
 
+@pytest.mark.slow
 def test_a_path_may_be_given_as_text() -> None:
     """Every public function that takes a path takes a `str` as well."""
     found = {

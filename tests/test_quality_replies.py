@@ -159,6 +159,7 @@ def test_a_closed_thought_changes_nothing(thought: str, opening: str) -> None:
     assert number_of(f"{opening}{thought}{closing}It is 18.") == 18
 
 
+@pytest.mark.slow
 @given(st.text(max_size=40))
 def test_plain_text_stays(text: str) -> None:
     """What is plain already is not changed, and made plain it is."""

@@ -67,6 +67,7 @@ def survivors() -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hostile_program_fails_and_does_nothing(
     name: str, tight: Sandbox, outside: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -119,6 +120,7 @@ def test_limits_hold_without_a_jail() -> None:
     assert "MemoryError" in box.run("f = lambda x: len(bytearray(1 << 29))", SQUARE).reason
 
 
+@pytest.mark.slow
 def test_a_sleeper_is_told_apart_from_a_crash(tight: Sandbox) -> None:
     """The reason says that time ran out, and which."""
     assert tight.run("import time\ntime.sleep(1e6)", SQUARE).reason == "took longer than 1.5 s"
@@ -224,6 +226,7 @@ plain = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(plain)
 def test_encoding_loses_nothing(value: object) -> None:
     """Plain data is the same after encoding, JSON and decoding, container types included."""

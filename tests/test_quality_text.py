@@ -91,6 +91,7 @@ def test_bleu_equals_sacrebleu(pairs: list[Pair], files: tuple[Path, Path]) -> N
     assert np.ptp(ours) > 0.3
 
 
+@pytest.mark.slow
 def test_rouge_equals_rouge_score(pairs: list[Pair], files: tuple[Path, Path], tmp_path: Path) -> None:
     """The command's F-measures line by line."""
     answers, references = files
@@ -105,6 +106,7 @@ def test_rouge_equals_rouge_score(pairs: list[Pair], files: tuple[Path, Path], t
     assert len(rows) == len(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the command's own
 def test_bert_score_equals_its_library(
     pairs: list[Pair],

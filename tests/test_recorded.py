@@ -58,6 +58,7 @@ def run_bench(traces: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *options], cwd=CHECKOUT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_run_on_recorded_outcomes(traces: Path, tmp_path: Path) -> None:
     """Quality and cost of every policy, no times; one log line an item and policy that agrees with them."""
     out, items = tmp_path / "run.json", tmp_path / "items.jsonl"

@@ -41,6 +41,7 @@ def by_cascade(fitted: FittedDeployable, rows: Recording, lam: float) -> tuple[n
     return np.array(scores), np.array([completion.cost for completion in done])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["lists", "dp", "auto"])
 def test_every_row_is_answered_as_by_a_cascade(train: Recording, rows: Recording, how: str) -> None:
     """Row by row the same answer and the same cost, at a setting that buys little, some and all."""

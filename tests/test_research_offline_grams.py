@@ -17,6 +17,7 @@ from asd.research.offline.grams import N_BUCKETS, Grams, count_grams, products
 TEXTS = ["the sea", "the sky", "", "the oak and the sea", "zebra", "the sea"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=6))
 def test_buckets_are_those_of_zlib(texts: list[str]) -> None:
     """Row by row, every 2 to 4 bytes of the normalised text are counted at their CRC-32."""

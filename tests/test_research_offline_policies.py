@@ -170,6 +170,7 @@ def test_lists_vote(train: Recording, test: Recording) -> None:
     assert mixed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS[4:], ids=lambda method: method.name)
 def test_a_worthless_rung_is_skipped(method: Method, tmp_path: Path) -> None:
     """A stage as dear as a better one, whose confidence says nothing, is hardly called at any lam."""
@@ -331,6 +332,7 @@ def test_cross_validation_fits_on_other_rows(train: Recording) -> None:
     assert len(seen) == 5
 
 
+@pytest.mark.slow
 def test_methods_cross_validated_together_are_so_alone(train: Recording) -> None:
     """Sharing what they learn alike changes nothing."""
     methods = (Lists(), Stopping(words=True), Stopping(depth=1, words=True))

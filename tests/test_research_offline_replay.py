@@ -19,6 +19,8 @@ from asd.research.offline.replay import Report, ours, replay
 from asd.research.recordings.recording import Recording
 from tests.recordings import COST, STAGES, recording, records
 
+pytestmark = pytest.mark.slow
+
 LAMS = (0.5, 2.0, 20.0)
 
 
@@ -58,6 +60,7 @@ def test_a_bootstrap_interval_is_as_wide_as_the_normal_one(report: Report, test:
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
+@pytest.mark.slow
 def test_intervals_of_many_rows_are_normal_ones(
     report: Report, train: Recording, test: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +85,7 @@ def test_the_cascade_pays_on_held_out_rows(report: Report) -> None:
     assert report.aiq > report.aiq_singles + 0.01
 
 
+@pytest.mark.slow
 def test_nothing_of_the_test_rows_is_fitted(train: Recording, test: Recording, report: Report) -> None:
     """With other scores on the test rows the same calls are made at the same cost."""
     other = replay(train, replace(test, scores=1.0 - test.scores), LAMS)
@@ -97,6 +101,7 @@ def test_what_is_delivered_is_near_what_is_asked(report: Report) -> None:
         assert asked.delivered > -0.05
 
 
+@pytest.mark.slow
 def test_a_dataset_with_train_rows_of_its_own_is_fitted_on_them(tmp_path: Path) -> None:
     """Another dataset is fitted on all train rows; the rows played are those of the test files."""
     both = [*records(80, 1, dataset="a"), *records(70, 2, dataset="b")]
@@ -108,6 +113,7 @@ def test_a_dataset_with_train_rows_of_its_own_is_fitted_on_them(tmp_path: Path) 
     assert found.points[0].n == 70
 
 
+@pytest.mark.slow
 def test_two_stages_are_measured_as_routellm_does(train: Recording, test: Recording) -> None:
     """More of the gap is recovered than a coin does, with fewer calls."""
     found = replay(train.only([0, 2]), test.only([0, 2]), LAMS).routellm
@@ -132,6 +138,7 @@ def test_wrong_requests_are_refused(train: Recording, test: Recording) -> None:
         replay(train, train.take(np.array([3])), LAMS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_stages", [2, 11])
 def test_any_number_of_stages_without_confidence_or_text(tmp_path: Path, n_stages: int) -> None:
     """Equal costs, graded scores, no confidence, no answers and no prompts: the report is still whole."""
@@ -183,6 +190,7 @@ def test_exact_interval_is_the_textbook_one() -> None:
     assert clopper_pearson(0, 59, 0.9).high == pytest.approx(0.0495, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_methods_are_compared_on_the_same_folds(tmp_path: Path, train: Recording) -> None:
     """Every method has a share at every loss, ours no dearer than blind mixing, foresight cheapest."""
     found = compare([Cell("made-up", train)])

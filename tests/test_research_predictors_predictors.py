@@ -106,6 +106,7 @@ def test_r_squared_is_scikit_learns() -> None:
     assert r_squared(p, scores) == pytest.approx(r2_score(scores.ravel(), p.ravel()))
 
 
+@pytest.mark.slow
 def test_predictors_beat_the_base_rate_where_there_is_something_to_know() -> None:
     """Prompts tell more than nothing, answers more than prompts; the regret follows."""
     fits = {"logistic": FITS["logistic"]}
@@ -117,6 +118,7 @@ def test_predictors_beat_the_base_rate_where_there_is_something_to_know() -> Non
     assert answer.regret < prompt.regret < nothing.regret
 
 
+@pytest.mark.slow
 def test_the_members_of_an_ensemble_stand_beside_it() -> None:
     """Each of the five alone has a row, and none is the average."""
     fitted: dict[int, Model] = {}

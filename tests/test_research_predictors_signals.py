@@ -58,6 +58,7 @@ def test_every_recorded_column_is_a_signal(tmp_path) -> None:
     assert found["judge"][:, 1:].sum() == 0.0
 
 
+@pytest.mark.slow
 def test_own_traces_tell_of_every_token() -> None:
     """In the world where log-probabilities are the certainty, they beat the prompt and the length."""
     traces, _ = worlds.sample(400, np.random.default_rng(0))

@@ -25,12 +25,14 @@ def texts(picture: Figure) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg)
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_under_its_name() -> None:
     """In the order of the table of figures."""
     assert [figure.name for figure in drawn()] == list(FIGURES)
     assert left_out(study()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_caption_says_what_it_rests_on(name: str) -> None:
     """Provenance, n, and an interval or why there is none."""
@@ -39,12 +41,14 @@ def test_a_caption_says_what_it_rests_on(name: str) -> None:
     assert re.search(r"95 %|[Nn]o interval|without an interval", caption), caption
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_the_same_every_time(name: str) -> None:
     """Both files hold the same bytes when drawn again: no date, no random id."""
     assert FIGURES[name][0](study()) == figure(name)
 
 
+@pytest.mark.slow
 def test_a_figure_without_its_tables_is_left_out_and_named() -> None:
     """With the tables that it lacks, in any number."""
     poor = study("levels", "methods", "samples")
@@ -56,6 +60,7 @@ def test_a_figure_without_its_tables_is_left_out_and_named() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_was_not_timed_is_said() -> None:
     """Without seconds the other panels stand; the caption and the panel say what is missing."""
     by_name = {f.name: f for f in draw(study("lambda_latency", "latency", "differences_seconds"))}

@@ -85,6 +85,7 @@ def claims(told: dict[str, Table]) -> list[dict[str, Value]]:
     return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 
 
+@pytest.mark.slow
 def test_claims_are_read_off_the_tables() -> None:
     """With the interval, the provenance and the verdict that follow from them."""
     rows = claims(tables())
@@ -99,6 +100,7 @@ def test_claims_are_read_off_the_tables() -> None:
     assert [(row["here"], row["holds"]) for row in p] == [(0.4, "no"), (1e-9, "yes")]
 
 
+@pytest.mark.slow
 def test_what_the_drafter_gives_is_not_claimed_for_the_policy() -> None:
     """Every claim against the largest stage is also held against it with its own drafter."""
     rows = [row for row in claims(tables()) if "with its own drafter" in str(row["quantity"])]

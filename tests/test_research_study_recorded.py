@@ -14,6 +14,8 @@ from asd.research.study.record import Table
 from asd.research.study.recorded import CASCADE, EVERYTHING, recorded_tables
 from tests.recordings import QUALITY, STAGES, records, write
 
+pytestmark = pytest.mark.slow
+
 DATASETS = ("easy", "hard")
 N = 120
 

@@ -29,6 +29,8 @@ from tests import worlds
 from tests.conducted import DATASETS, QUICK, Conducted, N, material
 
 Row = Mapping[str, str]
+pytestmark = pytest.mark.slow
+
 TIMED = ("measured", "timing-only")
 
 

@@ -51,6 +51,7 @@ def test_no_difference_and_a_constant_one() -> None:
     assert shifted.p_t == pytest.approx(2**-29)
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     """Of 200 intervals around skewed differences about 95 % hold the true mean."""
     held = 0

@@ -99,6 +99,7 @@ def test_the_walk_stops_at_the_first_answer_that_is_likely_enough() -> None:
     assert not small[-1].any()
 
 
+@pytest.mark.slow
 def test_own_traces_make_a_population_of_the_rows_that_did_not_fit() -> None:
     """The policies of a fit on 150 rows, played on the other 100."""
     traces = worlds.sample(250, np.random.default_rng(6))[0]

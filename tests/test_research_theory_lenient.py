@@ -17,7 +17,7 @@ from asd.traces import read_header
 from asd.workloads.catalogue import find_workloads
 from tests.conducted import material as played_back
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 N = 3
 
 
@@ -69,6 +69,7 @@ def test_lossless_is_what_the_largest_stage_writes_alone(table: Table, material:
         assert row[3] == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.5, 0.0001])
 def test_rows_are_means_over_questions(table: Table, material: Material, tolerance: float) -> None:
     """Quality, accepted share and passes of every question, read by itself."""

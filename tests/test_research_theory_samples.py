@@ -42,6 +42,7 @@ def test_the_fit_ends_where_a_resample_loses_nothing() -> None:
     assert sample_slope(found, np.random.default_rng(0)) == (None,) * 5
 
 
+@pytest.mark.slow
 def test_points_of_few_draws_have_no_interval() -> None:
     """In the table too."""
     for n_draws, told in ((2, False), (ENOUGH, True)):

@@ -596,6 +596,7 @@ def replayed(traces: Sequence[Trace], dead: str = "") -> dict[str, Engine]:
     return engines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead", ["S", "L"])
 @pytest.mark.parametrize("lam", [0.5, 2.0, 20.0])
 def test_the_policy_is_solved_again_without_the_stage(dead: str, lam: float) -> None:

@@ -80,6 +80,7 @@ SHIPPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "path"), SHIPPED, ids=lambda value: getattr(value, "stem", value))
 def test_shipped_files_are_read_and_written_alike(plainly: Ask, kind: str, path: Path):
     """Every baseline, policy, ladder and price file: the same values, and the same bytes again."""
@@ -150,6 +151,7 @@ def _other_type(value: Any) -> Any:
     return str(value) if not isinstance(value, str) else [value]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["baseline", "policy", "prices", "trace", "header", "code"])
 def test_broken_records_are_refused_alike(plainly: Ask, kind: str):
     """With the same words and the same path to the place; what is still a record is read alike."""
@@ -254,6 +256,7 @@ def test_half_a_character_is_refused_by_both():
             module.json.encode("\ud800")
 
 
+@pytest.mark.slow
 def test_nothing_that_the_harness_imports_needs_msgspec():
     """Suites and engine included."""
     code = (

@@ -73,6 +73,7 @@ def booked(path: Path, key: str) -> float:
     raise AssertionError("a request is still open in the books")
 
 
+@pytest.mark.slow
 def test_without_a_known_key_nobody_is_served(connect: Connect, path: Path) -> None:
     """Nor with one that was revoked meanwhile."""
     with Keyring(path) as keyring:
@@ -105,6 +106,7 @@ def test_the_books_are_what_the_stages_have_counted(
     assert len(engines["S"].calls) >= 3
 
 
+@pytest.mark.slow
 def test_no_cap_is_passed_however_many_ask_at_once(
     connect: Connect, path: Path, engines: dict[str, Slow]
 ) -> None:

@@ -112,6 +112,7 @@ def test_tokens_that_a_request_did_not_use_come_back(path: Path, keyring: Keyrin
         asyncio.run(requests(cashier))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_a_client_that_leaves_at_any_moment_leaves_no_hold(path: Path, keyring: Keyring, seed: int):
     """Cancelled while it is admitted, while it runs, while it is settled; 40 clients each."""

@@ -115,6 +115,7 @@ def test_a_stream_ends_with_what_was_delivered() -> None:
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_the_deltas_are_the_unstreamed_text_wherever_the_bytes_are_split(data: st.DataObject) -> None:
     """Read by the decoder of OpenAI's library from pieces that end at any byte; drafts after replacement."""

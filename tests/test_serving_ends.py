@@ -54,6 +54,7 @@ def streamed(server: Server) -> str:
         return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
+@pytest.mark.slow
 def test_clients_that_leave_leave_nothing_behind() -> None:
     """Neither tasks nor descriptors; stages are never asked for queries that still waited."""
 
@@ -83,6 +84,7 @@ def test_clients_that_leave_leave_nothing_behind() -> None:
         assert len(stage.calls) <= 4
 
 
+@pytest.mark.slow
 def test_a_signal_lets_accepted_requests_end_and_refuses_others() -> None:
     """Not ready from the signal on; then the server stops by itself."""
     with slow(0.6, batch=16) as (server, _), ThreadPoolExecutor(8) as threads:

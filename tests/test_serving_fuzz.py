@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,6 +41,7 @@ def bodies(draw: st.DrawFn) -> tuple[str, bytes]:
     return PATHS[endpoint], draw(st.just(json.dumps(body).encode()) | st.binary(max_size=30))
 
 
+@pytest.mark.slow
 @given(
     bodies(),
     st.dictionaries(

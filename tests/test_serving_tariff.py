@@ -113,6 +113,7 @@ def facts_of(stages: Sequence[str], n_prompt: int, room: int) -> RequestFacts:
     return RequestFacts("r", "alice", "asd", tuple(stages), n_prompt, room)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(tables, min_size=1, max_size=3),

@@ -23,6 +23,7 @@ def test_hull_by_hand() -> None:
     assert hull.quality_at([0, 4, 9]).tolist() == pytest.approx([0.5, 0.95, 1.0])
 
 
+@pytest.mark.slow
 @given(POINTS, st.floats(0, 1))
 def test_hull_is_the_cheapest_mix(points: list[tuple[float, float]], wanted: float) -> None:
     """Cost at a quality equals the linear programme over all mixtures that reach at least it."""

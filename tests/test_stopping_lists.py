@@ -38,6 +38,7 @@ def by_hand(rows: Rows, weights: np.ndarray, lam: float) -> Iterator[tuple[float
                 yield float(weights @ (lam * quality - cost)), i, j
 
 
+@pytest.mark.slow
 @given(seed=SEEDS, lam=st.floats(0.1, 50.0))
 def test_the_elected_list_is_the_best_of_all(seed: int, lam: float) -> None:
     """Its counted value is the largest by hand, and what playing it on the same rows comes to."""
@@ -49,6 +50,7 @@ def test_the_elected_list_is_the_best_of_all(seed: int, lam: float) -> None:
     assert lam * quality.mean() - cost.mean() == pytest.approx(best)
 
 
+@pytest.mark.slow
 @given(seed=SEEDS, lam=st.floats(0.1, 50.0))
 def test_every_draw_elects_its_own_best_list(seed: int, lam: float) -> None:
     """The mean over the draws that begin alike of the best value by hand, on the rows drawn."""
@@ -61,6 +63,7 @@ def test_every_draw_elects_its_own_best_list(seed: int, lam: float) -> None:
     assert firsts.count(vote.first) == max(map(firsts.count, firsts))
 
 
+@pytest.mark.slow
 @given(seed=SEEDS, lam=st.floats(0.1, 50.0), more=st.floats(1.0, 5.0))
 def test_a_larger_lam_never_buys_less_quality(seed: int, lam: float, more: float) -> None:
     """On the rows counted, and never is a list worth less than the best single stage."""

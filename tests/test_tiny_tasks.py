@@ -102,6 +102,7 @@ def test_every_written_step_is_true(family):
             assert eval(left) == int(right)
 
 
+@pytest.mark.slow
 def test_parts_are_disjoint_and_cover():
     """A prompt is in exactly one part, whoever draws it; held-out parts are about 9/256 of all."""
     rng = np.random.default_rng(0)
@@ -112,6 +113,7 @@ def test_parts_are_disjoint_and_cover():
     assert abs(np.mean(shares) - 9 / 256) < 0.006
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_held_out_items_are_distinct_stable_and_balanced(dataset):
     """The same items in the same order every time, no prompt twice, all cells equally often."""

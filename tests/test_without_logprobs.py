@@ -65,6 +65,7 @@ def test_log_probabilities_without_ids_are_enough() -> None:
     assert answer_features(told) == answer_features(replace(told, tokens=(1, 2, 3, 4)))
 
 
+@pytest.mark.slow
 def test_the_artifact_says_who_is_silent(tmp_path: Path) -> None:
     """It is in the file, and comes back from it."""
     fitted().save(tmp_path / "policy.json")
@@ -72,6 +73,7 @@ def test_the_artifact_says_who_is_silent(tmp_path: Path) -> None:
     assert worlds.fitted().model.silent == ()
 
 
+@pytest.mark.slow
 def test_agreement_and_prompt_do_the_rest() -> None:
     """The silent stage's answer is likelier right on the easy kind of prompt, and surest when L agrees."""
     evidence = fitted().evidence()
@@ -112,6 +114,7 @@ def test_evidence_of_another_kind_is_refused(model: Callable[[], PolicyArtifact]
         model().evidence().judge(Query("q", "d", "walk from 11 to 12"), {"S": draft})
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_silent_now_and_then() -> None:
     """Some drafts with and some without cannot be fitted together."""
     traces, _ = worlds.sample(120, np.random.default_rng(7))

@@ -48,6 +48,7 @@ def test_the_example_is_a_workload(example: Path) -> None:
         assert workload.score(query, "nowhere") == 0.0
 
 
+@pytest.mark.slow
 def test_the_embedded_ladder_answers_the_example(example: Path, tmp_path: Path) -> None:
     """The file's name is all that `--datasets` needs: every stage answers and is scored."""
     ladder, workloads = Ladder.load("tiny"), find_workloads([str(example)])

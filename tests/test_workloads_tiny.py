@@ -10,6 +10,7 @@ from asd.workloads.tiny import MAX_NEW_TOKENS, tiny_workloads
 WORKLOADS = tiny_workloads()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_queries_are_of_their_split_and_stable(name):
     """The same questions every time, each of the split asked for by the hash of what the model reads."""
@@ -20,6 +21,7 @@ def test_queries_are_of_their_split_and_stable(name):
         assert len({query.id for query in queries}) == 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_reference_scores_one_and_fits(name):
     """The canonical answer is right, another is not, and there is room for it."""

@@ -28,7 +28,7 @@ class Limits:
         bootstrap: Resamples and confidence of the intervals that a PASS needs.
     """
 
-    alpha: float = 0.01
+    alpha: float = 0.005
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     @property
