@@ -103,6 +103,7 @@ def guaranteed() -> PolicyArtifact:
     return calibrate(fitted, fitting, calibration, worlds.ladder(), promise, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "hard", "rings"), [("easy", False, False), ("hard", True, True)])
 def test_fitted_on_one_dataset_it_rings_on_another_and_not_on_the_same(
     guaranteed: PolicyArtifact, name: str, hard: bool, rings: bool
@@ -116,6 +117,7 @@ def test_fitted_on_one_dataset_it_rings_on_another_and_not_on_the_same(
     assert readings[-1].alarm == rings
 
 
+@pytest.mark.slow
 def test_what_cannot_be_watched_is_refused(guaranteed: PolicyArtifact) -> None:
     """No rate, nothing to compare with, completions of another kind of policy."""
     rng = np.random.default_rng(0)
