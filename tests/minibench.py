@@ -5,6 +5,7 @@ that is none of the harness's.
 """
 
 import os
+import struct
 from pathlib import Path
 from unittest.mock import patch
 
@@ -66,7 +67,7 @@ def make(pytester: pytest.Pytester) -> pytest.Pytester:
     pytester.makepyfile(**{name: WORKLOAD.format(name=name) for name in ("text", "lookup")})
     for name in "SL":
         folder = pytester.mkdir(name)
-        (folder / "model.safetensors").write_bytes(b"weights")
+        (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     pytester.makefile(".toml", mine=LADDER)
     pytester.makepyfile(**{"bench/test_quality.py": SUITE, "tests/test_own.py": "def test_own(): pass"})
     return pytester

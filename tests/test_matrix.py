@@ -72,5 +72,5 @@ def test_plan_tells_memory_and_placement(tmp_path: Path):
     """Declared memory, devices of a sharded stage, and that the time is unknown where prices are no times."""
     matrix = replace(build_matrix(device="cpu"), ladder=two_stages("usd"))
     plan = describe_plan(matrix, ["bench/test_x.py::test_y"])
-    for words in ("15.2 GiB", "145 GiB", "4 x cpu", "time: unknown", "bench/test_x.py::test_y"):
+    for words in ("15.2 GiB", "36.2 GiB", "4 x cpu", "time: unknown", "bench/test_x.py::test_y"):
         assert words in plan

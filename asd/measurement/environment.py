@@ -25,6 +25,7 @@ __all__ = [
     "CodeRevision",
     "accelerators",
     "code_revision",
+    "device_gib",
     "hardware_key",
     "omp_threads",
     "read_environment",
@@ -61,6 +62,16 @@ def accelerators() -> tuple[str, ...]:
     """Names of the GPUs that `nvidia-smi` lists, empty without one or where it does not work."""
     lines = (_nvidia_smi("name") or "").splitlines()
     return tuple(line.strip() for line in lines if _NAME.fullmatch(line.strip()))
+
+
+def device_gib(device: str) -> float | None:
+    """Memory of a device ("cpu", "cuda:0") in all, GiB; None where there is no such device."""
+    kind, _, index = device.partition(":")
+    if kind != "cuda":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30 if kind == "cpu" else None
+    mib = (_nvidia_smi("memory.total") or "").split() if accelerators() else []
+    known = {str(i): float(text) / 1024 for i, text in enumerate(mib) if text.isdecimal()}
+    return known.get(index or "0")
 
 
 def hardware_key(device: str, *, count: int, dtype: str, batch: int, engine: str) -> HardwareKey:

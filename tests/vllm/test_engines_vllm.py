@@ -18,10 +18,13 @@ import pytest
 import torch
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm import EngineArgs
+from vllm.config.compilation import CompilationMode, CUDAGraphMode
 
 from asd.engines import Acceptance, Sampling, Verifier
 from asd.engines.batches import in_batches
 from asd.engines.hf.engine import TransformersEngine
+from asd.engines.vllm import loader
 from asd.engines.vllm.engine import VllmEngine
 from asd.errors import (
     ConfigError,
@@ -429,6 +432,53 @@ def test_wrong_options_are_refused(path: Path, options: dict[str, object], messa
     """What vLLM does not know, and what the stage itself decides, cannot be set."""
     with pytest.raises(ConfigError, match=message):
         VllmEngine(stage(path, **options), "cpu").load()
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM as it is built for GPUs, as far as settings go."""
+    monkeypatch.setattr(loader, "is_cpu_build", lambda: False)
+
+
+def test_a_gpu_captures_its_steps_and_caches_prefixes(on_a_gpu: None, path: Path) -> None:
+    """CUDA graphs on, prefix caching on, no cache of a CPU's size, the checkpoint's dtype; every name is one
+    that vLLM knows, and what the ladder says goes before."""
+    speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    options = {"gpu_memory_utilization": 0.2, "speculative_config": speculation}
+    plain = stage_of(path, options={"vllm": options})
+    settings = loader._settings(plain, None, EngineArgs)
+    args = EngineArgs(**settings)
+    assert (args.enforce_eager, args.enable_prefix_caching, args.dtype) == (False, True, "auto")
+    assert (args.kv_cache_memory_bytes, args.gpu_memory_utilization) == (None, 0.2)
+    assert args.speculative_config == speculation
+    asked = stage_of(path, options={"vllm": {"enforce_eager": True, "enable_prefix_caching": False}})
+    args = EngineArgs(**loader._settings(asked, None, EngineArgs))
+    assert (args.enforce_eager, args.enable_prefix_caching) == (True, False)
+    assert [loader.asked_steps(stage) for stage in (plain, asked)] == ["compiled", "eager"]
+
+
+@pytest.mark.parametrize(
+    ("graphs", "compilation", "mode"),
+    [
+        (CUDAGraphMode.NONE, CompilationMode.VLLM_COMPILE, "eager"),
+        (CUDAGraphMode.FULL, CompilationMode.NONE, "graph"),
+        (CUDAGraphMode.FULL_AND_PIECEWISE, CompilationMode.VLLM_COMPILE, "compiled"),
+    ],
+)
+def test_steps_are_what_came_of_the_configuration(
+    engine: VllmEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    graphs: CUDAGraphMode,
+    compilation: CompilationMode,
+    mode: str,
+) -> None:
+    """Not what was asked for: a platform that cannot capture says so in vLLM's own settings."""
+    engine.load()
+    settings = engine._ready().engine.vllm_config.compilation_config
+    assert engine.step_mode == "eager"
+    monkeypatch.setattr(settings, "cudagraph_mode", graphs)
+    monkeypatch.setattr(settings, "mode", compilation)
+    assert engine.step_mode == mode
 
 
 def test_options_reach_vllm(path: Path) -> None:

@@ -29,13 +29,13 @@ from typing import TypeVar
 import numpy as np
 
 from asd.cancellation import tokens_of
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.retokenizer import Carried, carry_over
 from asd.engines.prompts import encode
 from asd.engines.sampling import choices
 from asd.engines.stops import as_tokens_read, first_end, watch
-from asd.engines.vllm.loader import Running, check_device, require_vllm, start, stop
+from asd.engines.vllm.loader import Running, asked_steps, check_device, require_vllm, start, steps_of, stop
 from asd.engines.vllm.requests import Reply, Request, Score, ask
 from asd.errors import ConfigError, UnavailableError
 from asd.ladder import Stage
@@ -74,6 +74,11 @@ class VllmEngine(Closing):
     def stage_name(self) -> str:
         """Name of the stage this engine serves."""
         return self.stage.name
+
+    @property
+    def step_mode(self) -> StepMode:
+        """How decode steps are made; of a stage that is not running yet, how they are asked for."""
+        return asked_steps(self.stage) if self._running is None else steps_of(self._running)
 
     @property
     def revision(self) -> str:

