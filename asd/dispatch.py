@@ -1,7 +1,7 @@
 """Queries that come and go at any time, on engines that answer in batches: the cascade without rounds.
 
-Every query walks by itself: decide, wait for its stage, decide again. A stage that becomes free calls its
-engine for all the queries that wait for the same action, at most `batch_size` of them: nobody waits for a
+Every query walks by itself: decide, wait for its stage, decide again. A stage that may run calls its engine
+for all the queries that wait for the same action by then, at most `batch_size` of them: nobody waits for a
 batch to fill, and no query waits for the end of another's walk.
 
 Cascades that share their engines share one dispatcher, each with a policy of its own: their queries are
@@ -15,11 +15,9 @@ one, because they share its memory and its cores. An engine serves one dispatche
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 from asd.cancellation import CancelToken, cancellable
@@ -50,6 +48,7 @@ class _Waiting(NamedTuple):
     journey: Journey
     done: asyncio.Future[None]
     token: CancelToken
+    since: float
 
     def is_called_with(self, other: _Waiting) -> bool:
         """Whether one call may be for both."""
@@ -61,32 +60,25 @@ class _Desk:
     """The queries that wait for one stage, and the calls of its engine that run.
 
     Args:
-        width: Calls that may run at once.
+        place: Where the calls run.
         batch_size: Most queries in one of them.
-        place: Held during a call; None: nothing is shared.
-        threads: Where the calls run.
+        threads: They compute in these.
     """
 
-    def __init__(
-        self,
-        width: int,
-        batch_size: int,
-        place: threading.Lock | None,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self.width = width
+    def __init__(self, place: _Place, batch_size: int, threads: ThreadPoolExecutor) -> None:
+        self.place = place
         self._batch_size = batch_size
-        self._place = place
         self._threads = threads
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: list[_Waiting] = []
         self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
+        place.desks.append(self)
 
     async def serve(self, cascade: CarriesOut, journey: Journey) -> None:
         """Until this round's decision of the journey was carried out; raises what the engine raised."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        token = CancelToken()
-        self._waiting.append(_Waiting(cascade, journey, done, token))
-        self._call_next()
+        loop, token = asyncio.get_running_loop(), CancelToken()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(_Waiting(cascade, journey, done, token, loop.time()))
+        self.place.call_next()
         try:
             await done
         except asyncio.CancelledError:
@@ -102,7 +94,11 @@ class _Desk:
     @property
     def n_waiting(self) -> int:
         """Queries in the queue."""
-        return sum(not entry.done.done() for entry in self._waiting)
+        return len(self._here())
+
+    def waited(self, now: float) -> float:
+        """Seconds that the queries in the queue have waited, all together."""
+        return sum(now - entry.since for entry in self._here())
 
     @property
     def n_in_flight(self) -> int:
@@ -110,26 +106,30 @@ class _Desk:
         return sum(map(len, self._running.values()))
 
     @property
-    def utilisation(self) -> float:
-        """Calls that run, over those that may run at once."""
-        return len(self._running) / self.width
+    def n_running(self) -> int:
+        """Calls that run."""
+        return len(self._running)
 
-    def _call_next(self) -> None:
-        while len(self._running) < self.width and (batch := self._take()):
-            task = asyncio.create_task(self._call(batch))
-            self._running[task] = batch
-            task.add_done_callback(self._ended)
+    def call(self) -> None:
+        """Begin a call for the first query that waits, and for others that may be called with it."""
+        batch = self._take()
+        task = asyncio.create_task(self._call(batch))
+        self._running[task] = batch
+        task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
-        self._call_next()
+        self.place.call_next()
+
+    def _here(self) -> list[_Waiting]:
+        """Those that wait, without those that have gone."""
+        return [entry for entry in self._waiting if not entry.done.done()]
 
     def _take(self) -> list[_Waiting]:
-        """The first that waits, and others that may be called with it; who has gone is left out."""
-        here = [entry for entry in self._waiting if not entry.done.done()]
+        here = self._here()
         batch = [entry for entry in here if entry.is_called_with(here[0])][: self._batch_size]
         taken = {id(entry) for entry in batch}
-        self._waiting = deque(entry for entry in here if id(entry) not in taken)
+        self._waiting = [entry for entry in here if id(entry) not in taken]
         return batch
 
     async def _call(self, batch: list[_Waiting]) -> None:
@@ -149,8 +149,37 @@ class _Desk:
     def _carry_out(self, batch: Sequence[_Waiting]) -> None:
         cascade, group = batch[0].cascade, [entry.journey for entry in batch]
         asked, tokens = [journey.query for journey in group], [entry.token for entry in batch]
-        with nullcontext() if self._place is None else self._place, cancellable(asked, tokens):
+        with cancellable(asked, tokens):
             cascade.carry_out(group[0].chosen.action, group, self._batch_size)
+
+
+class _Place:
+    """What the calls of some stages share: a device, or what one server takes.
+
+    When there is room for a call, the stage is called whose queries have waited longest, all together. That
+    lets batches grow (the longest queue first, the weight of max-weight scheduling), and no query starves:
+    what it has waited grows until its stage comes first.
+
+    Args:
+        width: Calls that may run at once.
+
+    Attributes:
+        width: As given.
+        desks: Those of the stages.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.desks: list[_Desk] = []
+
+    def call_next(self) -> None:
+        """Begin the calls that there is room for."""
+        while sum(desk.n_running for desk in self.desks) < self.width:
+            waiting = [desk for desk in self.desks if desk.n_waiting]
+            if not waiting:
+                return
+            now = asyncio.get_running_loop().time()
+            max(waiting, key=lambda desk: desk.waited(now)).call()
 
 
 class Dispatcher:
@@ -170,11 +199,11 @@ class Dispatcher:
         self.loop = asyncio.get_running_loop()
         widths = {name: _width(engine) for name, engine in engines.items()}
         self._threads = ThreadPoolExecutor(sum(width or 1 for width in widths.values()), "asd-stage")
-        places: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        shared: defaultdict[str, _Place] = defaultdict(lambda: _Place(1))
         self._desks = {
-            name: _Desk(1, batch_size, places[_place(engines[name])], self._threads)
+            name: _Desk(shared[_place(engines[name])], batch_size, self._threads)
             if width is None
-            else _Desk(width, 1, None, self._threads)
+            else _Desk(_Place(width), 1, self._threads)
             for name, width in widths.items()
         }
 
@@ -208,7 +237,7 @@ class Dispatcher:
 
     def width(self, stage: str) -> int:
         """Calls that a stage takes at once."""
-        return self._desks[stage].width
+        return self._desks[stage].place.width
 
     def n_waiting(self, stage: str) -> int:
         """Queries that wait for a stage."""
@@ -220,7 +249,8 @@ class Dispatcher:
 
     def utilisation(self, stage: str) -> float:
         """Calls of a stage that run, over those that it takes at once: a share in [0, 1]."""
-        return self._desks[stage].utilisation
+        desk = self._desks[stage]
+        return desk.n_running / desk.place.width
 
     def close(self) -> None:
         """Let go of the threads once the calls that run have ended; further walks are refused."""
