@@ -28,6 +28,9 @@ from asd.types import VERIFY
 
 __all__ = ["CarriesOut", "Dispatcher"]
 
+LINGER = 0.05
+"""Share of the seconds of a call for which the next one waits for those who come back."""
+
 
 class CarriesOut(Protocol):
     """What a dispatcher needs of a cascade (`asd.cascade.Cascade`)."""
@@ -56,6 +59,13 @@ class _Waiting(NamedTuple):
         return same and self.cascade.acceptance == other.cascade.acceptance
 
 
+class _Call(NamedTuple):
+    """A call that runs."""
+
+    batch: list[_Waiting]
+    began: float
+
+
 class _Desk:
     """The queries that wait for one stage, and the calls of its engine that run.
 
@@ -70,7 +80,7 @@ class _Desk:
         self._batch_size = batch_size
         self._threads = threads
         self._waiting: list[_Waiting] = []
-        self._running: dict[asyncio.Task[None], list[_Waiting]] = {}
+        self._running: dict[asyncio.Task[None], _Call] = {}
         place.desks.append(self)
 
     async def serve(self, cascade: CarriesOut, journey: Journey) -> None:
@@ -88,7 +98,9 @@ class _Desk:
     def calls_for(self, journey: Journey) -> list[asyncio.Task[None]]:
         """The calls that run now and are for this query too."""
         return [
-            task for task, batch in self._running.items() if any(entry.journey is journey for entry in batch)
+            task
+            for task, call in self._running.items()
+            if any(entry.journey is journey for entry in call.batch)
         ]
 
     @property
@@ -103,7 +115,7 @@ class _Desk:
     @property
     def n_in_flight(self) -> int:
         """Queries in calls that run."""
-        return sum(map(len, self._running.values()))
+        return sum(len(call.batch) for call in self._running.values())
 
     @property
     def n_running(self) -> int:
@@ -114,12 +126,11 @@ class _Desk:
         """Begin a call for the first query that waits, and for others that may be called with it."""
         batch = self._take()
         task = asyncio.create_task(self._call(batch))
-        self._running[task] = batch
+        self._running[task] = _Call(batch, asyncio.get_running_loop().time())
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
-        self.place.call_next()
+        self.place.ended(self._running.pop(task))
 
     def _here(self) -> list[_Waiting]:
         """Those that wait, without those that have gone."""
@@ -160,6 +171,10 @@ class _Place:
     lets batches grow (the longest queue first, the weight of max-weight scheduling), and no query starves:
     what it has waited grows until its stage comes first.
 
+    Clients that ask in a loop come back a few milliseconds after a call has ended, all at once. Without a
+    pause the first of them would be called alone, and all others would wait for that call; so for `LINGER`
+    of a call's seconds the next one begins only with as many queries as it had.
+
     Args:
         width: Calls that may run at once.
 
@@ -171,15 +186,26 @@ class _Place:
     def __init__(self, width: int) -> None:
         self.width = width
         self.desks: list[_Desk] = []
+        self._until = 0.0
+        self._expected = 0
 
     def call_next(self) -> None:
         """Begin the calls that there is room for."""
         while sum(desk.n_running for desk in self.desks) < self.width:
-            waiting = [desk for desk in self.desks if desk.n_waiting]
-            if not waiting:
+            waiting, now = [desk for desk in self.desks if desk.n_waiting], asyncio.get_running_loop().time()
+            few = max((desk.n_waiting for desk in waiting), default=0) < self._expected
+            if not waiting or (few and now < self._until):
                 return
-            now = asyncio.get_running_loop().time()
             max(waiting, key=lambda desk: desk.waited(now)).call()
+
+    def ended(self, call: _Call) -> None:
+        """A call has ended: begin the next, at once or when those who come back had time to."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._expected, self._until = len(call.batch), now + LINGER * (now - call.began)
+        self.call_next()
+        if self._expected > 1:
+            loop.call_at(self._until, self.call_next)
 
 
 class Dispatcher:

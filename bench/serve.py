@@ -140,7 +140,7 @@ def served(*options: str) -> Iterator[int]:
 
 def _port(log: Path, server: subprocess.Popen[bytes]) -> int:
     while server.poll() is None:
-        if found := re.search(r"127\.0\.0\.1:(\d+)/v1\n(?:.*\n)*.*startup complete", log.read_text()):
+        if found := re.search(r"127\.0\.0\.1:(\d+)/v1\n(?:.*\n)*.*Uvicorn running", log.read_text()):
             return int(found[1])
         time.sleep(0.05)
     raise click.ClickException(f"the server did not start: {log.read_text()}")

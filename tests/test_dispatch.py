@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -353,3 +354,125 @@ def test_load_moves_the_bar_of_the_complexity_rule() -> None:
     idle, busy = asyncio.run(main())
     assert (idle.text, busy.text) == ("by L", "by S")
     assert idle.cost > busy.cost
+
+
+class Timed(ScriptedEngine):
+    """A stage whose every call takes so long."""
+
+    def __init__(self, engine: ScriptedEngine, seconds: float) -> None:
+        vars(self).update(vars(engine))
+        self.seconds = seconds
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        time.sleep(self.seconds)
+        return super().generate(queries, sampling)
+
+
+def test_a_batch_is_formed_when_its_device_is_free() -> None:
+    """Not when its stage is: who asks while another stage computes on the same device is called together."""
+    asked = queries(6)
+    all_of_them = engines(asked)
+    gate = Gate(all_of_them["L"])
+    stages = {**all_of_them, "L": gate}
+    stops = {str(i): (["S"], "S") for i in range(5)} | {"5": (["L"], "L")}
+    cascade = Cascade(stages, Itinerary(stops), PRICES)
+
+    async def main() -> None:
+        busy = asyncio.create_task(cascade.answer(asked[5]))
+        await until(gate.entered)
+        others = [asyncio.create_task(cascade.answer(query)) for query in asked[:5]]
+        await asyncio.sleep(0.05)
+        gate.open.set()
+        await asyncio.gather(busy, *others)
+
+    with opened(gate):
+        asyncio.run(main())
+    assert [sorted(call) for call in all_of_them["S"].calls] == [list("01234")]
+
+
+def test_of_two_stages_on_a_device_the_one_that_was_waited_for_longest_by_all_together_comes_first() -> None:
+    """Three that wait count thrice; one that waits alone comes first once it has waited for as long."""
+    asked = queries(6)
+    all_of_them = engines(asked)
+    gate = Gate(all_of_them["L"])
+    order: list[str] = []
+    noted = {name: Noted(all_of_them[name], order) for name in ("S", "M")}
+    stops = {
+        "5": (["L"], "L"),
+        "0": (["S"], "S"),
+        **{str(i): (["M"], "M") for i in (1, 2, 3)},
+        "4": (["S"], "S"),
+    }
+    cascade = Cascade({**all_of_them, **noted, "L": gate}, Itinerary(stops), PRICES)
+
+    async def turns(first: Sequence[int], pause: float, then: Sequence[int]) -> list[str]:
+        order.clear()
+        gate.entered.clear()
+        gate.open.clear()
+        busy = asyncio.create_task(cascade.answer(asked[5]))
+        await until(gate.entered)
+        tasks = [asyncio.create_task(cascade.answer(asked[i])) for i in first]
+        await asyncio.sleep(pause)
+        tasks += [asyncio.create_task(cascade.answer(asked[i])) for i in then]
+        await asyncio.sleep(0.02)
+        gate.open.set()
+        await asyncio.gather(busy, *tasks)
+        return list(order)
+
+    async def main() -> None:
+        assert await turns([0], 0.0, [1, 2, 3]) == ["M", "S"]
+        assert await turns([0], 0.4, [1, 2, 3]) == ["S", "M"]
+
+    with opened(gate):
+        asyncio.run(main())
+
+
+class Noted(ScriptedEngine):
+    """Says when it is called."""
+
+    def __init__(self, engine: ScriptedEngine, order: list[str]) -> None:
+        vars(self).update(vars(engine))
+        self.order = order
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        self.order.append(self.stage_name)
+        return super().generate(queries, sampling)
+
+
+def test_clients_that_come_back_after_a_call_are_called_together_again() -> None:
+    """The first of them does not go alone; a query that comes to an idle stage later goes at once."""
+    asked = queries(5)
+    stage = Timed(engines(asked)["S"], 0.4)
+    cascade = Cascade({"S": stage}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def client(query: Query, pause: float) -> None:
+        await cascade.answer(query)
+        await asyncio.sleep(pause)
+        await cascade.answer(query)
+
+    async def main() -> None:
+        first = asyncio.create_task(cascade.answer(asked[4]))
+        await asyncio.sleep(0.1)
+        await asyncio.gather(first, *(client(query, 0.002 * i) for i, query in enumerate(asked[:4])))
+        await asyncio.sleep(0.1)
+        start = time.perf_counter()
+        await cascade.answer(asked[0])
+        assert time.perf_counter() - start < 0.5
+
+    asyncio.run(main())
+    assert [len(call) for call in stage.calls] == [1, 4, 4, 1]
+
+
+def test_a_call_does_not_wait_for_those_who_do_not_come_back() -> None:
+    """Longer than a small share of what the last one took."""
+    asked = queries(3)
+    stage = Timed(engines(asked)["S"], 0.2)
+    cascade = Cascade({"S": stage}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> float:
+        await asyncio.gather(*(cascade.answer(query) for query in asked))
+        start = time.perf_counter()
+        await cascade.answer(asked[0])
+        return time.perf_counter() - start
+
+    assert 0.2 < asyncio.run(main()) < 0.3
