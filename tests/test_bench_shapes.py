@@ -20,7 +20,7 @@ from asd.types import Usage
 from bench.shapes.clocked import Plan, bandwidth
 from bench.shapes.families import family_of
 from bench.shapes.models import model_config, open_random, prompts
-from bench.shapes.readings import ALL, FIRST, Asked, Bandwidth, Cell, Log, verifying
+from bench.shapes.readings import ALL, FIRST, GENERATE, Asked, Bandwidth, Cell, Log, verifying
 from bench.shapes.table import Sizes
 
 PLAN = Plan(batches=(1, 4), lengths=(128, 512), widths=(16,), n_new=8, n_passes=1, rivals=False)
@@ -107,6 +107,20 @@ def test_a_size_that_was_not_measured_is_scaled_from_the_largest_and_labelled(tm
     (row,) = [line.split() for line in found.shown().splitlines() if line.startswith("72B")]
     assert row[3] == "modelled"
     assert float(row[4]) == pytest.approx(1e3 * floors[1] / (floors[0] / 0.016), rel=1e-2)
+    assert found.ratios() == ["a step at batch 1: 7B : 14B = 1 : 2"]
+
+
+def test_a_row_says_what_a_step_is_a_share_of(tmp_path: Path) -> None:
+    """Of the floor by bytes, of what generate() takes for the same step, and a draft in steps."""
+    log = _log(tmp_path, {})
+    seconds = _seconds(LAWS["7B"], 1, 128) | {GENERATE + FIRST: 0.02, GENERATE + ALL: 0.02 + 8 * 0.032}
+    log.put(Cell(size="7B", batch=1, length=128, step_mode="graph", seconds=seconds))
+    header, _, row = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN).shown().splitlines()
+    found = dict(zip(re.split(r"\s{2,}", header), re.split(r"\s{2,}", row), strict=True))
+    floor = family_of("qwen2.5").decode_bytes("7B", "bfloat16", 1, 128) / RATES.copy
+    assert (found["decode"], found["generate()"], found["of generate()"]) == ("8", "32", "25%")
+    assert (found["static"], found["of floor"]) == ("-", f"{floor / 0.008:.0%}")
+    assert found["verify 16"] == "13.2 (1.6 steps)"
 
 
 def test_a_batch_size_at_which_nothing_was_measured_has_no_prices(tmp_path: Path) -> None:

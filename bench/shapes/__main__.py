@@ -44,6 +44,9 @@ STEPS: dict[str, dict[str, object]] = {"auto": {}, "compiled": {"compile": True}
 ROOM = 1.1
 """Times the weights' bytes that have to be free: what a runtime takes for itself comes on top."""
 
+CACHES = 4
+"""Times the largest cell's keys and values that may be held: sizes are rounded up, verified rows kept."""
+
 INTERRUPTED = 130
 
 
@@ -156,7 +159,7 @@ def _measure(log: Log, family: Family, name: str, plan: Plan, device: str, memor
         click.echo(f"{name}: does not fit ({fits}): modelled", err=True)
         return
     cache = family.cache_bytes(name, asked.dtype, max(plan.batches) * plan.most_tokens)
-    options = {"kv_cache_gib": max(1.0, 2 * cache / GIB)} | STEPS[asked.steps]
+    options = {"kv_cache_gib": max(1.0, CACHES * cache / GIB)} | STEPS[asked.steps]
     engine = open_random(family, name, asked.dtype, device, options)
     try:
         engine.load()
@@ -186,7 +189,7 @@ def _conclude(found: Sizes, out: Path) -> None:
         raise ConfigError(f"none of {', '.join(found.names)} fits at batch 1, so nothing was measured")
     timing = found.timing()
     write_prices(out, found.prices(), "ms", str(timing), timing)
-    click.echo(found.shown())
+    click.echo("\n".join([found.shown(), *found.ratios()]))
     click.echo(f"ms, of a whole batch; {timing}; nothing here says how good an answer is\n{out}")
 
 

@@ -11,6 +11,7 @@ token that is read costs at least what writing it into the cache takes: no promp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -70,6 +71,16 @@ class Sizes:
         rows = [row for batch in self.batches for name in self.names for row in self._rows(name, batch)]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         return table(columns, [[row.get(column, "-") for column in columns] for row in rows])
+
+    def ratios(self) -> list[str]:
+        """How far the steps of the sizes are apart, one line a batch size at the shortest prompts."""
+        return [self._ratio(batch) for batch in self.batches]
+
+    def _ratio(self, batch: int) -> str:
+        names, n_new = self._measured(batch), self.log.file.asked.n_new
+        steps = [self.log.of(name, batch)[0].decode_s(n_new) or math.nan for name in names]
+        ratios = " : ".join(f"{step / steps[0]:.2g}" for step in steps)
+        return f"a step at batch {batch}: {' : '.join(names)} = {ratios}"
 
     def _measured(self, batch: int) -> list[str]:
         """Names of the sizes that were measured at a batch size, fewest bytes first."""
@@ -150,11 +161,19 @@ class Sizes:
         return (
             {"size": cell.size, "batch": str(cell.batch), "prompt": str(cell.length), "steps": cell.step_mode}
             | {column: _ms(seconds) for column, seconds in times.items()}
-            | {"of floor": f"{floor / step:.0%}" if step > 0 else "-"}
+            | {"of floor": _share(floor, step), "of generate()": _share(step, rivals["generate()"])}
             | {"prefill": _ms(cell.seconds[OURS + FIRST])}
-            | {column: _ms(seconds) for column, seconds in reads.items()}
+            | {column: _ms(seconds) + _in_steps(seconds, step) for column, seconds in reads.items()}
             | {"load": f"{self._load_ms(cell.size):.4g}"}
         )
+
+
+def _share(part: float, whole: float | None) -> str:
+    return f"{part / whole:.0%}" if whole and whole > 0 else "-"
+
+
+def _in_steps(seconds: float | None, step: float) -> str:
+    return f" ({seconds / step:.2g} steps)" if seconds is not None and step > 0 else ""
 
 
 def _rounded(price: float) -> float:
