@@ -97,13 +97,27 @@ class Population:
         ladder: Supplies the prices; in milliseconds or seconds, which are the service times.
         unit: One cost unit in the ladder's price unit.
         largest_batch: Most queries in a call.
+        clocked: A call takes the seconds that were recorded of it, not what its counts are priced at; they
+            are those of a call of one query.
 
     Raises:
         DataError: A query has no score of some stage, or there is none.
-        ConfigError: Prices are no times.
+        ConfigError: Prices are no times, or seconds of calls of several queries are asked for.
     """
 
-    def __init__(self, traces: Sequence[Trace], ladder: Ladder, unit: float, largest_batch: int = 16) -> None:
+    def __init__(
+        self,
+        traces: Sequence[Trace],
+        ladder: Ladder,
+        unit: float,
+        largest_batch: int = 16,
+        *,
+        clocked: bool = False,
+    ) -> None:
+        if clocked and largest_batch > 1:
+            raise ConfigError(
+                f"recorded seconds are those of calls of one query, not of {largest_batch}: give batch 1"
+            )
         if ladder.price_unit not in _SECONDS:
             raise ConfigError(
                 f"prices in {ladder.price_unit!r} are no service times; measure them in milliseconds "
@@ -116,6 +130,7 @@ class Population:
         self.stages = tuple(stage.name for stage in ladder.stages)
         self.largest_batch = largest_batch
         self.prices = ladder.prices_at(1)
+        self._clocked = clocked
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
         self.seconds_per_price = _SECONDS[ladder.price_unit]
@@ -154,10 +169,15 @@ class Population:
         self._cascade.carry_out(decision.action, [journey], 1)
         stage = decision.action.removeprefix(VERIFY)
         result = journey.verifications[-1] if decision.action.startswith(VERIFY) else journey.drafts[stage]
-        demand = () if result.usage == NO_CALL else tuple((self.rates[stage] @ result.usage.counts).tolist())
+        demand = self._demand(stage, result.usage, result.seconds)
         cost = self.prices[stage].cost(result.usage) / self.unit
         after = Situation(situation.trace, journey)
         return Step(stage, decision.action, after, demand, cost, decision.answer, score)
+
+    def _demand(self, stage: str, usage: Usage, seconds: float) -> tuple[float, ...]:
+        if usage == NO_CALL:
+            return ()
+        return (seconds,) if self._clocked else tuple((self.rates[stage] @ usage.counts).tolist())
 
 
 class Decider:

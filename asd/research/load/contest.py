@@ -1,0 +1,304 @@
+"""Policies under load on the same devices at equal quality, each tuned and placed by itself.
+
+Queries are split in four: evidence and kernels are fitted on two quarters, settings and placement (replicas
+of every stage on the devices) are tuned on the third, and the fourth is judged; days go round the quarters
+and each has traffic of its own. A load of rho is the rate that keeps the largest stage alone, on all devices,
+busy for that share of the time. Of a policy's settings that one of least P95 is taken whose quality is at
+least `keep` times the largest stage's, on the tuning traffic; a policy that has none is out. Everything is
+`simulated`, with recorded outcomes and seconds of real models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from asd.errors import ConfigError, DataError
+from asd.measurement.files import read_record, write_record
+from asd.measurement.records import Record
+from asd.operations.arrivals import Client, clients, poisson, read_clients
+from asd.operations.books import Summary
+from asd.operations.contenders import Contenders
+from asd.operations.population import Population, Remembered
+from asd.operations.simulator import Simulator
+from asd.operations.stations import Server
+from asd.operations.traffic import Open, Settings
+from asd.policy.artifact import PolicyArtifact
+from asd.policy.fit import fit
+from asd.research.load.recorded import priced_ladder
+from asd.types import Trace
+
+__all__ = ["LARGEST", "POISSON", "Asked", "Cell", "Contest", "Day", "Tuned", "placements", "run_contest"]
+
+LARGEST, POISSON = "always", "poisson"
+_QUARTERS = 4
+_TUNING_SHARE, _FINALISTS = 0.3, 6
+"""Every setting is tried on this share of a day's requests, and the best few on all of them."""
+_TUNING_SEED = 1_000_000
+_LAMS, _MUS = (20, 40, 80, 160), (0.5, 1, 3, 10)
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "static": tuple(f"static:{p}" for p in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)),
+    "published": tuple(f"published:{lam}" for lam in (0.1, 0.2, 0.5, 1)),
+    "router": tuple(f"router:{lam}:{p}" for lam in (1, 5) for p in (0.75, 0.8, 0.85, 0.9)),
+    "price": tuple(f"price:{lam}:{mu}" for lam in _LAMS for mu in _MUS),
+    "gears": tuple(f"gears:{lam}" for lam in (3, 5, 8, 12, 20, 40)),
+    "one step": tuple(f"queue:{lam}:{mu}:0" for lam in _LAMS for mu in _MUS),
+    "queue": tuple(f"queue:{lam}:{mu}:{ahead}" for lam in _LAMS for mu in _MUS for ahead in (0.5, 1)),
+}
+"""By name, the settings of every contender; "one step" is ours without the recursion."""
+
+
+class Asked(Record, frozen=True, kw_only=True):
+    """What a contest is about; a file is gone on from only if it is equal.
+
+    Attributes:
+        stages: In ladder order.
+        devices: That a replica of each stage takes.
+        total: Devices there are.
+        loads: Shares of the largest stage's capacity on all devices.
+        arrivals: `POISSON`, or a file of recorded clients.
+        keep: Share of the largest stage's quality.
+        n_requests: Of a day.
+        n_queries: Recorded queries.
+    """
+
+    stages: tuple[str, ...]
+    devices: tuple[int, ...]
+    total: int
+    loads: tuple[float, ...]
+    arrivals: tuple[str, ...]
+    keep: float
+    n_requests: int
+    n_queries: int
+
+
+class Cell(Record, frozen=True, kw_only=True):
+    """One load and kind of arrivals."""
+
+    rho: float
+    arrivals: str
+
+
+class Tuned(Record, frozen=True, kw_only=True):
+    """What a policy was tuned to for one quarter; `text` "" where nothing reached the quality."""
+
+    cell: Cell
+    quarter: int
+    name: str
+    text: str
+    replicas: tuple[int, ...]
+
+
+class Day(Record, frozen=True, kw_only=True):
+    """One policy on one held-out day; None: its setting of that quarter does not reach the quality."""
+
+    cell: Cell
+    day: int
+    name: str
+    total: Summary | None
+
+
+class Contest(Record, frozen=True, kw_only=True):
+    """The file."""
+
+    format: Literal["asd-contest"] = "asd-contest"
+    schema_version: Literal[1] = 1
+    provenance: Literal["simulated"] = "simulated"
+    asked: Asked
+    tuned: tuple[Tuned, ...] = ()
+    days: tuple[Day, ...] = ()
+
+    def totals(self, cell: Cell, name: str) -> dict[int, Summary]:
+        """A policy's days in a cell, where it was run."""
+        return {d.day: d.total for d in self.days if d.cell == cell and d.name == name and d.total}
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All of them, in order."""
+        return [Cell(rho=rho, arrivals=a) for a in self.asked.arrivals for rho in self.asked.loads]
+
+
+class _Traffic(NamedTuple):
+    """When requests come, and which queries they are."""
+
+    instants: list[float]
+    queries: list[int]
+
+
+class _Quarter(NamedTuple):
+    fitted: PolicyArtifact
+    tuning: Population
+    judged: Population
+    evidence: Remembered
+
+
+def placements(devices: Sequence[int], total: int) -> list[tuple[int, ...]]:
+    """Replicas of every stage, at least one of each; what is left over goes to the first stage."""
+    if len(devices) == 1:
+        return [(total // devices[0],)] if total >= devices[0] else []
+    found = []
+    for n in range(1, total // devices[-1] + 1):
+        found += [(*fewer, n) for fewer in placements(devices[:-1], total - n * devices[-1])]
+    return found
+
+
+@dataclass(slots=True, eq=False)
+class _Play:
+    """One run of the contest.
+
+    Attributes:
+        asked: What is asked for.
+        traces: Recorded queries, in an order of chance.
+    """
+
+    asked: Asked
+    traces: Sequence[Trace]
+    _quarters: dict[int, _Quarter]
+    _clients: dict[str, list[Client]]
+
+    def quarter(self, number: int) -> _Quarter:
+        """What is fitted and drawn from for the days of a quarter."""
+        if number not in self._quarters:
+            parts = [list(self.traces[(number + i) % _QUARTERS :: _QUARTERS]) for i in range(_QUARTERS)]
+            rows = parts[0] + parts[1]
+            ladder = priced_ladder(rows, self.asked.stages)
+            fitted = fit(rows, ladder, fitted_at="in a contest")
+            unit = fitted.ladder.unit()
+            tuning, judged = (Population(part, ladder, unit, 1, clocked=True) for part in parts[2:])
+            self._quarters[number] = _Quarter(fitted, tuning, judged, Remembered(fitted.evidence()))
+        return self._quarters[number]
+
+    def run(
+        self, place: _Quarter, judged: Population, text: str, replicas: tuple[int, ...], traffic: _Traffic
+    ) -> Summary:
+        """What a setting comes to on some traffic."""
+        servers = dict(zip(self.asked.stages, replicas, strict=True))
+        sizes = {stage: (n, 1) for stage, n in servers.items()}
+        controller = Contenders(place.fitted, place.tuning, sizes, 1, place.evidence).of(text)
+        seconds = traffic.instants[-1] + 1e-6
+        made = {stage: Server(n, 1) for stage, n in servers.items()}
+        sim = Simulator(
+            judged, made, controller, Open(traffic.instants, traffic.queries), 0, Settings(seconds)
+        )
+        for _ in sim.run(seconds):
+            pass
+        return sim.books.total()
+
+    def traffic(self, cell: Cell, judged: Population, seed: int, n: int) -> _Traffic:
+        """The requests of a day: the same for every policy."""
+        largest = self.asked.stages[-1]
+        mean_s = float(np.mean([q.trace.outcomes[largest].draft.seconds for q in judged.queries]))
+        rate = cell.rho * (self.asked.total // self.asked.devices[-1]) / mean_s
+        rng = np.random.default_rng([seed, round(1000 * cell.rho)])
+        queries = rng.integers(len(judged.queries), size=n).tolist()
+        if cell.arrivals == POISSON:
+            return _Traffic(list(islice(poisson(rate, rng), n)), queries)
+        return _Traffic(self._bursts(cell.arrivals, rate, n, rng), queries)
+
+    def _bursts(self, path: str, rate: float, n: int, rng: np.random.Generator) -> list[float]:
+        """Clients from a random hour on, as many as make about that rate, time stretched to make it so."""
+        if path not in self._clients:
+            self._clients[path] = read_clients(path)
+        recorded = self._clients[path]
+        last = max(client.start_s for client in recorded)
+        start = 3600.0 * int(rng.integers(max(1, int(last / 7200.0))))
+        found = list(islice(clients(recorded, rng, rate=rate, start_s=start), n))
+        if len(found) < n:
+            raise DataError(f"{path} holds {len(found)} of {n} requests from {start:g} s on; ask for fewer")
+        scale = (n / rate) / (found[-1] - found[0])
+        return [(instant - found[0]) * scale for instant in found]
+
+    def tuned(self, cell: Cell, number: int, name: str) -> Tuned:
+        """The setting and placement of least P95 that reach the quality on the tuning traffic."""
+        place = self.quarter(number)
+        tries = [(t, r) for t in SETTINGS[name] for r in placements(self.asked.devices, self.asked.total)]
+        for n in (int(_TUNING_SHARE * self.asked.n_requests), self.asked.n_requests):
+            traffic = self.traffic(cell, place.tuning, _TUNING_SEED + number, n)
+            scores = [
+                place.tuning.queries[q].trace.outcomes[self.asked.stages[-1]].score
+                for q in traffic.queries or ()
+            ]
+            floor = self.asked.keep * float(np.mean(np.array(scores, dtype=np.float64)))
+            ranked = sorted(self._tried(place, tries, traffic, floor), key=lambda found: found[0])
+            tries = [(text, replicas) for _, text, replicas in ranked[:_FINALISTS]]
+        text, replicas = tries[0] if tries else ("", ())
+        return Tuned(cell=cell, quarter=number, name=name, text=text, replicas=replicas)
+
+    def _tried(
+        self, place: _Quarter, tries: Sequence[tuple[str, tuple[int, ...]]], traffic: _Traffic, floor: float
+    ) -> Iterator[tuple[float, str, tuple[int, ...]]]:
+        for text, replicas in tries:
+            total = self.run(place, place.tuning, text, replicas, traffic)
+            if total.quality >= floor and total.p95_s is not None:
+                yield total.p95_s, text, replicas
+
+
+def run_contest(
+    asked: Asked,
+    traces: Sequence[Trace],
+    days: Sequence[int],
+    path: Path | None = None,
+    tell: Callable[[], object] = lambda: None,
+) -> Contest:
+    """Tune every policy in every cell and quarter, and run it on every day; kept in a file as it goes.
+
+    Args:
+        asked: What is asked for.
+        traces: Of every stage, with seconds and scores.
+        days: Seeds of the days.
+        path: Gone on from, and written after every tuning and every day; None: nothing is kept.
+        tell: Called after every policy's day.
+
+    Raises:
+        ConfigError: The file holds another contest, or there is no placement.
+        DataError: The file cannot be read, or there are too few queries.
+    """
+    if not placements(asked.devices, asked.total):
+        raise ConfigError(f"{asked.total} devices do not hold a replica of every stage: {asked.devices}")
+    found = Contest(asked=asked)
+    if path is not None and path.exists():
+        found = read_record(path, Contest)
+        if found.asked != asked:
+            raise ConfigError(f"{path} holds another contest ({found.asked}); choose another file")
+    order = np.random.default_rng(0).permutation(len(traces))
+    play = _Play(asked, [traces[i] for i in order], {}, {})
+    for day in days:
+        for cell in found.cells:
+            for name in (LARGEST, *SETTINGS):
+                found = _step(play, found, cell, day, name, tell)
+                if path is not None:
+                    write_record(path, found)
+    return found
+
+
+def _step(
+    play: _Play, found: Contest, cell: Cell, day: int, name: str, tell: Callable[[], object]
+) -> Contest:
+    """One policy on one day, tuned before if it has not been."""
+    if any(d.cell == cell and d.day == day and d.name == name for d in found.days):
+        tell()
+        return found
+    number = day % _QUARTERS
+    place = play.quarter(number)
+    if name == LARGEST:
+        best = (f"{LARGEST}:{play.asked.stages[-1]}", _alone(play.asked))
+    else:
+        kept = [t for t in found.tuned if (t.cell, t.quarter, t.name) == (cell, number, name)]
+        tuned = kept[0] if kept else play.tuned(cell, number, name)
+        found = found if kept else Contest(asked=found.asked, tuned=(*found.tuned, tuned), days=found.days)
+        best = (tuned.text, tuned.replicas)
+    traffic = play.traffic(cell, place.judged, day, play.asked.n_requests)
+    total = play.run(place, place.judged, *best, traffic) if best[0] else None
+    tell()
+    done = Day(cell=cell, day=day, name=name, total=total)
+    return Contest(asked=found.asked, tuned=found.tuned, days=(*found.days, done))
+
+
+def _alone(asked: Asked) -> tuple[int, ...]:
+    """All devices for the largest stage; the others have a replica that is never called."""
+    return (*(1 for _ in asked.stages[:-1]), asked.total // asked.devices[-1])
