@@ -22,7 +22,7 @@ from asd.operations.books import Books, StageStay, Summary
 from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Decider, Lookup, Population, Step, decider_of
 from asd.operations.state import StageState, SystemState
-from asd.operations.stations import Agenda, Ended, Request, Server, Station
+from asd.operations.stations import Agenda, Ended, Place, Request, Server, Station
 from asd.operations.traffic import KEPT, Controller, Open, Settings, Users, Watching
 from asd.policies import Policy
 
@@ -67,9 +67,10 @@ class Simulator:
     ) -> None:
         _check_servers(servers, population)
         self.agenda = Agenda()
+        places = {server.place: Place() for server in servers.values() if server.place is not None}
         self.stations = {
-            name: Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch)
-            for name, server in ((name, servers[name]) for name in population.stages)
+            name: self._station(name, servers[name], places.get(servers[name].place or ""))
+            for name in population.stages
         }
         self.system, self.thinking = Occupancy(), Occupancy()
         self._population, self._controller = population, controller
@@ -90,6 +91,9 @@ class Simulator:
         self._resized = dict.fromkeys(population.stages, 0.0)
         self.books = Books(population.stages)
         self._recent = _Recent(0.0)
+
+    def _station(self, name: str, server: Server, place: Place | None) -> Station:
+        return Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
 
     def run(self, seconds: float) -> Iterator[Summary]:
         """Let so much time pass; one window after the other, each checked.

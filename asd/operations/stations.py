@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
@@ -18,7 +19,7 @@ from asd.errors import ConfigError
 from asd.operations.occupancy import Occupancy
 from asd.operations.population import Situation, Step
 
-__all__ = ["Agenda", "Request", "Server", "Station"]
+__all__ = ["Agenda", "Place", "Request", "Server", "Station"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ class Server:
     Attributes:
         replicas: Copies of it, each of which makes one call at a time.
         batch: Most queries in a call.
+        place: Device whose calls take turns, of all stages that name it; None: it has its own.
     """
 
     replicas: int = 1
     batch: int = 16
+    place: str | None = None
 
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.batch < 1:
@@ -61,6 +64,30 @@ class Agenda:
             self.n_events += 1
             act(what)
         self.now = until
+
+
+class Place:
+    """A device that stages share: one call works at a time, in the order in which they were begun."""
+
+    __slots__ = ("_busy", "_waiting")
+
+    def __init__(self) -> None:
+        self._busy = False
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def enter(self, work: Callable[[], None]) -> None:
+        """Work now, or when whoever is here and those who wait have left."""
+        if self._busy:
+            self._waiting.append(work)
+        else:
+            self._busy = True
+            work()
+
+    def leave(self) -> None:
+        """Let the next one work."""
+        self._busy = False
+        if self._waiting:
+            self.enter(self._waiting.popleft())
 
 
 @dataclass(slots=True, eq=False)
@@ -125,6 +152,7 @@ class Station:
         failed: Told of every request that the stage has lost.
         replicas: Up.
         batch: Most queries in a call now.
+        place: Shared with other stages; None: it has its own.
         slowdown: What the length of calls is multiplied with.
         delay_s: Added to every call.
         visits: Requests that wait or are worked on.
@@ -139,6 +167,7 @@ class Station:
     failed: Callable[[Request], None]
     replicas: int
     batch: int
+    place: Place | None = None
     slowdown: float = 1.0
     delay_s: float = 0.0
     visits: Occupancy = field(default_factory=Occupancy)
@@ -203,15 +232,27 @@ class Station:
             self._begin(batch)
 
     def _begin(self, batch: list[Request]) -> None:
-        now, size = self.agenda.now, len(batch)
-        seconds = self.slowdown * sum(request.doing.demand[size - 1] for request in batch) + self.delay_s
+        now = self.agenda.now
         call = _Call(now, batch)
-        self.n_waiting -= size
+        self.n_waiting -= len(batch)
         self._running[call] = None
         self.calls.enter(now)
-        self.agenda.at(now + seconds, self._end, call)
+        if self.place is None:
+            self._work(call)
+        else:
+            self.place.enter(partial(self._work, call))
+
+    def _work(self, call: _Call) -> None:
+        if call.dropped and self.place is not None:  # while it waited for its turn
+            self.place.leave()
+            return
+        size = len(call.batch)
+        seconds = self.slowdown * sum(request.doing.demand[size - 1] for request in call.batch) + self.delay_s
+        self.agenda.at(self.agenda.now + seconds, self._end, call)
 
     def _end(self, call: _Call) -> None:
+        if self.place is not None:
+            self.place.leave()
         if call.dropped:
             return
         now = self.agenda.now

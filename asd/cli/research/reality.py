@@ -1,0 +1,118 @@
+"""`asd reality`: the simulator beside a real run of the served cascade."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from tabulate import tabulate
+
+from asd.api import policy_of
+from asd.cli.examples import examples
+from asd.cli.options import ladder_option, numbers, policy_option
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.policy.choice import DEFAULT_LAM
+from asd.research.load.reality import (
+    Asked,
+    Figures,
+    Load,
+    Place,
+    Reality,
+    compare,
+    drift,
+    overhead,
+    run_reality,
+)
+from asd.traces import answered, read_traces
+
+_MOST_DRIFT = 0.05
+_BAND = (0.025, 0.975)
+
+
+@click.command(
+    epilog=examples(
+        "asd reality traces.jsonl --json reality.json                  21 minutes of runs, on a quiet machine",
+        "asd reality traces.jsonl --loads 0.3 --minutes 1 --drawn 20   a quick look",
+    )
+)
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@ladder_option
+@policy_option
+@click.option("--lam", type=float, default=DEFAULT_LAM, show_default=True, help="Of every request.")
+@click.option("--loads", default="0.3,0.6,0.85", show_default=True, help="Shares of time at work, unbatched.")
+@click.option(
+    "--minutes", type=click.FloatRange(0, min_open=True), default=7.0, show_default=True, help="A load."
+)
+@click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Most queries a call.")
+@click.option("--limit", type=click.IntRange(3), default=12, show_default=True, help="As of asd price.")
+@click.option("--drawn", type=click.IntRange(2), default=200, show_default=True, help="Runs of the band.")
+@click.option(
+    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every part; go on from it."
+)
+def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
+    traces: tuple[Path, ...],
+    ladder: str,
+    policy: Path | None,
+    lam: float,
+    loads: str,
+    minutes: float,
+    batch: int,
+    limit: int,
+    drawn: int,
+    out: Path | None,
+) -> None:
+    """Serve the ladder, ask it in an open loop, and let the simulator replay the same requests.
+
+    TRACES hold the outcomes of the queries that are asked (asd collect). Give it a quiet machine: what else runs
+    there moves the prices, which are measured before and after.
+    """
+    steps, rhos = Ladder.load(ladder), tuple(numbers(loads, "--loads"))
+    if not all(0.0 < rho < 1.0 for rho in rhos):
+        raise ConfigError(f"--loads {loads}: a load lies between 0 and 1")
+    rows = answered([trace for path in traces for trace in read_traces(path)])
+    place = Place(ladder, steps, policy, policy_of(steps, policy), rows)
+    asked = Asked(
+        ladder=steps.fingerprint, lam=lam, batch=batch, loads=rhos, minutes=minutes, n_queries=len(rows)
+    )
+    found = run_reality(place, asked, out, lambda what: click.echo(what, err=True), limit)
+    for load in found.loads:
+        _show(place, found, load, drawn)
+    change = drift(found.before, found.after, place)
+    click.echo(f"\nprices moved by {change:.1%} at most between before and after")
+    if change > _MOST_DRIFT:
+        click.echo(f"more than {_MOST_DRIFT:.0%}: the comparison is void; run it on a quieter machine")
+    click.echo(f"each call took {1e3 * overhead(place, found):.2f} ms beyond its price on the idle server")
+    click.echo("provenance: real measured, replay and band simulated; checked at these loads only")
+
+
+def _show(place: Place, found: Reality, load: Load, drawn: int) -> None:
+    real, replayed, others = compare(place, found, load, drawn)
+    lags = [sent.lag_s for sent in load.sent]
+    click.echo(
+        f"\nload {load.rho:g}: {len(load.sent)} requests, {load.rate:.2f} a second; the client was late by "
+        f"{1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.1f} ms"
+    )
+    bands = [_flat(other) for other in others]
+    rows = []
+    for name, value in _flat(real).items():
+        low, high = np.quantile([band[name] for band in bands], _BAND)
+        again = _flat(replayed)[name]
+        error = f"{100 * (again - value):+.1f} points" if "share" in name else f"{again / value - 1:+.1%}"
+        within = "yes" if low <= value <= high else "no"
+        rows.append((name, f"{value:.4g}", f"{again:.4g}", error, f"{low:.4g} to {high:.4g}", within))
+    click.echo(
+        tabulate(rows, headers=["", "real", "replayed", "error", f"{drawn} other runs, 95 %", "within"])
+    )
+
+
+def _flat(figures: Figures) -> dict[str, float]:
+    """By name, in the order of the table."""
+    return {
+        "mean, s": figures.mean_s,
+        "P95, s": figures.p95_s,
+        "first text, s": figures.first_s,
+        **{f"share of {stage}": share for stage, share in figures.shares.items()},
+        "cost": figures.cost,
+    }

@@ -1,0 +1,365 @@
+"""The simulator beside a real run: a served cascade, an open-loop client, and a replay of the same requests.
+
+The server is a process of its own, with its engines; the client is this one. Prices are measured before and
+after, in a process of their own; the simulator runs on their mean. What a request takes beyond its calls'
+prices on an idle server (HTTP, decisions, threads) is measured first, and added to every simulated call.
+The engines of one device take turns (`asd.dispatch`), so the simulated stages share a place. The simulator
+replays the arrival instants and queries of the real run, and draws other runs of the same rate and length.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from asd.errors import ConfigError, EngineError
+from asd.ladder import Ladder
+from asd.measurement.files import read_record, write_record
+from asd.measurement.records import Record
+from asd.operations.arrivals import poisson
+from asd.operations.population import Decider, Population
+from asd.operations.simulator import Simulator
+from asd.operations.stations import Request, Server
+from asd.operations.traffic import Fixed, Open, Settings
+from asd.policies import OptimalPolicy
+from asd.policy.artifact import PolicyArtifact
+from asd.prices import PriceFile, PriceRow
+from asd.research.load.client import Sent, ask_all
+from asd.schema import msgspec
+from asd.types import Trace
+
+__all__ = ["Asked", "Figures", "Load", "Reality", "compare", "drift", "run_reality"]
+
+_BATCHES = "1,4"
+_IDLE = 40
+"""Requests, one after the other, that an idle server is asked."""
+_PLACE = "device"
+
+Prices = dict[int, dict[str, PriceRow]]
+
+
+class Asked(Record, frozen=True, kw_only=True):
+    """What a comparison is about; a file is gone on from only if it is equal.
+
+    Attributes:
+        ladder: Its fingerprint.
+        lam: Of every request.
+        batch: Most queries in a call.
+        loads: Shares of the time that the device would be at work, were every call of one query.
+        minutes: Of each load.
+        n_queries: Recorded queries.
+    """
+
+    ladder: str
+    lam: float
+    batch: int
+    loads: tuple[float, ...]
+    minutes: float
+    n_queries: int
+
+
+class Load(Record, frozen=True, kw_only=True):
+    """One real run."""
+
+    rho: float
+    rate: float
+    sent: tuple[Sent, ...]
+
+
+class Reality(Record, frozen=True, kw_only=True):
+    """The file; what has been measured is never measured again.
+
+    Attributes:
+        before: Prices by batch size, before the runs; empty: not measured yet.
+        after: After them.
+        idle: Requests to the idle server.
+        loads: Runs so far.
+    """
+
+    format: Literal["asd-reality"] = "asd-reality"
+    schema_version: Literal[1] = 1
+    provenance: Literal["measured"] = "measured"
+    asked: Asked
+    before: Prices = {}
+    after: Prices = {}
+    idle: tuple[Sent, ...] = ()
+    loads: tuple[Load, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is compared.
+
+    Attributes:
+        mean_s: Latency.
+        p95_s: Its 95th percentile.
+        first_s: Mean time to the first text.
+        shares: Of the answers, by stage.
+        cost: Mean priced cost, in the ladder's price unit.
+    """
+
+    mean_s: float
+    p95_s: float
+    first_s: float
+    shares: dict[str, float]
+    cost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is served, and how its figures are simulated.
+
+    Attributes:
+        name: Of the ladder, as `asd serve --ladder` takes it.
+        ladder: Itself.
+        policy: A file, as `asd serve --policy` takes it; None: the ladder's own.
+        fitted: What is in it.
+        traces: Recorded queries.
+    """
+
+    name: str
+    ladder: Ladder
+    policy: Path | None
+    fitted: PolicyArtifact
+    traces: Sequence[Trace]
+
+    def population(self, prices: Prices, batch: int) -> Population:
+        """The queries at measured prices."""
+        stages = tuple(
+            replace(
+                stage,
+                prices=prices[1][stage.name].opened(),
+                batched={size: rows[stage.name].opened() for size, rows in prices.items() if size > 1},
+            )
+            for stage in self.ladder.stages
+        )
+        return Population(self.traces, replace(self.ladder, stages=stages), 1.0, batch)
+
+    def policy_at(self, lam: float) -> OptimalPolicy:
+        """What the server decides by."""
+        return self.fitted.optimal(lam)
+
+
+def run_reality(
+    place: Place, asked: Asked, path: Path | None, tell: Callable[[str], object], limit: int
+) -> Reality:
+    """Measure what is not in the file yet.
+
+    Args:
+        place: What is served.
+        asked: Loads, and how long.
+        path: Where every part is kept as soon as it is there; None: nowhere.
+        tell: Called before every part.
+        limit: Queries that prices are measured on, of each data set.
+
+    Raises:
+        ConfigError: The file holds another comparison.
+        EngineError: The server did not start, or refused a request.
+    """
+    found = read_record(path, Reality) if path is not None and path.exists() else Reality(asked=asked)
+    if found.asked != asked:
+        raise ConfigError(f"{path} holds another comparison ({found.asked}); choose another file")
+
+    def keep(now: Reality) -> Reality:
+        if path is not None:
+            write_record(path, now)
+        return now
+
+    if not found.before:
+        tell("prices before")
+        found = keep(msgspec.structs.replace(found, before=_prices(place.name, limit)))
+    if len(found.loads) < len(asked.loads) or not found.idle:
+        with _served(place, asked.batch) as url:
+            for now in _runs(place, found, url, tell):
+                found = keep(now)
+    if not found.after:
+        tell("prices after")
+        found = keep(msgspec.structs.replace(found, after=_prices(place.name, limit)))
+    return found
+
+
+def _runs(place: Place, found: Reality, url: str, tell: Callable[[str], object]) -> Iterator[Reality]:
+    queries = [trace.query for trace in place.traces]
+    rng = np.random.default_rng(1)
+    if not found.idle:
+        tell("the idle server")
+        drawn = rng.integers(len(queries), size=_IDLE + 5).tolist()  # the first ones warm it up
+        asked = [ask_all(url, found.asked.lam, queries, [(0.0, n)]) for n in drawn]
+        found = msgspec.structs.replace(found, idle=tuple(sent for [sent] in asked[5:]))
+        yield found
+    busy_s = _busy_s(place.population(found.before, found.asked.batch), place.policy_at(found.asked.lam))
+    for rho in found.asked.loads[len(found.loads) :]:
+        tell(f"load {rho:g}")
+        rate = rho / (busy_s + overhead(place, found))
+        drawn = np.random.default_rng([2, round(1000 * rho)])
+        instants = takewhile(lambda at: at < 60.0 * found.asked.minutes, poisson(rate, drawn))  # noqa: B023
+        due = [(at, int(drawn.integers(len(queries)))) for at in list(instants)]
+        load = Load(rho=rho, rate=rate, sent=tuple(ask_all(url, found.asked.lam, queries, due)))
+        found = msgspec.structs.replace(found, loads=(*found.loads, load))
+        yield found
+
+
+def _busy_s(population: Population, policy: OptimalPolicy) -> float:
+    """Mean seconds of calls of one query that the policy's walks take."""
+    decider, total = Decider(population, policy), 0.0
+    for situation in population.queries:
+        step = decider.step(situation, frozenset())
+        while step is not None and step.after is not None:
+            total += step.demand[0] if step.demand else 0.0
+            step = decider.step(step.after, frozenset())
+    return total / len(population.queries)
+
+
+def overhead(place: Place, found: Reality) -> float:
+    """Seconds of a call beyond its price on the idle server: the median over its requests, at least 0."""
+    population = place.population(found.before, found.asked.batch)
+    decider = Decider(population, place.policy_at(found.asked.lam))
+    beyond = []
+    for sent in found.idle:
+        step, seconds, n = decider.step(population.queries[sent.query], frozenset()), 0.0, 0
+        while step is not None and step.after is not None:
+            seconds, n = seconds + sum(step.demand[:1]), n + bool(step.demand)
+            step = decider.step(step.after, frozenset())
+        beyond.append((sent.seconds - sent.lag_s - seconds) / max(1, n))
+    return max(0.0, float(np.median(beyond)))
+
+
+def drift(before: Prices, after: Prices, place: Place) -> float:
+    """The largest relative change of what a mean call of a stage costs, over stages and batch sizes."""
+    changes = [0.0]
+    population = place.population(before, 1)
+    for size, rows in before.items():
+        for stage, row in rows.items():
+            usage = population.mean_usage(stage)
+            old, new = (prices.opened().cost(usage) for prices in (row, after[size][stage]))
+            changes.append(abs(new - old) / old)
+    return max(changes)
+
+
+def compare(place: Place, found: Reality, load: Load, n_drawn: int) -> tuple[Figures, Figures, list[Figures]]:
+    """The real figures of a load, those of its replay, and those of other runs of that rate and length."""
+    prices = _mean(found.before, found.after or found.before)
+    population = place.population(prices, found.asked.batch)
+    extra = overhead(place, found)
+    fixed = Fixed(place.policy_at(found.asked.lam))
+
+    def simulated(due: Sequence[tuple[float, int]], seed: int) -> Figures:
+        return _simulated(population, fixed, found.asked.batch, extra, due, seed)
+
+    sent = load.sent
+    replayed = simulated([(s.due_s + s.lag_s, s.query) for s in sent], 0)
+    drawn = []
+    for seed in range(n_drawn):
+        rng = np.random.default_rng([3, seed])
+        instants = takewhile(lambda at: at < 60.0 * found.asked.minutes, poisson(load.rate, rng))
+        due = [(at, int(rng.integers(len(population.queries)))) for at in list(instants)]
+        drawn.append(simulated(due, seed))
+    return _figures(sent, place.ladder), replayed, drawn
+
+
+def _simulated(
+    population: Population,
+    fixed: Fixed,
+    batch: int,
+    extra_s: float,
+    due: Sequence[tuple[float, int]],
+    seed: int,
+) -> Figures:
+    servers = {stage: Server(1, batch, _PLACE) for stage in population.stages}
+    seconds = [at for at, _ in due]
+    settings = Settings(window_s=max(seconds) + 600.0)
+    sim = Simulator(population, servers, fixed, Open(seconds, [n for _, n in due]), seed, settings)
+    for station in sim.stations.values():
+        station.delay_s = extra_s
+    ended: list[tuple[float, str, float]] = []
+
+    def note(request: Request, now: float) -> None:
+        ended.append((now - request.arrived, request.step.answer or "", request.cost))  # type: ignore[union-attr]
+
+    sim.on_end = note
+    list(islice(sim.run(settings.window_s), 1))
+    latencies, answers, costs = zip(*ended, strict=True)
+    return _of(list(latencies), list(latencies), list(answers), list(costs), population.stages)
+
+
+def _figures(sent: Sequence[Sent], ladder: Ladder) -> Figures:
+    return _of(
+        [s.seconds - s.lag_s for s in sent],
+        [s.first_s - s.lag_s for s in sent],
+        [s.stage for s in sent],
+        [s.cost for s in sent],
+        [stage.name for stage in ladder.stages],
+    )
+
+
+def _of(
+    seconds: list[float], first: list[float], answers: list[str], costs: list[float], stages: Sequence[str]
+) -> Figures:
+    return Figures(
+        mean_s=float(np.mean(seconds)),
+        p95_s=float(np.quantile(seconds, 0.95)),
+        first_s=float(np.mean(first)),
+        shares={stage: answers.count(stage) / len(answers) for stage in stages},
+        cost=float(np.mean(costs)),
+    )
+
+
+def _mean(before: Prices, after: Prices) -> Prices:
+    """The mean of two price tables, number by number; where one has no price, the other's."""
+
+    def mixed(a: PriceRow, b: PriceRow) -> PriceRow:
+        pairs = {name: (getattr(a, name), getattr(b, name)) for name in PriceRow.__struct_fields__}
+        known = {name: [price for price in pair if price is not None] for name, pair in pairs.items()}
+        return PriceRow(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
+
+    return {
+        size: {stage: mixed(row, after[size][stage]) for stage, row in rows.items()}
+        for size, rows in before.items()
+    }
+
+
+def _prices(ladder: str, limit: int) -> Prices:
+    """What `asd price` measures now, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "prices.json"
+        asked = ["price", "--ladder", ladder, "--batch", _BATCHES, "--limit", str(limit), "--out", str(out)]
+        done = subprocess.run(  # noqa: S603  (our own interpreter and module)
+            [sys.executable, "-m", "asd", *asked], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise EngineError(f"prices could not be measured: {done.stderr.strip()[-300:]}")
+        file = msgspec.json.decode(out.read_bytes(), type=PriceFile)
+    return {1: file.stages, **file.batched}
+
+
+@contextmanager
+def _served(place: Place, batch: int) -> Iterator[str]:
+    """The cascade behind its endpoint, in a process of its own."""
+    asked = ["serve", "--ladder", place.name, "--port", "0", "--batch", str(batch), "--max-open", "100000"]
+    asked += [] if place.policy is None else ["--policy", str(place.policy)]
+    process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+        [sys.executable, "-m", "asd", *asked], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(line)
+            if url := re.search(r"https?://\S+", line):
+                yield url[0].rstrip("/")
+                break
+        else:
+            raise EngineError(f"the server did not start: {''.join(said)[-300:]}")
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
