@@ -11,7 +11,7 @@ import pytest
 from asd.errors import DataError, StorageError
 from asd.ladder import TINY_POLICY
 from asd.measurement.files import read_record, write_atomically, write_record
-from asd.measurement.records import HardwareKey, Run
+from asd.measurement.records import HardwareKey, Record, Run
 from asd.policy.artifact import load as load_policy
 from tests.fabricated import KEY, fabricate
 
@@ -109,3 +109,15 @@ def test_paths_may_be_strings(tmp_path: Path):
     policy = load_policy(TINY_POLICY)
     policy.save(path)
     assert load_policy(path) == policy
+
+
+def test_a_record_by_numbers_is_read_back(tmp_path: Path) -> None:
+    """Keys that are whole numbers are JSON's strings at every depth that is laid out."""
+
+    class BySize(Record, frozen=True, kw_only=True):
+        found: dict[int, dict[int, float]]
+
+    kept = BySize(found={1: {4: 0.5}, 16: {}})
+    for expand in (0, 1, 2, 3):
+        write_record(tmp_path / "sizes.json", kept, expand)
+        assert read_record(tmp_path / "sizes.json", BySize) == kept

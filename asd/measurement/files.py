@@ -126,6 +126,6 @@ def _lay_out(content: Any, depth: int) -> str:
     if depth == 0 or not content or not isinstance(content, dict | list | tuple):
         return msgspec.json.encode(content).decode()
     if isinstance(content, dict):
-        lines = [f"{_lay_out(key, 0)}: {_lay_out(value, depth - 1)}" for key, value in content.items()]
+        lines = [f"{_lay_out(str(key), 0)}: {_lay_out(value, depth - 1)}" for key, value in content.items()]
         return "{\n" + ",\n".join(lines) + "\n}"
     return "[\n" + ",\n".join(_lay_out(value, depth - 1) for value in content) + "\n]"

@@ -33,7 +33,7 @@ _BAND = (0.025, 0.975)
 
 @click.command(
     epilog=examples(
-        "asd reality traces.jsonl --json reality.json                  21 minutes of runs, on a quiet machine",
+        "asd reality traces.jsonl --json reality.json                  three runs of 7 minutes",
         "asd reality traces.jsonl --loads 0.3 --minutes 1 --drawn 20   a quick look",
     )
 )
@@ -65,8 +65,8 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
 ) -> None:
     """Serve the ladder, ask it in an open loop, and let the simulator replay the same requests.
 
-    TRACES hold the outcomes of the queries that are asked (asd collect). Give it a quiet machine: what else runs
-    there moves the prices, which are measured before and after.
+    TRACES hold the outcomes of the queries that are asked (asd collect). Give it a quiet machine: what else
+    runs there moves the prices, which are measured before and after.
     """
     steps, rhos = Ladder.load(ladder), tuple(numbers(loads, "--loads"))
     if not all(0.0 < rho < 1.0 for rho in rhos):

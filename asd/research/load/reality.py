@@ -276,9 +276,9 @@ def _simulated(
     seed: int,
 ) -> Figures:
     servers = {stage: Server(1, batch, _PLACE) for stage in population.stages}
-    seconds = [at for at, _ in due]
-    settings = Settings(window_s=max(seconds) + 600.0)
-    sim = Simulator(population, servers, fixed, Open(seconds, [n for _, n in due]), seed, settings)
+    seconds, queries = zip(*sorted(due), strict=True)
+    settings = Settings(window_s=seconds[-1] + 600.0)
+    sim = Simulator(population, servers, fixed, Open(seconds, queries), seed, settings)
     for station in sim.stations.values():
         station.delay_s = extra_s
     ended: list[tuple[float, str, float]] = []

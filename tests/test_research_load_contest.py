@@ -1,0 +1,191 @@
+"""Policies at equal quality on recorded real models: the recordings, the placements, the days, the file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from asd.cli import main
+from asd.errors import ConfigError, DataError
+from asd.research.load import contest
+from asd.research.load.contest import LARGEST, Asked, Contest, placements, run_contest
+from asd.research.load.recorded import priced_ladder, read_timed
+
+SECONDS = {"S": (0.1, 0.0, 0.02), "L": (0.3, 0.001, 0.05)}
+"""Of a call, a prompt token and an answered token."""
+
+
+def line(i: int, rng: np.random.Generator) -> dict[str, object]:
+    """A hard or an easy question; S is right on the easy ones and mostly knows it."""
+    hard, n_prompt, n = bool(rng.random() < 0.4), int(rng.integers(5, 200)), int(rng.integers(1, 20))
+    p_right = {"S": 0.15 if hard else 0.95, "L": 0.9}
+    outputs = {}
+    for stage, (call, prompt, token) in SECONDS.items():
+        right = bool(rng.random() < p_right[stage])
+        confidence = -0.05 if right == (rng.random() < 0.9) else -2.0
+        ms = 1e3 * (call + prompt * n_prompt + token * n)
+        counts = {"latency_ms": ms, "tokens_in": n_prompt, "tokens_out": n}
+        outputs[stage] = {"score": int(right), "response": "x", "confidence": confidence, **counts}
+    return {"id": f"q{i}", "dataset": "made-up", "prompt": f"add {i} and {n}", "outputs": outputs}
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path, rng = tmp_path_factory.mktemp("contest") / "recorded.jsonl", np.random.default_rng(4)
+    path.write_text("\n".join(json.dumps(line(i, rng)) for i in range(480)))
+    return path
+
+
+def test_prices_are_those_that_made_the_seconds(recorded: Path) -> None:
+    traces = read_timed([recorded], ["S", "L"])
+    for stage in priced_ladder(traces, ["S", "L"]).stages:
+        prices = stage.prices
+        found = (prices.per_call, prices.per_prompt_token, prices.per_decoded_token)
+        assert found == pytest.approx([1e3 * part for part in SECONDS[stage.name]], abs=1e-6)
+    draft = traces[3].outcomes["L"].draft
+    expected = 0.3 + 0.001 * draft.usage.n_prompt + 0.05 * draft.usage.n_decoded
+    assert draft.seconds == pytest.approx(expected)
+
+
+def test_queries_without_seconds_are_left_out(tmp_path: Path) -> None:
+    """A null confidence is the lowest there is; what has no time of some stage cannot be replayed."""
+    rng = np.random.default_rng(1)
+    first, second = line(0, rng), line(1, rng)
+    first["outputs"]["S"]["confidence"] = None  # type: ignore[index]
+    del second["outputs"]["L"]["latency_ms"]  # type: ignore[attr-defined]
+    path = tmp_path / "r.jsonl"
+    path.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+    [trace] = read_timed([path], ["S", "L"])
+    assert trace.outcomes["S"].draft.signals == {"confidence": -50.0}
+    path.write_text(json.dumps(second))
+    with pytest.raises(DataError, match="none of 1 queries has score, latency_ms"):
+        read_timed([path], ["S", "L"])
+
+
+@pytest.mark.parametrize(("devices", "total"), [((1, 4, 8), 24), ((2, 3), 13), ((1, 4, 8), 12), ((5,), 11)])
+def test_placements_are_all_that_leave_no_replica_s_room(devices: tuple[int, ...], total: int) -> None:
+    """Beside all combinations, filtered: nothing smaller than a replica of the first stage is left over."""
+    everything = product(*(range(1, total // size + 1) for size in devices))
+    used = {n: sum(a * b for a, b in zip(n, devices, strict=True)) for n in everything}
+    assert set(placements(devices, total)) == {n for n, u in used.items() if total - devices[0] < u <= total}
+
+
+def asked(**others: object) -> Asked:
+    parts = {"stages": ("S", "L"), "devices": (1, 2), "total": 4, "loads": (0.8,), "arrivals": ("poisson",)}
+    return Asked(**(parts | {"keep": 0.95, "n_requests": 400, "n_queries": 480} | others))  # type: ignore[arg-type]
+
+
+FEW = {
+    "static": ("static:0.3", "static:0.7", "static:0.99"),
+    "gears": ("always:S",),
+    "queue": ("queue:20:1:0.5", "queue:80:1:1"),
+}
+
+
+@pytest.fixture(scope="module")
+def held(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Contest, Path]:
+    """Two days of a contest, and the file that it was kept in."""
+    path = tmp_path_factory.mktemp("held") / "contest.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contest, "SETTINGS", FEW)
+        return run_contest(asked(), read_timed([recorded], ["S", "L"]), [1, 2], path), path
+
+
+@pytest.mark.slow
+def test_all_policies_get_the_same_traffic(held: tuple[Contest, Path]) -> None:
+    found, _ = held
+    [cell] = found.cells
+    for day in (1, 2):
+        totals = [found.totals(cell, name)[day] for name in (LARGEST, "static", "queue")]
+        assert len({(t.n_arrived, t.seconds) for t in totals}) == 1
+        assert totals[0].n_arrived == 400
+    first, second = (found.totals(cell, LARGEST)[day].seconds for day in (1, 2))
+    assert first != second
+    alone = found.totals(cell, LARGEST)[1].stages
+    assert alone["L"].utilisation == pytest.approx(0.8, abs=0.12)
+    assert alone["S"].n_visits == 0
+
+
+@pytest.mark.slow
+def test_a_policy_is_tuned_to_the_quality_or_is_out(held: tuple[Contest, Path]) -> None:
+    """Of the settings that keep the floor the fastest is taken; where none does, there are no days."""
+    found, _ = held
+    [cell] = found.cells
+    texts = {(t.name, t.quarter): t.text for t in found.tuned}
+    assert texts.keys() == {(name, quarter) for name in FEW for quarter in (1, 2)}
+    assert texts["static", 1]
+    assert not texts["gears", 1]  # what S alone answers is too often wrong
+    assert not found.totals(cell, "gears")
+    for name in ("static", "queue"):
+        ours, theirs = found.totals(cell, name), found.totals(cell, LARGEST)
+        kept = np.mean([ours[day].quality / theirs[day].quality for day in ours])
+        assert kept > 0.9
+        assert np.mean([t.p95_s for t in ours.values()]) < np.mean([t.p95_s for t in theirs.values()])
+
+
+@pytest.mark.slow
+def test_a_contest_is_gone_on_from(held: tuple[Contest, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the file is neither tuned nor run again; another contest is refused."""
+    found, path = held
+    monkeypatch.setattr(contest, "SETTINGS", FEW)
+    monkeypatch.setattr(contest._Play, "quarter", lambda *_: pytest.fail("made again"))
+    steps: list[None] = []
+    assert run_contest(asked(), [], [1, 2], path, lambda: steps.append(None)) == found
+    assert len(steps) == 2 * (1 + len(FEW))
+    with pytest.raises(ConfigError, match="another contest"):
+        run_contest(asked(keep=0.9), [], [1], path)
+
+
+def test_recorded_clients_come_at_the_rate_asked_for(tmp_path: Path, recorded: Path) -> None:
+    """However their own rates are: time is stretched; too short a recording is refused."""
+    path = tmp_path / "clients.csv.gz"
+    rows = [f"c{c},{600 * w},{0.2 + 0.1 * c},G,0.3" for w in range(40) for c in range(5)]
+    with gzip.open(path, "wt") as file:
+        file.write("\n".join(["client,t_s,rate_rps,family,shape", *rows]))
+    play = contest._Play(asked(), read_timed([recorded], ["S", "L"]), {}, {})
+    instants = play._bursts(str(path), 0.8, 500, np.random.default_rng(2))
+    assert len(instants) == 500
+    assert instants[-1] - instants[0] == pytest.approx(500 / 0.8)
+    assert np.var(np.diff(instants)) > 1.5 * np.mean(np.diff(instants)) ** 2  # burstier than Poisson
+    with pytest.raises(DataError, match="ask for fewer"):
+        play._bursts(str(path), 0.8, 10**6, np.random.default_rng(2))
+
+
+def command(recorded: Path, *more: str) -> Result:
+    asked = ["contest", str(recorded), "--stages", "S,L", "--days", "1", "--requests", "300", *more]
+    return CliRunner().invoke(main, asked)
+
+
+@pytest.mark.slow
+def test_the_table(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every policy, and ours beside the largest stage and the best of the others."""
+    monkeypatch.setattr(contest, "SETTINGS", FEW)
+    others = {"one step": (), "price": (), "router": (), "published": ()}
+    monkeypatch.setattr("asd.cli.research.contest.SETTINGS", FEW | others)
+    found = command(recorded, "--devices", "1,2", "--total", "4", "--loads", "0.8", "--keep", "0.9")
+    assert found.exit_code == 0, found.output
+    assert "P95 of always / P95 of queue = " in found.output
+    assert "P95 of static / P95 of queue = " in found.output
+    assert "gears: no setting reached 0.9 of the largest stage's quality" in found.output
+    assert "provenance: simulated, with recorded outcomes" in found.output
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--devices", "1", "--total", "4"], "give 2 whole numbers"),
+        (["--devices", "1,2", "--total", "2"], "do not hold a replica of every stage"),
+        (["--devices", "1,2", "--total", "4", "--loads", "1.2"], "between 0 and 1"),
+        (["--devices", "1,2", "--total", "4", "--arrivals", "no.csv"], "cannot read arrivals"),
+    ],
+)
+def test_what_makes_no_contest_is_refused(recorded: Path, more: list[str], message: str) -> None:
+    found = command(recorded, *more)
+    assert found.exit_code == 2
+    assert message in found.output

@@ -1,0 +1,206 @@
+"""The simulator beside a real run: the client, the replay, the figures, and what voids them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from asd.cli import main
+from asd.errors import ConfigError, EngineError
+from asd.measurement.files import write_record
+from asd.operations.population import Decider, Population
+from asd.operations.simulator import Simulator
+from asd.operations.stations import Request, Server
+from asd.operations.traffic import Fixed, Open
+from asd.policies import FixedStage
+from asd.prices import PriceRow
+from asd.research.load import reality
+from asd.research.load.client import Sent, ask_all
+from asd.research.load.reality import Asked, Load, Place, Reality, compare, drift, overhead, run_reality
+from asd.types import Query
+from tests.endpoint import OnePolicy, Slow, running
+from tests.queues import Planned, one_stage, query
+from tests.queues import ladder as timed
+from tests.worlds import fitted_verified, ladder, sample, verified
+
+QUERIES = [Query("a", "d", "add 1+2", max_new_tokens=5), Query("b", "d", "add 2+2", max_new_tokens=5)]
+
+
+def test_the_client_asks_when_requests_are_due() -> None:
+    """Two at once and one later, whether or not the first are answered; each says what was delivered."""
+    with running({"S": Slow("S", "3", 0.2)}, OnePolicy(FixedStage("S"), ("S",)), ladder=timed("S")) as server:
+        sent = ask_all(server.url, 5.0, QUERIES, [(0.0, 0), (0.0, 1), (0.1, 0)])
+    assert [s.query for s in sent] == [0, 1, 0]
+    assert all(s.stage == "S" and s.calls == 1 and s.cost > 0.0 for s in sent)
+    assert all(0.0 <= s.lag_s < 0.1 for s in sent)
+    assert 0.15 < min(s.seconds for s in sent) < 0.4
+    assert sent[2].seconds > sent[0].seconds - 0.1  # it came while the first were under way
+    assert all(0.0 < s.first_s <= s.seconds for s in sent)
+
+
+def test_a_refused_request_ends_the_run() -> None:
+    with (
+        running({"S": Slow("S", "3")}, OnePolicy(FixedStage("S"), ("S",)), ladder=timed("S")) as server,
+        pytest.raises(EngineError, match="the server answered 400"),
+    ):
+        ask_all(server.url, -1.0, QUERIES, [(0.0, 0)])
+
+
+def test_stages_of_one_device_take_turns() -> None:
+    """By hand: S and L are asked at once, and the device works for one after the other."""
+    traces = [query(0, ["S"], {"S": 1.0, "L": 9.0}), query(1, ["L", "S"], {"S": 1.0, "L": 2.0})]
+    servers = {stage: Server(1, 1, "device") for stage in "SL"}
+    sim = Simulator(
+        Population(traces, timed("SL"), 1.0), servers, Fixed(Planned()), Open([0.0, 0.5, 0.6], [0, 1, 0]), 0
+    )
+    ended: list[tuple[str, float]] = []
+    sim.on_end = lambda request, now: ended.append((request.situation.trace.query.id, now))
+    list(sim.run(600.0))
+    assert ended == [("q0", 1.0), ("q0", pytest.approx(4.0)), ("q1", pytest.approx(5.0))]
+
+
+def test_a_call_lost_while_it_waits_for_the_device_lets_others_on() -> None:
+    traces = [query(0, ["S"], {"S": 1.0, "L": 9.0}), query(1, ["L"], {"S": 9.0, "L": 2.0})]
+    servers = {stage: Server(1, 1, "device") for stage in "SL"}
+    sim = Simulator(
+        Population(traces, timed("SL"), 1.0), servers, Fixed(Planned()), Open([0, 0.1, 2.0], [0, 1, 0]), 0
+    )
+    sim.agenda.at(0.5, lambda _: sim.resize("L", 0))
+    ended: list[float] = []
+    sim.on_end = lambda _, now: ended.append(now)
+    list(sim.run(600.0))
+    assert ended == [0.5, 1.0, 3.0]  # the second fails at once
+
+
+def prices(factor: float = 1.0) -> dict[int, dict[str, PriceRow]]:
+    """S 1 ms and L 5 ms a token, halved in calls of four."""
+    return {
+        size: {
+            stage: PriceRow(0.0, 0.0, factor * rate / (2 if size > 1 else 1)) for stage, rate in RATES.items()
+        }
+        for size in (1, 4)
+    }
+
+
+RATES = {"S": 1.0, "L": 5.0}
+
+
+@pytest.fixture(scope="module")
+def place() -> Place:
+    rng = np.random.default_rng(6)
+    traces = verified(sample(120, rng)[0], rng)
+    return Place("made-up", replace(ladder(), price_unit="ms"), None, fitted_verified(), traces)
+
+
+def asked(**others: object) -> Asked:
+    parts = {"ladder": "x", "lam": 20.0, "batch": 4, "loads": (0.5,), "minutes": 0.2, "n_queries": 120}
+    return Asked(**(parts | others))  # type: ignore[arg-type]
+
+
+def real(place: Place, extra_s: float) -> Reality:
+    """A "real" run made by hand from the simulator's own parts: what the comparison must reproduce."""
+    population, policy = place.population(prices(), 4), place.policy_at(20.0)
+    servers = {stage: Server(1, 4, "device") for stage in population.stages}
+    rng = np.random.default_rng(9)
+    due = sorted((float(at), int(rng.integers(120))) for at in rng.random(200) * 12.0)
+    sim = Simulator(population, servers, Fixed(policy), Open([a for a, _ in due], [n for _, n in due]), 5)
+    for station in sim.stations.values():
+        station.delay_s = extra_s
+    sent = []
+
+    def note(request: Request, now: float) -> None:
+        number = next(i for i, s in enumerate(place.traces) if s is request.situation.trace)
+        seconds, step = now - request.arrived, request.doing
+        sent.append(
+            Sent(
+                query=number, due_s=request.arrived, lag_s=0.0, first_s=seconds, seconds=seconds,
+                stage=step.answer or "", calls=1, cost=request.cost,
+            )
+        )  # fmt: skip
+
+    sim.on_end = note
+    list(sim.run(600.0))
+    decider, idle = Decider(population, policy), []
+    for number in range(9):
+        step, seconds, calls = decider.step(population.queries[number], frozenset()), 0.0, 0
+        while step is not None and step.after is not None:
+            seconds, calls = seconds + sum(step.demand[:1]), calls + bool(step.demand)
+            step = decider.step(step.after, frozenset())
+        took = seconds + calls * extra_s + 0.004
+        seen = {"due_s": 0.0, "lag_s": 0.004, "first_s": took, "seconds": took}
+        idle.append(Sent(query=number, stage="S", calls=calls, cost=1.0, **seen))
+    load = Load(rho=0.5, rate=200 / 12.0, sent=tuple(sent))
+    return Reality(asked=asked(), before=prices(), after=prices(), idle=tuple(idle), loads=(load,))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_simulator_is_replayed_exactly(place: Place) -> None:
+    """Same instants, queries, prices and overhead: every figure; other runs lie around it."""
+    found = real(place, 0.003)
+    assert overhead(place, found) == pytest.approx(0.003, abs=1e-6)
+    figures, replayed, others = compare(place, found, found.loads[0], 30)
+    assert replayed.mean_s == pytest.approx(figures.mean_s)
+    assert replayed.p95_s == pytest.approx(figures.p95_s)
+    assert replayed.shares == pytest.approx(figures.shares)
+    assert replayed.cost == pytest.approx(figures.cost)
+    means = [other.mean_s for other in others]
+    assert min(means) < figures.mean_s < max(means)
+    assert len(set(means)) == 30
+
+
+def test_drift_is_the_largest_change_of_a_mean_call(place: Place) -> None:
+    after = prices()
+    after[4]["L"] = PriceRow(0.0, 0.0, 2.5 * 1.07)
+    assert drift(prices(), prices(), place) == 0.0
+    assert drift(prices(), after, place) == pytest.approx(0.07)
+    assert drift(prices(), prices(0.9), place) == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_simulated_prices_are_the_mean_of_both(place: Place) -> None:
+    """Prices that doubled are taken half-way; where one lacks a price the other's holds."""
+    found = real(place, 0.0)
+    slower = Reality(
+        asked=found.asked, before=prices(), after=prices(3.0), idle=found.idle, loads=found.loads
+    )
+    _, replayed, _ = compare(place, slower, slower.loads[0], 2)
+    twice = prices(2.0)
+    again = Reality(asked=found.asked, before=twice, after=twice, idle=found.idle, loads=found.loads)
+    _, expected, _ = compare(place, again, again.loads[0], 2)
+    assert replayed.cost == pytest.approx(expected.cost)
+    assert replayed.cost > 1.9 * compare(place, found, found.loads[0], 2)[1].cost
+
+
+def test_what_was_measured_is_not_measured_again(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A complete file needs no server and no prices; another comparison is refused."""
+    path, found = tmp_path / "reality.json", real(place, 0.001)
+    write_record(path, found)
+    monkeypatch.setattr(reality, "_prices", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(reality, "_served", lambda *_: pytest.fail("served again"))
+    assert run_reality(place, asked(), path, lambda _: None, 3) == found
+    with pytest.raises(ConfigError, match="another comparison"):
+        run_reality(place, asked(minutes=9.0), path, lambda _: None, 3)
+
+
+def test_a_load_that_is_none_is_refused() -> None:
+    found = CliRunner().invoke(main, ["reality", "traces.jsonl", "--loads", "1.5"])
+    assert found.exit_code == 2
+    assert "between 0 and 1" in found.output
+
+
+def test_one_stage_with_a_place_of_its_own_is_as_without() -> None:
+    """A device that nobody shares changes nothing."""
+    ended = []
+    for server in (Server(1, 1), Server(1, 1, "device")):
+        sim = Simulator(
+            one_stage(np.array([0.5, 1.5])), {"S": server}, Fixed(Planned()), Open([0, 0.1, 3]), 3
+        )
+        list(sim.run(600.0))
+        ended.append(sim.books.total())
+    assert ended[0] == ended[1]
