@@ -53,7 +53,7 @@ def _is_timed(output: Mapping[str, Any] | None) -> bool:
     return output is not None and all(output.get(name) is not None for name in _NEEDED)
 
 
-def _trace(row: Mapping[str, Any], stages: Sequence[str]) -> Trace:
+def _trace(row: dict[str, Any], stages: Sequence[str]) -> Trace:
     outcomes = {stage: _outcome(stage, row["outputs"][stage]) for stage in stages}
     return Trace(Query(str(row["id"]), str(row["dataset"]), prompt_of(row)), outcomes)
 
