@@ -75,11 +75,18 @@ class Outcomes:
 @click.option(
     "--state", type=click.FloatRange(min=0), default=STATE, show_default=True, help="Of the machine."
 )
+@click.option(
+    "--passes",
+    type=click.IntRange(1, MOST_PASSES),
+    default=N_PASSES,
+    show_default=True,
+    help="That a rerun makes at first.",
+)
 @click.option("--seed", default=0, show_default=True)
-def alarms(baseline: Path, runs: int, slow_runs: int, state: float, seed: int) -> None:
+def alarms(baseline: Path, runs: int, slow_runs: int, state: float, passes: int, seed: int) -> None:
     """Resample whole runs from the passes of a baseline, and count the gate's alarms."""
     try:
-        reruns = Reruns(read_baseline(baseline), np.random.default_rng(seed), state)
+        reruns = Reruns(read_baseline(baseline), np.random.default_rng(seed), state, passes)
     except DataError as error:
         raise click.ClickException(str(error)) from error
     same = outcomes(reruns, runs)
@@ -122,15 +129,22 @@ class Reruns:
         baseline: With the passes of its times.
         rng: Of the luck.
         state: Standard deviation of what the machine's state does to a data set's ratios, on the logarithm.
+        n_passes: That a rerun makes before anything of it is undecided.
 
     Raises:
         DataError: The baseline holds no passes.
     """
 
-    def __init__(self, baseline: Baseline, rng: np.random.Generator, state: float = STATE) -> None:
+    def __init__(
+        self,
+        baseline: Baseline,
+        rng: np.random.Generator,
+        state: float = STATE,
+        n_passes: int = N_PASSES,
+    ) -> None:
         if not baseline.run.n_passes:
             raise DataError("the baseline holds no passes of its times: record it anew")
-        self._baseline, self._rng, self._state = baseline, rng, state
+        self._baseline, self._rng, self._state, self._n_passes = baseline, rng, state, n_passes
         cells = baseline.run.cells
         lams = sorted({cell.lam for cell in cells if cell.lam is not None})
         names = tuple(dataset.name for dataset in baseline.run.datasets)
@@ -139,22 +153,23 @@ class Reruns:
 
     def judge(self, slowdown: float = 0.0) -> Report:
         """The verdict on one rerun, in which everything but the largest stage alone takes so much longer."""
-        luck = _Luck(self._rng, self._baseline.run, self._state)
+        luck = _Luck(self._rng, self._baseline.run, self._state, self._n_passes)
         stored = msgspec.structs.replace(self._baseline, run=luck.stored())
         passes: dict[str, int] = {}
         while True:
             report = judge(luck.rerun(1 + slowdown, passes), stored, self._options)
-            undecided = {i for i in report.undecided if passes.get(i, N_PASSES) < MOST_PASSES}
+            made = {i: passes.get(i, self._n_passes) for i in report.undecided}
+            undecided = {i for i, n in made.items() if n < MOST_PASSES}
             if not undecided & luck.timed:
                 return report
-            passes |= {i: passes.get(i, N_PASSES) + N_PASSES for i in undecided}
+            passes |= {i: made[i] + N_PASSES for i in undecided}
 
 
 class _Luck:
     """Which passes and units a rerun and its baseline are made of, and what state the machine is in."""
 
-    def __init__(self, rng: np.random.Generator, run: Run, state: float) -> None:
-        self._run, self._rng = run, rng
+    def __init__(self, rng: np.random.Generator, run: Run, state: float, n_passes: int) -> None:
+        self._run, self._rng, self._n_passes = run, rng, n_passes
         self._old = rng.integers(run.n_passes, size=MOST_PASSES)
         self._new = rng.integers(run.n_passes, size=MOST_PASSES)
         self._units: dict[int, Indices] = {}
@@ -167,14 +182,14 @@ class _Luck:
         return self._redrawn({}, self._old, None)
 
     def rerun(self, factor: float, passes: Mapping[str, int]) -> Run:
-        """The rerun, so many times slower; passes by cell where they are more than `N_PASSES`."""
+        """The rerun, so many times slower; passes by cell where they are more than a rerun makes at first."""
         return self._redrawn(passes, self._new, factor)
 
     def _redrawn(self, passes: Mapping[str, int], order: Indices, factor: float | None) -> Run:
         """The recorded run of other passes and units; a factor of None leaves out the machine's state."""
         cells = []
         for cell in self._run.cells:
-            n = MOST_PASSES if factor is None else passes.get(cell.id, N_PASSES)
+            n = MOST_PASSES if factor is None else passes.get(cell.id, self._n_passes)
             slower = 1.0 if factor is None else factor * self._state_of(cell)
             metrics = tuple(self._metric(metric, order[:n], slower) for metric in cell.metrics)
             cells.append(msgspec.structs.replace(cell, metrics=metrics))

@@ -8,8 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from asd.measurement.files import write_record
+from asd.measurement.records import Run
 from bench.alarms import Reruns, alarms, outcomes, upper_limit
+from bench.gate.judge import Options, judge
 from bench.gate.store import Baseline, Target
+from bench.gate.verdicts import Report
 from tests import fabricated
 from tests.fabricated import baseline_of, change, fabricate
 
@@ -44,6 +47,25 @@ def test_a_rerun_is_another_draw_every_time_and_the_same_for_a_seed(baseline: Ba
     cost = [finding for finding in report.findings if finding.metric in ("quality", "cost")]
     assert {finding.verdict for finding in cost} == {"PASS"}
     assert {f.loss for f in report.findings if f.metric == "speedup"} != {None}
+
+
+@pytest.mark.parametrize("n_passes", [2, 3])
+def test_a_rerun_begins_with_as_many_passes_as_asked(
+    baseline: Baseline, monkeypatch: pytest.MonkeyPatch, n_passes: int
+) -> None:
+    """And goes on by three where something is undecided, as a run does."""
+    judged: list[int] = []
+
+    def seen(run: Run, stored: Baseline, options: Options) -> Report:
+        judged.append(run.n_passes)
+        return judge(run, stored, options)
+
+    monkeypatch.setattr("bench.alarms.judge", seen)
+    rerun = Reruns(baseline, np.random.default_rng(0), 0.3, n_passes)
+    while len(judged) < 2:
+        judged.clear()
+        rerun.judge(0.15)
+    assert judged[:2] == [n_passes, n_passes + 3]
 
 
 def test_the_state_of_the_machine_moves_all_ratios_of_a_data_set(baseline: Baseline):
