@@ -20,11 +20,31 @@ SLOW = {
 """Modules most of whose tests run models, fit or train; single slow tests carry the mark themselves."""
 
 
+NO_GPU = "no CUDA device (pytest -m gpu on a machine that has one)"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark whole modules, so that `-m "not slow"` is what one runs while at work."""
     for item in items:
         if item.path.stem in SLOW:
             item.add_marker("slow")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What needs a GPU is skipped without one."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch  # noqa: PLC0415  (only where a test runs models)
+
+    if not torch.cuda.is_available():
+        pytest.skip(NO_GPU)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was not tested for want of a GPU."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if NO_GPU in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests not run: {NO_GPU}")
 
 
 @pytest.fixture(scope="module")

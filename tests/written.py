@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.hf.engine import TransformersEngine
@@ -97,7 +100,7 @@ def by_generate(model: Any, tokenizer: Any, asked: Sequence[Query]) -> list[tupl
     """What `generate()` writes for one batch, each row cut at its stop token or its limit."""
     batch = tokenizer(
         [query.prompt for query in asked], return_tensors="pt", padding=True, padding_side="left"
-    )
+    ).to(model.device)
     most = max(query.max_new_tokens for query in asked)
     out = model.generate(
         input_ids=batch["input_ids"],
@@ -113,3 +116,38 @@ def by_generate(model: Any, tokenizer: Any, asked: Sequence[Query]) -> list[tupl
         end = next((i + 1 for i, token in enumerate(row) if token in stops), len(row))
         rows.append(tuple(row[: min(end, query.max_new_tokens)]))
     return rows
+
+
+NEAR_TIE = 1e-5
+"""Logits that are no further apart than this may change places by rounding."""
+
+
+def assert_written_as_by_generate(
+    path: Path, asked: Sequence[Query], written: Sequence[Draft], size: int, device: str = "cpu"
+) -> int:
+    """Answers are those of `generate()` in batches of a size, or differ first where two tokens are tied.
+
+    Returns:
+        How many differ at a tie.
+    """
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    n_ties = 0
+    for start in range(0, len(asked), size):
+        batch = asked[start : start + size]
+        for query, draft, tokens in zip(
+            batch, written[start : start + size], by_generate(model, tokenizer, batch), strict=True
+        ):
+            if draft.tokens != tokens:
+                n_same = next(i for i, (a, b) in enumerate(zip(draft.tokens, tokens, strict=False)) if a != b)
+                gap = _top_gap(model, [*tokenizer(query.prompt)["input_ids"], *tokens[:n_same]])
+                assert gap < NEAR_TIE, (query, draft.tokens, tokens, gap)
+                n_ties += 1
+    return n_ties
+
+
+def _top_gap(model: Any, tokens: list[int]) -> float:
+    """How far the two largest logits after a text are apart."""
+    with torch.no_grad():
+        top = model(torch.tensor([tokens], device=model.device)).logits[0, -1].double().topk(2).values
+    return float(top[0] - top[1])

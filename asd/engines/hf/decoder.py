@@ -80,6 +80,9 @@ class Batch(Protocol):
     def rewind(self, drop: Sequence[int]) -> None:
         """Take back the last `drop[i]` tokens that row i has read."""
 
+    def opened_like(self, spans: Sequence[int]) -> Self:
+        """Rows that have read nothing yet and can be joined to these; `spans` are the most tokens of each."""
+
     def join(self, others: Sequence[Self], places: Sequence[int]) -> Self:
         """All rows of this and of other batches of the model as one batch; consumes them.
 

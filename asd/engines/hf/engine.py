@@ -23,6 +23,8 @@ from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.caches.growing import open_growing
+from asd.engines.hf.caches.launching import Launching, launcher_for
+from asd.engines.hf.caches.opening import Caches
 from asd.engines.hf.decoder import Batch, decode, prefill
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
@@ -60,6 +62,7 @@ class TransformersEngine(Closing):
             CUDA device if there is one.
         clock: Seconds now, for `Draft.seconds`.
         loader: Brings a stage into memory on a device; the default reads its files.
+        launching: Makes what runs the steps of caches of a fixed size; the default takes CUDA graphs.
 
     Raises:
         ConfigError: The device is unknown, or the stage's options are.
@@ -72,13 +75,15 @@ class TransformersEngine(Closing):
         *,
         clock: Callable[[], float] = time.perf_counter,
         loader: Callable[[Stage, torch.device], Loaded] = load,
+        launching: Launching = launcher_for,
     ) -> None:
         self.stage = stage
         self.settings = Settings.of(stage)
         self.device = find_device(self.settings.device or device, stage.name)
         self._clock = clock
         self._loader = loader
-        self._keeper = Keeper(int(self.settings.kv_cache_gib * 2**30))
+        self._keeper = Keeper(int(self.settings.cache_gib(self.device) * 2**30))
+        self._caches = Caches(stage.name, self.settings, self.device, self._keeper.spare, launching)
         self._has_told_of_evictions = False
         self._loaded: Loaded | None = None
 
@@ -90,7 +95,7 @@ class TransformersEngine(Closing):
     @property
     def step_mode(self) -> StepMode:
         """How decode steps are made."""
-        return "eager"
+        return self._caches.step_mode
 
     @property
     def n_evicted(self) -> int:
@@ -116,6 +121,7 @@ class TransformersEngine(Closing):
                 release(error)
                 self.make_room()
                 raise
+            self._caches.promise()
 
     @property
     def loaded(self) -> Loaded:
@@ -127,11 +133,14 @@ class TransformersEngine(Closing):
     def unload(self) -> None:
         """Give the memory back; a later `generate` loads again."""
         self._loaded = None
+        self._keeper.clear()
+        self._caches.forget()
         self.make_room()
 
     def make_room(self) -> None:
         """Give back the caches that `verify` left, and what the device keeps ready for new ones."""
         self._keeper.clear()
+        self._caches.clear()
         backend: Any = getattr(torch, self.device.type, None)
         if hasattr(backend, "empty_cache"):
             backend.empty_cache()
@@ -148,7 +157,7 @@ class TransformersEngine(Closing):
             spans: Most tokens that each row will hold.
             rewinds: Tokens will be taken back; only for a model that can (`Loaded.rewinds`).
         """
-        return open_growing(self.loaded, len(spans), rewinds=rewinds)
+        return self._caches.open(self.loaded, spans, rewinds=rewinds)
 
     @translated
     @torch.inference_mode()
@@ -286,6 +295,8 @@ class TransformersEngine(Closing):
         if not still_open:
             return Resumed(answers, still_open, n_read, open_growing(loaded, 0))
         kept = self._keeper.take([_key(queries[i], verifications[i]) for i in still_open])
+        if len({type(rows.batch) for rows in kept}) > 1:  # caches of two kinds make no batch
+            kept = []
         places = [place for rows in kept for place in rows.places]
         gone = sorted(set(range(len(still_open))) - set(places))
         batches = [rows.batch for rows in kept]
@@ -294,7 +305,10 @@ class TransformersEngine(Closing):
             again = [still_open[place] for place in gone]
             texts = [[*self._encode(loaded, queries[i]), *answers[i].tokens] for i in again]
             spans = _spans(texts, [queries[i] for i in again])
-            batches.append(prefill(self.open_batch(spans, rewinds=loaded.rewinds), texts))
+            opened = (
+                batches[0].opened_like(spans) if batches else self.open_batch(spans, rewinds=loaded.rewinds)
+            )
+            batches.append(prefill(opened, texts))
             for place, text in zip(gone, texts, strict=True):
                 n_read[place] = len(text)
         batch = batches[0].join(batches[1:], [*places, *gone])
@@ -308,7 +322,7 @@ class TransformersEngine(Closing):
                 "into %g GiB; raise options.transformers.kv_cache_gib in the ladder",
                 self.stage.name,
                 self.n_evicted,
-                self.settings.kv_cache_gib,
+                self.settings.cache_gib(self.device),
             )
 
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:

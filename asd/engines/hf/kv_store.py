@@ -90,14 +90,21 @@ class Keeper:
                 places.append(place)
         return [KeptRows(entry.hand_over(rows), places) for entry, rows, places in taken.values()]
 
+    def spare(self) -> bool:
+        """Evict the least recent batch; false: there is none."""
+        if not self._entries:
+            return False
+        self.n_evicted += len(self._entries.pop(0).rows)
+        return True
+
     def clear(self) -> None:
         """Give all memory back."""
         self._entries.clear()
 
     def _make_room(self, n_bytes: int) -> None:
         """Evict the least recent batches until this much more can be held."""
-        while self._entries and sum(entry.n_bytes for entry in self._entries) + n_bytes > self._most_bytes:
-            self.n_evicted += len(self._entries.pop(0).rows)
+        while sum(entry.n_bytes for entry in self._entries) + n_bytes > self._most_bytes and self.spare():
+            pass
 
     def _pop(self, key: Hashable) -> tuple[_Entry, int] | None:
         for entry in self._entries:

@@ -20,7 +20,9 @@ from transformers import (
     AutoTokenizer,
 )
 
+from asd.engines.hf.caches.memory import check_room
 from asd.engines.hf.quantization import is_scale, missing_libraries, quantization_method
+from asd.engines.hf.settings import Settings
 from asd.engines.memory import is_out_of_memory
 from asd.engines.revisions import local_directory
 from asd.errors import EngineError, StageTooLargeError
@@ -107,6 +109,7 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
         StageTooLargeError: They do not fit into the memory that is free.
     """
     method = quantization_method(stage, config)
+    check_room(stage, config, device, is_quantised=method is not None)
     if method is not None and "accelerate" in missing_libraries(method):
         raise _unreadable(stage, "weights", f"they are quantised with {method}", _quantised_remedy(method))
     # bfloat16 decodes slower than float32 on a CPU, and float32 holds bfloat16 weights exactly
@@ -117,6 +120,7 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
             config=config,
             revision=commit,
             dtype="float32" if stage.dtype == "auto" and on_cpu else stage.dtype,
+            attn_implementation=Settings.of(stage).attention,
             device_map=None if method is None else {"": device},
             ignore_mismatched_sizes=True,  # they are reported, and refused here
             use_safetensors=True,

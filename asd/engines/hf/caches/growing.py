@@ -180,6 +180,10 @@ class GrowingBatch:
         self.gaps = gaps - spare
         self.n_slots -= spare
 
+    def opened_like(self, spans: Sequence[int]) -> GrowingBatch:
+        """Rows that have read nothing yet."""
+        return open_growing(self.loaded, len(spans), rewinds=self.loaded.rewinds)
+
     def join(self, others: Sequence[GrowingBatch], places: Sequence[int]) -> GrowingBatch:
         """The rows of this and other batches of the model as one, in the order of `places`; consumes them."""
         joined = _stack([self, *others]) if others else self

@@ -1,0 +1,179 @@
+"""How a step gets onto the device: launched kernel by kernel, or replayed from a CUDA graph.
+
+A step is a function without arguments or results that reads and writes tensors which stay where they are. It
+holds no wait for the device, and nothing that it launches depends on what the tensors hold. Then a CUDA graph
+of it, made once, does the same at every replay
+(https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs), and the processor launches one graph where
+it launched some hundred kernels.
+
+Scope: steps and tensors; no models.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from asd.engines import StepMode
+from asd.engines.memory import is_out_of_memory
+
+__all__ = ["GraphLauncher", "Launcher", "Launching", "PlainLauncher", "launcher_for"]
+
+_LOG = logging.getLogger(__name__)
+
+N_WARM_UPS = 3
+"""Runs before a capture, in which libraries choose kernels and allocate their workspaces."""
+
+MOST_SHAPES = 1024
+"""Shapes that a step may be compiled for."""
+
+Step = Callable[[], None]
+
+
+class Launcher(Protocol):
+    """Runs steps on one device.
+
+    Attributes:
+        trouble: Why a step is launched plainly although it should not be; empty where there is none.
+    """
+
+    trouble: str
+
+    @property
+    def mode(self) -> StepMode:
+        """How steps are run."""
+
+    def prepare(self, step: Step, name: str) -> Step:
+        """What does the same as the step from now on: the step itself where there is `trouble`.
+
+        The step may be run, so it must do no harm at this moment.
+        """
+
+    def fetch(self, values: Tensor) -> Callable[[], list[Any]]:
+        """Begin to copy a tensor to the host, behind all that was launched; the result waits for it."""
+
+    def upload(self, values: Tensor) -> Tensor:
+        """A tensor of the host on the device, without a wait."""
+
+
+Launching = Callable[[torch.device, bool], Launcher]
+"""Makes a launcher for a device; whether steps are compiled, too."""
+
+
+class PlainLauncher:
+    """Launches every kernel by itself; `mode` "static" says that the cache is of a fixed size."""
+
+    def __init__(self, device: torch.device, compiled: bool) -> None:
+        self.trouble = ""
+        self._device = device
+        self._compiled = compiled
+
+    @property
+    def mode(self) -> StepMode:
+        """How steps are run."""
+        return "compiled" if self._compiled else "static"
+
+    def prepare(self, step: Step, name: str) -> Step:
+        """The step itself, or compiled."""
+        try:
+            return _compiled(step, name) if self._compiled else step
+        except RuntimeError as error:
+            self.trouble = _trouble(error)
+            return step
+
+    def fetch(self, values: Tensor) -> Callable[[], list[Any]]:
+        """A copy, made when it is asked for."""
+        return values.tolist
+
+    def upload(self, values: Tensor) -> Tensor:
+        """The tensor on the device."""
+        return values.to(self._device)
+
+
+class GraphLauncher:
+    """Replays every step from a CUDA graph of its own; all graphs share one pool of memory.
+
+    They may: no two run at the same time, and what a step leaves for others lies in tensors that live as long
+    as its graph, so that no other graph is given their memory.
+    """
+
+    def __init__(self, device: torch.device, compiled: bool) -> None:
+        self.trouble = ""
+        self._device = device
+        self._compiled = compiled
+        self._pool: Any = None
+
+    @property
+    def mode(self) -> StepMode:
+        """How steps are run."""
+        return "compiled" if self._compiled else "graph"
+
+    def prepare(self, step: Step, name: str) -> Step:
+        """Run the step on a side stream until it is warm, then capture it there."""
+        try:
+            with torch.cuda.device(self._device):
+                return self._captured(_compiled(step, name) if self._compiled else step)
+        except RuntimeError as error:
+            self.trouble = _trouble(error)
+            return step
+
+    def _captured(self, step: Step) -> Step:
+        graph = torch.cuda.CUDAGraph()
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            for _ in range(N_WARM_UPS):
+                step()
+        current.wait_stream(side)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+            step()
+        return graph.replay
+
+    def fetch(self, values: Tensor) -> Callable[[], list[Any]]:
+        """Copied into pinned memory; an event says when."""
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record(torch.cuda.current_stream(self._device))
+
+        def wait() -> list[Any]:
+            copied.synchronize()
+            return host.tolist()
+
+        return wait
+
+    def upload(self, values: Tensor) -> Tensor:
+        """Copied from pinned memory, which the allocator keeps until the copy is made."""
+        return values.pin_memory().to(self._device, non_blocking=True)
+
+
+def launcher_for(device: torch.device, compiled: bool) -> Launcher:
+    """CUDA graphs where there are any, else plain launches."""
+    kind = GraphLauncher if device.type == "cuda" else PlainLauncher
+    return kind(device, compiled)
+
+
+def _compiled(step: Step, name: str) -> Step:
+    """The step compiled as a whole, for the shapes that it has now; the first run takes half a minute."""
+    _LOG.warning("compiling %s; this takes about half a minute, once", name)
+    start = time.perf_counter()
+    # not torch.compiler.reset(): steps of other shapes stay compiled
+    with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES, accumulated_recompile_limit=MOST_SHAPES):
+        compiled: Step = torch.compile(step, fullgraph=True, dynamic=False)
+        compiled()
+    _LOG.warning("compiled %s in %.0f s", name, time.perf_counter() - start)
+    return compiled
+
+
+def _trouble(error: RuntimeError) -> str:
+    """Why a step is not captured or compiled; an error of memory is the call's, which may ask for less."""
+    if is_out_of_memory(error):
+        raise error
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,80 @@
+"""Whether a stage fits a device before its weights are read: weights, caches asked for, caches of others.
+
+Only memory that the ladder asks for (`kv_cache_gib`) is promised; a stage without it takes what it finds.
+Devices that do not say what is free, such as a CPU, are not checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from asd.engines.hf.settings import Settings
+from asd.errors import StageTooLargeError
+from asd.ladder import Stage
+
+__all__ = ["PROMISES", "Promise", "check_room", "free_bytes", "weight_bytes"]
+
+GIB = 2**30
+
+
+class Promise(Protocol):
+    """Caches of a stage in memory."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+
+    @property
+    def unclaimed(self) -> int:
+        """Bytes that they were promised and have not allocated."""
+
+
+PROMISES: WeakSet[Promise] = WeakSet()
+"""Those of this process."""
+
+
+def check_room(stage: Stage, config: Any, device: torch.device, *, is_quantised: bool) -> None:
+    """Refuse a stage that does not fit.
+
+    Args:
+        stage: Whose weights are about to be read.
+        config: Of its model.
+        device: Where they go.
+        is_quantised: The weights are smaller than the configuration says; they count nothing here.
+
+    Raises:
+        StageTooLargeError: With all numbers and the remedy.
+    """
+    free, settings = free_bytes(device), Settings.of(stage)
+    if free is None:
+        return
+    weights = 0 if is_quantised else weight_bytes(config, stage.dtype)
+    caches = int((settings.kv_cache_gib or 0) * GIB)
+    others = sum(promise.unclaimed for promise in list(PROMISES) if promise.device == device)
+    if weights + caches + others > free:
+        raise StageTooLargeError(
+            f"stage {stage.name!r} does not fit {device}, where {free / GIB:.3g} GiB are free: its weights "
+            f"take {weights / GIB:.3g} GiB, its caches {caches / GIB:.3g} GiB, and {others / GIB:.3g} GiB "
+            "are promised to the caches of other stages; lower options.transformers.kv_cache_gib, take a smaller "
+            "dtype or another device, or let stages take turns ([deployment] memory_gib)"
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """What can be allocated on a device now; None: it does not say."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def weight_bytes(config: Any, dtype: str) -> int:
+    """Of a model's weights in a dtype ("auto": that of the configuration), without making any."""
+    kind = (getattr(config, "dtype", None) or torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=kind)
+    return sum(parameter.nbytes for parameter in model.parameters())

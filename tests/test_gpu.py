@@ -1,0 +1,168 @@
+"""Caches of a fixed size and CUDA graphs on a real device: equality, capture, fallback, memory.
+
+Run with `pytest -m gpu tests/test_gpu.py` where there is a CUDA device; float32 with TF32 off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asd.engines import Sampling
+from asd.engines.hf.caches import arena
+from asd.engines.hf.caches.launching import GraphLauncher
+from asd.engines.hf.engine import TransformersEngine
+from asd.engines.hf.speculation import SpeculativeEngine
+from asd.errors import StageTooLargeError
+from tests.models import FAMILIES, save_random_model, save_shaken, stage
+from tests.written import (
+    assert_same_answers,
+    assert_written_as_by_generate,
+    continue_all,
+    in_batches,
+    questions,
+    spoiled,
+    verify_all,
+    with_texts,
+)
+
+pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.usefixtures("exact")]
+
+CAPTURED = ("llama", "qwen2", "qwen3", "phi3", "mistral", "gemma2", "gemma3_text")
+"""Families whose steps are captured; those with experts may wait for the device in their own code."""
+
+HYBRID = ("lfm2", "qwen3_next", "bamba", "nemotron_h")
+
+
+@pytest.fixture
+def exact() -> Iterator[None]:
+    """Float32 as it is, without TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A random model, and one that agrees with it on most tokens."""
+    large = save_random_model(tmp_path_factory.mktemp("large"), "qwen2")
+    return save_shaken(large, tmp_path_factory.mktemp("small")), large
+
+
+def on_gpu(path: Path, name: str = "L", dtype: str = "float32", **options: object) -> TransformersEngine:
+    return TransformersEngine(stage(path, name, dtype=dtype, options={"transformers": options}), "cuda")
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["graph", "compiled"])
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_equal_to_generate(paths: tuple[Path, Path], size: int, compiled: bool) -> None:
+    """Greedy, prompts of mixed lengths, with and without a drafter; ties are counted, at most one in ten."""
+    engine, asked = on_gpu(paths[1], compile=compiled), questions(16)
+    small = on_gpu(paths[0], "S", compile=compiled)
+    for writer in (engine, SpeculativeEngine(small, engine, 4)):
+        written = in_batches(writer, asked, size)
+        assert assert_written_as_by_generate(paths[1], asked, written, size, "cuda") <= 1
+    assert engine.step_mode == small.step_mode == ("compiled" if compiled else "graph")
+
+
+@pytest.mark.parametrize("family", CAPTURED)
+def test_families_are_captured_and_write_what_launched_steps_write(family: str, tmp_path: Path) -> None:
+    """Verified and gone on with, and drawn, too."""
+    path = save_random_model(tmp_path, family)
+    launched, captured = on_gpu(path, graphs="off"), on_gpu(path)
+    asked = questions(9)
+    own = launched.generate(asked)
+    assert_same_answers(captured.generate(asked), own)
+    for _ in range(2):  # what is read for the second time is captured
+        read = verify_all(captured, asked, with_texts(launched, spoiled(own)), 3)
+        assert_same_answers(continue_all(captured, asked, read, 3), own)
+    drawn = [e.generate(asked, Sampling(1.0, np.random.default_rng(0))) for e in (launched, captured)]
+    assert_same_answers(drawn[1], drawn[0])
+    assert (launched.step_mode, captured.step_mode) == ("eager", "graph")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", *HYBRID])
+def test_models_that_cannot_be_captured_fall_back(
+    family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To launched steps over caches that grow, told once."""
+    path = save_random_model(tmp_path, family)
+    engine, asked = on_gpu(path), questions(4)
+    written = in_batches(engine, asked, 2)
+    assert_written_as_by_generate(path, asked, written, 2, "cuda")
+    assert engine.step_mode == "eager"
+    assert sum("one by one" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_models_with_experts_write_the_same_however_their_steps_are_made(tmp_path: Path) -> None:
+    """Captured where the library's code can be, else launched; the mode says which."""
+    for family in FAMILIES.keys() & {"qwen3_moe", "gpt_oss"}:
+        path = save_random_model(tmp_path / family, family)
+        launched, other = on_gpu(path, graphs="off"), on_gpu(path)
+        for _ in range(2):
+            assert_same_answers(other.generate(questions(4)), launched.generate(questions(4)))
+        assert other.step_mode in ("graph", "eager")
+
+
+def test_replays_do_not_wait_for_the_device(
+    paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decode steps of a call that is warm run where every wait is an error."""
+    engine = on_gpu(paths[1])
+    engine.generate(questions(4))
+    decode = arena.Arena.decode
+
+    def strictly(self: arena.Arena, way: arena.Way) -> None:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            decode(self, way)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(arena.Arena, "decode", strictly)
+    assert len(engine.generate(questions(4))) == 4
+
+
+def test_every_step_is_captured_once(paths: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of the same shape captures nothing, and allocates nothing that stays."""
+    names: list[str] = []
+    prepare = GraphLauncher.prepare
+    monkeypatch.setattr(
+        GraphLauncher, "prepare", lambda self, step, name: (names.append(name), prepare(self, step, name))[1]
+    )
+    engine = on_gpu(paths[1])
+    for _ in range(3):
+        engine.generate(questions(4))
+    n_captured, n_bytes = len(names), torch.cuda.memory_allocated()
+    engine.generate(questions(4))
+    assert n_captured == len(set(names)) == len(names) > 0
+    assert torch.cuda.memory_allocated() <= n_bytes
+
+
+def test_memory_comes_back_and_what_cannot_fit_is_refused_before_loading(paths: tuple[Path, Path]) -> None:
+    """Unloading frees what the stage took; caches beyond the device's memory are an error with numbers."""
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    engine = on_gpu(paths[1])
+    engine.generate(questions(8))
+    assert torch.cuda.memory_allocated() > before
+    engine.unload()
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before + 2**23  # workspaces of libraries stay
+    with pytest.raises(StageTooLargeError, match=r"'L'.* GiB .*kv_cache_gib"):
+        on_gpu(paths[1], kv_cache_gib=10_000).load()
+
+
+def test_bfloat16_differs_at_near_ties_only(paths: tuple[Path, Path]) -> None:
+    """Where a captured answer leaves the launched one, the two tokens were closer than the rounding."""
+    launched, captured = on_gpu(paths[1], dtype="bfloat16", graphs="off"), on_gpu(paths[1], dtype="bfloat16")
+    asked = questions(16)
+    for a, b in zip(captured.generate(asked), launched.generate(asked), strict=True):
+        n_same = next((i for i, (x, y) in enumerate(zip(a.tokens, b.tokens, strict=False)) if x != y), None)
+        if n_same is not None:
+            assert abs(a.logprobs[n_same] - b.logprobs[n_same]) < 0.1
