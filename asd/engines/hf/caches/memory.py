@@ -59,8 +59,8 @@ def check_room(stage: Stage, config: Any, device: torch.device, *, is_quantised:
         raise StageTooLargeError(
             f"stage {stage.name!r} does not fit {device}, where {free / GIB:.3g} GiB are free: its weights "
             f"take {weights / GIB:.3g} GiB, its caches {caches / GIB:.3g} GiB, and {others / GIB:.3g} GiB "
-            "are promised to the caches of other stages; lower options.transformers.kv_cache_gib, take a smaller "
-            "dtype or another device, or let stages take turns ([deployment] memory_gib)"
+            "are promised to the caches of other stages; lower options.transformers.kv_cache_gib, take a "
+            "smaller dtype or another device, or let stages take turns ([deployment] memory_gib)"
         )
 
 
