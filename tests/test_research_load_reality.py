@@ -133,6 +133,8 @@ def real(place: Place, extra_s: float) -> Reality:
         took = seconds + calls * extra_s + 0.004
         seen = {"due_s": 0.0, "lag_s": 0.004, "first_s": took, "seconds": took}
         idle.append(Sent(query=number, stage="S", calls=calls, cost=1.0, **seen))
+    shares = {name: stage.share_answered for name, stage in sim.books.total().stages.items()}
+    assert shares == pytest.approx({name: sum(s.stage == name for s in sent) / 200 for name in shares})
     load = Load(rho=0.5, rate=200 / 12.0, sent=tuple(sent))
     return Reality(asked=asked(), before=prices(), after=prices(), idle=tuple(idle), loads=(load,))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import resource
 import sys
 import time
@@ -15,18 +14,14 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from asd.api import policy_of
 from asd.cli.examples import examples
 from asd.cli.options import ladder_option, policy_option
+from asd.cli.scenarios import open_scenario
 from asd.errors import ConfigError
-from asd.ladder import Ladder
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
-from asd.operations.population import Population, Remembered
-from asd.operations.runs import Asked, Effort, Run, Runs, Scenario, mean_of, runs_of
-from asd.policy.artifact import PolicyArtifact
-from asd.schema import msgspec
-from asd.traces import answered, read_traces
+from asd.operations.population import Remembered
+from asd.operations.runs import Effort, Run, Runs, mean_of, runs_of
 
 
 @click.command(
@@ -89,15 +84,12 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     """
     if arrivals is not None and users is not None:
         raise ConfigError("give --arrivals or --users, not both")
-    steps = Ladder.load(ladder)
-    fitted = policy_of(steps, policy)
-    rows = answered([trace for path in traces for trace in read_traces(path)])
-    population = Population(rows, steps, fitted.ladder.unit(1), batch)
-    asked = Asked(
-        ladder=steps.fingerprint,
-        sources={"policy": _hash(fitted), "traces": _hash(*traces)},
-        n_queries=len(rows),
-        servers={stage: (_replicas(replicas, steps).get(stage, 1), batch) for stage in population.stages},
+    opened = open_scenario(
+        traces,
+        ladder,
+        policy,
+        replicas,
+        batch,
         arrivals="" if users is not None else arrivals or "day",
         users=None if users is None else _users(users),
         seconds=3600.0 * hours,
@@ -106,9 +98,10 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
         mtbf=dict(map(_failures, mtbf)),
         most_inside=most_inside,
     )
-    scenario = Scenario(population, asked)
-    evidence = Remembered(fitted.evidence())
-    contenders = Contenders(fitted, population, asked.servers, batch, evidence)
+    scenario, population = opened.scenario, opened.scenario.population
+    contenders = Contenders(
+        opened.fitted, population, scenario.asked.servers, batch, Remembered(opened.fitted.evidence())
+    )
     texts = policies.split(",")
     if at_quality is not None:
         largest = np.mean([query.trace.outcomes[population.stages[-1]].score for query in population.queries])
@@ -126,18 +119,6 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     _show(made, names, time.process_time() - began)
 
 
-def _replicas(text: str, ladder: Ladder) -> dict[str, int]:
-    names, found = {stage.name for stage in ladder.stages}, {}
-    for part in filter(None, text.split(",")):
-        stage, _, number = part.strip().partition("=")
-        if stage not in names or not number.isdigit() or int(number) < 1:
-            raise ConfigError(
-                f"--replicas {part!r}: write STAGE=N with a stage of {', '.join(sorted(names))}"
-            )
-        found[stage] = int(number)
-    return found
-
-
 def _users(text: str) -> tuple[int, float]:
     number, _, think = text.partition(":")
     try:
@@ -153,13 +134,6 @@ def _failures(text: str) -> tuple[str, tuple[float, float]]:
         return stage, (float(between), float(repair))
     except ValueError as error:
         raise ConfigError(f"--mtbf {text!r}: write STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR") from error
-
-
-def _hash(*sources: PolicyArtifact | Path) -> str:
-    found = hashlib.sha256()
-    for source in sources:
-        found.update(source.read_bytes() if isinstance(source, Path) else msgspec.json.encode(source))
-    return found.hexdigest()[:16]
 
 
 def _show(made: Runs, names: Sequence[str], seconds: float) -> None:

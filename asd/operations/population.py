@@ -147,9 +147,10 @@ class Population:
         n = len(self.queries)
         return Usage(*(round(count / n) for count in (total.n_prompt, total.n_decoded, total.n_passes)))
 
-    def mean_call_s(self, stage: str) -> float:
-        """Mean seconds of a call of one query."""
-        return float(self.rates[stage][0] @ self.mean_usage(stage).counts)
+    def mean_call_s(self, stage: str, size: int = 1) -> float:
+        """Mean seconds that a query adds to a call of so many, from the prompt alone, as it was recorded."""
+        counts = [query.trace.outcomes[stage].draft.usage.counts for query in self.queries]
+        return float(self.rates[stage][size - 1] @ np.mean(counts, axis=0))
 
     def step(self, situation: Situation, decision: Decision) -> Step:
         """What a decision leads to; carried out once."""

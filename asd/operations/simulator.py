@@ -214,11 +214,10 @@ class Simulator:
         """Ask the policy, and join a queue or be gone; what takes no call takes no time."""
         while True:
             out = self._down | request.lost if request.lost else self._down
-            step = self.decider.step(request.situation, out)
+            step = request.step = self.decider.step(request.situation, out)
             if step is None or step.after is None:
                 self._end(request, step)
                 return
-            request.step = step
             if step.demand:
                 self.stations[step.stage].join(request)
                 return

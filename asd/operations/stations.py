@@ -97,7 +97,7 @@ class Request:
     Attributes:
         arrived: When.
         situation: What has been bought for it.
-        step: What is being done.
+        step: What is being done; at the end, the answer that is returned, or None.
         joined: When it joined the queue of its stage.
         cost: Priced so far, cost units.
         lost: Stages that failed it.

@@ -37,6 +37,10 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "Learning while answering": ("regret", "regret_simulated", "regret_course", "regret_course_simulated"),
     "How much data, how much time": ("samples", "sample_slopes", "exactness", "solving"),
     "Evidence": ("reliability", "predictors"),
+    "Under load": (
+        *("operations", "production", "hours", "devices", "before_after", "intervals", "categories", "users"),
+        *("published_users", "load"),
+    ),
     "Drafts and training": ("acceptance", "acceptance_shares", "training"),
 }
 """Parts of the page, and the figures and tables of each by name."""
@@ -57,12 +61,13 @@ class _Part:
         return re.sub(r"\W+", "-", self.title.lower())
 
 
-def render_page(study: Study, figures: Sequence[Figure]) -> str:
+def render_page(study: Study, figures: Sequence[Figure], missing: Sequence[str] | None = None) -> str:
     """The page as HTML text; figures that could not be drawn are named in it.
 
     Args:
         study: Whatever tables it holds.
         figures: As `asd.research.report.figures.draw` makes them.
+        missing: Figures that are named as left out; None: those of a study that lack their tables.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -75,7 +80,7 @@ def render_page(study: Study, figures: Sequence[Figure]) -> str:
         findings=headline(study),
         policy=under_study(study) if has(study, ["methods"]) else None,
         parts=list(_parts(study, figures)),
-        left_out=left_out(study),
+        left_out=left_out(study) if missing is None else list(missing),
         long=LONG,
     )
 

@@ -1,0 +1,103 @@
+"""`asd day`: every table of a day of operations, as one study with a page."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from asd.cli.examples import examples
+from asd.cli.options import ladder_option, policy_option
+from asd.cli.scenarios import open_scenario
+from asd.errors import ConfigError
+from asd.measurement.environment import code_revision, read_environment
+from asd.measurement.files import read_record, write_atomically, write_record
+from asd.research.load.tables import MAKERS, Kept, Shop, hours_simulated
+from asd.research.study.record import Study, write_study
+
+
+@click.command(
+    epilog=examples(
+        "asd day traces.jsonl --out day                      24 h and some 40 runs of an hour",
+        "asd day traces.jsonl --out day --hours 0.1 --lam 8 --mu 2",
+    )
+)
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of tables and page.")
+@ladder_option
+@policy_option
+@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--lam", type=click.FloatRange(min=0.1, max=10.0), default=5.0, show_default=True)
+@click.option("--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second.")
+@click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
+def day(  # noqa: PLR0913, PLR0917  (one argument an option)
+    traces: tuple[Path, ...],
+    out: Path,
+    ladder: str,
+    policy: Path | None,
+    hours: float,
+    lam: float,
+    mu: float,
+    replicas: str,
+    batch: int,
+    seed: int,
+) -> None:
+    """Simulate a day of a cascade that answers from recorded TRACES, and lay out every table of it.
+
+    What is in the folder is not made again; `page.html`, `results.json` and `tables/` come at the end.
+    """
+    opened = open_scenario(
+        traces,
+        ladder,
+        policy,
+        replicas,
+        batch,
+        arrivals="day",
+        users=None,
+        seconds=3600.0 * hours,
+        window_s=min(600.0, 3600.0 * hours / 24),
+    )
+    ours, blind = f"queue:{lam:g}:{mu:g}", f"optimal:{lam:g}"
+    file, asked = out / "made.json", opened.scenario.asked
+    kept = Kept(asked=asked, policy=ours, seed=seed)
+    if file.exists():
+        found = read_record(file, Kept)
+        if (found.asked, found.policy, found.seed) != (kept.asked, kept.policy, kept.seed):
+            raise ConfigError(f"{out} holds another day ({found.policy}, seed {found.seed}); choose another")
+        kept = found
+    with tqdm(total=hours_simulated(asked.seconds), unit="h", disable=None, file=sys.stderr) as bar:
+        shop = Shop(
+            opened.scenario, opened.fitted, ours, blind, seed, lambda w: bar.update(w.seconds / 3600.0)
+        )
+        for name, make in MAKERS.items():
+            if name not in {table.name for table in kept.tables}:
+                tables = (*kept.tables, *make(shop))
+                kept = Kept(asked=asked, policy=ours, seed=seed, tables=tables)
+                write_record(file, kept)
+    _write(kept, ladder, out)
+
+
+def _write(kept: Kept, ladder: str, out: Path) -> None:
+    try:
+        from asd.research.load.page import drawn  # noqa: PLC0415  (matplotlib)
+        from asd.research.report.page import render_page  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(f"{error}: pip install 'asd[report]'") from error
+    study = Study(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        git_commit=code_revision(Path(__file__).parent).commit,
+        environment=read_environment(),
+        seed=kept.seed,
+        ladder=ladder,
+        tables=kept.tables,
+    )
+    write_study(study, out)
+    write_atomically(out / "page.html", render_page(study, [drawn(study)], missing=()))
+    for table in study.tables:
+        click.echo(table.markdown())
+    click.echo(f"{out / 'page.html'}: {len(study.tables)} tables and a figure")

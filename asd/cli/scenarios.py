@@ -1,0 +1,76 @@
+"""What a command that simulates begins with: recorded queries on a ladder, its policy, and its servers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from asd.api import policy_of
+from asd.errors import ConfigError
+from asd.ladder import Ladder
+from asd.operations.population import Population
+from asd.operations.runs import Asked, Scenario
+from asd.policy.artifact import PolicyArtifact
+from asd.schema import msgspec
+from asd.traces import answered, read_traces
+
+__all__ = ["Opened", "open_scenario"]
+
+
+class Opened(NamedTuple):
+    """A scenario, and what was fitted for its ladder."""
+
+    scenario: Scenario
+    fitted: PolicyArtifact
+
+
+def open_scenario(
+    traces: Sequence[Path], ladder: str, policy: Path | None, replicas: str, batch: int, **asked: Any
+) -> Opened:
+    """Read traces, ladder and policy.
+
+    Args:
+        traces: Files of `asd collect`.
+        ladder: As of `--ladder`.
+        policy: As of `--policy`.
+        replicas: Of stages that have several, as M=2,L=4.
+        batch: Most queries in a call.
+        asked: The other fields of `Asked`.
+
+    Raises:
+        ConfigError, DataError: What is given makes up no scenario.
+    """
+    steps = Ladder.load(ladder)
+    fitted = policy_of(steps, policy)
+    rows = answered([trace for path in traces for trace in read_traces(path)])
+    population = Population(rows, steps, fitted.ladder.unit(1), batch)
+    given = _replicas(replicas, steps)
+    what = Asked(
+        ladder=steps.fingerprint,
+        sources={"policy": _hash(fitted), "traces": _hash(*traces)},
+        n_queries=len(rows),
+        servers={stage: (given.get(stage, 1), batch) for stage in population.stages},
+        **asked,
+    )
+    return Opened(Scenario(population, what), fitted)
+
+
+def _replicas(text: str, ladder: Ladder) -> dict[str, int]:
+    names, found = {stage.name for stage in ladder.stages}, {}
+    for part in filter(None, text.split(",")):
+        stage, _, number = part.strip().partition("=")
+        if stage not in names or not number.isdigit() or int(number) < 1:
+            raise ConfigError(
+                f"--replicas {part!r}: write STAGE=N with a stage of {', '.join(sorted(names))}"
+            )
+        found[stage] = int(number)
+    return found
+
+
+def _hash(*sources: PolicyArtifact | Path) -> str:
+    found = hashlib.sha256()
+    for source in sources:
+        found.update(source.read_bytes() if isinstance(source, Path) else msgspec.json.encode(source))
+    return found.hexdigest()[:16]

@@ -1,0 +1,377 @@
+"""Tables of a day of operations: the published ones, simulated on recorded outcomes, as tables of a study.
+
+    production       a day with failures of every stage against targets
+    hours            the same by six hours
+    devices          the same by stage
+    before_after     high and low load, memory pressure, quality focus: without and with sight of the queues
+    intervals        seconds between two solutions, beside the time in which a queue forgets
+    categories       what the largest stage answers, by policy and kind of question
+    users            a closed loop of 10 to 150 users, each row held to X (R + Z) = N
+    load             latency by load
+    published_users  what the published scalability table implies
+
+Scope: what is asked of the simulator and how it is laid out; every number but the last's is `simulated`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from asd.measurement.records import Record
+from asd.operations.books import Summary
+from asd.operations.contenders import Contenders
+from asd.operations.population import Remembered
+from asd.operations.runs import Asked, Run, Scenario, run
+from asd.operations.stations import Request
+from asd.operations.traffic import Controller
+from asd.policy.artifact import PolicyArtifact
+from asd.research.study.record import Table, Value
+
+__all__ = ["MAKERS", "Kept", "Shop"]
+
+HOUR = 3600.0
+TARGETS = {"error_rate": 0.01, "quality": 0.85, "uptime": 0.999}
+"""As published, but for the uptime, of which only a claim was."""
+USERS, THINK_S = (10, 25, 50, 100, 150), 2.0
+INTERVALS = (10.0, 30.0, 60.0, 300.0)
+LOADS = (0.25, 0.5, 1.0, 1.5, 2.0)
+LEAST = 59
+"""Outcomes of a kind of question below which nothing is said of it."""
+PUBLISHED = ((10, 13.8, 0.823, None), (50, None, None, 1.478))
+"""Users, answers a second, mean and P95 latency in seconds, as far as they were published."""
+
+
+class Kept(Record, frozen=True, kw_only=True):
+    """Tables made so far, so that a run that was cut off goes on from them."""
+
+    format: Literal["asd-day"] = "asd-day"
+    schema_version: Literal[1] = 1
+    asked: Asked
+    policy: str
+    seed: int
+    tables: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """Makes the tables.
+
+    Attributes:
+        scenario: The day, without faults.
+        fitted: What `asd fit` made.
+        ours: The policy that the tables are about, as `Contenders.of` reads it.
+        blind: The same without sight of the queues.
+        seed: Of the traffic.
+        progress: Told of every window of every run.
+    """
+
+    scenario: Scenario
+    fitted: PolicyArtifact
+    ours: str
+    blind: str
+    seed: int
+    progress: Callable[[Summary], object] = lambda _: None
+
+    @property
+    def asked(self) -> Asked:
+        """Of the day."""
+        return self.scenario.asked
+
+    @property
+    def largest(self) -> str:
+        """The last stage."""
+        return self.scenario.population.stages[-1]
+
+    def short(self, **others: object) -> Asked:
+        """At most an hour at the day's mean rate, instead of the day."""
+        seconds = min(HOUR, self.asked.seconds)
+        changed = {"seconds": seconds, "window_s": seconds, "arrivals": f"poisson:{self.rate():g}"}
+        return Asked(**{**_fields(self.asked), **changed, **others})
+
+    def rate(self) -> float:
+        """Requests a second that keep the largest stage alone at work 85 % of the time, in full calls."""
+        replicas, batch = self.asked.servers[self.largest]
+        return 0.85 * replicas / self.scenario.population.mean_call_s(self.largest, batch)
+
+    def play(self, asked: Asked, text: str, interval_s: float | None = None) -> Run:
+        """One run."""
+        scenario = replace(self.scenario, asked=asked)
+        return run(scenario, self.controller(asked, text, interval_s), self.seed, self.progress)
+
+    def controller(self, asked: Asked, text: str, interval_s: float | None = None) -> Controller:
+        """What the text names; looking at other times where that is asked for."""
+        batch = max(size for _, size in asked.servers.values())
+        contenders = Contenders(
+            self.fitted,
+            self.scenario.population,
+            asked.servers,
+            batch if batch in self.fitted.ladder.batches else 1,
+            Remembered(self.fitted.evidence()),
+        )
+        made = contenders.of(text)
+        if interval_s is not None:
+            made.interval_s = interval_s  # type: ignore[misc]
+        return made
+
+    def table(
+        self, name: str, title: str, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]], note: str
+    ) -> Table:
+        """A table of this shop."""
+        return Table(
+            name=name,
+            title=title,
+            provenance="simulated",
+            measured_on=f"recorded outcomes on {len(self.scenario.population.queries)} queries",
+            n=len(self.scenario.population.queries),
+            columns=columns,
+            rows=tuple(rows),
+            note=note,
+        )
+
+
+def _fields(asked: Asked) -> dict[str, object]:
+    return {name: getattr(asked, name) for name in Asked.__struct_fields__}
+
+
+def day(shop: Shop) -> list[Table]:
+    """The day with failures: as a whole, by six hours, and by stage."""
+    done = shop.play(_failing(shop), shop.ours)
+    return [_production(shop, done), _hours(shop, done), _devices(shop, done)]
+
+
+def _failing(shop: Shop) -> Asked:
+    """A failure of every stage a day, and ten minutes of smaller calls, a slow network and a surge."""
+    span, stages = shop.asked.seconds, shop.scenario.population.stages
+    faults = (
+        f"memory:{shop.largest}:{0.2 * span:g}:{span / 144:g}:4",
+        f"delay:{stages[0]}:{0.4 * span:g}:{span / 144:g}:0.05",
+        f"slow:{shop.largest}:{0.6 * span:g}:{span / 144:g}:2",
+        f"overload:{0.8 * span:g}:{span / 144:g}:10",
+    )
+    mtbf = dict.fromkeys(stages, (span, 180.0))
+    return Asked(**{**_fields(shop.asked), "faults": faults, "mtbf": mtbf})
+
+
+def _production(shop: Shop, done: Run) -> Table:
+    total = done.total
+    up = sum(w.error_rate < TARGETS["error_rate"] for w in done.windows) / len(done.windows)
+    rows: list[tuple[Value, ...]] = [
+        ("share of windows with fewer than 1 % errors", up, TARGETS["uptime"], up >= TARGETS["uptime"]),
+        ("P99, s", total.p99_s, None, None),
+        ("errors", total.error_rate, TARGETS["error_rate"], total.error_rate <= TARGETS["error_rate"]),
+        ("answers a second", total.rate, None, None),
+        ("quality", total.quality, TARGETS["quality"], total.quality >= TARGETS["quality"]),
+        ("use of the stages, mean", _mean_use(total), None, None),
+        ("memory", None, None, None),
+    ]
+    note = (
+        f"{done.controller}, {total.n_arrived:,} requests; every stage fails once a day on average and is "
+        "back in three minutes; a time each of small calls, slow network, slow stage and surge. Memory is "
+        "not simulated."
+    )
+    return shop.table("production", "A day in production", ("metric", "value", "target", "met"), rows, note)
+
+
+def _mean_use(total: Summary) -> float:
+    return sum(stage.utilisation for stage in total.stages.values()) / len(total.stages)
+
+
+def _hours(shop: Shop, done: Run) -> Table:
+    quarter, rows = shop.asked.seconds / 4, []
+    for i in range(4):
+        own = [w for w in done.windows if i * quarter <= w.start_s < (i + 1) * quarter]
+        n = sum(w.n_answered for w in own)
+        if not n:
+            continue
+        rows.append(
+            (
+                f"{i * quarter / HOUR:g} to {(i + 1) * quarter / HOUR:g} h",
+                n / sum(w.seconds for w in own),
+                _weighted(own, "latency_s"),
+                max((w.p95_s for w in own if w.p95_s is not None), default=None),
+                sum(w.stages[shop.largest].share_answered * w.n_answered for w in own) / n,
+                _weighted(own, "quality"),
+            )
+        )
+    columns = ("time", "answers_per_s", "latency_s", "p95_s", f"answered_by_{shop.largest}", "quality")
+    return shop.table("hours", "The day by quarters", columns, rows, "P95: of the worst window.")
+
+
+def _weighted(windows: Sequence[Summary], name: str) -> float:
+    n = sum(w.n_answered for w in windows)
+    return sum(float(getattr(w, name)) * w.n_answered for w in windows) / n
+
+
+def _devices(shop: Shop, done: Run) -> Table:
+    rows: list[tuple[Value, ...]] = []
+    for name, whole in done.total.stages.items():
+        peak = max(w.stages[name].utilisation for w in done.windows)
+        per_call = whole.n_visits / whole.n_calls if whole.n_calls else None
+        rows.append((name, shop.asked.servers[name][0], whole.utilisation, peak, whole.mean_inside, per_call))
+    columns = ("stage", "replicas", "use_mean", "use_peak", "inside_mean", "queries_per_call")
+    return shop.table("devices", "The day by stage", columns, rows, "Peak: the busiest window.")
+
+
+def before_after(shop: Shop) -> list[Table]:
+    """Four situations, without and with sight of the queues."""
+    rate, seconds = shop.rate(), min(HOUR, shop.asked.seconds)
+    lam = float(shop.ours.split(":")[1])
+    mu = shop.ours.split(":")[2]
+    situations = (
+        ("high load", shop.short(), shop.blind, shop.ours),
+        ("low load", shop.short(arrivals=f"poisson:{0.2 * rate:g}"), shop.blind, shop.ours),
+        (
+            "memory pressure",
+            shop.short(
+                faults=(f"memory:{shop.largest}:0:{seconds:g}:2",), arrivals=f"poisson:{0.6 * rate:g}"
+            ),
+            shop.blind,
+            shop.ours,
+        ),
+        ("quality focus", shop.short(), f"optimal:{4 * lam:g}", f"queue:{4 * lam:g}:{mu}"),
+    )
+    rows: list[tuple[Value, ...]] = []
+    for name, asked, *texts in situations:
+        for text in texts:
+            done = shop.play(asked, text)
+            t = done.total
+            rows.append((name, done.controller, t.latency_s, t.p95_s, t.quality, t.cost, t.n_inside))
+    columns = ("situation", "policy", "latency_s", "p95_s", "quality", "cost", "inside_at_end")
+    note = (
+        f"{rate:.3g} requests a second at high load: {shop.largest} alone would be in use 85 % of the time."
+    )
+    return [shop.table("before_after", "Without and with sight of the queues", columns, rows, note)]
+
+
+def intervals(shop: Shop) -> list[Table]:
+    """Seconds between two looks, of ours and of the published optimiser."""
+    rows: list[tuple[Value, ...]] = []
+    for text in (shop.ours, "published:0.2"):
+        for interval in INTERVALS:
+            done = shop.play(shop.short(), text, interval)
+            t = done.total
+            rows.append((done.controller, interval, t.latency_s, t.p95_s, t.quality, _relaxation(t)))
+    columns = ("policy", "interval_s", "latency_s", "p95_s", "quality", "relaxation_s")
+    note = (
+        "Relaxation: E[S] / (1 - rho)^2 of the stage where it is longest, in which a queue forgets how it "
+        "was. A loop that acts on queues through solutions that are older than that acts on the past; ours "
+        "sees the queues at every decision and solves again for loads only."
+    )
+    return [shop.table("intervals", "Seconds between two solutions", columns, rows, note)]
+
+
+def _relaxation(total: Summary) -> float:
+    """The longest over the stages, seconds."""
+    found = 0.0
+    for stage in total.stages.values():
+        if stage.n_calls:
+            call_s = stage.utilisation * total.seconds / stage.n_calls
+            found = max(found, call_s / max(1e-3, 1.0 - stage.utilisation) ** 2)
+    return found
+
+
+def categories(shop: Shop) -> list[Table]:
+    """What the largest stage answers, by policy and data set."""
+    rows: list[tuple[Value, ...]] = []
+    texts = (shop.blind, shop.ours, "static:0.8", "router:1:0.8", f"always:{shop.largest}")
+    for text in texts:
+        asked = shop.short(arrivals=f"poisson:{0.6 * shop.rate():g}")
+        controller = shop.controller(asked, text)
+        sim = replace(shop.scenario, asked=asked).simulator(controller, shop.seed)
+        answers: Counter[tuple[str, bool]] = Counter()
+
+        def note(request: Request, _: float, answers: Counter[tuple[str, bool]] = answers) -> None:
+            if request.step is not None:
+                kind = request.situation.trace.query.dataset
+                answers[kind, request.step.answer == shop.largest] += 1
+
+        sim.on_end = note
+        for window in sim.run(asked.seconds):
+            shop.progress(window)
+        recorded = Counter(query.trace.query.dataset for query in shop.scenario.population.queries)
+        for kind, n in recorded.items():
+            by_largest, by_others = answers[kind, True], answers[kind, False]
+            share = by_largest / (by_largest + by_others) if n >= LEAST and by_largest + by_others else None
+            rows.append((controller.name, kind, n, share))
+    columns = ("policy", "kind", "recorded", f"answered_by_{shop.largest}")
+    note = f"No number where fewer than {LEAST} outcomes of a kind are recorded."
+    return [shop.table("categories", "Use of the largest stage", columns, rows, note)]
+
+
+def users(shop: Shop) -> list[Table]:
+    """A closed loop, every row with its law."""
+    rows: list[tuple[Value, ...]] = []
+    for n in USERS:
+        t = shop.play(shop.short(users=(n, THINK_S), arrivals=""), shop.ours).total
+        rows.append((n, t.rate, t.latency_s, t.p95_s, t.quality, t.rate * (t.latency_s + THINK_S)))
+    columns = ("users", "answers_per_s", "latency_s", "p95_s", "quality", "users_by_the_law")
+    note = f"Users think {THINK_S:g} s on average; by the law X (R + Z) = N."
+    found = shop.table("users", "Scalability", columns, rows, note)
+    audit: list[tuple[Value, ...]] = [
+        (
+            n,
+            rate,
+            mean,
+            p95,
+            None if rate is None or mean is None else rate * mean,
+            _verdict(n, rate, mean, p95),
+        )
+        for n, rate, mean, p95 in PUBLISHED
+    ]
+    return [
+        found,
+        Table(
+            name="published_users",
+            title="The published scalability table",
+            provenance="replayed",
+            measured_on="published figures",
+            n=len(audit),
+            columns=("users", "answers_per_s", "latency_s", "p95_s", "inside", "verdict"),
+            rows=tuple(audit),
+            note="By Little's law as many are inside as come a second times the seconds that they stay.",
+        ),
+    ]
+
+
+def _verdict(n: int, rate: float | None, mean: float | None, p95: float | None) -> str:
+    if rate is not None and mean is not None and rate * mean > n:
+        return f"impossible: more inside than {n} users"
+    if p95 is not None and p95 > 1.0:
+        return "P95 is not below a second, as claimed"
+    return "possible"
+
+
+def load(shop: Shop) -> list[Table]:
+    """Latency by load, of the largest stage alone and of the cascade without and with sight of the queues."""
+    rows: list[tuple[Value, ...]] = []
+    for factor in LOADS:
+        asked = shop.short(arrivals=f"poisson:{factor * shop.rate():g}")
+        for text in (f"always:{shop.largest}", shop.blind, shop.ours):
+            done = shop.play(asked, text)
+            t = done.total
+            rows.append((0.85 * factor, done.controller, t.latency_s, t.p95_s, t.quality, t.n_inside))
+    columns = ("load", "policy", "latency_s", "p95_s", "quality", "inside_at_end")
+    note = f"Load: of {shop.largest} alone in full calls; from 1 on its queue grows without end."
+    return [shop.table("load", "Latency by load", columns, rows, note)]
+
+
+MAKERS: dict[str, Callable[[Shop], list[Table]]] = {
+    "production": day,
+    "before_after": before_after,
+    "intervals": intervals,
+    "categories": categories,
+    "users": users,
+    "load": load,
+}
+"""By the name of the first table that each makes, in the order they are shown."""
+
+
+def hours_simulated(seconds: float) -> float:
+    """Hours that all makers simulate together, for a day of so many seconds."""
+    short = min(HOUR, seconds) / HOUR
+    n_short = 8 + 2 * len(INTERVALS) + 5 + len(USERS) + 3 * len(LOADS)
+    return math.fsum([seconds / HOUR, n_short * short])
