@@ -166,3 +166,14 @@ def test_what_deciding_takes_is_printed_and_kept(place: Place, tmp_path: Path) -
     assert queue_aware["effort"]["n_decisions"] > queue_aware["total"]["n_arrived"]
     assert queue_aware["effort"]["decision_s"] < 1e-4
     assert always.get("effort") is None
+
+
+def test_a_plan_of_devices(place: Place) -> None:
+    """By policy, the fewest devices and where they go; more than are allowed is said."""
+    asked = ("--plan", "0.3", "--at-quality", "0.9", "--arrivals", "poisson:60", "--most-devices", "4")
+    found = simulate(place, *asked, "--policies", "always:L,queue:30:2,queue:60:2,always:S")
+    assert found.exit_code == 0, found.output
+    rows = {line.split()[0]: line for line in found.output.splitlines() if line[:1] in {"a", "q"}}
+    assert set(rows) <= {"always:L", "always", "queue:30:2", "queue:60:2", "queue"}
+    assert "fewest devices for P95 <= 0.3 s" in found.output
+    assert simulate(place, "--plan", "-1", "--policies", "always:L").exit_code == 2

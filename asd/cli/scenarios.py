@@ -20,10 +20,11 @@ __all__ = ["Opened", "open_scenario"]
 
 
 class Opened(NamedTuple):
-    """A scenario, and what was fitted for its ladder."""
+    """A scenario, what was fitted for its ladder, and the devices that a replica of each stage takes."""
 
     scenario: Scenario
     fitted: PolicyArtifact
+    devices: dict[str, int]
 
 
 def open_scenario(
@@ -54,7 +55,8 @@ def open_scenario(
         servers={stage: (given.get(stage, 1), batch) for stage in population.stages},
         **asked,
     )
-    return Opened(Scenario(population, what), fitted)
+    devices = {stage.name: stage.tensor_parallel for stage in steps.stages}
+    return Opened(Scenario(population, what), fitted, devices)
 
 
 def _replicas(text: str, ladder: Ladder) -> dict[str, int]:

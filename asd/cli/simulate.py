@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.options import ladder_option, policy_option
-from asd.cli.scenarios import open_scenario
+from asd.cli.scenarios import Opened, open_scenario
 from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
-from asd.operations.population import Remembered
+from asd.operations.population import Population, Remembered
 from asd.operations.runs import Effort, Run, Runs, mean_of, runs_of
+from asd.operations.sizing import Need, Sizing
 
 
 @click.command(
@@ -29,6 +31,8 @@ from asd.operations.runs import Effort, Run, Runs, mean_of, runs_of
         "asd simulate traces.jsonl                                    24 h, 1.06 million requests",
         "asd simulate traces.jsonl --arrivals poisson:60 --hours 1 --policies optimal:5,always:L --seeds 3",
         "asd simulate traces.jsonl --hours 2 --fault down:L:1800:600 --fault overload:3600:300:40",
+        "asd simulate traces.jsonl --plan 0.5 --at-quality 0.98 --arrivals poisson:100 --hours 0.1 "
+        "--policies always:L,static:0.9,queue:8:2",
         "asd collect --out traces.jsonl                               makes the file",
     )
 )
@@ -47,6 +51,10 @@ from asd.operations.runs import Effort, Run, Runs, mean_of, runs_of
     type=float,
     help="Of the settings of a policy, run the one of least P95 with this share of the largest's quality.",
 )
+@click.option(
+    "--plan", type=float, help="Instead: the fewest devices on which P95 is at most so many seconds."
+)
+@click.option("--most-devices", type=click.IntRange(min=1), default=16, show_default=True, help="Of --plan.")
 @click.option("--arrivals", help="poisson:RATE, day, bursts, FILE.csv.gz or FILE:RATE. [default: day]")
 @click.option("--users", help="Instead, a closed loop: N:THINK_SECONDS.")
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
@@ -66,6 +74,8 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     policy: Path | None,
     policies: str,
     at_quality: float | None,
+    plan: float | None,
+    most_devices: int,
     arrivals: str | None,
     users: str | None,
     hours: float,
@@ -103,9 +113,12 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
         opened.fitted, population, scenario.asked.servers, batch, Remembered(opened.fitted.evidence())
     )
     texts = policies.split(",")
+    quality = 0.0 if at_quality is None else at_quality * _largest_quality(population)
+    if plan is not None:
+        _plan(opened, contenders, texts, Need(plan, quality), most_devices)
+        return
     if at_quality is not None:
-        largest = np.mean([query.trace.outcomes[population.stages[-1]].score for query in population.queries])
-        texts = cheapest_in_time(scenario, contenders, texts, at_quality * float(largest), seed=0)
+        texts = cheapest_in_time(scenario, contenders, texts, quality, seed=0)
     names = [contenders.of(text).name for text in texts]
     began = time.process_time()
     with tqdm(total=seeds * len(texts) * hours, unit="h", disable=None, file=sys.stderr) as bar:
@@ -117,6 +130,37 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
             lambda closed: bar.update(closed.seconds / 3600.0),
         )
     _show(made, names, time.process_time() - began)
+
+
+def _largest_quality(population: Population) -> float:
+    largest = population.stages[-1]
+    return float(np.mean([query.trace.outcomes[largest].score for query in population.queries]))
+
+
+def _plan(opened: Opened, contenders: Contenders, texts: Sequence[str], need: Need, most: int) -> None:
+    """Print how many devices each policy takes, the best of its settings."""
+    sizing = Sizing(
+        opened.scenario,
+        opened.devices,
+        lambda text, servers: replace(contenders, servers=servers).of(text),
+        seed=1,
+        most=most,
+    )
+    rows: list[dict[str, str]] = []
+    settings: dict[str, list[str]] = {}
+    for text in texts:
+        settings.setdefault(text.partition(":")[0], []).append(text)
+    for name, own in settings.items():
+        size = sizing.smallest(own, need)
+        if size is None:
+            rows.append({"policy": name, "devices": f"more than {most}"})
+            continue
+        placed = " ".join(f"{stage}:{n}" for stage, n in size.replicas.items())
+        found = {"devices": str(size.devices), "replicas": placed, "P95": f"{size.total.p95_s:.3g}"}
+        rows.append({"policy": size.text, **found, "quality": f"{size.total.quality:.3f}"})
+    click.echo(tabulate(rows, headers="keys", disable_numparse=True))
+    click.echo(f"fewest devices for P95 <= {need.p95_s:g} s at quality >= {need.quality:.3f}")
+    click.echo("provenance: simulated")
 
 
 def _users(text: str) -> tuple[int, float]:

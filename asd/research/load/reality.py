@@ -134,7 +134,7 @@ class Place:
     traces: Sequence[Trace]
 
     def population(self, prices: Prices, batch: int) -> Population:
-        """The queries at measured prices."""
+        """The queries, whose calls take what was measured."""
         stages = tuple(
             replace(
                 stage,
@@ -143,7 +143,11 @@ class Place:
             )
             for stage in self.ladder.stages
         )
-        return Population(self.traces, replace(self.ladder, stages=stages), 1.0, batch)
+        found = Population(self.traces, replace(self.ladder, stages=stages), 1.0, batch)
+        found.prices = self.ladder.prices_at(
+            1
+        )  # what the server books: the ladder's own, whatever calls take
+        return found
 
     def policy_at(self, lam: float) -> OptimalPolicy:
         """What the server decides by."""

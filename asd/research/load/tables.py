@@ -30,6 +30,7 @@ from asd.operations.stations import Request
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
 from asd.research.study.record import Table, Value
+from asd.schema import msgspec
 
 __all__ = ["MAKERS", "Kept", "Shop"]
 
@@ -90,7 +91,7 @@ class Shop:
         """At most an hour at the day's mean rate, instead of the day."""
         seconds = min(HOUR, self.asked.seconds)
         changed = {"seconds": seconds, "window_s": seconds, "arrivals": f"poisson:{self.rate():g}"}
-        return Asked(**{**_fields(self.asked), **changed, **others})
+        return msgspec.structs.replace(self.asked, **(changed | others))
 
     def rate(self) -> float:
         """Requests a second that keep the largest stage alone at work 85 % of the time, in full calls."""
@@ -133,10 +134,6 @@ class Shop:
         )
 
 
-def _fields(asked: Asked) -> dict[str, object]:
-    return {name: getattr(asked, name) for name in Asked.__struct_fields__}
-
-
 def day(shop: Shop) -> list[Table]:
     """The day with failures: as a whole, by six hours, and by stage."""
     done = shop.play(_failing(shop), shop.ours)
@@ -153,7 +150,7 @@ def _failing(shop: Shop) -> Asked:
         f"overload:{0.8 * span:g}:{span / 144:g}:10",
     )
     mtbf = dict.fromkeys(stages, (span, 180.0))
-    return Asked(**{**_fields(shop.asked), "faults": faults, "mtbf": mtbf})
+    return msgspec.structs.replace(shop.asked, faults=faults, mtbf=mtbf)
 
 
 def _production(shop: Shop, done: Run) -> Table:
