@@ -46,7 +46,7 @@ _BAND = (0.025, 0.975)
     "--minutes", type=click.FloatRange(0, min_open=True), default=7.0, show_default=True, help="A load."
 )
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Most queries a call.")
-@click.option("--limit", type=click.IntRange(3), default=12, show_default=True, help="As of asd price.")
+@click.option("--limit", type=click.IntRange(3), default=6, show_default=True, help="As of asd price.")
 @click.option("--drawn", type=click.IntRange(2), default=200, show_default=True, help="Runs of the band.")
 @click.option(
     "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every part; go on from it."
