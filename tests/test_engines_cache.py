@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from asd.cascade import Cascade
+from asd.dispatch import Dispatcher
 from asd.engines import GREEDY, Engine, Sampling, Verifier
 from asd.engines.cache import CachingEngine, ResponseStore, with_cache
 from asd.engines.timing import time_stages
@@ -199,3 +201,21 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
         store._connection.execute("PRAGMA query_only = ON")
         with pytest.raises(StorageError, match=r"cannot write to the response store .*r\.sqlite"):
             CachingEngine(scripted(), store, STAGE, "r1").generate(ASKED)
+
+
+def test_a_store_before_a_server_leaves_it_its_concurrency(store: ResponseStore) -> None:
+    """And one before an engine that computes here, its device: these still take turns."""
+
+    class Served(ScriptedEngine):
+        concurrency = 7
+
+    served = with_cache(Served("S", {}), store, STAGE, "r")
+    local = scripted()
+    local.device = "cuda:1"  # type: ignore[attr-defined]
+
+    async def main() -> tuple[int, int]:
+        dispatcher = Dispatcher({"S": served, "L": with_cache(local, store, STAGE, "r")})
+        return dispatcher.width("S"), dispatcher.width("L")
+
+    assert asyncio.run(main()) == (7, 1)
+    assert with_cache(local, store, STAGE, "r").device == "cuda:1"

@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 
 from asd.cancellation import tokens_of
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Engine, Sampling, Verifier
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Concurrent, Engine, Sampling, Verifier
 from asd.engines.closing import Closing, close
 from asd.errors import ConfigError, DataError, StorageError
 from asd.ladder import Stage
@@ -135,6 +135,16 @@ class CachingEngine(Closing):
     def stage_name(self) -> str:
         """Name of the stage."""
         return self._engine.stage_name
+
+    @property
+    def concurrency(self) -> int | None:
+        """Calls that the engine takes at a time; None: one after the other."""
+        return self._engine.concurrency if isinstance(self._engine, Concurrent) else None
+
+    @property
+    def device(self) -> object:
+        """Where the engine computes; stages on one device take turns."""
+        return getattr(self._engine, "device", "this process")
 
     def load(self) -> None:
         """Bring the weights into memory, whether they will be needed or not."""

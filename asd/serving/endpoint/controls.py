@@ -128,10 +128,7 @@ def _of_headers(headers: Iterable[tuple[str, str]]) -> dict[str, Any]:
         if name in found:
             raise RequestError(400, f"the header {header} is given twice", param=header)
         text = value.strip()
-        if name == "stages":
-            found[name] = [stage.strip() for stage in text.split(",")]
-        else:
-            found[name] = text if name in {"show", "answers", "priority"} else _number(text)
+        found[name] = text if name in {"show", "answers", "priority", "stages"} else _number(text)
     return found
 
 
@@ -145,7 +142,12 @@ def _number(text: str) -> float | str:
 def _converted(fields: Mapping[str, Any]) -> Controls:
     """One place's controls; a text is taken for a list of stages with commas between them."""
     stages = fields.get("stages")
-    read = {**fields, "stages": stages.split(",")} if isinstance(stages, str) else fields
+    if isinstance(stages, str):
+        stages = [name.strip() for name in stages.split(",")]
+    if isinstance(stages, list) and "" in stages:
+        message = f"stages: {fields['stages']!r} has a stage without a name; write stages as S,L"
+        raise RequestError(400, message, param="stages")
+    read = fields if stages is None else {**fields, "stages": stages}
     try:
         return msgspec.convert(read, Controls)
     except msgspec.ValidationError as error:
