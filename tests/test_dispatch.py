@@ -476,3 +476,23 @@ def test_a_call_does_not_wait_for_those_who_do_not_come_back() -> None:
         return time.perf_counter() - start
 
     assert 0.2 < asyncio.run(main()) < 0.3
+
+
+def test_a_timer_that_is_early_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some event loops call a millisecond before the time."""
+    asked = queries(4)
+    stage = Timed(engines(asked)["S"], 0.2)
+    cascade = Cascade({"S": stage}, FixedStage("S"), {"S": PRICES["S"]})
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_at = loop.call_at
+        monkeypatch.setattr(loop, "call_at", lambda when, *rest, **how: call_at(when - 0.002, *rest, **how))
+        first = asyncio.create_task(cascade.answer(asked[3]))
+        await asyncio.sleep(0.05)
+        await asyncio.gather(first, *(cascade.answer(query) for query in asked[:3]))
+        monkeypatch.undo()
+        await asyncio.wait_for(cascade.answer(asked[0]), 5)
+
+    asyncio.run(main())
+    assert [len(call) for call in stage.calls] == [1, 3, 1]

@@ -151,8 +151,10 @@ async def _refuse(send: Send, error: BaseException) -> None:
 def _reported(error: BaseException) -> RequestError:
     """What the client is told; the log gets the kind of error, and where it came from."""
     refusal = refusal_of(error)
-    if refusal.status >= 500:
+    if refusal.status == 500:
         _LOG.error("%s: %s", refusal.code, type(error).__name__, exc_info=error)
+    elif refusal.status > 500:
+        _LOG.warning("refused: %s", refusal.code)
     return refusal
 
 

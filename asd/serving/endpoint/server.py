@@ -18,6 +18,9 @@ from asd.serving.endpoint.application import Application
 
 __all__ = ["Server", "listening", "set_up_logs", "url_of"]
 
+GRACE_S = 0.3
+"""For so long after the last answer, connections that the kernel has taken are still told that it ends."""
+
 
 class Server(uvicorn.Server):
     """Serves an application until a signal ends it; drains before it closes."""
@@ -47,6 +50,7 @@ class Server(uvicorn.Server):
     def _drain(self) -> None:
         async def drained() -> None:
             await self.application.service.drained()
+            await asyncio.sleep(GRACE_S)
             self.should_exit = True
 
         self._draining = self._draining or asyncio.create_task(drained())

@@ -1,0 +1,84 @@
+"""The server with writing stages: in a thread of this process, or as a process that may be killed.
+
+python -m bench.promises.server LEDGER        # prints its port
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Thread
+
+from asd.policies import FixedStage
+from asd.resilience import Health
+from asd.serving.admission import Admission
+from asd.serving.cashier import Cashier
+from asd.serving.endpoint.application import Application
+from asd.serving.endpoint.controls import Controls
+from asd.serving.endpoint.server import Server, listening
+from asd.serving.endpoint.service import Capacity, Service, tariff_of
+from asd.serving.endpoint.settings import Setting
+from asd.serving.loopback import Loopback
+from bench.promises.stages import LADDER, Climb, WritingStage
+
+__all__ = ["Climbing", "serving"]
+
+STAGES = ("S", "L")
+
+
+class Climbing:
+    """Settings that give every request the same policy: from S to L."""
+
+    def __init__(self) -> None:
+        self.setting = Setting(Climb(STAGES), STAGES)
+        self.hurried = Setting(FixedStage("S"), ("S",), "busy")
+
+    async def of(self, asked: Controls, temperature: float = 0.0) -> Setting:  # noqa: ARG002
+        """The one setting."""
+        return self.setting
+
+
+def _service(engines: Mapping[str, WritingStage], admission: Admission) -> Service:
+    capacity = Capacity(open=2000, batch=64)
+    service = Service(engines, LADDER, Climbing(), ("text",), admission, capacity)  # type: ignore[arg-type]
+    service.health = Health(trip_after=3, cool_down_s=0.2)
+    return service
+
+
+@contextmanager
+def serving(
+    engines: Mapping[str, WritingStage], admission: Admission | None = None
+) -> Iterator[tuple[Server, int]]:
+    """The server in a thread of its own, and its port."""
+    server = Server(Application(lambda: _service(engines, admission or Loopback()), loopback_only=True))
+    with listening("127.0.0.1", 0) as at:
+        thread = Thread(target=server.run, args=([at],))
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.005)
+            yield server, at.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def main(ledger: Path) -> None:
+    """Serve until SIGTERM."""
+    logging.disable(logging.CRITICAL)
+    engines = {name: WritingStage(name) for name in STAGES}
+    with (
+        listening("127.0.0.1", 0) as at,
+        Cashier(ledger, tariff_of(LADDER, engines), keyless=True) as cashier,
+    ):
+        server = Server(Application(lambda: _service(engines, cashier), loopback_only=True))
+        print(at.getsockname()[1], flush=True)
+        server.run([at])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
