@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,10 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from asd.engines import GREEDY, Sampling
 from asd.policies import FixedStage
 from asd.serving.endpoint.service import Capacity
+from asd.types import Draft, Query
 from tests.endpoint import OnePolicy, Server, Slow, chat, client, running
 
 FEW = 5
@@ -32,14 +35,27 @@ def slow(seconds: float, batch: int) -> Iterator[tuple[Server, Slow]]:
         yield server, engines["S"]
 
 
+class Held(Slow):
+    """A stage that answers once it is let, or after half a minute."""
+
+    def __init__(self, stage_name: str, text: str) -> None:
+        super().__init__(stage_name, text)
+        self.open = threading.Event()
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+        self.open.wait(30)
+        return super().generate(queries, sampling)
+
+
 def n_tasks(server: Server) -> int:
     return len(asyncio.all_tasks(server.application.service.dispatcher.loop))
 
 
 def settled(server: Server) -> None:
     """Until nothing is open, for a while."""
-    n_idle = 0
+    n_idle, until = 0, time.monotonic() + 60
     while n_idle < 10:
+        assert time.monotonic() < until, "requests stay open"
         n_idle = 0 if server.application.service.n_open else n_idle + 1
         time.sleep(0.02)
 
@@ -87,9 +103,11 @@ def test_clients_that_leave_leave_nothing_behind() -> None:
 @pytest.mark.slow
 def test_a_signal_lets_accepted_requests_end_and_refuses_others() -> None:
     """Not ready from the signal on; then the server stops by itself."""
-    with slow(0.6, batch=16) as (server, _), ThreadPoolExecutor(8) as threads:
+    engines = {name: Held(name, "three") for name in ("S", "M", "L")}
+    with running(engines, OnePolicy(FixedStage("S"))) as server, ThreadPoolExecutor(8) as threads:
         accepted = [threads.submit(streamed, server) for _ in range(8)]
-        while server.application.service.n_open < 8:
+        until = time.monotonic() + 30
+        while server.application.service.n_open < 8 and time.monotonic() < until:
             time.sleep(0.005)
         server.handle_exit(signal.SIGTERM, None)
         time.sleep(0.05)
@@ -104,6 +122,7 @@ def test_a_signal_lets_accepted_requests_end_and_refuses_others() -> None:
         ):
             with pytest.raises(HTTPError, match="503"):
                 urlopen(request)
+        engines["S"].open.set()
         assert [one.result() for one in accepted] == ["three"] * 8
         for _ in range(500):
             if server.should_exit:
