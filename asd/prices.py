@@ -121,7 +121,8 @@ class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         card: Name of the device.
         date: Of the measurement, ISO 8601.
         dtype: Of the weights.
-        step_modes: How every measured stage made its decode steps (`asd.engines.StepMode`).
+        step_modes: How every measured stage made its decode steps (`asd.engines.StepMode`), several as
+            "eager/graph".
         modelled: By batch size, stages that were not measured: their prices are scaled from those of the
             largest that was.
         provenance: "timing-only".
@@ -137,7 +138,7 @@ class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def how(self, stage: str, batch: int) -> str:
         """What a stage's prices at a batch size come from: the steps that were timed, or "modelled"."""
         is_modelled = stage in self.modelled.get(batch, ())
-        return "modelled" if is_modelled else f"timed, {self.step_modes[stage]} steps"
+        return "modelled" if is_modelled else f"timed, {self.step_modes.get(stage, 'unknown')} steps"
 
     def __str__(self) -> str:
         """In one line, for `prices_measured`."""

@@ -112,15 +112,38 @@ def test_a_size_that_was_not_measured_is_scaled_from_the_largest_and_labelled(tm
 
 def test_a_row_says_what_a_step_is_a_share_of(tmp_path: Path) -> None:
     """Of the floor by bytes, of what generate() takes for the same step, and a draft in steps."""
-    log = _log(tmp_path, {})
+    log = _log(tmp_path, {"7B": LAWS["7B"]})
     seconds = _seconds(LAWS["7B"], 1, 128) | {GENERATE + FIRST: 0.02, GENERATE + ALL: 0.02 + 8 * 0.032}
     log.put(Cell(size="7B", batch=1, length=128, step_mode="graph", seconds=seconds))
-    header, _, row = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN).shown().splitlines()
+    header, _, row, _ = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN).shown().splitlines()
     found = dict(zip(re.split(r"\s{2,}", header), re.split(r"\s{2,}", row), strict=True))
     floor = family_of("qwen2.5").decode_bytes("7B", "bfloat16", 1, 128) / RATES.copy
     assert (found["decode"], found["generate()"], found["of generate()"]) == ("8", "32", "25%")
     assert (found["static"], found["of floor"]) == ("-", f"{floor / 0.008:.0%}")
     assert found["verify 16"] == "13.2 (1.6 steps)"
+
+
+def test_a_size_of_which_one_length_fits_is_not_measured(tmp_path: Path) -> None:
+    """A prompt token's price cannot be told by it: it is modelled, and nothing of the others is lost."""
+    log = _log(tmp_path, LAWS)
+    seconds = _seconds(LAWS["14B"], 1, 128)
+    log.put(Cell(size="32B", batch=1, length=128, step_mode="eager", seconds=seconds))
+    found = Sizes(log, family_of("qwen2.5"), ("7B", "14B", "32B"), PLAN)
+    assert found.timing().modelled == {1: ("32B",)}
+    assert found.prices()[1]["32B"].per_decoded_token > LAWS["14B"].per_decoded_token
+    assert found.timing().step_modes == {"7B": "graph", "14B": "graph"}
+
+
+def test_cells_of_lengths_that_are_not_asked_for_are_left_out(tmp_path: Path) -> None:
+    """A log that holds more decides nothing; two modes of one size are both told."""
+    log = _log(tmp_path, {"7B": LAWS["7B"]})
+    stale = {name: 9 * s for name, s in _seconds(LAWS["7B"], 1, 64).items()}
+    log.put(Cell(size="7B", batch=1, length=64, step_mode="eager", seconds=stale))
+    found = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN)
+    assert found.prices()[1]["7B"].per_decoded_token == pytest.approx(8.0, rel=1e-3)
+    assert found.timing().step_modes == {"7B": "graph"}
+    log.put(Cell(size="7B", batch=1, length=512, step_mode="eager", seconds=_seconds(LAWS["7B"], 1, 512)))
+    assert found.timing().step_modes == {"7B": "eager/graph"}
 
 
 def test_a_batch_size_at_which_nothing_was_measured_has_no_prices(tmp_path: Path) -> None:
@@ -256,6 +279,7 @@ def test_a_size_that_does_not_fit_is_not_built(tmp_path: Path) -> None:
     ("more", "says"),
     [
         (["--sizes", "S,8B"], "no shape of size '8B'; there are S, M, L"),
+        (["--ladder", "llama3", "--sizes", ""], "llama3 is no preset: name its sizes, as in --sizes 1B,3B"),
         (["--ladder", "gpt"], "no shapes of ladder 'gpt'; there are those of qwen2.5, .*tiny"),
         (["--lengths", "8"], "give 2 or more different numbers"),
         (["--lengths", "8,x"], "give 2 or more different numbers"),

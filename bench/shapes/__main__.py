@@ -95,7 +95,7 @@ def shapes(  # noqa: PLR0913, PLR0917  (one argument an option)
     """Measure what models of these shapes take on this device (timing-only, random weights)."""
     try:
         family, plan = family_of(ladder), Plan(batch, lengths, widths, new_tokens, passes, rivals)
-        names = tuple(dict.fromkeys(sizes.split(","))) if sizes else _stages(ladder)
+        names = tuple(dict.fromkeys(sizes.split(","))) if sizes else _stages(ladder, family)
         _check(family, names, plan)
         check_writable(out)
         on = str(find_device(device, "random weights"))
@@ -117,7 +117,9 @@ def shapes(  # noqa: PLR0913, PLR0917  (one argument an option)
         sys.exit(INTERRUPTED)
 
 
-def _stages(ladder: str) -> tuple[str, ...]:
+def _stages(ladder: str, family: Family) -> tuple[str, ...]:
+    if ladder not in family.ladders:
+        raise ConfigError(f"{ladder} is no preset: name its sizes, as in --sizes {','.join(family.sizes)}")
     return tuple(stage.name for stage in Ladder.load(ladder).stages)
 
 

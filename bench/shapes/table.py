@@ -62,7 +62,7 @@ class Sizes:
             card=asked.card,
             date=self.log.file.date,
             dtype=asked.dtype,
-            step_modes={cell.size: cell.step_mode for cell in self.log.cells if cell.size in self.names},
+            step_modes={name: modes for name in self.names if (modes := self._step_modes(name))},
             modelled={batch: left for batch in self.batches if (left := self._not_measured(batch))},
         )
 
@@ -78,14 +78,27 @@ class Sizes:
 
     def _ratio(self, batch: int) -> str:
         names, n_new = self._measured(batch), self.log.file.asked.n_new
-        steps = [self.log.of(name, batch)[0].decode_s(n_new) or math.nan for name in names]
+        steps = [self._cells(name, batch)[0].decode_s(n_new) or math.nan for name in names]
         ratios = " : ".join(f"{step / steps[0]:.2g}" for step in steps)
         return f"a step at batch {batch}: {' : '.join(names)} = {ratios}"
 
+    def _cells(self, name: str, batch: int) -> list[Cell]:
+        """Of one size at one batch size, at the lengths asked for; none where a single one fitted.
+
+        What a prompt token takes is not told apart from what a call takes by prompts of one length.
+        """
+        found = [cell for cell in self.log.of(name, batch) if cell.length in self.plan.lengths]
+        return found if len(found) > 1 else []
+
     def _measured(self, batch: int) -> list[str]:
         """Names of the sizes that were measured at a batch size, fewest bytes first."""
-        found = [name for name in self.names if self.log.of(name, batch)]
+        found = [name for name in self.names if self._cells(name, batch)]
         return sorted(found, key=self._weights)
+
+    def _step_modes(self, name: str) -> str:
+        """All modes that a size was seen in, as "eager/graph"; empty where it was not measured."""
+        cells = [cell for batch in self.batches for cell in self._cells(name, batch)]
+        return "/".join(sorted({cell.step_mode for cell in cells}))
 
     def _not_measured(self, batch: int) -> tuple[str, ...]:
         measured = self._measured(batch)
@@ -119,13 +132,13 @@ class Sizes:
 
     def _growth(self, measured: str, modelled: str, batch: int) -> float:
         """Of a step: with the efficiency of the size that was measured, it takes as its bytes do."""
-        length = min(self.plan.lengths)
+        length = self._cells(measured, batch)[0].length
         return self._floor_s(modelled, batch, length) / self._floor_s(measured, batch, length)
 
     def _explained(self, name: str, batch: int) -> Prices:
         """Prices that explain the seconds of all our own calls of one size at one batch size."""
         usages, seconds = [], []
-        for cell in self.log.of(name, batch):
+        for cell in self._cells(name, batch):
             for call, usage in self._usages(cell.length).items():
                 if call in cell.seconds:
                     usages.append([usage] * batch)
@@ -139,13 +152,13 @@ class Sizes:
         return {OURS + FIRST: Usage(length, 1, 1), OURS + ALL: Usage(length, n, n)} | reading
 
     def _rows(self, name: str, batch: int) -> Iterator[dict[str, str]]:
-        cells = self.log.of(name, batch)
+        cells = self._cells(name, batch)
         for cell in cells:
             yield self._row(cell)
         if not cells:
-            length, largest = min(self.plan.lengths), self._measured(batch)[-1]
-            like = self.log.of(largest, batch)[0].decode_s(self.log.file.asked.n_new) or 0.0
-            step = like * self._growth(largest, name, batch)
+            largest = self._measured(batch)[-1]
+            like, n_new = self._cells(largest, batch)[0], self.log.file.asked.n_new
+            length, step = like.length, (like.decode_s(n_new) or 0.0) * self._growth(largest, name, batch)
             yield {"size": name, "batch": str(batch), "prompt": str(length), "steps": "modelled"} | {
                 "decode": _ms(step),
                 "floor": _ms(self._floor_s(name, batch, length)),
