@@ -251,3 +251,28 @@ def test_decisions_are_counted(contenders: Contenders) -> None:
 def test_weights_out_of_range_are_refused(contenders: Contenders, text: str) -> None:
     with pytest.raises(ConfigError, match="not"):
         contenders.of(text)
+
+
+def test_what_a_burst_leaves_behind(contenders: Contenders) -> None:
+    """Looking every 10 s, ours decides as before once the load is gone; the published multipliers stay.
+
+    Their loop has no way back: every look at a late system moves them by 5 % in the same direction, so that
+    a burst of a few minutes ends at their bounds whatever comes after.
+    """
+    ours, published = contenders.of("queue:20:5"), contenders.of("published:1")
+    calm = state(S=busy(0.2, call_s=0.011), L=busy(0.2, 2, call_s=0.055))
+    late = replace(state(S=busy(0.9, call_s=0.011), L=busy(0.95, 2, call_s=0.055)), latency_s=1.0)
+    for _ in range(20):
+        ours.policy(calm)
+    before = dict(ours.policy(calm).solved.actions)  # type: ignore[attr-defined]
+    for _ in range(30):
+        ours.policy(late)
+        published.policy(late)
+    assert ours.policy(late).solved.actions != before  # type: ignore[attr-defined]
+    for _ in range(30):
+        ours.policy(calm)
+        published.policy(calm)
+    assert ours.policy(calm).solved.actions == before  # type: ignore[attr-defined]
+    multipliers = published.multipliers  # type: ignore[attr-defined]
+    assert multipliers["L"] == 3.0
+    assert multipliers["S"] != pytest.approx(1.0)

@@ -1,0 +1,145 @@
+"""The state of a cascade that answers: gauges of the moment, and what adds up between two looks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import pytest
+
+from asd.cascade import Cascade
+from asd.dispatch import Dispatcher
+from asd.engines import GREEDY, Sampling
+from asd.journey import Journey
+from asd.operations.contenders import Contenders
+from asd.operations.control.backlog import BacklogPolicy, level_of
+from asd.operations.live import Meter
+from asd.policies import FixedStage
+from asd.prices import Prices
+from asd.types import Completion, Draft, Query, Usage
+from tests.test_operations_backlog import contenders  # noqa: F401  (a fixture)
+
+T = TypeVar("T")
+CALL_S = 0.1
+
+
+class Timed:
+    """A stage whose every call takes a tenth of a second."""
+
+    stage_name = "S"
+
+    def load(self) -> None: ...
+
+    unload = synchronise = load
+
+    def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:  # noqa: ARG002
+        time.sleep(CALL_S)
+        return [Draft("S", "x", (7,), (-0.1,), True, Usage(1, 1, 1), CALL_S) for _ in queries]
+
+
+def run(test: Callable[[Cascade, Dispatcher], Awaitable[T]], batch: int) -> T:
+    async def main() -> T:
+        engines = {"S": Timed()}
+        dispatcher = Dispatcher(engines, batch)
+        try:
+            return await test(Cascade(engines, FixedStage("S"), {"S": Prices(1, 0, 0)}), dispatcher)
+        finally:
+            dispatcher.close()
+
+    return asyncio.run(main())
+
+
+def walk(cascade: Cascade, dispatcher: Dispatcher, i: int) -> asyncio.Task[Completion]:
+    async def one() -> Completion:
+        journey = Journey(Query(f"q{i}", "d", "?"))
+        await dispatcher.walk(cascade, journey)
+        return cascade.completed([journey])[0]
+
+    return asyncio.create_task(one())
+
+
+def test_gauges_are_read_at_the_moment() -> None:
+    """One is called for and four wait: with two in a call, a backlog of three calls; then nobody is there."""
+
+    async def test(cascade: Cascade, dispatcher: Dispatcher) -> None:
+        gauge = Meter(dispatcher, ["S"], 2).gauges["S"]
+        assert level_of(gauge) == 0
+        tasks = [walk(cascade, dispatcher, i) for i in range(5)]
+        await asyncio.sleep(CALL_S / 2)
+        assert (gauge.n_calls, gauge.n_in_flight, gauge.n_waiting) in {(1, 1, 4), (1, 2, 3)}
+        assert level_of(gauge) == 2
+        await asyncio.gather(*tasks)
+        await asyncio.sleep(0)
+        assert (gauge.n_calls, gauge.n_in_flight, gauge.n_waiting) == (0, 0, 0)
+
+    run(test, 2)
+
+
+def test_a_state_is_what_happened_since_the_last_look() -> None:
+    """Rates, errors and latencies of the interval; use and size of calls by samples; seconds of calls."""
+    now = [100.0]
+
+    async def test(cascade: Cascade, dispatcher: Dispatcher) -> None:
+        meter = Meter(dispatcher, ["S"], 4, lambda: now[0])
+        meter.sample()  # at rest
+        tasks = []
+        for i in range(4):
+            meter.arrived()
+            tasks.append(walk(cascade, dispatcher, i))
+        await asyncio.sleep(CALL_S / 2)
+        meter.sample()  # at work
+        done = await asyncio.gather(*tasks)
+        for completion in done[:3]:
+            meter.ended(completion, 0.3)
+        meter.arrived()
+        meter.ended(None, 9.0)
+        now[0] += 10.0
+        state = meter.state()
+        assert (state.seconds, state.request_rate, state.n_inside) == (10.0, 0.5, 1)
+        assert state.error_rate == 0.25
+        assert state.latency_s == pytest.approx(0.3)
+        assert state.p95_s is None
+        stage = state.stages["S"]
+        assert stage.utilisation == 0.5
+        assert stage.call_s == pytest.approx(CALL_S)
+        assert stage.per_call in {1.0, 4.0}
+        again = meter.state()
+        assert (again.request_rate, again.latency_s, again.stages["S"].call_s) == (0.0, None, None)
+        for _ in range(59):
+            meter.arrived()
+            meter.ended(done[0], 0.2)
+        assert meter.state().p95_s == pytest.approx(0.2)
+
+    run(test, 4)
+
+
+def test_the_simulated_controller_steers_a_live_cascade(contenders: Contenders) -> None:  # noqa: F811
+    """The policy object of the simulator, on live gauges: with a long queue at S it goes straight to L."""
+
+    async def test(cascade: Cascade, dispatcher: Dispatcher) -> list[str]:
+        meter = Meter(dispatcher, ["S"], 1)
+        controller = contenders.of("queue:20:30")
+        gauges = {stage: meter.gauges["S"] if stage == "S" else Rest() for stage in "SL"}
+        controller.watch(gauges)  # type: ignore[attr-defined]
+        policy = controller.policy(None)
+        assert isinstance(policy, BacklogPolicy)
+        query = contenders.population.queries[0].trace.query
+        found = [policy.decide(query, {}).action]
+        tasks = [walk(cascade, dispatcher, i) for i in range(40)]
+        await asyncio.sleep(CALL_S / 2)
+        found.append(policy.decide(query, {}).action)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return found
+
+    assert run(test, 1) == ["S", "L"]
+
+
+class Rest:
+    """A stage at rest."""
+
+    n_waiting = n_calls = 0
+    replicas = batch = 1
