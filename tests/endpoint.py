@@ -119,6 +119,10 @@ class OnePolicy:
     stages: tuple[str, ...] = STAGES
 
     @property
+    def default(self) -> Setting:
+        return Setting(self.policy, self.stages)
+
+    @property
     def hurried(self) -> Setting:
         return Setting(FixedStage(self.stages[0]), self.stages[:1], "busy")
 

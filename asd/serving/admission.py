@@ -11,19 +11,19 @@ Admission is decided before the first byte of the answer. A ticket holds the mos
 settling books what ran and frees the rest. Settle when no engine works for the request any more: a call that
 ends after its client has left is paid for like any other.
 
-Values and protocols only.
+`Accounts` is what the live page asks besides. Values and protocols only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from asd.errors import ConfigError
 from asd.types import NO_CALL, Draft, Usage, Verification
 
-__all__ = ["Admission", "Call", "RequestFacts", "Settled", "Ticket", "calls_of"]
+__all__ = ["Account", "Accounts", "Admission", "Call", "RequestFacts", "Settled", "Ticket", "calls_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,33 @@ class Settled:
     shadow_micros: int
     held: int
     estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What was spent under one cap, in micro-units.
+
+    Attributes:
+        key: Alias of the key; "": all keys together.
+        period: "day" (UTC, today) or "total".
+        micros: Booked.
+        held: For requests that run.
+        cap: None: there is none.
+    """
+
+    key: str
+    period: Literal["day", "total"]
+    micros: int
+    held: int
+    cap: int | None
+
+
+@runtime_checkable
+class Accounts(Protocol):
+    """An admission that can tell what was spent."""
+
+    async def accounts(self) -> list[Account]:
+        """All keys together first, then by key; of today and for ever."""
 
 
 class Ticket(Protocol):

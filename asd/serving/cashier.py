@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from asd.errors import AsdError, CapReachedError, ConfigError, UnknownKeyError
-from asd.serving.admission import Call, RequestFacts, Settled
+from asd.serving.admission import Account, Call, RequestFacts, Settled
 from asd.serving.keys import LOCAL, NO_LIMITS, Keyring, is_secret
 from asd.serving.ledger import NO_CAPS, Caps, Ledger
 from asd.serving.rates import Rates
@@ -116,6 +116,10 @@ class Cashier:
             self._rates.give_back(facts.key, facts.n_tokens)
             raise
         return CashTicket(self, covered, held)
+
+    async def accounts(self) -> list[Account]:
+        """As `Accounts.accounts`."""
+        return await _unaborted(self._thread.submit(self._ledger.accounts))
 
     def book(
         self, facts: RequestFacts, calls: Sequence[Call], uncounted: Sequence[str] = ()

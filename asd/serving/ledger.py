@@ -27,7 +27,7 @@ from typing import Self
 from asd.errors import CapReachedError, ConfigError, DataError
 from asd.measurement.locking import lock
 from asd.prices import Money
-from asd.serving.admission import Call, RequestFacts, Settled
+from asd.serving.admission import Account, Call, RequestFacts, Settled
 from asd.serving.balances import Balance, balance, balances_of, move
 from asd.serving.database import EVER, EVERYBODY, MOST, opened, storing, transaction
 from asd.serving.tariff import MICRO, Tariff
@@ -182,6 +182,20 @@ class Ledger:
         if journal is None:
             return [self.settle_unknown(request) for (request,) in left]
         return [self.settle(request, journal.get(request, ())) for (request,) in left]
+
+    def accounts(self) -> list[Account]:
+        """What is booked and held today and for ever, beside its caps: all keys first, then by key."""
+        day = int(self._clock() // DAY_S)
+        with storing(self._path):
+            keys = self._database.execute(
+                "SELECT alias, cap_day, cap_total FROM keys WHERE revoked_at IS NULL ORDER BY alias"
+            ).fetchall()
+            rows = [(EVERYBODY, self._caps.day, self._caps.total), *keys]
+            return [
+                Account(key, period, *balance(self._database, key, on), cap)
+                for key, cap_day, cap_total in rows
+                for period, on, cap in (("day", day, cap_day), ("total", EVER, cap_total))
+            ]
 
     def audit(self) -> None:
         """Add up all requests and calls anew.

@@ -6,6 +6,7 @@ own name the address 127.0.0.1. No CORS headers are sent.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -23,9 +24,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from asd.serving.endpoint.completions import BODY_S, MOST_BYTES, Completions, bearer_of
 from asd.serving.endpoint.controls import FIXED, MODEL
-from asd.serving.endpoint.feedback import take
 from asd.serving.endpoint.http import ClientGoneError, body_of, headers_of, send_json
 from asd.serving.endpoint.openapi import document
+from asd.serving.endpoint.pages import Pages
+from asd.serving.endpoint.past.feedback import take
 from asd.serving.endpoint.refusals import RequestError, refusal_of
 from asd.serving.endpoint.service import Service
 from asd.serving.loopback import is_loopback
@@ -60,6 +62,7 @@ class Application:
                 Route("/v1/asd/requests/{request}", self._request),
                 Route("/v1/asd/feedback", self._feedback, methods=["POST"]),
                 Route("/metrics", self._metrics),
+                *Pages(lambda: self.service).routes,
                 Route("/health", self._health),
                 Route("/ready", self._ready),
                 Route("/openapi.json", self._openapi),
@@ -89,15 +92,17 @@ class Application:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self.service = self._opened()
+        looking = asyncio.create_task(self.service.monitor.look(self.service.steering))
         try:
             yield
         finally:
+            looking.cancel()
             await self.service.drained()
             self.service.close()
 
     def _counting(self, send: Send) -> Send:
         async def counted(message: Message) -> None:
-            self.service.monitor.metrics.transferred(0, len(message.get("body", b"")))
+            self.service.monitor.transferred(0, len(message.get("body", b"")))
             await send(message)
 
         return counted
@@ -105,7 +110,7 @@ class Application:
     def _counting_in(self, receive: Receive) -> Receive:
         async def counted() -> Message:
             message = await receive()
-            self.service.monitor.metrics.transferred(len(message.get("body", b"")), 0)
+            self.service.monitor.transferred(len(message.get("body", b"")), 0)
             return message
 
         return counted
@@ -135,7 +140,7 @@ class Application:
             body = await body_of(request.scope, request.receive, MOST_BYTES, BODY_S)
         except ClientGoneError as error:
             raise RequestError(400, "the client left") from error
-        return _json(take(self.service, key, body))
+        return _json(take(self.service.history, self.service.monitor, key, body))
 
     async def _metrics(self, request: Request) -> Response:
         self._authenticated(request)

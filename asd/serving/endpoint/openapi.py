@@ -9,7 +9,7 @@ import msgspec
 
 from asd import __version__
 from asd.serving.endpoint.bodies import FORMS
-from asd.serving.endpoint.feedback import Feedback
+from asd.serving.endpoint.past.feedback import Feedback
 
 __all__ = ["document"]
 

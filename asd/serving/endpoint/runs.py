@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from asd.serving.admission import Ticket, calls_of
 from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.settings import Setting
-from asd.serving.endpoint.shadow import Shadowed
 from asd.serving.endpoint.walks import Delivered, Walk
 from asd.serving.monitoring.decisions import from_the_prompt, trace_of
 from asd.serving.monitoring.events import Ended, Outcome
+from asd.serving.monitoring.shadow import Shadowed
 
 if TYPE_CHECKING:
     from asd.serving.endpoint.service import Service

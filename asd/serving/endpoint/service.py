@@ -27,13 +27,13 @@ from asd.resilience import FAILURES, Health
 from asd.serving.admission import Admission, RequestFacts
 from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.controls import Controls, Priority
-from asd.serving.endpoint.history import History
+from asd.serving.endpoint.past.history import History
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.runs import Run
 from asd.serving.endpoint.settings import Setting, SettingCache
-from asd.serving.endpoint.shadow import Shadow
 from asd.serving.endpoint.walks import Allowance, Walk
 from asd.serving.monitoring.monitor import UNWATCHED, Monitor, Watching
+from asd.serving.monitoring.shadow import Shadow
 from asd.serving.monitoring.vitals import Vitals, stages_of
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
@@ -118,6 +118,16 @@ class Service:
         """Requests that were taken and for which work may still run."""
         return self._n_open
 
+    @property
+    def setting(self) -> Setting:
+        """Of requests that name none."""
+        return self._settings.default
+
+    def steering(self) -> dict[str, float]:
+        """What weighs quality against cost at that setting, by name; empty where nothing is weighed."""
+        lam = getattr(self.setting.policy, "lam", None)
+        return {} if lam is None else {"lam": float(lam)}
+
     def vitals(self) -> Vitals:
         """How the server is now."""
         stages = stages_of(self._stages, self.dispatcher, self.health)
@@ -139,7 +149,7 @@ class Service:
         setting = await self._settings.of(asked.controls, asked.sampling.temperature)
         query = replace(asked.query, form=AnswerForm(self._form(asked)))
         self._check_open(asked.controls)
-        shadow = self.shadow.drawn(asked)
+        shadow = self.shadow.drawn() if _is_own(asked) else ()
         if self._is_crowded(asked.controls):
             setting, shadow = setting if setting.guaranteed else self._settings.hurried, ()
         cascade = self._cascade(setting, asked.sampling)
@@ -223,6 +233,13 @@ class Service:
         """Give threads and engines back."""
         self.dispatcher.close()
         close_all(self._engines.values())
+
+
+def _is_own(asked: Asked) -> bool:
+    """Whether a request gets the server's own setting, greedily: it says nothing of quality."""
+    controls = asked.controls
+    own = controls.lam is None and controls.quality is None and controls.stages is None
+    return own and asked.sampling.temperature == 0
 
 
 def _alone(stage: str) -> Setting:

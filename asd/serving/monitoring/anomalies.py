@@ -11,8 +11,8 @@ found against no shift (Page 1954; of exact ratios the run length without a shif
 so that no single minute, however odd, raises an alarm, and three may.
 
 More arrivals are no anomaly. A request that finds others inside takes longer, so latencies are compared
-with those of requests that found as many (on a scale of half octaves; beyond all that was ever seen,
-proportional). Refusals of a full server are not errors.
+with those of requests that found as many (on a scale of half octaves; at a level of load that was hardly
+ever there, there is nothing to compare with). Refusals of a full server are not errors.
 
 Scope: numbers in, alarms out; what a request is worth or costs is found out elsewhere.
 """
@@ -30,8 +30,8 @@ __all__ = ["Anomaly", "AnomalyDetector", "Observation"]
 STEP_S = 60.0
 LEAST = 50
 """Requests in a step."""
-ENDED = 0.98
-"""Share of the requests of a step that must have ended."""
+ENDED = 0.998
+"""Share of the requests of a step that must have ended, but for one: the slowest are not like the others."""
 PATIENCE_S = 900.0
 """A step of which so many do not end for so long after it is not judged."""
 GUARD = 15
@@ -122,9 +122,12 @@ class _Level:
     weight: float = 0.0
 
     def expected(self, step: Cells) -> float:
-        """The forecast of the mean of a step whose requests lie in these cells."""
+        """The forecast of the mean of a step whose requests lie in these cells.
+
+        Requests of a cell that is hardly known count as what they are.
+        """
         n = sum(cell.n for cell in step.values())
-        return sum(cell.n * self._mean(at) for at, cell in step.items()) / n
+        return sum(self._total(at, cell) for at, cell in step.items()) / n
 
     def learn(self, step: Cells, error: float) -> None:
         """Take a step into the forecast; `error`: its mean less what was forecast."""
@@ -138,15 +141,11 @@ class _Level:
         self.weight = keep * self.weight + 1.0
         self.variance += (n * error**2 - self.variance) / self.weight
 
-    def _mean(self, at: int) -> float:
-        known = [known for known, cell in self.cells.items() if cell.n >= FEW or len(self.cells) == 1]
-        if not known:
-            total = sum(cell.total for cell in self.cells.values())
-            return total / max(sum(cell.n for cell in self.cells.values()), 1.0)
-        nearest = min(known, key=lambda k: abs(k - at))
-        cell = self.cells[nearest]
-        beyond = max(0, at - nearest) * math.log(2.0) / 2.0  # as many times longer as there are more inside
-        return cell.total / cell.n + beyond
+    def _total(self, at: int, cell: _Cell) -> float:
+        known = self.cells.get(at)
+        if known is None or (known.n < FEW and len(self.cells) > 1):
+            return cell.total
+        return cell.n * known.total / known.n
 
 
 @dataclass(slots=True)
@@ -300,7 +299,7 @@ class _Step:
     @property
     def has_ended(self) -> bool:
         """Nearly all requests have."""
-        return self.n_ended >= ENDED * self.n_arrived
+        return self.n_ended >= ENDED * self.n_arrived - 1
 
 
 class AnomalyDetector:

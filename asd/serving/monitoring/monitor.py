@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from asd.serving.monitoring.decisions import DecisionLog
 from asd.serving.monitoring.evaluation import Compared, Evaluation, agree
 from asd.serving.monitoring.events import ANSWERED, Ended, Outcome
 from asd.serving.monitoring.metrics import Metrics
+from asd.serving.monitoring.timeline import Timeline
 from asd.serving.monitoring.vitals import Vitals
 from asd.types import Draft, Query, Trace
 
@@ -74,6 +76,7 @@ class Monitor:
         metrics: What Prometheus reads.
         evaluation: The delivered quality.
         anomalies: What is no longer as it was.
+        timeline: The last quarter of an hour.
         vitals, watching: As given.
         reference: The stage that quality is a share of.
     """
@@ -87,6 +90,7 @@ class Monitor:
         self.metrics = Metrics(vitals, self._states)
         self.evaluation = Evaluation(watching.promised)
         self.anomalies = AnomalyDetector(stages)
+        self.timeline = Timeline(time.time)
         self._shift = _shift_of(watching.guarantee)
         self._shift_at = -SHIFT_EVERY_S
 
@@ -104,10 +108,12 @@ class Monitor:
     def refused(self, key: str, outcome: Outcome) -> None:
         """A request ended before it was taken."""
         self.metrics.refused(key, outcome)
+        self.timeline.refused(outcome)
 
     def ended(self, ended: Ended) -> None:
         """A request that was taken has ended."""
         self.metrics.ended(ended)
+        self.timeline.ended(ended)
         self._look_for_anomalies(ended)
         if ended.guaranteed and ended.completion is not None:
             self._look_for_shift(ended)
@@ -117,10 +123,22 @@ class Monitor:
     ) -> Compared | None:
         """Stages have answered a request in the shadow; None: the reference is not among them."""
         self.metrics.shadowed(ended.key, calls, micros)
+        self.timeline.paid(sum(call.usage.n_decoded for call in calls), micros)
         delivered, reference = ended.draft, shadow.get(self.reference)
         if delivered is None or reference is None:
             return None
         return self.evaluation.compare(same=agree(query, delivered, reference))
+
+    def transferred(self, received: int, sent: int) -> None:
+        """Bytes of bodies."""
+        self.metrics.transferred(received, sent)
+        self.timeline.transferred(received, sent)
+
+    async def look(self, steering: Callable[[], Mapping[str, float]]) -> None:
+        """See once a second how the server is and how it is set, until cancelled."""
+        while True:
+            self.timeline.look(self.vitals(), steering())
+            await asyncio.sleep(1.0)
 
     def write(self, trace: Trace) -> Trace | None:
         """Append to the log of decisions; the line as it is written, None where there is no log."""

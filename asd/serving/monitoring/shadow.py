@@ -19,7 +19,6 @@ from asd.dispatch import Dispatcher
 from asd.errors import AsdError, CallCancelledError, ConfigError
 from asd.journey import Journey
 from asd.serving.admission import Call, calls_of
-from asd.serving.endpoint.bodies import Asked
 from asd.types import Draft, Query
 
 __all__ = ["Shadow", "Shadowed"]
@@ -72,12 +71,8 @@ class Shadow:
         self._dispatcher = dispatcher
         self._rng = rng
 
-    def drawn(self, asked: Asked) -> tuple[str, ...]:
+    def drawn(self) -> tuple[str, ...]:
         """Stages that are to answer a request in the shadow; mostly none."""
-        controls = asked.controls
-        is_own = controls.lam is None and controls.quality is None and controls.stages is None
-        if not is_own or asked.sampling.temperature > 0:
-            return ()
         return self._stages if self._rng.random() < self._share else ()
 
     async def run(

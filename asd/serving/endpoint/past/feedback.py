@@ -17,9 +17,8 @@ from msgspec import Meta
 
 from asd.quality.answers import answer_of
 from asd.serving.endpoint.bodies import MOST_CHARACTERS
-from asd.serving.endpoint.history import Kept
+from asd.serving.endpoint.past.history import History, Kept
 from asd.serving.endpoint.refusals import RequestError
-from asd.serving.endpoint.service import Service
 from asd.serving.monitoring.monitor import Monitor
 from asd.types import Trace
 
@@ -42,7 +41,7 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reference: Annotated[str, Meta(max_length=MOST_CHARACTERS)] | None = None
 
 
-def take(service: Service, key: str, body: bytes) -> dict[str, Any]:
+def take(history: History, monitor: Monitor, key: str, body: bytes) -> dict[str, Any]:
     """Book scores; the same one may come again.
 
     Raises:
@@ -52,7 +51,7 @@ def take(service: Service, key: str, body: bytes) -> dict[str, Any]:
         given = msgspec.json.decode(body, type=Feedback)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"feedback: {error}") from error
-    kept = service.history.find(given.id, key)
+    kept = history.find(given.id, key)
     if kept is None:
         raise RequestError(404, "no such request is remembered", code="request_not_found", param="id")
     scores = _scores(given, kept)
@@ -64,7 +63,7 @@ def take(service: Service, key: str, body: bytes) -> dict[str, Any]:
     new = {stage: score for stage, score in scores.items() if stage not in kept.scores}
     kept.scores |= new
     for stage, score in new.items():
-        _book(service.monitor, kept, stage, score)
+        _book(monitor, kept, stage, score)
     return {"id": given.id, "object": "asd.feedback", "scores": dict(kept.scores)}
 
 

@@ -1,0 +1,1 @@
+"""Requests that have ended: what is remembered of them, and what people say of their answers."""

@@ -1,0 +1,63 @@
+"""The live page as HTML, whole and the part of it that changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import jinja2
+
+from asd.serving.monitoring.monitor import Monitor
+from asd.serving.monitoring.page.view import Facts, view
+
+__all__ = ["LivePage", "login", "policy_of_content"]
+
+TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("asd.serving.monitoring.page", "."),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+EVERY_S = 1.0
+
+
+def policy_of_content(nonce: str) -> str:
+    """The Content-Security-Policy of a page: nothing but what it holds itself."""
+    return (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+
+
+def login(*, wrong: bool) -> str:
+    """The page that asks for a key."""
+    return TEMPLATES.get_template("login.html").render(wrong=wrong)
+
+
+class LivePage:
+    """The page of one server; however many look at it, it is laid out once a second.
+
+    Args:
+        monitor: What is shown.
+        clock: Seconds from a clock that nobody sets.
+    """
+
+    def __init__(self, monitor: Monitor, clock: Callable[[], float] = time.monotonic) -> None:
+        self._monitor = monitor
+        self._clock = clock
+        self._page = TEMPLATES.get_template("page.html")
+        self._live, self._laid_out_s = "", -EVERY_S
+
+    def whole(self, facts: Facts, nonce: str) -> str:
+        """The page as a browser first gets it."""
+        return self._page.render(nonce=nonce, **self._shown(facts))
+
+    def live(self, facts: Facts) -> str:
+        """What takes the place of its `main` element's content."""
+        if self._clock() >= self._laid_out_s + EVERY_S:
+            self._laid_out_s = self._clock()
+            self._live = TEMPLATES.get_template("live.html").render(self._shown(facts))
+        return self._live
+
+    def _shown(self, facts: Facts) -> dict[str, object]:
+        return view(self._monitor, facts) | {"reference": self._monitor.reference}
