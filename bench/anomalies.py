@@ -166,6 +166,8 @@ def upper_limit(n: int, weeks: float) -> float:
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True)
 def anomalies(traces: Path | None, weeks: int, days: float, starts: int, hours: float, jobs: int) -> None:
     """Count false alarms and delays; exit code 1 where either is more than is claimed."""
+    if "ASD_DATA" not in os.environ:
+        raise click.UsageError("ASD_DATA names no folder of recorded loads; set it")
     with TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as pool:
         outcomes = _collected(Path(folder)) if traces is None else traces
         click.echo("simulated: outcomes of the embedded ladder, recorded arrivals")
@@ -268,8 +270,6 @@ def _p_good(policy: OptimalPolicy, request: Request) -> float | None:
 
 @cache
 def _clients(recording: str) -> list[Client]:
-    if "ASD_DATA" not in os.environ:
-        raise click.UsageError("ASD_DATA names no folder of recorded loads; set it")
     return read_clients(Path(os.environ["ASD_DATA"]) / "load" / f"servegen_clients_{recording}_14d.csv.gz")
 
 

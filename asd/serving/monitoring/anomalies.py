@@ -8,7 +8,7 @@ found against no shift (Page 1954; of exact ratios the run length without a shif
 
     S <- max(0, S + min(llr, LIMIT / 3)),    alarm at S >= LIMIT
 
-so that no single minute, however odd, raises an alarm, and three may.
+so that no single minute, however odd, raises an alarm, and three may (`STEPS`: four, of just that shift).
 
 More arrivals are no anomaly. A request that finds others inside takes longer, so latencies are compared
 with those of requests that found as many (on a scale of half octaves; at a level of load that was hardly
@@ -43,6 +43,9 @@ ACCEPTED = 120
 MEMORY = 360.0
 """Steps after which a step weighs 1/e in the forecast."""
 LIMIT = 14.0
+STEPS = 4
+"""Of just the shift that is to be found, it takes at least so many to reach the limit, however many requests
+they have: what is not explained does not average out over requests that wait for each other."""
 FEW = 100.0
 """Requests from which on a level of load has a latency of its own."""
 RARE = 0.002
@@ -240,22 +243,28 @@ class _Signal:
             self.n_learned += 1
 
     def _ratio(self, direction: int, whole: _Cell, expected: float) -> float:
-        """Log-likelihood ratio of the shift against none, for the mean of a step."""
-        if self.is_share:
-            return self._share_ratio(direction, whole, expected)
-        shift = direction * self.shift * (expected if self.is_relative else 1.0)
-        error = whole.total / whole.n - expected
-        return whole.n * shift / max(self.level.variance, 1e-12) * (error - shift / 2.0)
+        """Log-likelihood ratio of the shift against none, for the mean of a step; its own mean is bounded."""
+        given = self._binomial if self.is_share else self._normal
+        ratio, mean = given(direction, whole, expected)
+        return ratio * min(1.0, LIMIT / STEPS / max(mean, 1e-12))
 
-    def _share_ratio(self, direction: int, whole: _Cell, expected: float) -> float:
-        """Binomial, over how much more than binomial the shares of steps vary."""
+    def _normal(self, direction: int, whole: _Cell, expected: float) -> tuple[float, float]:
+        """The ratio, and its mean where the shift is there."""
+        shift = direction * self.shift * (expected if self.is_relative else 1.0)
+        precision = whole.n * shift / max(self.level.variance, 1e-12)
+        return precision * (whole.total / whole.n - expected - shift / 2.0), precision * shift / 2.0
+
+    def _binomial(self, direction: int, whole: _Cell, expected: float) -> tuple[float, float]:
+        """The same of shares, over how much more than binomial those of steps vary."""
         p = min(max(expected, RARE), 1.0 - RARE)
         if direction * (p - expected) < 0.0:  # what is rarer than that cannot be seen to become rarer
-            return 0.0
+            return 0.0, 0.0
         odds = p / (1.0 - p) * self.shift**direction
         q = odds / (1.0 + odds)
-        ratio = whole.total * math.log(q / p) + (whole.n - whole.total) * math.log((1.0 - q) / (1.0 - p))
-        return ratio / max(1.0, self.level.variance / (p * (1.0 - p)))
+        yes, no = math.log(q / p), math.log((1.0 - q) / (1.0 - p))
+        varied = max(1.0, self.level.variance / (p * (1.0 - p)))
+        ratio = whole.total * yes + (whole.n - whole.total) * no
+        return ratio / varied, whole.n * (q * yes + (1.0 - q) * no) / varied
 
 
 def _up_or_down() -> tuple[_Cusum, ...]:

@@ -16,17 +16,17 @@ MOST = 4
 Points = Sequence[float | None]
 
 
-def lines(series: Mapping[str, Points], number: str = "{:.3g}") -> Markup:
+def lines(series: Mapping[str, Points], unit: str = "") -> Markup:
     """A chart of values over time, oldest first; None is a gap.
 
     Args:
         series: By what the line is called; `MOST` at most are drawn.
-        number: Format of the numbers on the axis.
+        unit: Of the numbers on the axis.
     """
     shown = dict(list(series.items())[:MOST])
     values = [value for points in shown.values() for value in points if value is not None]
     top = _above(max(values, default=0.0))
-    body = [_grid(top, number)]
+    body = [_grid(top, unit)]
     for i, (name, points) in enumerate(shown.items()):
         body += [
             Markup('<polyline class="line s{}" points="{}"><title>{}</title></polyline>').format(i, run, name)
@@ -37,14 +37,14 @@ def lines(series: Mapping[str, Points], number: str = "{:.3g}") -> Markup:
     )
 
 
-def _grid(top: float, number: str) -> Markup:
+def _grid(top: float, unit: str) -> Markup:
     found = []
     for share in (0.0, 0.5, 1.0):
         y = _y(share)
         found.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/>').format(
             LEFT, WIDTH - RIGHT, y, y))  # fmt: skip
         found.append(Markup('<text class="axis" text-anchor="end" x="{}" y="{}">{}</text>').format(
-            LEFT - 8, y + 6, number.format(share * top)))  # fmt: skip
+            LEFT - 8, y + 6, _short(share * top) + unit))  # fmt: skip
     for x, anchor, text in ((LEFT, "start", "-15 min"), (WIDTH - RIGHT, "end", "now")):
         found.append(Markup('<text class="axis" text-anchor="{}" x="{}" y="{}">{}</text>').format(
             anchor, x, HEIGHT - 6, text))  # fmt: skip
@@ -62,6 +62,14 @@ def _runs(points: Points, top: float) -> list[str]:
         x, y = LEFT + i * step, _y(min(value / top, 1.0))
         runs[-1].append(f"{x:.1f},{y:.1f}")
     return [" ".join(run if len(run) > 1 else [run[0], run[0]]) for run in runs if run]
+
+
+def _short(value: float) -> str:
+    """A number in four characters or so."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"
 
 
 def _y(share: float) -> float:

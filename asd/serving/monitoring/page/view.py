@@ -139,7 +139,7 @@ def _latency_chart(timeline: Timeline) -> Markup:
     def of(q: float) -> list[float | None]:
         return [float(np.quantile(one.seconds, q)) if one.seconds else None for one in _whole(timeline)]
 
-    return lines({"P50": of(0.5), "P95": of(0.95)}, "{:.3g} s")
+    return lines({"P50": of(0.5), "P95": of(0.95)}, " s")
 
 
 def _outcomes(bins: Sequence[Bin], seconds: float) -> Table:
@@ -308,8 +308,8 @@ def _mean(bins: Sequence[Bin], name: str) -> float | None:
 def _amount(micros: int, facts: Facts) -> str:
     units = micros / MICRO
     if facts.money is None:
-        return f"{units:,.4g} {facts.unit}"
-    return f"{units:,.4g} {facts.unit} ({units * facts.money.per_unit:.4g} {facts.money.currency})"
+        return f"{units:,.6g} {facts.unit}"
+    return f"{units:,.6g} {facts.unit} ({units * facts.money.per_unit:.4g} {facts.money.currency})"
 
 
 def _percent(share: float | None) -> str:
