@@ -5,8 +5,8 @@
 
 Everything is **simulated**: outcomes of the embedded ladder, recorded once, are drawn by the simulator of
 `asd.operations`, at the arrivals of recorded clients (`load/servegen_clients_*_14d.csv.gz` in `ASD_DATA`),
-thinned by whole clients to 4 requests a second in whole weeks and to 12 where something goes wrong: the fewer
-requests, the less even are minutes in which nothing is. Failures are drawn: one request in a hundred.
+thinned by whole clients: to `--rate` in whole weeks (the fewer requests, the less even are minutes in which
+nothing is wrong), to 12 a second where something goes wrong. Failures are drawn: one request in a hundred.
 
 False alarms: whole weeks in which nothing is wrong, bursts and daily shapes of the recordings apart. The
 upper limit is that of a Poisson rate, at 95 %. Delays: stretches of a few hours at different times of the
@@ -48,16 +48,16 @@ __all__ = ["anomalies", "observed", "upper_limit"]
 
 WEEK_S, HOUR_S = 7 * 86_400.0, 3_600.0
 RECORDINGS = ("m-large", "m-small")
-CALM_RATE, RATE = 4.0, 12.0
-"""Requests a second of the weeks in which nothing is wrong, and where something is."""
+RATE = 12.0
+"""Requests a second where something goes wrong."""
 P_FAIL = 0.01
 LAM = 5.0
 MOST_DELAY_S = 600.0
 MOST_A_WEEK = 1.0
 
 Fault = Literal["nothing", "latency", "spend", "errors", "arrivals"]
-WRONG: tuple[Fault, ...] = ("latency", "spend", "errors")
-SIGNAL = {"latency": "latency", "spend": "spend", "errors": "errors"}
+FAULTS: tuple[Fault, ...] = ("latency", "spend", "errors", "arrivals")
+"""The first three are signals of the detector by the same name, the last is no fault."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,48 +161,55 @@ def upper_limit(n: int, weeks: float) -> float:
 @click.option("--traces", type=click.Path(path_type=Path), help="Outcomes, as `asd collect` writes them.")
 @click.option("--weeks", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--days", default=7.0, show_default=True, help="Length of a week.")
+@click.option("--rate", default=4.0, show_default=True, help="Requests a second in these weeks.")
 @click.option("--starts", type=click.IntRange(0), default=10, show_default=True, help="Runs of every fault.")
 @click.option("--hours", default=6.0, show_default=True, help="Length of such a run.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True)
-def anomalies(traces: Path | None, weeks: int, days: float, starts: int, hours: float, jobs: int) -> None:
+def anomalies(
+    traces: Path | None, weeks: int, days: float, rate: float, starts: int, hours: float, jobs: int
+) -> None:
     """Count false alarms and delays; exit code 1 where either is more than is claimed."""
     if "ASD_DATA" not in os.environ:
         raise click.UsageError("ASD_DATA names no folder of recorded loads; set it")
     with TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as pool:
         outcomes = _collected(Path(folder)) if traces is None else traces
         click.echo("simulated: outcomes of the embedded ladder, recorded arrivals")
-        calm = [_week(outcomes, k, days) for k in range(weeks)]
-        rightly = _false_alarms(calm, list(pool.map(watch, calm)), days / 7.0 * weeks)
-        wrong = [_start(outcomes, k, hours, fault) for fault in (*WRONG, "arrivals") for k in range(starts)]
-        soon = _delays(wrong, list(pool.map(watch, wrong)))
+        calm = [_week(outcomes, k, days, rate) for k in range(weeks)]
+        rightly = _false_alarms(zip(calm, pool.map(watch, calm), strict=True), days / 7.0)
+        wrong = [_start(outcomes, k, hours, fault) for fault in FAULTS for k in range(starts)]
+        soon = _delays(list(zip(wrong, pool.map(watch, wrong), strict=True)))
     sys.exit(not (rightly and soon))
 
 
-def _false_alarms(calm: Sequence[Stretch], found: Sequence[Watched], weeks: float) -> bool:
-    for stretch, seen in zip(calm, found, strict=True):
+def _false_alarms(weeks: Iterable[tuple[Stretch, Watched]], length: float) -> bool:
+    """Tell every week as it comes (each so many weeks long), then all of them."""
+    n = n_weeks = 0
+    for stretch, seen in weeks:
         where = f"{stretch.recording} from day {stretch.start_s / 86_400:g}, seed {stretch.seed}"
         alarms = ", ".join(map(_told, seen.found)) or "none"
         click.echo(f"{where}: {seen.n:,} requests, {seen.rate:.1f}/s; false alarms: {alarms}")
-    n = sum(len(seen.found) for seen in found)
-    most = upper_limit(n, weeks)
-    click.echo(f"\n{n} false alarms in {weeks:g} weeks: at most {most:.2f} a week (95 %, Poisson)\n")
-    return most <= MOST_A_WEEK or weeks < 3.0  # too few weeks to show it
+        n, n_weeks = n + len(seen.found), n_weeks + 1
+    most = upper_limit(n, n_weeks * length)
+    click.echo(
+        f"\n{n} false alarms in {n_weeks * length:.3g} weeks: at most {most:.2f} a week (95 %, Poisson)\n"
+    )
+    return most <= MOST_A_WEEK or n_weeks * length < 3.0  # too few weeks to show it
 
 
 def _told(one: Anomaly) -> str:
     return f"{one.signal} {one.expected:.3g} -> {one.found:.3g} at {one.at_s / HOUR_S:.1f} h"
 
 
-def _delays(wrong: Sequence[Stretch], found: Sequence[Watched]) -> bool:
+def _delays(runs: Sequence[tuple[Stretch, Watched]]) -> bool:
     rows, fine = [], True
-    for fault in (*WRONG, "arrivals"):
-        seen = [(stretch, one) for stretch, one in zip(wrong, found, strict=True) if stretch.fault == fault]
+    for fault in FAULTS:
+        seen = [(stretch, one) for stretch, one in runs if stretch.fault == fault]
         if not seen:
             continue
-        rates = [one.rate for _, one in seen]
-        delays = [_delay(stretch, one) for stretch, one in seen] if fault in SIGNAL else []
-        others = sum(a.signal != SIGNAL.get(fault) for _, one in seen for a in one.found)
-        rows.append([fault, len(seen), f"{np.mean(rates):.1f}", *_minutes(delays), others])
+        delays = [] if fault == "arrivals" else [_delay(stretch, one) for stretch, one in seen]
+        others = sum(found.signal != fault for _, one in seen for found in one.found)
+        rate = np.mean([one.rate for _, one in seen])
+        rows.append([fault, len(seen), f"{rate:.1f}", *_minutes(delays), others])
         fine &= max(delays) <= MOST_DELAY_S if delays else not others
     heads = ["from then on", "runs", "requests/s", "minutes to the alarm, median", "longest", "other alarms"]
     click.echo(tabulate(rows, heads))
@@ -213,7 +220,7 @@ def _delay(stretch: Stretch, seen: Watched) -> float:
     after = [
         one.at_s - stretch.since_s
         for one in seen.found
-        if one.signal == SIGNAL[stretch.fault] and one.at_s >= stretch.since_s
+        if one.signal == stretch.fault and one.at_s >= stretch.since_s
     ]
     return min(after, default=np.inf)
 
@@ -222,10 +229,10 @@ def _minutes(delays: Sequence[float]) -> list[str]:
     return [f"{value / 60.0:.1f}" for value in (np.median(delays), max(delays))] if delays else ["-", "-"]
 
 
-def _week(traces: Path, k: int, days: float) -> Stretch:
+def _week(traces: Path, k: int, days: float, rate: float) -> Stretch:
     """Another recording, then another week of it, then other clients."""
     recording, week = RECORDINGS[k % 2], (k // 2) % 2
-    return Stretch(traces, recording, week * WEEK_S, days * 86_400.0, CALM_RATE, k)
+    return Stretch(traces, recording, week * WEEK_S, days * 86_400.0, rate, k)
 
 
 def _start(traces: Path, k: int, hours: float, fault: Fault) -> Stretch:

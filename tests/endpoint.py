@@ -217,6 +217,7 @@ def running(engines: Mapping[str, Engine], settings: Any, **others: Any) -> Iter
             server.url = url_of(at)
             yield server
         finally:
+            server.application.service.draining = True  # as a signal has it: pages end
             server.should_exit = True
             thread.join()
 

@@ -185,16 +185,19 @@ class Ledger:
 
     def accounts(self) -> list[Account]:
         """What is booked and held today and for ever, beside its caps: all keys first, then by key."""
-        day = int(self._clock() // DAY_S)
+        today = int(self._clock() // DAY_S)
         with storing(self._path):
             keys = self._database.execute(
                 "SELECT alias, cap_day, cap_total FROM keys WHERE revoked_at IS NULL ORDER BY alias"
             ).fetchall()
             rows = [(EVERYBODY, self._caps.day, self._caps.total), *keys]
             return [
-                Account(key, period, *balance(self._database, key, on), cap)
-                for key, cap_day, cap_total in rows
-                for period, on, cap in (("day", day, cap_day), ("total", EVER, cap_total))
+                account
+                for key, of_day, of_total in rows
+                for account in (
+                    Account(key, "day", *balance(self._database, key, today), of_day),
+                    Account(key, "total", *balance(self._database, key, EVER), of_total),
+                )
             ]
 
     def audit(self) -> None:

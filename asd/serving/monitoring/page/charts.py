@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 __all__ = ["lines"]
 
-WIDTH, HEIGHT = 600, 210
-LEFT, RIGHT, TOP, BOTTOM = 74, 8, 12, 34
+WIDTH, HEIGHT = 600, 216
+LEFT, RIGHT, TOP, BOTTOM = 82, 8, 14, 36
 MOST = 4
 """Lines that can be told apart."""
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import methodcaller
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +56,7 @@ class Table(NamedTuple):
     """Names of columns, and rows of texts; the first column names the row."""
 
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
 
 def view(monitor: Monitor, facts: Facts) -> dict[str, object]:
@@ -279,7 +280,7 @@ def _looked(monitor: Monitor, prefix: str) -> dict[str, Callable[[Bin], float | 
     names = dict.fromkeys(
         name for one in monitor.timeline.bins for name in one.looks if name.startswith(prefix)
     )
-    return {name.removeprefix(prefix): lambda one, name=name: one.mean(name) for name in names}
+    return {name.removeprefix(prefix): methodcaller("mean", name) for name in names}
 
 
 def _chart(timeline: Timeline, of: Mapping[str, Callable[[Bin], float | None]]) -> Markup:
