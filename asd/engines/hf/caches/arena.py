@@ -164,7 +164,8 @@ class Arena:
         width = max(map(len, pieces))
         wide = bucket(width, LEAST_WIDTH)
         if self.shape.rows * wide > CAPTURED_TOKENS or not self._comes_again(wide):
-            return self._forward(*self._upload(at, slots, pieces, max(at) + 1, width), n)
+            tokens, where = self._upload(at, slots, pieces, max(at) + 1, width)
+            return self._forward(tokens, where, n)
         if wide not in self._reads:
             self._reads[wide] = self._prepared_read(wide)
         run, given, left = self._reads[wide]
@@ -202,7 +203,7 @@ class Arena:
         left: list[Tensor] = []
 
         def step() -> None:
-            left[:] = [self._forward(*given, width)]
+            left[:] = [self._forward(given[0], given[1], width)]
 
         name = f"reading {width} tokens over {self._name}"
         return self._launcher.prepare(step, name), given, left

@@ -59,7 +59,7 @@ class GrowingBatch:
 
     def bytes_for(self, n_rows: int) -> int:
         """Memory of the keys and values of so many rows."""
-        n_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in _written(self.cache))
+        n_bytes: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in _written(self.cache))
         return n_bytes * n_rows // len(self.rows)
 
     def keep(self, index: Sequence[int]) -> None:

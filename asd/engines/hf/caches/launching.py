@@ -124,7 +124,7 @@ class GraphLauncher:
 
     def _captured(self, step: Step) -> Step:
         graph = torch.cuda.CUDAGraph()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(N_WARM_UPS):
@@ -140,7 +140,7 @@ class GraphLauncher:
         """Copied into pinned memory; an event says when."""
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(self._device))
 
         def wait() -> list[Any]:
