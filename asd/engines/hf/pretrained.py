@@ -101,7 +101,7 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
         stage: Whose.
         commit: Of the hub; None for a directory.
         config: From `read_config`.
-        device: Where it goes; quantised weights directly, for they cannot be moved.
+        device: Where it goes; straight if accelerate is installed, which quantised weights need.
 
     Raises:
         EngineError: Weights are missing, damaged, of another shape, or quantised in a way that cannot be read
@@ -114,6 +114,8 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
         raise _unreadable(stage, "weights", f"they are quantised with {method}", _quantised_remedy(method))
     # bfloat16 decodes slower than float32 on a CPU, and float32 holds bfloat16 weights exactly
     on_cpu = device.type == "cpu" and method is None
+    # without accelerate, weights pass through the host's memory
+    goes_straight = method is not None or (device.type != "cpu" and not missing_libraries(method))
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             stage.model,
@@ -121,13 +123,13 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
             revision=commit,
             dtype="float32" if stage.dtype == "auto" and on_cpu else stage.dtype,
             attn_implementation=Settings.of(stage).attention,
-            device_map=None if method is None else {"": device},
+            device_map={"": device} if goes_straight else None,
             ignore_mismatched_sizes=True,  # they are reported, and refused here
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-        if method is None:
+        if not goes_straight:
             model = model.to(device)
     except Exception as error:
         raise _unloadable(stage, method, error) from error

@@ -62,9 +62,9 @@ def quantization_method(stage: Stage, config: Any) -> str | None:
     return str(getattr(method, "value", method))
 
 
-def missing_libraries(method: str) -> list[str]:
-    """What a method needs and is not installed, as pip knows it."""
-    return [name for name in ("accelerate", *LIBRARIES.get(method, ())) if not _is_installed(name)]
+def missing_libraries(method: str | None) -> list[str]:
+    """What a method (None: reading straight to a device) needs and is not installed, as pip knows it."""
+    return [name for name in ("accelerate", *LIBRARIES.get(method or "", ())) if not _is_installed(name)]
 
 
 def is_scale(tensor: str) -> bool:
