@@ -29,8 +29,8 @@ VLLM_SHARE = 0.92
 VLLM_CPU_CACHE = 1.0
 """GiB of its cache on a CPU where the ladder says nothing (`asd.engines.vllm.loader`)."""
 
-KV_CACHE = 1.0
-"""GiB that a stage of transformers keeps for continuing where the ladder says nothing."""
+KV_CACHE, KV_CACHE_CPU = 4.0, 1.0
+"""GiB of caches of a stage of transformers where the ladder says nothing (`asd.engines.hf.settings`)."""
 
 SERVER, PROCESS = "its own server", "one process"
 
@@ -102,7 +102,8 @@ def _held(engine: str, stage: Stage, device: str, weights: float | None) -> floa
             return None if total is None else (VLLM_SHARE if share is None else share) * total
     elif engine == "transformers":
         given = _number(options.get("kv_cache_gib"))
-        cache = KV_CACHE if given is None else given
+        unsaid = KV_CACHE_CPU if device == "cpu" else KV_CACHE
+        cache = unsaid if given is None else given
     else:
         cache = 0.0
     return None if weights is None else weights + cache
