@@ -164,7 +164,7 @@ def command(recorded: Path, *more: str) -> Result:
 
 @pytest.mark.slow
 def test_the_table(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every policy, and ours beside the largest stage and the best of the others."""
+    """Every policy, and ours beside each of the others, paired by day."""
     monkeypatch.setattr(contest, "SETTINGS", FEW)
     others = {"one step": (), "price": (), "router": (), "published": ()}
     monkeypatch.setattr("asd.cli.research.contest.SETTINGS", FEW | others)

@@ -20,7 +20,7 @@ from asd.operations.runs import mean_of
 from asd.research.load.contest import LARGEST, SETTINGS, Asked, Cell, Contest, run_contest
 from asd.research.load.recorded import read_timed
 
-OURS, FORESIGHTLESS = "queue", ("static", "published", "router", "price", "gears")
+OURS = "queue"
 
 
 @click.command(
@@ -89,11 +89,8 @@ def _show(found: Contest, cell: Cell) -> None:
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
     for name in (name for name, days in runs.items() if not days):
         click.echo(f"{name}: no setting reached {found.asked.keep:g} of the largest stage's quality")
-    others = [name for name in FORESIGHTLESS if runs[name]]
-    if runs[OURS] and others:
-        best = min(others, key=lambda name: np.mean([_p95(t) for t in runs[name].values()]))
-        for name in (LARGEST, best, "one step"):
-            click.echo(_compared(name, runs[name], runs[OURS]))
+    for name in (name for name, days in runs.items() if days and runs[OURS] and name != OURS):
+        click.echo(_compared(name, runs[name], runs[OURS]))
 
 
 def _row(name: str, totals: Sequence[Summary], stages: Sequence[str]) -> dict[str, str]:
