@@ -281,12 +281,12 @@ def categories(shop: Shop) -> list[Table]:
         sim = replace(shop.scenario, asked=asked).simulator(controller, shop.seed)
         answers: Counter[tuple[str, bool]] = Counter()
 
-        def note(request: Request, _: float, answers: Counter[tuple[str, bool]] = answers) -> None:
+        def count(request: Request, _: float, answers: Counter[tuple[str, bool]] = answers) -> None:
             if request.step is not None:
                 kind = request.situation.trace.query.dataset
                 answers[kind, request.step.answer == shop.largest] += 1
 
-        sim.on_end = note
+        sim.on_end = count
         for window in sim.run(asked.seconds):
             shop.progress(window)
         recorded = Counter(query.trace.query.dataset for query in shop.scenario.population.queries)
