@@ -175,14 +175,16 @@ def test_readings_of_another_card_are_not_mixed(tmp_path: Path) -> None:
         Log.open(log.path, other, "2026-02-01", RATES)
 
 
-def test_a_random_stage_reads_and_writes_as_many_tokens_as_asked() -> None:
+@pytest.mark.parametrize(("graphs", "mode"), [("off", "eager"), ("on", "static")])
+def test_a_random_stage_reads_and_writes_as_many_tokens_as_asked(graphs: str, mode: str) -> None:
     """A prompt of n words is n tokens, and no token ends an answer; a draft of its own is read whole."""
-    engine = open_random(family_of("tiny"), "S", "float32", "cpu", {})
+    engine = open_random(family_of("tiny"), "S", "float32", "cpu", {"graphs": graphs})
     asked = prompts(2, 7, 5, 512)
     drafts = engine.generate(asked)
     assert [draft.usage for draft in drafts] == [Usage(7, 5, 5)] * 2
     read = engine.verify(prompts(2, 7, 6, 512), drafts)
     assert [(found.usage.n_prompt, found.usage.n_verified) for found in read] == [(7, 5)] * 2
+    assert engine.step_mode == mode
 
 
 SMALL = ["--ladder", "tiny", "--batch", "1,2", "--lengths", "4,8", "--widths", "3", "--new-tokens", "2"]

@@ -85,7 +85,7 @@ def test_a_cache_in_bytes_takes_the_place_of_a_share(monkeypatch: pytest.MonkeyP
 
 
 def test_stages_of_transformers_lie_where_their_options_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights and what is kept for continuing, by device; 4 GiB where nothing is said."""
+    """Weights and caches, by device; 4 GiB of caches on a GPU where nothing is said."""
     stages = [
         _stage("a", 20.0, engine="transformers"),
         _stage("b", 70.0, engine="transformers", kv_cache_gib=12),

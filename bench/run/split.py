@@ -29,9 +29,6 @@ VLLM_SHARE = 0.92
 VLLM_CPU_CACHE = 1.0
 """GiB of its cache on a CPU where the ladder says nothing (`asd.engines.vllm.loader`)."""
 
-KV_CACHE, KV_CACHE_CPU = 4.0, 1.0
-"""GiB of caches of a stage of transformers where the ladder says nothing (`asd.engines.hf.settings`)."""
-
 SERVER, PROCESS = "its own server", "one process"
 
 
@@ -101,12 +98,18 @@ def _held(engine: str, stage: Stage, device: str, weights: float | None) -> floa
             total, share = device_gib(device), _number(options.get("gpu_memory_utilization"))
             return None if total is None else (VLLM_SHARE if share is None else share) * total
     elif engine == "transformers":
-        given = _number(options.get("kv_cache_gib"))
-        unsaid = KV_CACHE_CPU if device == "cpu" else KV_CACHE
-        cache = unsaid if given is None else given
+        cache = _transformers_cache(stage, device)
     else:
         cache = 0.0
     return None if weights is None else weights + cache
+
+
+def _transformers_cache(stage: Stage, device: str) -> float:
+    import torch  # noqa: PLC0415 - a run of other engines may be without it
+
+    from asd.engines.hf.settings import Settings  # noqa: PLC0415
+
+    return Settings.of(stage).cache_gib(torch.device(device))
 
 
 def _number(value: object, unit: float = 1.0) -> float | None:
