@@ -1,6 +1,6 @@
 """What the endpoint adds to an answer, and how many requests it serves beside the largest stage alone.
 
-    python -m bench.serve --requests 400 --seconds 60
+    python -m bench.serve --requests 400 --seconds 60 --clients 8,32
 
 `asd serve` runs as a process of its own; requests reach it over loopback, on connections that stay open.
 
@@ -10,22 +10,26 @@ of, so the difference of two quantiles is what HTTP, admission and bookkeeping a
 connections think for an exponential time of one second in the mean between requests. First byte: of a stream
 whose stages compute.
 
-Throughput: without the cache, a closed loop of clients asks held-out questions, in turns of the cascade at a
-share of quality and of the largest stage alone (`asd/always-L`), and every answer is scored. Quality and
-latency are of all answers of a turn together, requests per second of the whole time.
+Throughput: without the cache, closed loops of clients ask held-out questions, in turns of the cascade at a
+share of quality, of the largest stage as it is served (`asd/always-L`, which drafts with S), and of the same
+stage without its drafter, behind a server of its own; every answer is scored. Quality and latency are of all
+answers of a turn together, requests per second of the whole time. CPU is what the server's process took an
+answer, which also says something on a machine that others use. At last the cascade is compared at equal P95:
+with as many clients as it holds within the P95 of the other.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -46,6 +50,25 @@ __all__ = ["serve"]
 
 THINK_S = 1.0
 SMALLEST, LARGEST = "asd/always-S", "asd/always-L"
+UNDRAFTED = f"{LARGEST} without a drafter"
+
+
+class Counts(click.ParamType):
+    """Positive whole numbers with commas between them."""
+
+    name = "counts"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        """As a tuple."""
+        try:
+            counts = tuple(int(word) for word in str(value).split(","))
+        except ValueError:
+            counts = ()
+        if not counts or min(counts) < 1:
+            self.fail(f"{value!r} should be positive whole numbers with commas, as in 8,32", param, ctx)
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +87,40 @@ class ScoredQuestion:
 
 @dataclass(slots=True)
 class Turn:
-    """Answers of one model: seconds that each took, its score, and how long all of them took together."""
+    """Answers of one model: seconds and score of each; how long all of them took, and what CPU time."""
 
     seconds: list[float] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     total_s: float = 0.0
+    cpu_s: float = 0.0
 
-    def row(self, model: str) -> list[object]:
+    def add(self, other: Turn) -> None:
+        """Another turn of the same."""
+        self.seconds += other.seconds
+        self.scores += other.scores
+        self.total_s += other.total_s
+        self.cpu_s += other.cpu_s
+
+    @property
+    def rate(self) -> float:
+        """Answers per second."""
+        return len(self.seconds) / self.total_s
+
+    @property
+    def p95_s(self) -> float:
+        """Of an answer."""
+        return float(np.quantile(self.seconds, 0.95))
+
+    @property
+    def quality(self) -> float:
+        """Mean score."""
+        return float(np.mean(self.scores))
+
+    def row(self) -> list[object]:
         """What the table says of it."""
-        p50, p95 = (1000 * np.quantile(self.seconds, q) for q in (0.5, 0.95))
-        rate = len(self.seconds) / self.total_s
-        return [
-            model,
-            len(self.seconds),
-            f"{rate:.2f}",
-            f"{p50:.0f}",
-            f"{p95:.0f}",
-            f"{np.mean(self.scores):.3f}",
-        ]
+        n, p50 = len(self.seconds), 1000 * np.quantile(self.seconds, 0.5)
+        times = f"{p50:.0f}", f"{1000 * self.p95_s:.0f}", f"{1000 * self.cpu_s / n:.1f}"
+        return [n, f"{self.rate:.2f}", *times, f"{self.quality:.3f}"]
 
 
 class Connection:
@@ -125,15 +164,29 @@ class Connection:
         self._writer.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server's port, and its process."""
+
+    port: int
+    pid: int
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU time of the process so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def served(*options: str) -> Iterator[int]:
-    """`asd serve` with these options: its port."""
+def served(*options: str) -> Iterator[Served]:
+    """`asd serve` with these options."""
     command = [sys.executable, "-m", "asd", "serve", "--port", "0", *options]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("w") as file, subprocess.Popen(command, stderr=file) as server:  # noqa: S603
             try:
-                yield _port(log, server)
+                yield Served(_port(log, server), server.pid)
             finally:
                 server.send_signal(signal.SIGTERM)
 
@@ -199,13 +252,13 @@ async def first_bytes(port: int, questions: Sequence[ScoredQuestion]) -> list[fl
 
 
 async def turn(
-    port: int, model: str, questions: Iterator[ScoredQuestion], n_clients: int, seconds: float
+    server: Served, model: str, questions: Iterator[ScoredQuestion], n_clients: int, seconds: float
 ) -> Turn:
     """A closed loop of clients for so long; what they began is waited for, and counts."""
-    found, start = Turn(), time.perf_counter()
+    found, start, cpu_s = Turn(), time.perf_counter(), server.cpu_s
 
     async def use() -> None:
-        connection = await Connection.open(port)
+        connection = await Connection.open(server.port)
         while (began := time.perf_counter()) < start + seconds:
             question = next(questions)
             reply = await connection.ask(question.body(model))
@@ -214,8 +267,28 @@ async def turn(
         connection.close()
 
     await asyncio.gather(*(use() for _ in range(n_clients)))
-    found.total_s = time.perf_counter() - start
+    found.total_s, found.cpu_s = time.perf_counter() - start, server.cpu_s - cpu_s
     return found
+
+
+def compared(found: Mapping[tuple[str, int], Turn], cascade: str) -> Iterator[str]:
+    """The cascade beside every other turn, at as many clients as it answers with a P95 that is no longer."""
+    for (model, n), other in found.items():
+        within = [
+            (turn.rate, clients, turn)
+            for (name, clients), turn in found.items()
+            if name == cascade and turn.p95_s <= other.p95_s
+        ]
+        if model == cascade:
+            continue
+        if not within:
+            yield f"{model}, {n} clients: the cascade's P95 is longer with any number of clients"
+            continue
+        rate, clients, best = max(within, key=lambda row: row[0])
+        yield (
+            f"{model}, {n} clients: within its P95 the cascade answers {rate / other.rate:.2f} times as many "
+            f"requests/s ({clients} clients) at {100 * best.quality / other.quality:.1f} % of its quality"
+        )
 
 
 @click.command()
@@ -225,37 +298,49 @@ async def turn(
 @click.option("--seconds", type=click.FloatRange(0), default=60.0, show_default=True, help="Of one turn.")
 @click.option("--turns", type=click.IntRange(min=1), default=3, show_default=True, help="Of either model.")
 @click.option(
-    "--clients", type=click.IntRange(min=1), default=8, show_default=True, help="In the closed loop."
+    "--clients", type=Counts(), default="8,32", show_default=True, help="In the closed loops, with commas."
 )
 @click.option("--quality", default=0.95, show_default=True, help="Share of the reference's, of the cascade.")
-def serve(requests: int, seconds: float, turns: int, clients: int, quality: float) -> None:
+def serve(requests: int, seconds: float, turns: int, clients: tuple[int, ...], quality: float) -> None:
     """Measure what the endpoint adds to an answer, and the requests a second that it serves."""
     questions = _questions(100)
     with tempfile.TemporaryDirectory() as folder:
         ladder = _cached_ladder(Path(folder))
-        with served("--ladder", str(ladder), "--policy", str(TINY_POLICY)) as port:
-            rows = [asyncio.run(added(ladder, port, questions[:32], n, requests)) for n in (1, 50)]
+        with served("--ladder", str(ladder), "--policy", str(TINY_POLICY)) as cached:
+            rows = [asyncio.run(added(ladder, cached.port, questions[:32], n, requests)) for n in (1, 50)]
     heads = [
         "connections",
         *(f"{which} {q}" for q in ("p50", "p99") for which in ("direct", "served", "added")),
     ]
     click.echo(f"{requests} requests, milliseconds\n{tabulate(rows, heads)}\n")
-    found = {model: Turn() for model in (f"asd/quality-{quality:g}", LARGEST)}
-    with served() as port:
-        first = asyncio.run(first_bytes(port, questions[:16]))
+    cascade = f"asd/quality-{quality:g}"
+    with tempfile.TemporaryDirectory() as folder, served() as whole:
+        first = asyncio.run(first_bytes(whole.port, questions[:16]))
         click.echo(f"first byte of a stream: {1000 * max(first):.1f} ms at most in {len(first)}\n")
-        asking = cycle(questions)
-        for model in list(found) * turns:
-            one = asyncio.run(turn(port, model, asking, clients, seconds))
-            found[model].seconds += one.seconds
-            found[model].scores += one.scores
-            found[model].total_s += one.total_s
-    click.echo(
-        tabulate(
-            [each.row(model) for model, each in found.items()],
-            ["model", "answers", "requests/s", "p50 ms", "p95 ms", "quality"],
-        )
-    )
+        undrafted = _undrafted_ladder(Path(folder))
+        with served("--ladder", str(undrafted), "--policy", str(TINY_POLICY)) as plain:
+            asked = {cascade: (whole, cascade), LARGEST: (whole, LARGEST), UNDRAFTED: (plain, LARGEST)}
+            found = _throughput(asked, cycle(questions), clients, seconds, turns)
+    rows = [[model, n, *each.row()] for (model, n), each in found.items()]
+    heads = ["model", "clients", "answers", "requests/s", "p50 ms", "p95 ms", "CPU ms", "quality"]
+    click.echo(tabulate(rows, heads) + "\n")
+    for line in compared(found, cascade):
+        click.echo(line)
+
+
+def _throughput(
+    asked: Mapping[str, tuple[Served, str]],
+    questions: Iterator[ScoredQuestion],
+    clients: Sequence[int],
+    seconds: float,
+    turns: int,
+) -> dict[tuple[str, int], Turn]:
+    """By the name of a row and its number of clients; `asked` says which server it asks for which model."""
+    found = {(name, n): Turn() for n in clients for name in asked}
+    for (name, n), so_far in list(found.items()) * turns:
+        server, model = asked[name]
+        so_far.add(asyncio.run(turn(server, model, questions, n, seconds)))
+    return found
 
 
 def _questions(limit: int) -> list[ScoredQuestion]:
@@ -270,13 +355,22 @@ def _questions(limit: int) -> list[ScoredQuestion]:
 
 def _cached_ladder(folder: Path) -> Path:
     """The embedded ladder with a response cache."""
-    text = (PRESETS / "tiny.toml").read_text()
-    text = text.replace("../tiny", str(PRESETS.parent / "tiny")).replace(
-        "tiny-prices", f"{PRESETS}/tiny-prices"
-    )
     path = folder / "tiny.toml"
-    path.write_text(f'{text}\n[deployment]\nresponse_cache = "{folder}/answers.db"\n')
+    path.write_text(f'{_ladder()}\n[deployment]\nresponse_cache = "{folder}/answers.db"\n')
     return path
+
+
+def _undrafted_ladder(folder: Path) -> Path:
+    """The embedded ladder whose stages write alone."""
+    path = folder / "tiny.toml"
+    path.write_text("".join(line for line in _ladder().splitlines(True) if not line.startswith("drafter")))
+    return path
+
+
+def _ladder() -> str:
+    """The embedded ladder's file, as it may stand elsewhere."""
+    text = (PRESETS / "tiny.toml").read_text().replace("../tiny", str(PRESETS.parent / "tiny"))
+    return text.replace("tiny-prices", f"{PRESETS}/tiny-prices")
 
 
 if __name__ == "__main__":

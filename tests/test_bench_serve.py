@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from itertools import repeat
 
 import pytest
+from click.testing import CliRunner
 
 from asd.policies import FixedStage
 from asd.types import Query
-from bench.serve import ScoredQuestion, first_bytes, paced, turn
+from bench.serve import ScoredQuestion, Served, Turn, compared, first_bytes, paced, serve, turn
 from tests.endpoint import OnePolicy, Server, Slow, running
 
 TOOK_S = 0.2
@@ -31,10 +33,10 @@ def port_of(server: Server) -> int:
 
 def test_a_turn_counts_answers_their_times_and_their_scores(server: Server) -> None:
     """Two clients, one answer after the other each, until the time is over."""
-    found = asyncio.run(turn(port_of(server), "asd", repeat(RIGHT), 2, 0.5 * TOOK_S))
+    found = asyncio.run(turn(Served(port_of(server), os.getpid()), "asd", repeat(RIGHT), 2, 0.5 * TOOK_S))
     assert found.scores == [1.0, 1.0]
     assert TOOK_S <= min(found.seconds) <= max(found.seconds) <= found.total_s
-    wrong = asyncio.run(turn(port_of(server), "asd", repeat(WRONG), 1, 0.5 * TOOK_S))
+    wrong = asyncio.run(turn(Served(port_of(server), os.getpid()), "asd", repeat(WRONG), 1, 0.5 * TOOK_S))
     assert wrong.scores == [0.0]
 
 
@@ -56,3 +58,24 @@ def test_only_the_wait_for_an_answer_is_timed(
     took = asyncio.run(paced([ask] * n_clients, [RIGHT], n))
     assert len(took) == n
     assert min(took) >= 0.01
+
+
+def test_the_cascade_is_compared_at_as_many_clients_as_the_others_p95_allows() -> None:
+    """And where it is slower with any number, that is said."""
+    found = {
+        ("asd", 8): Turn([1.0] * 20, [0.9] * 20, 2.0),
+        ("asd", 32): Turn([2.0] * 60, [0.9] * 60, 3.0),
+        ("asd", 64): Turn([4.0] * 90, [0.9] * 90, 3.0),
+        ("L", 8): Turn([3.0] * 10, [1.0] * 10, 2.0),
+        ("fast", 8): Turn([0.5] * 10, [1.0] * 10, 2.0),
+    }
+    beside_l, beside_fast = compared(found, "asd")
+    assert "4.00 times as many requests/s (32 clients) at 90.0 % of its quality" in beside_l
+    assert "longer with any number" in beside_fast
+
+
+@pytest.mark.parametrize("counts", ["", "8,", "0", "eight"])
+def test_numbers_of_clients_are_positive_whole_numbers(counts: str) -> None:
+    result = CliRunner().invoke(serve, ["--clients", counts])
+    assert result.exit_code == 2
+    assert "as in 8,32" in result.output
