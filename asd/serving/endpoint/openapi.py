@@ -67,7 +67,7 @@ def document() -> dict[str, Any]:
             "/v1/models/{model}": {"get": _got("One of them", "model")},
             "/v1/asd/feedback": {"post": _scored()},
             "/v1/asd/requests/{request}": {"get": _got("How a request was answered", "request")},
-            "/metrics": {"get": _got("Counters in the text format of Prometheus")},
+            "/metrics": {"get": _got("Counters in the text format of Prometheus", kind="text/plain")},
             "/health": {"get": _got("The server runs")},
             "/ready": {"get": _got("Whether requests are taken") | _also_unready()},
             "/openapi.json": {"get": _got("This description")},
@@ -99,10 +99,11 @@ def _scored() -> dict[str, Any]:
     }
 
 
-def _got(summary: str, parameter: str | None = None) -> dict[str, Any]:
+def _got(summary: str, parameter: str | None = None, kind: str = "application/json") -> dict[str, Any]:
     within = {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}
     failed = WRONG | {"404": "There is none"} if parameter else WRONG
-    found = {"description": summary, "content": {"application/json": {"schema": {"type": "object"}}}}
+    form = {"type": "object" if kind == "application/json" else "string"}
+    found = {"description": summary, "content": {kind: {"schema": form}}}
     return {
         "summary": summary,
         "parameters": [within] if parameter else [],
