@@ -43,8 +43,8 @@ from asd.operations.sizing import Need, Sizing
     "--policies",
     default="optimal:5",
     show_default=True,
-    help="Of optimal:LAM, queue:LAM:MU[:AHEAD], price:LAM:MU, gears:LAM, published:LAM, router:LAM:P, "
-    "static:P, always:STAGE.",
+    help="Of optimal:LAM, queue:LAM:MU[:AHEAD], target:LAM:P95, price:LAM:MU, gears:LAM, published:LAM, "
+    "router:LAM:P, static:P, always:STAGE.",
 )
 @click.option(
     "--at-quality",

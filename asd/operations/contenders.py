@@ -2,6 +2,7 @@
 
 optimal:LAM          backward induction at every load
 queue:LAM:MU[:AHEAD] the same with the queues of the moment; AHEAD 0 looks one step ahead
+target:LAM:P95       the same, MU learned so that P95 is held
 price:LAM:MU         routes once, from the prompt, at the same prices of waiting (after RouteBalance)
 router:LAM:P         the published router for the largest stage, else the static walk
 gears:LAM            settings up to LAM, chosen by the rate of arrivals
@@ -22,6 +23,7 @@ from asd.errors import ConfigError
 from asd.operations.control.backlog import Problem, QueueAware
 from asd.operations.control.gears import Gears, gears_of
 from asd.operations.control.published import Published, Router
+from asd.operations.control.target import P95Target
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.state import StageState
@@ -64,6 +66,7 @@ class Contenders:
         makers: dict[str, Callable[..., Controller]] = {
             "optimal": lambda lam: Fixed(self._optimal(float(lam))),
             "queue": lambda lam, mu, ahead="1": self._queue_aware(float(lam), float(mu), float(ahead)),
+            "target": lambda lam, p95: self._target(float(lam), float(p95)),
             "price": lambda lam, mu: self._price(float(lam), float(mu)),
             "router": lambda lam, p: self._router(float(lam), float(p)),
             "gears": lambda lam: self._gears(float(lam)),
@@ -75,8 +78,9 @@ class Contenders:
             return makers[name](*settings)
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{text!r} is no policy; write optimal:LAM, queue:LAM:MU, queue:LAM:MU:AHEAD, price:LAM:MU, "
-                "router:LAM:P, gears:LAM, published:LAM, static:P or always:STAGE"
+                f"{text!r} is no policy; write optimal:LAM, queue:LAM:MU, queue:LAM:MU:AHEAD, "
+                "target:LAM:P95, price:LAM:MU, router:LAM:P, gears:LAM, published:LAM, static:P or "
+                "always:STAGE"
             ) from error
 
     def _checked(self, stage: str) -> str:
@@ -90,6 +94,9 @@ class Contenders:
     def _queue_aware(self, lam: float, mu: float, ahead: float) -> QueueAware:
         name = f"queue-aware(lam={lam:g},mu={mu:g},ahead={ahead:g})"
         return self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, ahead)
+
+    def _target(self, lam: float, p95_s: float) -> P95Target:
+        return P95Target(self._queue_aware(lam, 0.0, 1.0), p95_s)
 
     def _price(self, lam: float, mu: float) -> QueueAware:
         graph = self.fitted.graph(batch=self.batch)

@@ -1,0 +1,76 @@
+"""The worth of a second, learned: dual ascent on how far the 95th percentile of latency is from a target.
+
+    mu <- min(most, max(0, (1 - forget) * mu + step * unit * (P95 / target - 1))),      unit = lam / target
+
+A look that finds P95 above the target makes waiting dearer, one below it cheaper; mu stays within its bounds,
+so that a load which nothing can serve winds nothing up, and is forgotten. Which policies can ever decide is
+fixed beforehand by `lam` and `most`. The loop acts on latencies that are one look old: it is stable while
+`step` times their response to mu stays below 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from asd.errors import ConfigError
+from asd.operations.control.backlog import BacklogPolicy, QueueAware
+from asd.operations.state import SystemState
+from asd.operations.traffic import Gauge
+
+__all__ = ["P95Target"]
+
+_WORST = 3.0
+"""Relative violations beyond this count as this: one look may not throw mu to its bound."""
+
+
+@dataclass(slots=True, eq=False)
+class P95Target:
+    """A queue-aware policy that holds a 95th percentile.
+
+    Attributes:
+        inner: Solves and decides; its `mu` is what is learned.
+        target_s: Seconds that P95 should not exceed.
+        step: Of the ascent, in units of lam / target a look.
+        forget: Share of mu that is forgotten at every look, in [0, 1).
+        most: Largest mu, in the same units.
+
+    Raises:
+        ConfigError: A number is out of range.
+    """
+
+    inner: QueueAware
+    target_s: float
+    step: float = 0.2
+    forget: float = 0.02
+    most: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not (self.target_s > 0.0 and self.step > 0.0 and 0.0 <= self.forget < 1.0 and self.most > 0.0):
+            raise ConfigError(
+                f"a target, its step and its largest mu are positive and forget is in [0, 1), not "
+                f"{self.target_s:g}, {self.step:g}, {self.most:g} and {self.forget:g}"
+            )
+
+    @property
+    def name(self) -> str:
+        """The name with its lam and target."""
+        return f"p95-target(lam={self.inner.lam:g},p95={self.target_s:g})"
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two looks."""
+        return self.inner.interval_s
+
+    def watch(self, gauges: Mapping[str, Gauge]) -> None:
+        """Read the queues here from now on."""
+        self.inner.watch(gauges)
+
+    def policy(self, state: SystemState | None) -> BacklogPolicy:
+        """The one policy there is, solved again at the worth of a second that was learned."""
+        if state is not None and state.p95_s is not None:
+            unit = self.inner.lam / self.target_s
+            violation = min(_WORST, state.p95_s / self.target_s - 1.0)
+            moved = (1.0 - self.forget) * self.inner.mu + self.step * unit * violation
+            self.inner.mu = min(self.most * unit, max(0.0, moved))
+        return self.inner.policy(state)
