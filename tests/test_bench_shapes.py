@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from asd.errors import ConfigError, OutOfMemoryError
 from asd.ladder import Ladder
 from asd.prices import Prices, read_prices
 from asd.types import Usage
+from bench.shapes import clocked
 from bench.shapes.clocked import Plan, bandwidth
 from bench.shapes.families import family_of
 from bench.shapes.models import model_config, open_random, prompts
@@ -266,6 +268,43 @@ def test_a_cell_that_runs_out_of_memory_is_left_out(tmp_path: Path, monkeypatch:
     timing = read_prices(tmp_path / "t.json").timing
     assert timing is not None
     assert timing.modelled == {2: ("M",)}
+
+
+def _short(*_: object, **__: object) -> None:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def test_memory_that_is_short_in_the_library_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """generate() raises torch's error: the cell is left out like any other that does not fit."""
+    monkeypatch.setattr(clocked, "_generate", _short)
+    engine = open_random(family_of("tiny"), "S", "float32", "cpu", {})
+    plan = replace(PLAN, batches=(1,), lengths=(4, 8), widths=(3,), n_new=2, rivals=True)
+    with pytest.raises(OutOfMemoryError, match="stage 'S' has not enough memory"):
+        clocked.clocked(engine, plan, 1, 4, time.perf_counter)
+
+
+def test_a_size_that_runs_out_of_memory_while_it_is_built_is_modelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are measured all the same."""
+    real = command.open_random
+
+    def opened(family: object, name: str, *args: object) -> object:
+        engine = real(family, name, *args)
+        if name == "M":
+            monkeypatch.setattr(engine, "_loader", _short)
+        return engine
+
+    def timed(engine: object, _plan: Plan, batch: int, length: int, _clock: object) -> Cell:
+        seconds = _seconds(LAWS["7B"], batch, length) | {verifying(3): 1.0}
+        return Cell(size=engine.stage_name, batch=batch, length=length, step_mode="graph", seconds=seconds)
+
+    monkeypatch.setattr(command, "open_random", opened)
+    monkeypatch.setattr(command, "clocked", timed)
+    done = _run(tmp_path / "t.json", "--no-rivals")
+    assert done.exit_code == 0, done.output
+    assert "M: does not fit (stage 'M' has not enough memory" in done.output
+    assert read_prices(tmp_path / "t.json").timing.modelled == {1: ("M",), 2: ("M",)}
 
 
 def test_a_size_that_does_not_fit_is_not_built(tmp_path: Path) -> None:

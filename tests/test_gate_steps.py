@@ -12,7 +12,7 @@ from msgspec.structs import replace as changed
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import HardwareKey, Run
 from bench.gate.judge import judge
-from bench.gate.store import read_baseline
+from bench.gate.store import read_baseline, record_baseline
 from bench.gate.verdicts import Report, Verdict
 from bench.run.summary import render
 from tests.fabricated import KEY, OPTIONS, baseline_of, fabricate
@@ -91,6 +91,14 @@ def test_a_mode_that_was_asked_for_is_no_fallback() -> None:
 def test_what_is_no_fallback(before: Run, after: Run) -> None:
     """Other hardware, a run whose engines were not opened, a graph that is not compiled first."""
     assert judge(after, baseline_of(before), OPTIONS).exit_code == 0
+
+
+def test_a_recording_in_another_mode_says_so(tmp_path: Path) -> None:
+    """Else a stage that is not captured any more would pass from then on without a word."""
+    assert not record_baseline(tmp_path, _run(GRAPH), "first").moved
+    assert not record_baseline(tmp_path, _run(GRAPH), "again").moved
+    (said,) = record_baseline(tmp_path, _run(GRAPH | {"M": "eager"}), "once more").moved
+    assert "M graph -> eager, than in the baseline that is replaced" in said
 
 
 def test_modes_survive_the_file_and_are_shown(tmp_path: Path) -> None:

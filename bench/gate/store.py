@@ -20,6 +20,7 @@ from asd.measurement.files import read_record, write_record
 from asd.measurement.records import SCHEMA_VERSION, HardwareKey, Metric, Record, Run
 from asd.schema import msgspec
 from bench.gate.retired import is_retired
+from bench.gate.steps import other_steps
 from bench.gate.verdicts import Verdict
 
 __all__ = [
@@ -145,7 +146,7 @@ def read_baseline(path: Path) -> Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Where a baseline was written, and which of its targets were moved, in words."""
+    """Where a baseline was written, and what moved in it, in words: targets, the mode of decode steps."""
 
     path: Path
     moved: tuple[str, ...]
@@ -165,7 +166,8 @@ def record_baseline(directory: Path, run: Run, reason: str) -> Recorded:
     if not reason.strip():
         raise ConfigError("a baseline is recorded with a reason: --record-baseline --reason 'why'")
     path = baseline_path(directory, run.header.hardware, run.header.ladder.name)
-    stored = read_baseline(path).targets if path.exists() else ()
+    replaced = read_baseline(path) if path.exists() else None
+    stored = () if replaced is None else replaced.targets
     measured = {(cell.id, metric.name): metric for cell in run.cells for metric in cell.metrics}
     kept = [target for target in stored if not is_retired(target.cell, target.metric)]
     targets = [
@@ -177,6 +179,8 @@ def record_baseline(directory: Path, run: Run, reason: str) -> Recorded:
     baseline = Baseline(schema_version=SCHEMA_VERSION, reason=reason, targets=tuple(targets), run=run)
     write_record(path, baseline, expand=3)
     moved = [f"{new.cell} {new.metric}: {new}" for old, new in zip(kept, targets, strict=True) if old != new]
+    if replaced is not None and (steps := other_steps(run.header, replaced.run.header)):
+        moved.append(f"note: {steps}, than in the baseline that is replaced")
     return Recorded(path, tuple(moved))
 
 

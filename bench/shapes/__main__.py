@@ -25,7 +25,8 @@ import torch
 
 from asd.engines.hf.engine import TransformersEngine
 from asd.engines.hf.settings import find_device
-from asd.errors import AsdError, ConfigError, OutOfMemoryError, StageTooLargeError
+from asd.engines.memory import called
+from asd.errors import AsdError, ConfigError, OutOfMemoryError
 from asd.ladder import Ladder
 from asd.measurement.environment import read_environment
 from asd.measurement.files import check_writable
@@ -164,10 +165,10 @@ def _measure(log: Log, family: Family, name: str, plan: Plan, device: str, memor
     options = {"kv_cache_gib": max(1.0, CACHES * cache / GIB)} | STEPS[asked.steps]
     engine = open_random(family, name, asked.dtype, device, options)
     try:
-        engine.load()
+        called(name, 1, engine.load)
         for batch, length in todo:
             _cell(log, engine, plan, batch, length)
-    except StageTooLargeError as error:
+    except OutOfMemoryError as error:
         click.echo(f"{name}: does not fit ({error}): modelled", err=True)
     finally:
         engine.unload()

@@ -23,6 +23,7 @@ import torch
 
 from asd.engines import step_mode
 from asd.engines.hf.engine import TransformersEngine
+from asd.engines.memory import called
 from asd.measurement.timing import Clock, Turns, warm_up
 from asd.types import Query
 from bench.shapes.models import prompts
@@ -82,6 +83,10 @@ def clocked(engine: TransformersEngine, plan: Plan, batch: int, length: int, clo
     Raises:
         OutOfMemoryError: It does not fit the device.
     """
+    return called(engine.stage_name, batch, partial(_clocked, engine, plan, batch, length, clock))
+
+
+def _clocked(engine: TransformersEngine, plan: Plan, batch: int, length: int, clock: Clock) -> Cell:
     arms = {name: call for name, call in _calls(engine, plan, batch, length) if name in plan.calls(length)}
     for call in arms.values():
         warm_up(call, synchronise=engine.synchronise, clock=clock, at_most=WARM_UPS)
