@@ -41,6 +41,7 @@ class FakeServer(ThreadingHTTPServer):
         melting: The last character of a prompt and the first of what follows are one token.
         context: Number of positions; None: not told.
         dead: Drops every connection.
+        gauges: What `/metrics` says; None: what every other path does.
     """
 
     daemon_threads = True
@@ -67,6 +68,7 @@ class FakeServer(ThreadingHTTPServer):
         self.ends: dict[str, int] = {}
         self.context: int | None = None
         self.dead = False
+        self.gauges: str | None = None
 
     @property
     def url(self) -> str:
@@ -143,6 +145,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_GET(self) -> None:
+        if self.path == "/metrics" and self.server.gauges is not None:
+            self.reply(200, self.server.gauges.encode())
+            return
         self.reply(200, json.dumps({"object": "list", "data": self.server.models}).encode())
 
     def do_POST(self) -> None:

@@ -226,6 +226,19 @@ def test_gpus_are_shown_where_the_library_is_there(monkeypatch: pytest.MonkeyPat
     assert (gpu.name, gpu.busy, gpu.memory, gpu.detail) == ("0: H100", 0.37, 0.25, "1.0 of 4 GiB, 70 W")
 
 
+def test_what_engines_tell_of_themselves_is_shown() -> None:
+    """Behind servers: their queue and their cache."""
+
+    class Told(Slow):
+        def gauges(self) -> dict[str, float]:
+            return {"waiting": 7.0, "kv cache in use": 0.25}
+
+    engines = scripted() | {"L": Told("L", "3")}
+    page = serve(engines, OnePolicy(FixedStage("S")), lambda app: get(app, "/")).body.decode()
+    assert re.search(r"engine of L.*25%.*waiting 7", _section(page, "devices"))
+    assert "engine of S" not in page
+
+
 def test_everything_that_alarms_stands_on_top() -> None:
     async def test(app: Application) -> str:
         monitor = app.service.monitor

@@ -6,7 +6,7 @@ Heavy libraries are imported inside the engine modules, never here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -21,6 +21,7 @@ __all__ = [
     "Concurrent",
     "Drafted",
     "Engine",
+    "Gauged",
     "Sampling",
     "StepMode",
     "Stepping",
@@ -132,6 +133,14 @@ class Concurrent(Engine, Protocol):
     @property
     def concurrency(self) -> int:
         """Most calls at a time."""
+
+
+@runtime_checkable
+class Gauged(Engine, Protocol):
+    """An engine that can tell how busy whatever it asks is."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """Numbers by name, as "waiting"; may take seconds, and is empty where nothing is told."""
 
 
 @runtime_checkable

@@ -24,6 +24,7 @@ from asd.engines import GREEDY, Sampling
 from asd.engines.closing import Closing
 from asd.engines.http.client import Server, Settings
 from asd.engines.http.counting import Counter
+from asd.engines.http.gauges import read_gauges
 from asd.engines.http.schema import Models, Reply, Served, Written
 from asd.engines.prompts import as_written, chat_of, check
 from asd.engines.sampling import choices
@@ -103,6 +104,10 @@ class OpenAIEngine(Closing):
     def concurrency(self) -> int:
         """Most requests in flight."""
         return self.settings.concurrency
+
+    def gauges(self) -> dict[str, float]:
+        """What the server tells of its own load (`asd.engines.Gauged`)."""
+        return read_gauges(self.settings.base_url)
 
     def load(self) -> None:
         """Make sure that the server is there and has the model.

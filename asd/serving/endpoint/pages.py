@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
@@ -34,6 +34,8 @@ SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 1000
 MOST_FORM = 4096
 EVERY_S = 1.0
+GAUGES_S = 5.0
+"""Between two looks at what engines tell of themselves."""
 
 
 class Pages:
@@ -49,6 +51,8 @@ class Pages:
     def __init__(self, service: Callable[[], Service]) -> None:
         self._service = service
         self._page: LivePage | None = None
+        self._told: Mapping[str, Mapping[str, float]] = {}
+        self._asked_s = -GAUGES_S
         self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self.routes = [
             Route("/", self._whole),
@@ -109,7 +113,16 @@ class Pages:
         books = service.admission
         accounts = await books.accounts() if isinstance(books, Accounts) else ()
         ladder = service.ladder
-        return Facts(ladder.name, ladder.price_unit, ladder.money, service.setting.policy.name, accounts)
+        setting, engines = service.setting.policy.name, await self._gauges()
+        return Facts(ladder.name, ladder.price_unit, ladder.money, setting, accounts, engines)
+
+    async def _gauges(self) -> Mapping[str, Mapping[str, float]]:
+        """What engines tell, asked for in a thread now and then."""
+        now = time.monotonic()
+        if now >= self._asked_s + GAUGES_S:
+            self._asked_s = now
+            self._told = await asyncio.to_thread(self._service().gauges)
+        return self._told
 
 
 def _headers(nonce: str) -> dict[str, str]:

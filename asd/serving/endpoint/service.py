@@ -19,7 +19,7 @@ import numpy as np
 
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
-from asd.engines import LOSSLESS, Acceptance, Engine, Sampling, Verifier
+from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier
 from asd.engines.closing import close_all
 from asd.ladder import Ladder
 from asd.policies import FixedStage
@@ -127,6 +127,11 @@ class Service:
         """What weighs quality against cost at that setting, by name; empty where nothing is weighed."""
         lam = getattr(self.setting.policy, "lam", None)
         return {} if lam is None else {"lam": float(lam)}
+
+    def gauges(self) -> dict[str, Mapping[str, float]]:
+        """What engines tell of themselves, by stage; takes as long as the slowest of them."""
+        asked = {name: engine for name, engine in self._engines.items() if isinstance(engine, Gauged)}
+        return {name: told for name, engine in asked.items() if (told := engine.gauges())}
 
     def vitals(self) -> Vitals:
         """How the server is now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from operator import methodcaller
 from typing import NamedTuple
@@ -49,7 +49,7 @@ class Facts:
     money: Money | None
     setting: str
     accounts: Sequence[Account] = ()
-    engines: Mapping[str, Mapping[str, float]] | None = None
+    engines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Table(NamedTuple):
@@ -79,7 +79,7 @@ def view(monitor: Monitor, facts: Facts) -> dict[str, object]:
         "spend_chart": _chart(monitor.timeline, {"spend": lambda one: one.micros / MICRO / BIN_S}),
         "stages": _stages(monitor, bins),
         "queue_chart": _chart(monitor.timeline, _looked(monitor, "waiting ")),
-        "devices": _devices(devices(), facts.engines or {}),
+        "devices": _devices(devices(), facts.engines),
         "plan": _plan(monitor, bins, seconds),
         "guarantee": _guarantee(monitor),
         "anomalies": _anomalies(monitor.anomalies.latest),
