@@ -154,8 +154,11 @@ def test_a_backlog_in_which_easy_requests_end_first_is_no_change_of_the_mix() ->
     assert [one.signal for one in found if one.signal != "latency"] == []
 
 
-def test_clients_that_leave_say_nothing_of_errors() -> None:
-    left = [one._replace(outcome="gone") if i % 3 else one for i, one in enumerate(minutes(noisy(150)))]
+def test_clients_that_leave_say_nothing_of_the_server() -> None:
+    """Whatever was spent for them."""
+    requests = minutes(noisy(150))
+    left = [one._replace(outcome="gone", cost=9.0 if i > 6000 else 1.0) if i % 3 else one
+            for i, one in enumerate(requests)]  # fmt: skip
     detector, found = watched(iter(left))
     assert found == []
     assert detector.is_warm

@@ -253,6 +253,7 @@ def test_everything_that_alarms_stands_on_top() -> None:
     assert any("latency 1.62 times what the load explains" in one for one in alarms)
     assert any("95.0%" in one for one in alarms)
     assert "at least 0.95 of the reference" in _section(page, "guarantee")
+    assert "have changed: 1 after 0 (alarm at 100)" in _section(page, "guarantee")
 
 
 @pytest.fixture(scope="module")
