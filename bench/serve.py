@@ -25,6 +25,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -192,9 +193,12 @@ def served(*options: str) -> Iterator[Served]:
 
 
 def _port(log: Path, server: subprocess.Popen[bytes]) -> int:
+    """The port that the server tells, once it takes connections there."""
     while server.poll() is None:
-        if found := re.search(r"127\.0\.0\.1:(\d+)/v1\n(?:.*\n)*.*Uvicorn running", log.read_text()):
-            return int(found[1])
+        found = re.search(r"127\.0\.0\.1:(\d+)/v1\n", log.read_text())
+        with socket.socket() as probe:
+            if found and probe.connect_ex(("127.0.0.1", int(found[1]))) == 0:
+                return int(found[1])
         time.sleep(0.05)
     raise click.ClickException(f"the server did not start: {log.read_text()}")
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from asd.policies import FixedStage
 from asd.types import Query
-from bench.serve import ScoredQuestion, Served, Turn, compared, first_bytes, paced, serve, turn
+from bench.serve import ScoredQuestion, Served, Turn, compared, first_bytes, paced, serve, served, turn
 from tests.endpoint import OnePolicy, Server, Slow, running
 
 TOOK_S = 0.2
@@ -79,3 +79,12 @@ def test_numbers_of_clients_are_positive_whole_numbers(counts: str) -> None:
     result = CliRunner().invoke(serve, ["--clients", counts])
     assert result.exit_code == 2
     assert "as in 8,32" in result.output
+
+
+@pytest.mark.slow
+def test_a_server_is_measured_once_it_takes_connections() -> None:
+    """And its process is the one whose CPU time counts."""
+    with served() as found:
+        before = found.cpu_s
+        asyncio.run(turn(found, "asd/always-S", repeat(RIGHT), 1, 0.2))
+        assert found.cpu_s > before > 0

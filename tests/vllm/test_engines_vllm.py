@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vllm import EngineArgs
 from vllm.config.compilation import CompilationMode, CUDAGraphMode
 
+from asd.cancellation import CancelToken, cancellable
 from asd.engines import Acceptance, Sampling, Verifier
 from asd.engines.batches import in_batches
 from asd.engines.hf.engine import TransformersEngine
@@ -596,3 +597,24 @@ def test_a_stage_is_a_context_manager(path: Path) -> None:
     engine.close()
     assert [draft.tokens for draft in engine.generate(prompts(2))] == before
     engine.close()
+
+
+def test_a_cancelled_request_is_taken_out_of_vllm_and_the_others_go_on(path: Path) -> None:
+    """After the pass that runs; its draft is the beginning of its answer and counts what was computed."""
+    asked = [Query(str(i), "d", f"row {i}", max_new_tokens=24) for i in range(6)]
+    with VllmEngine(stage(path), "cpu") as engine:
+        whole = engine.generate(asked)
+        at = max(range(len(asked)), key=lambda i: len(whole[i].tokens))
+        tokens = [CancelToken() for _ in asked]
+        tokens[at].cancel()
+        with cancellable(asked, tokens):
+            cut = engine.generate(asked)
+        again = engine.generate(asked)
+    others = [i for i in range(len(asked)) if i != at]
+    assert [cut[i].tokens for i in others] == [whole[i].tokens for i in others]
+    n = len(cut[at].tokens)
+    assert 0 < n < len(whole[at].tokens)
+    assert cut[at].tokens == whole[at].tokens[:n]
+    assert cut[at].usage.n_decoded == n
+    assert not cut[at].finished
+    assert [draft.tokens for draft in again] == [draft.tokens for draft in whole]
