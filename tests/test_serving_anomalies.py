@@ -10,17 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from asd.serving.monitoring.anomalies import (
-    ACCEPTED,
-    GUARD,
-    LIMIT,
-    STEP_S,
-    STEPS,
-    WARM_UP,
-    Anomaly,
-    AnomalyDetector,
-    Observation,
-)
+from asd.serving.monitoring.anomalies import ACCEPTED, STEP_S, Anomaly, AnomalyDetector, Observation
+from asd.serving.monitoring.cusum import GUARD, LIMIT, STEPS, WARM_UP
 from bench.anomalies import anomalies, upper_limit
 
 FROM_S = 1.8 * 3600.0

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from asd.serving.monitoring.cusum import LIMIT, Cell, Cells, Cusum, Signal, up_or_down
+
 __all__ = ["Anomaly", "AnomalyDetector", "Observation"]
 
 STEP_S = 60.0
@@ -34,22 +36,8 @@ ENDED = 0.998
 """Share of the requests of a step that must have ended, but for one: the slowest are not like the others."""
 PATIENCE_S = 900.0
 """A step of which so many do not end for so long after it is not judged."""
-GUARD = 15
-"""Steps after which a step enters the forecast."""
-WARM_UP = 60
-"""Steps that are learned from before anything is judged."""
 ACCEPTED = 120
 """Steps after which what is still anomalous is the new normal."""
-MEMORY = 360.0
-"""Steps after which a step weighs 1/e in the forecast."""
-LIMIT = 14.0
-STEPS = 4
-"""Of just the shift that is to be found, it takes at least so many to reach the limit, however many requests
-they have: what is not explained does not average out over requests that wait for each other."""
-FEW = 100.0
-"""Requests from which on a level of load has a latency of its own."""
-RARE = 0.002
-"""Errors that are rarer than this are judged as if they were this frequent."""
 
 
 class Observation(NamedTuple):
@@ -96,182 +84,6 @@ class Anomaly:
 
 
 @dataclass(slots=True)
-class _Cell:
-    """Requests that are alike, how many and what they add up to."""
-
-    n: float = 0.0
-    total: float = 0.0
-
-    def add(self, n: float, total: float) -> None:
-        self.n += n
-        self.total += total
-
-
-Cells = dict[int, _Cell]
-
-
-@dataclass(slots=True)
-class _Level:
-    """The forecast of a mean, by cells, and how far steps lie from it.
-
-    Attributes:
-        cells: What is remembered.
-        variance: Mean of n x (mean of a step - its forecast)^2.
-        weight: Of all steps that were learned from.
-    """
-
-    cells: Cells = field(default_factory=dict)
-    variance: float = 0.0
-    weight: float = 0.0
-
-    def expected(self, step: Cells) -> float:
-        """The forecast of the mean of a step whose requests lie in these cells.
-
-        Requests of a cell that is hardly known count as what they are.
-        """
-        n = sum(cell.n for cell in step.values())
-        return sum(self._total(at, cell) for at, cell in step.items()) / n
-
-    def learn(self, step: Cells, error: float) -> None:
-        """Take a step into the forecast; `error`: its mean less what was forecast."""
-        keep = math.exp(-1.0 / MEMORY)
-        for cell in self.cells.values():
-            cell.n *= keep
-            cell.total *= keep
-        for at, cell in step.items():
-            self.cells.setdefault(at, _Cell()).add(cell.n, cell.total)
-        n = sum(cell.n for cell in step.values())
-        self.weight = keep * self.weight + 1.0
-        self.variance += (n * error**2 - self.variance) / self.weight
-
-    def _total(self, at: int, cell: _Cell) -> float:
-        known = self.cells.get(at)
-        if known is None or (known.n < FEW and len(self.cells) > 1):
-            return cell.total
-        return cell.n * known.total / known.n
-
-
-@dataclass(slots=True)
-class _Cusum:
-    """Evidence that a signal has moved in one direction.
-
-    Attributes:
-        direction: 1: up; -1: down.
-        value: The sum of the log-likelihood ratios, never below 0.
-        since_s: Beginning of the first step of the sum.
-        found, expected: Requests since then and what they add up to; the same by the forecast.
-    """
-
-    direction: int
-    value: float = 0.0
-    since_s: float = 0.0
-    found: _Cell = field(default_factory=_Cell)
-    expected: _Cell = field(default_factory=_Cell)
-
-    @property
-    def is_over(self) -> bool:
-        """It is certain."""
-        return self.value >= LIMIT
-
-    def add(self, ratio: float, start_s: float, whole: _Cell, expected: float) -> None:
-        """One step that began at `start_s`."""
-        if self.value <= 0.0:
-            self.since_s, self.found, self.expected = start_s, _Cell(), _Cell()
-        self.found.add(whole.n, whole.total)
-        self.expected.add(whole.n, whole.n * expected)
-        self.value = min(max(0.0, self.value + min(ratio, LIMIT / 3.0)), 2.0 * LIMIT)
-
-
-@dataclass(slots=True)
-class _Signal:
-    """One signal: its forecast, and its CUSUMs.
-
-    Attributes:
-        name: As in `Anomaly`.
-        shift: What is to be found: of a mean, how far it moves; of a share, the factor on its odds.
-        cusums: One a direction.
-        is_share: Every value is 0 or 1.
-        is_relative: `shift` is a share of the forecast.
-        level: The forecast.
-        waiting: Steps that are not in the forecast yet, with their errors.
-        n_learned: Steps that are.
-    """
-
-    name: str
-    shift: float
-    cusums: tuple[_Cusum, ...]
-    is_share: bool = False
-    is_relative: bool = False
-    level: _Level = field(default_factory=_Level)
-    waiting: deque[tuple[Cells, float]] = field(default_factory=deque)
-    n_learned: int = 0
-
-    @property
-    def is_warm(self) -> bool:
-        """Enough has been learned to judge."""
-        return self.n_learned >= WARM_UP
-
-    @property
-    def sum(self) -> float:
-        """The largest CUSUM."""
-        return max(cusum.value for cusum in self.cusums)
-
-    def close(self, step: Cells, start_s: float) -> _Cusum | None:
-        """Take the next step; the CUSUM that is over its limit, if one is."""
-        whole = _Cell(sum(cell.n for cell in step.values()), sum(cell.total for cell in step.values()))
-        expected = self.level.expected(step) if self.n_learned else whole.total / whole.n
-        self.waiting.append((step, whole.total / whole.n - expected))
-        if self.is_warm:
-            for cusum in self.cusums:
-                cusum.add(self._ratio(cusum.direction, whole, expected), start_s, whole, expected)
-        over = next((cusum for cusum in self.cusums if cusum.is_over), None)
-        if over is None:
-            self._learn(GUARD if self.is_warm else 0)
-        return over
-
-    def forget(self) -> None:
-        """What is there now is the new normal."""
-        self.level, self.n_learned = _Level(), 0
-        self.waiting.clear()
-        for cusum in self.cusums:
-            cusum.value = 0.0
-
-    def _learn(self, most: int) -> None:
-        """Take steps into the forecast until at most so many wait."""
-        while len(self.waiting) > most:
-            self.level.learn(*self.waiting.popleft())
-            self.n_learned += 1
-
-    def _ratio(self, direction: int, whole: _Cell, expected: float) -> float:
-        """Log-likelihood ratio of the shift against none, for the mean of a step; its own mean is bounded."""
-        given = self._binomial if self.is_share else self._normal
-        ratio, mean = given(direction, whole, expected)
-        return ratio * min(1.0, LIMIT / STEPS / max(mean, 1e-12))
-
-    def _normal(self, direction: int, whole: _Cell, expected: float) -> tuple[float, float]:
-        """The ratio, and its mean where the shift is there."""
-        shift = direction * self.shift * (expected if self.is_relative else 1.0)
-        precision = whole.n * shift / max(self.level.variance, 1e-12)
-        return precision * (whole.total / whole.n - expected - shift / 2.0), precision * shift / 2.0
-
-    def _binomial(self, direction: int, whole: _Cell, expected: float) -> tuple[float, float]:
-        """The same of shares, over how much more than binomial those of steps vary."""
-        p = min(max(expected, RARE), 1.0 - RARE)
-        if direction * (p - expected) < 0.0:  # what is rarer than that cannot be seen to become rarer
-            return 0.0, 0.0
-        odds = p / (1.0 - p) * self.shift**direction
-        q = odds / (1.0 + odds)
-        yes, no = math.log(q / p), math.log((1.0 - q) / (1.0 - p))
-        varied = max(1.0, self.level.variance / (p * (1.0 - p)))
-        ratio = whole.total * yes + (whole.n - whole.total) * no
-        return ratio / varied, whole.n * (q * yes + (1.0 - q) * no) / varied
-
-
-def _up_or_down() -> tuple[_Cusum, ...]:
-    return _Cusum(1), _Cusum(-1)
-
-
-@dataclass(slots=True)
 class _Step:
     """Requests that came in one minute.
 
@@ -288,7 +100,7 @@ class _Step:
 
     def add(self, signal: str, value: float, at: int = 0) -> None:
         """One request, for one signal."""
-        self.cells.setdefault(signal, {}).setdefault(at, _Cell()).add(1.0, value)
+        self.cells.setdefault(signal, {}).setdefault(at, Cell()).add(1.0, value)
 
     def take(self, seen: Observation, stages: Sequence[str]) -> None:
         """One request, for all signals."""
@@ -327,11 +139,11 @@ class AnomalyDetector:
         self.latest: deque[Anomaly] = deque(maxlen=50)
         self._stages = tuple(stages)
         self._signals = (
-            _Signal("latency", math.log(1.5), (_Cusum(1),)),
-            _Signal("errors", 2.0, (_Cusum(1),), is_share=True),
-            _Signal("spend", 0.5, (_Cusum(1),), is_relative=True),
-            _Signal("p_good", 0.05, _up_or_down()),
-            *(_Signal(f"mix {name}", 1.5, _up_or_down(), is_share=True) for name in stages),
+            Signal("latency", math.log(1.5), (Cusum(1),)),
+            Signal("errors", 2.0, (Cusum(1),), is_share=True),
+            Signal("spend", 0.5, (Cusum(1),), is_relative=True),
+            Signal("p_good", 0.05, up_or_down()),
+            *(Signal(f"mix {name}", 1.5, up_or_down(), is_share=True) for name in stages),
         )
         self._steps: deque[_Step] = deque()
 
@@ -376,7 +188,7 @@ class AnomalyDetector:
         )
         return [anomaly for anomaly in found if anomaly is not None]
 
-    def _news(self, signal: _Signal, over: _Cusum | None, now_s: float) -> Anomaly | None:
+    def _news(self, signal: Signal, over: Cusum | None, now_s: float) -> Anomaly | None:
         """What is new with a signal's step."""
         known = self.active.get(signal.name)
         if known is None and over is not None:
@@ -389,7 +201,7 @@ class AnomalyDetector:
         return None
 
 
-def _anomaly(signal: _Signal, over: _Cusum, at_s: float) -> Anomaly:
+def _anomaly(signal: Signal, over: Cusum, at_s: float) -> Anomaly:
     found, expected = (cell.total / cell.n for cell in (over.found, over.expected))
     if signal.name == "latency":
         found, expected = math.exp(found - expected), 1.0

@@ -223,7 +223,7 @@ def _plan(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> Table:
         ("now", f"{rate:.3g} requests/s"),
         (
             "next hour",
-            NONE + " (after the first whole hour)" if expected is None else f"{expected:.3g} requests/s",
+            "known after a whole hour" if expected is None else f"{expected:.3g} requests/s",
         ),
     ]
     if rate and busy[name] > 0.01:
