@@ -199,6 +199,19 @@ def test_stages_out_of_reach_are_never_asked(contenders: Contenders) -> None:
         policy.without({"S"}).without({"L"}).decide(query, {})
 
 
+def test_the_router_by_price_looks_at_no_answer(contenders: Contenders) -> None:
+    """It chooses among all stages from the prompt, and what that one answers is returned."""
+    lookup = Lookup(contenders.population, contenders.of("price:5:1").policy(None))  # type: ignore[arg-type]
+    first = [lookup.step(situation, frozenset()) for situation in contenders.population.queries]
+    assert {step.stage for step in first if step} == {"S", "L"}
+    for step in first:
+        assert step is not None
+        assert step.after is not None
+        then = lookup.step(step.after, frozenset())
+        assert then is not None
+        assert then.after is None
+
+
 def state(**stages: StageState) -> SystemState:
     return SystemState(10.0, 5.0, stages, 0, 1.0, 0.0, 0.1, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -105,6 +106,9 @@ def test_a_state_is_what_happened_since_the_last_look() -> None:
         assert stage.utilisation == 0.5
         assert stage.call_s == pytest.approx(CALL_S)
         assert stage.per_call in {1.0, 4.0}
+        adopted = replace(done[0], drafts=(replace(done[0].drafts[0], seconds=0.0),))
+        meter.ended(adopted, 0.3)  # an answer that took no call says nothing of calls
+        assert meter.state().stages["S"].call_s is None
         again = meter.state()
         assert (again.request_rate, again.latency_s, again.stages["S"].call_s) == (0.0, None, None)
         for _ in range(59):

@@ -51,6 +51,17 @@ def test_no_smaller_placement_would_do() -> None:
     assert all(p95(made, "planned", replicas) > 1.6 for replicas in smaller)
 
 
+def test_of_equal_totals_the_fastest_is_taken() -> None:
+    """Four devices of one kind: a second replica for S is worth more than a third for L."""
+    made = sizing(devices={"S": 1, "L": 1})
+    slower, faster, fewer = {"S": 1, "L": 3}, {"S": 2, "L": 2}, {"S": 1, "L": 2}
+    enough = p95(made, "planned", slower)
+    assert p95(made, "planned", faster) < enough < p95(made, "planned", fewer)
+    size = made.smallest(["planned"], Need(enough, 0.5))
+    assert size is not None
+    assert dict(size.replicas) == faster
+
+
 def test_a_stage_that_is_never_asked_takes_no_device() -> None:
     """L alone answers 4 a second of a second each on five replicas or more: ten devices and none for S."""
     size = sizing(most=14).smallest(["always:L"], Need(3.0, 0.5))
@@ -74,7 +85,7 @@ def test_a_queue_that_grows_is_not_kept() -> None:
         **{n: getattr(made.scenario.asked, n) for n in Asked.__struct_fields__} | {"seconds": 30.0}
     )
     short = replace(made, scenario=replace(made.scenario, asked=crowded))
-    assert short.smallest(["always:L"], Need(30.0, 0.5)) is None
+    assert short.smallest(["always:L"], Need(1000.0, 0.5)) is None
 
 
 def test_placements_use_all_devices() -> None:
