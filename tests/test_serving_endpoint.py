@@ -116,11 +116,14 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 @pytest.mark.slow
-@given(st.data())
-def test_the_deltas_are_the_unstreamed_text_wherever_the_bytes_are_split(data: st.DataObject) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("show", ["hold", "verified", "draft"])
+@given(data=st.data())
+def test_the_deltas_are_the_unstreamed_text_wherever_the_bytes_are_split(
+    show: str, data: st.DataObject
+) -> None:
     """Read by the decoder of OpenAI's library from pieces that end at any byte; drafts after replacement."""
     texts = {stage: data.draw(TEXTS, stage) for stage in STAGES}
-    show = data.draw(st.sampled_from(["hold", "verified", "draft"]))
     climb = Climb(*data.draw(st.sampled_from([("S",), ("S", "L"), ("S", "M", "L")])))
     whole = asked(chat(show=show), policy=climb, **texts).json["choices"][0]["message"]["content"]
     body = asked(chat(show=show, stream=True), policy=climb, **texts).body
