@@ -93,7 +93,13 @@ class ReplayingLauncher:
     def mode(self) -> StepMode:
         return "graph"
 
-    def prepare(self, step: Callable[[], None], name: str) -> Callable[[], None]:
+    def prepare(
+        self,
+        step: Callable[[], None],
+        name: str,
+        *,
+        often: bool,  # noqa: ARG002 - nothing is compiled
+    ) -> Callable[[], None]:
         for _ in range(WARM_UPS):
             step()
         try:

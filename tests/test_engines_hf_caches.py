@@ -114,6 +114,24 @@ def test_replayed_steps_verify_and_go_on_as_launched_ones(
         assert not any(draft.usage.n_prompt for draft in continued)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "family", ["qwen2", "qwen3", "phi3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "qwen3_moe"]
+)
+def test_families_are_served_from_slots_as_from_caches_that_grow(family: str, tmp_path: Path) -> None:
+    """Written, verified, gone on with and drafted for; some prompts are longer than a sliding window."""
+    path = save_random_model(tmp_path / "large", family)
+    launched, replayed = TransformersEngine(stage(path, "L"), "cpu"), fixed(path)
+    drafter = fixed(save_shaken(path, tmp_path / "small"), "S")
+    asked = questions(6)
+    own = launched.generate(asked)
+    for engine in (replayed, SpeculativeEngine(drafter, replayed, 4)):
+        assert_same_answers(engine.generate(asked), own)
+        read = engine.verify(asked, with_texts(launched, spoiled(own)))
+        assert_same_answers(engine.continue_(asked, read), own)
+    assert replayed.step_mode == drafter.step_mode == "graph"
+
+
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
 def test_draws_are_those_of_launched_steps(
     paths: tuple[Path, Path], growing: TransformersEngine, top_p: float

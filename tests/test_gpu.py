@@ -133,7 +133,9 @@ def test_every_step_is_captured_once(paths: tuple[Path, Path], monkeypatch: pyte
     names: list[str] = []
     prepare = GraphLauncher.prepare
     monkeypatch.setattr(
-        GraphLauncher, "prepare", lambda self, step, name: (names.append(name), prepare(self, step, name))[1]
+        GraphLauncher,
+        "prepare",
+        lambda self, step, name, often: (names.append(name), prepare(self, step, name, often=often))[1],
     )
     engine = on_gpu(paths[1])
     for _ in range(3):

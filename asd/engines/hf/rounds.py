@@ -162,7 +162,7 @@ class Rounds:
         n_known = self._small.loaded.n_vocab
         unread = [[min(token, n_known - 1) for token in row.unread_small] for row in self._rows]
         self._small.logits = self._small.read(unread, [1] * n)
-        q: list[Array] = []
+        q: list[Tensor] = []
         going_on = set(range(n))
         for step in range(n_steps):
             self._small.write(choose, step, scored=False)
@@ -173,11 +173,12 @@ class Rounds:
                 going_on -= {i for i, token in enumerate(written) if token in self._stops}
             if not going_on:
                 break
-        return self._small.collect().tokens.tolist(), q
+        drawn_from = [np.asarray(p.cpu().numpy()) for p in q]
+        return self._small.collect().tokens.tolist(), drawn_from
 
-    def _probabilities(self, logits: Tensor) -> Array:
+    def _probabilities(self, logits: Tensor) -> Tensor:
         p = probabilities(logits[:, : self._n_vocab], self._sampling, torch.float64)
-        return np.asarray(pad(p, (0, self._n_vocab - p.shape[1])).cpu().numpy())
+        return pad(p, (0, self._n_vocab - p.shape[1]))
 
     def _up_to_stop(self, tokens: list[int]) -> Carried:
         end = next((i + 1 for i, token in enumerate(tokens) if token in self._stops), None)

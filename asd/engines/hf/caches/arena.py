@@ -141,9 +141,8 @@ class Arena:
         """One step for all rows."""
         if way not in self._decodes:
             kept = self._hold()
-            self._decodes[way] = self._launcher.prepare(
-                partial(self._decode, way), f"the decode step over {self._name}"
-            )
+            name = f"the decode step over {self._name}"
+            self._decodes[way] = self._launcher.prepare(partial(self._decode, way), name, often=True)
             self._restore(kept)
         self._decodes[way]()
 
@@ -206,7 +205,7 @@ class Arena:
             left[:] = [self._forward(given[0], given[1], width)]
 
         name = f"reading {width} tokens over {self._name}"
-        return self._launcher.prepare(step, name), given, left
+        return self._launcher.prepare(step, name, often=False), given, left
 
     def _forward(self, tokens: Tensor, slots: Tensor, n_last: int) -> Tensor:
         self.cache.write_at(slots)

@@ -66,7 +66,10 @@ class FixedBatch:
         return self.lease.arena
 
     def _index(self) -> Tensor:
-        return torch.tensor(self.at, device=self.rows.device)
+        return self._upload(self.at)
+
+    def _upload(self, numbers: Sequence[int]) -> Tensor:
+        return self.lease.pool.launcher.upload(torch.tensor(numbers))
 
     def bytes_for(self, n_rows: int) -> int:  # noqa: ARG002 - one signature for all batches
         """Memory of the whole arena, however few of its rows are kept."""
@@ -74,7 +77,7 @@ class FixedBatch:
 
     def keep(self, index: Sequence[int]) -> None:
         """Drop every row but those in `index`."""
-        at = torch.tensor(index, device=self.rows.device)
+        at = self._upload(index)
         self._logits = None if self._logits is None else self._logits[at]
         self.rows = self.rows[at]
         self.at = [self.at[i] for i in index]
@@ -101,7 +104,7 @@ class FixedBatch:
         rows = [at for at, n in zip(self.at, n_last, strict=True) for _ in range(n)]
         columns = [column for n in n_last for column in range(n_columns - n, n_columns)]
         flat = [row * n_columns + column for row, column in zip(rows, columns, strict=True)]
-        return logits.flatten(0, 1)[torch.tensor(flat, device=logits.device)].float()
+        return logits.flatten(0, 1)[self._upload(flat)].float()
 
     def write(self, choose: Choice, step: int, *, scored: bool = True) -> None:  # noqa: ARG002 - always scored
         """Choose a token for every row, unless that is under way."""
@@ -143,7 +146,7 @@ class FixedBatch:
         """The rows of this and other batches of the model as one, in the order of `places`; consumes them."""
         if others:
             self._move([self, *others], max(each.lease.shape.slots for each in [self, *others]) - 1)
-        self.rows = torch.tensor(places, device=self.rows.device)
+        self.rows = self._upload(places)
         self.keep(sorted(range(len(places)), key=places.__getitem__))
         return self
 

@@ -48,10 +48,13 @@ class Launcher(Protocol):
     def mode(self) -> StepMode:
         """How steps are run."""
 
-    def prepare(self, step: Step, name: str) -> Step:
+    def prepare(self, step: Step, name: str, *, often: bool) -> Step:
         """What does the same as the step from now on: the step itself where there is `trouble`.
 
-        The step may be run, so it must do no harm at this moment.
+        Args:
+            step: It may be run, so it must do no harm at this moment.
+            name: For messages.
+            often: It is run for every token, so that compiling it pays.
         """
 
     def fetch(self, values: Tensor) -> Callable[[], list[Any]]:
@@ -78,10 +81,10 @@ class PlainLauncher:
         """How steps are run."""
         return "compiled" if self._compiled else "static"
 
-    def prepare(self, step: Step, name: str) -> Step:
+    def prepare(self, step: Step, name: str, *, often: bool) -> Step:
         """The step itself, or compiled."""
         try:
-            return _compiled(step, name) if self._compiled else step
+            return _compiled(step, name) if self._compiled and often else step
         except RuntimeError as error:
             self.trouble = _trouble(error)
             return step
@@ -113,11 +116,11 @@ class GraphLauncher:
         """How steps are run."""
         return "compiled" if self._compiled else "graph"
 
-    def prepare(self, step: Step, name: str) -> Step:
+    def prepare(self, step: Step, name: str, *, often: bool) -> Step:
         """Run the step on a side stream until it is warm, then capture it there."""
         try:
             with torch.cuda.device(self._device):
-                return self._captured(_compiled(step, name) if self._compiled else step)
+                return self._captured(_compiled(step, name) if self._compiled and often else step)
         except RuntimeError as error:
             self.trouble = _trouble(error)
             return step
