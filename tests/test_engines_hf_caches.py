@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,20 @@ def test_rows_of_several_arenas_go_on_together(paths: tuple[Path, Path], growing
     continued = engine.continue_([asked[i] for i in order], [read[i] for i in order])
     assert_same_answers(continued, [own[i] for i in order])
     assert not any(draft.usage.n_prompt for draft in continued)
+
+
+def test_a_verified_draft_may_go_on_further_than_was_planned(
+    paths: tuple[Path, Path], growing: TransformersEngine
+) -> None:
+    """With more room than verifying made, the answer is the longer one."""
+    engine, asked = fixed(paths[1]), questions(4)
+    longer = [replace(query, max_new_tokens=100) for query in asked]
+    own = growing.generate(longer)
+    read = engine.verify(asked, with_texts(growing, spoiled(growing.generate(asked))))
+    still_open = [i for i, v in enumerate(read) if v.text is None]
+    continued = engine.continue_([longer[i] for i in still_open], [read[i] for i in still_open])
+    assert_same_answers(continued, [own[i] for i in still_open])
+    assert max(len(draft.tokens) for draft in continued) > 64
 
 
 def test_rows_kept_over_caches_of_both_kinds_go_on_together(

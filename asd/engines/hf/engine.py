@@ -418,8 +418,9 @@ def _spans(texts: Sequence[Sequence[int]], queries: Sequence[Query]) -> list[int
 
 
 def _key(query: Query, verification: Verification) -> Hashable:
-    """All that the state after an accepted prefix depends on."""
-    return query.dataset, query.id, query.conversation, verification.tokens, verification.n_accepted
+    """All that the state after an accepted prefix depends on, and the room that was made for the answer."""
+    of_query = query.dataset, query.id, query.conversation, query.max_new_tokens
+    return *of_query, verification.tokens, verification.n_accepted
 
 
 def _key_to_go_on(query: Query, verification: Verification, result: Result) -> Hashable:

@@ -148,7 +148,7 @@ class Pool:
         """
         n_bytes = self._size(shape)
         if any(lease.is_in(shape) for lease in self._leases):
-            self._make_room(n_bytes - freed, self._spare, self._drop)  # by giving up this very lease, perhaps
+            self._make_room(n_bytes, self._spare, self._drop)  # by giving up this very lease, perhaps
             for lease in list(self._leases):
                 if lease.is_in(shape):
                     lease.step_aside()
@@ -157,8 +157,9 @@ class Pool:
                 self._waiting.remove(arena)
                 return arena
         self._make_room(n_bytes - freed, self._drop, self._spare)
+        arena = Arena(self._loaded, shape, self.launcher)
         self.n_bytes += n_bytes
-        return Arena(self._loaded, shape, self.launcher)
+        return arena
 
     def wait(self, arena: Arena) -> None:
         """An arena is not in use any more."""
