@@ -332,18 +332,16 @@ def test_rows_of_several_arenas_go_on_together(paths: tuple[Path, Path], growing
     assert not any(draft.usage.n_prompt for draft in continued)
 
 
-def test_a_verified_draft_may_go_on_further_than_was_planned(
-    paths: tuple[Path, Path], growing: TransformersEngine
-) -> None:
+def test_a_verified_draft_may_go_on_further_than_was_planned(tmp_path: Path) -> None:
     """With more room than verifying made, the answer is the longer one."""
-    engine, asked = fixed(paths[1]), questions(4)
-    longer = [replace(query, max_new_tokens=100) for query in asked]
-    own = growing.generate(longer)
-    read = engine.verify(asked, with_texts(growing, spoiled(growing.generate(asked))))
-    still_open = [i for i, v in enumerate(read) if v.text is None]
-    continued = engine.continue_([longer[i] for i in still_open], [read[i] for i in still_open])
-    assert_same_answers(continued, [own[i] for i in still_open])
-    assert max(len(draft.tokens) for draft in continued) > 64
+    path, asked = save_random_model(tmp_path, n_stops=0), questions(3)
+    launched, engine = TransformersEngine(stage(path, "L"), "cpu"), fixed(path, launching=PlainLauncher)
+    longer = [replace(query, max_new_tokens=80) for query in asked]
+    read = engine.verify(asked, with_texts(launched, spoiled(launched.generate(asked))))
+    own = launched.generate(longer)
+    continued = [engine.continue_([query], [v])[0] for query, v in zip(longer, read, strict=True)]
+    assert_same_answers(continued, own)
+    assert {len(draft.tokens) for draft in own} == {80}
 
 
 def test_rows_kept_over_caches_of_both_kinds_go_on_together(

@@ -382,7 +382,7 @@ def test_impossible_engines_are_refused(path: Path) -> None:
         TransformersEngine(stage(path), "abacus")
     for options, message in [
         ({"kv_cache_gib": -1}, "'S': options.transformers: kv_cache_gib must be .* at least 0, got -1"),
-        ({"kv_cache_gib": "8"}, "Expected `float`, got `str`.*kv_cache_gib"),
+        ({"kv_cache_gib": "8"}, r"Expected `float \| null`, got `str`.*kv_cache_gib"),
         ({"kv_cache": 8}, "unknown field `kv_cache`; it takes device, kv_cache_gib"),
         ({"device": "abacus"}, "stage 'S': unknown device 'abacus'"),
         ({"device": 1}, "Expected `str | null`, got `int`.*device"),
