@@ -159,20 +159,29 @@ def upper_limit(n: int, weeks: float) -> float:
 
 @click.command()
 @click.option("--traces", type=click.Path(path_type=Path), help="Outcomes, as `asd collect` writes them.")
+@click.option("--questions", type=click.IntRange(1), default=60, show_default=True,
+              help="Of every workload, that are asked once where there are no --traces.")  # fmt: skip
 @click.option("--weeks", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--days", default=7.0, show_default=True, help="Length of a week.")
 @click.option("--rate", default=4.0, show_default=True, help="Requests a second in these weeks.")
 @click.option("--starts", type=click.IntRange(0), default=10, show_default=True, help="Runs of every fault.")
 @click.option("--hours", default=6.0, show_default=True, help="Length of such a run.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True)
-def anomalies(
-    traces: Path | None, weeks: int, days: float, rate: float, starts: int, hours: float, jobs: int
+def anomalies(  # noqa: PLR0913, PLR0917  (one argument an option)
+    traces: Path | None,
+    questions: int,
+    weeks: int,
+    days: float,
+    rate: float,
+    starts: int,
+    hours: float,
+    jobs: int,
 ) -> None:
-    """Count false alarms and delays; exit code 1 where either is more than is claimed."""
+    """Count false alarms and delays; exit code 1 where alarms or a median delay are more than is claimed."""
     if "ASD_DATA" not in os.environ:
         raise click.UsageError("ASD_DATA names no folder of recorded loads; set it")
     with TemporaryDirectory() as folder, ProcessPoolExecutor(jobs) as pool:
-        outcomes = _collected(Path(folder)) if traces is None else traces
+        outcomes = _collected(Path(folder), questions) if traces is None else traces
         click.echo("simulated: outcomes of the embedded ladder, recorded arrivals")
         calm = [_week(outcomes, k, days, rate) for k in range(weeks)]
         rightly = _false_alarms(zip(calm, pool.map(watch, calm), strict=True), days / 7.0)
@@ -210,7 +219,7 @@ def _delays(runs: Sequence[tuple[Stretch, Watched]]) -> bool:
         others = sum(found.signal != fault for _, one in seen for found in one.found)
         rate = np.mean([one.rate for _, one in seen])
         rows.append([fault, len(seen), f"{rate:.1f}", *_minutes(delays), others])
-        fine &= max(delays) <= MOST_DELAY_S if delays else not others
+        fine &= bool(np.median(delays) <= MOST_DELAY_S) if delays else not others
     heads = ["from then on", "runs", "requests/s", "minutes to the alarm, median", "longest", "other alarms"]
     click.echo(tabulate(rows, heads))
     return fine
@@ -289,9 +298,9 @@ def _population(traces: Path) -> tuple[Population, OptimalPolicy]:
     return Population(read_traces(traces), ladder, fitted.ladder.unit(1)), remembered
 
 
-def _collected(folder: Path) -> Path:
+def _collected(folder: Path, questions: int) -> Path:
     path = folder / "traces.jsonl"
-    asd.collect("tiny", out=path, limit=60)
+    asd.collect("tiny", out=path, limit=questions)
     return path
 
 
