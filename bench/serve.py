@@ -54,7 +54,7 @@ SMALLEST, LARGEST = "asd/always-S", "asd/always-L"
 UNDRAFTED = f"{LARGEST} without a drafter"
 
 
-class Counts(click.ParamType):
+class Counts(click.ParamType[tuple[int, ...]]):
     """Positive whole numbers with commas between them."""
 
     name = "counts"
