@@ -34,6 +34,7 @@ from asd.engines.closing import close_all
 from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
 from asd.journey import Journey, Result
 from asd.ladder import Ladder
+from asd.messages import Message
 from asd.policies import Policy
 from asd.prices import Prices
 from asd.resilience import Detours, Health
@@ -49,6 +50,9 @@ from asd.types import (
     Query,
     Verification,
 )
+
+Asked = Query | str | Sequence[Message | Mapping[str, str]]
+"""A query, a prompt, or a conversation: messages, or dicts of role and content, the last one the user's."""
 
 
 class Cascade:
@@ -99,8 +103,8 @@ class Cascade:
         self._detours = Detours(policy)
         self._dispatcher: Dispatcher | None = None
 
-    def __call__(self, prompt: str | Query, max_new_tokens: int = 256) -> Completion:
-        """Answer one prompt; `max_new_tokens` is for a plain text. Raises as `run`."""
+    def __call__(self, prompt: Asked, max_new_tokens: int = 256) -> Completion:
+        """Answer one prompt or conversation; `max_new_tokens` is for what is no `Query`. Raises as `run`."""
         return self.run([self._query("1", prompt, max_new_tokens)])[0]
 
     def __repr__(self) -> str:
@@ -119,19 +123,21 @@ class Cascade:
             self._dispatcher = None
         close_all(self.engines.values())
 
-    def run(self, queries: Sequence[Query | str], batch_size: int = 16) -> list[Completion]:
-        """Answer every query or prompt, in order; at most `batch_size` of them in one call of an engine.
+    def run(self, queries: Sequence[Asked], batch_size: int = 16) -> list[Completion]:
+        """Answer every query, prompt or conversation, in order, at most `batch_size` in a call of an engine.
 
         What ends a run early, an interrupt or a bug included, has an attribute `journeys`: the state of every
         query. Nothing they hold needs to be bought again: `resume` continues from there.
 
         Raises:
-            ConfigError: `batch_size` is not positive.
+            ConfigError: `batch_size` is not positive, or one of the queries is none.
             PolicyError: The policy breaks its protocol, or raises what is no `AsdError`.
             NoStageLeftError: Queries are without an answer because every stage failed them; it holds the
                 completions of the others.
             EngineError: A stage could not answer (without `health`), or returned what it was not asked for.
         """
+        if isinstance(queries, str | Query):
+            raise ConfigError(f"queries are {queries!r}; give a list of them, or call the cascade with one")
         journeys = [Journey(self._query(str(i), query)) for i, query in enumerate(queries, 1)]
         try:
             return self.resume(journeys, batch_size)
@@ -158,7 +164,7 @@ class Cascade:
             raise _no_stage_left(self.completed(journeys), unanswered)
         return self.completed(journeys)
 
-    async def answer(self, query: Query | str) -> Completion:
+    async def answer(self, query: Asked) -> Completion:
         """Answer one query among others that come and go: whoever waits for a stage is called together.
 
         Its engines compute in threads, so any number of these may be awaited at the same time.
@@ -174,7 +180,7 @@ class Cascade:
             raise _no_stage_left([], [journey])
         return self._completion(journey)
 
-    async def as_completed(self, queries: Iterable[Query | str]) -> AsyncIterator[Completion]:
+    async def as_completed(self, queries: Iterable[Asked]) -> AsyncIterator[Completion]:
         """Answer all of them, and yield each when it is done. Raises as `answer`, at the first that fails."""
         tasks = [
             asyncio.ensure_future(self.answer(self._query(str(i), query)))
@@ -197,10 +203,16 @@ class Cascade:
             self._dispatcher = Dispatcher(self.engines)
         return self._dispatcher
 
-    def _query(self, name: str, query: Query | str, max_new_tokens: int = 256) -> Query:
-        if isinstance(query, Query):
-            return query
-        return Query(name, "prompts", query, max_new_tokens=max_new_tokens, form=self.form)
+    def _query(self, name: str, asked: Asked, max_new_tokens: int = 256) -> Query:
+        if isinstance(asked, Query) and isinstance(asked.prompt, str):
+            return asked
+        if isinstance(asked, str):
+            return Query(name, "prompts", asked, max_new_tokens=max_new_tokens, form=self.form)
+        if isinstance(asked, Sequence):
+            return Query.chat(name, "prompts", asked, max_new_tokens=max_new_tokens, form=self.form)
+        raise ConfigError(
+            f"{asked!r} is no prompt; give a text, a list of messages or an asd.Query of a text"
+        )
 
     def completed(self, journeys: Sequence[Journey]) -> list[Completion]:
         """What was returned for those queries that have stopped, in their order."""

@@ -353,6 +353,46 @@ def test_batch_size_must_be_positive(batch_size: int) -> None:
         Cascade(engines(asked), FixedStage("S"), PRICES).run(asked, batch_size)
 
 
+CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "5?"}]
+
+
+def test_a_conversation_is_asked_as_it_is() -> None:
+    """A list of messages needs no `Query`, alone or among other prompts; every stage gets all of it."""
+
+    class Listening(ScriptedEngine):
+        def generate(self, queries: Sequence[Query], sampling: Sampling = GREEDY) -> list[Draft]:
+            heard.extend(queries)
+            return super().generate(queries, sampling)
+
+    heard: list[Query] = []
+    engine = Listening("S", {"5?": ("five", (-0.1,)), "6?": ("six", (-0.1,))})
+    cascade = Cascade({"S": engine}, FixedStage("S"), {"S": PRICES["S"]})
+    assert cascade(CHAT, max_new_tokens=9).text == "five"
+    assert [done.text for done in cascade.run(["6?", CHAT])] == ["six", "five"]
+    assert heard[0] == Query.chat("1", "prompts", CHAT, max_new_tokens=9)
+    assert [query.id for query in heard[1:]] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [5, None, b"5?", {"role": "user"}, ["5?"], [], CHAT[:1], Query("1", "d", 5)]
+)  # type: ignore[arg-type]
+def test_what_is_no_prompt_is_refused(wrong: Any) -> None:
+    """By its value, before any engine is asked."""
+    cascade = Cascade({"S": ScriptedEngine("S", {})}, FixedStage("S"), {"S": PRICES["S"]})
+    with pytest.raises(ConfigError, match=r"give|has no messages|last message"):
+        cascade(wrong)
+    with pytest.raises(ConfigError, match=r"give|has no messages|last message"):
+        cascade.run([wrong])
+
+
+@pytest.mark.parametrize("one", ["5?", Query("1", "d", "5?")])
+def test_one_query_is_no_list_of_queries(one: Any) -> None:
+    """A text would be asked letter by letter."""
+    cascade = Cascade({"S": ScriptedEngine("S", {})}, FixedStage("S"), {"S": PRICES["S"]})
+    with pytest.raises(ConfigError, match="give a list of them"):
+        cascade.run(one)
+
+
 def test_an_engine_that_drops_a_query_is_an_error() -> None:
     """Fewer drafts than queries end the run: no query is lost silently."""
 
