@@ -48,7 +48,7 @@ from bench.metrics.cells import (
 from bench.metrics.hardware import ALL_MEMORY, Footprint, contenders, footprint, larger_call
 from bench.metrics.headline import Headline, headline, live_turns
 from bench.metrics.measurements import Measurements
-from bench.run.matrix import PASSES, Matrix
+from bench.run.matrix import RENTED, Matrix
 from bench.run.session import Session
 from bench.run.summary import render
 from tests.fabricated import baseline_of
@@ -557,7 +557,7 @@ def on_an_h100(matrix: Matrix, folder: Path, step: str) -> Session:
             engines[stage] = engine
         return engines
 
-    return Session(matrix, folder / "t.jsonl", opened, clock=clock, passes=PASSES)
+    return Session(matrix, folder / "t.jsonl", opened, clock=clock, passes=RENTED)
 
 
 def seconds_of_a_run(session: Session) -> tuple[float, float]:

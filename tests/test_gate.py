@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import msgspec
 import numpy as np
+from typing import Literal
+
 import pytest
 
 from asd.evaluation.statistics import Loss
@@ -387,6 +389,29 @@ def test_targets_are_absolute(target: Target, hardware: object, expected: int):
     report = judge(run, baseline_of(stored, target), OPTIONS)
     assert report.exit_code == expected
     assert (report.verdict is Verdict.BELOW_TARGET) == (expected == 10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "interval", "expected"),
+    [
+        ("time", (0.80, 0.90), Verdict.BELOW_TARGET),
+        ("time", (0.80, 0.92), Verdict.INCONCLUSIVE),
+        ("time", (1.30, 1.40), Verdict.INCONCLUSIVE),
+        ("time", (1.33, 1.40), Verdict.BELOW_TARGET),
+        ("time", (1.01, 1.19), Verdict.PASS),
+        ("summary", (0.80, 0.99), Verdict.BELOW_TARGET),
+        ("summary", (1.21, 1.40), Verdict.BELOW_TARGET),
+    ],
+)
+def test_a_time_misses_its_target_by_more_than_two_runs_differ(
+    kind: Literal["time", "summary"], interval: tuple[float, float], expected: Verdict
+):
+    """Between 1 and 1.2; a tenth beyond the interval may be the state of the machine, for times alone."""
+    metric = Metric(
+        name="speedup", unit="x", kind=kind, direction="higher", provenance="measured",
+        value=sum(interval) / 2, tolerance=0.0, interval=interval,
+    )  # fmt: skip
+    assert Target(cell="c", metric="speedup", least=1.0, most=1.2).verdict(metric) is expected
 
 
 def test_a_target_for_all_datasets_cannot_be_judged_on_a_part(stored: Run):
