@@ -4,11 +4,10 @@ Runs are fabricated at realistic size (`tests/fabricated.py`): 4 datasets x 150 
 """
 
 from dataclasses import replace
+from typing import Literal
 
 import msgspec
 import numpy as np
-from typing import Literal
-
 import pytest
 
 from asd.evaluation.statistics import Loss

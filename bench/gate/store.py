@@ -63,7 +63,7 @@ class Target(Record, frozen=True, kw_only=True):
     def verdict(self, metric: Metric) -> Verdict:
         """PASS: the whole interval lies within the limits, bounds included. BELOW_TARGET: none of it does.
 
-        Of times not even where it is longer by `DRIFT`: what a passing state of the machine explains is no miss.
+        Of times not even where it is longer by `DRIFT`: what a state of the machine explains is no miss.
         """
         low, high = metric.interval or (metric.value, metric.value)
         drift = 1.0 + DRIFT if metric.kind == "time" else 1.0
