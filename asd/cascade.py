@@ -208,7 +208,7 @@ class Cascade:
             return asked
         if isinstance(asked, str):
             return Query(name, "prompts", asked, max_new_tokens=max_new_tokens, form=self.form)
-        if isinstance(asked, Sequence):
+        if isinstance(asked, list | tuple):
             return Query.chat(name, "prompts", asked, max_new_tokens=max_new_tokens, form=self.form)
         raise ConfigError(
             f"{asked!r} is no prompt; give a text, a list of messages or an asd.Query of a text"
