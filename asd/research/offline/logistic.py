@@ -45,12 +45,12 @@ def fit_many(x: Array, targets: Array, strength: float, start: Array | None = No
     penalty[-1] = _CONSTANT_STRENGTH
     weights = _constants(x, targets) if start is None else start.copy()
     # Products of pairs of features, so that all curvatures are one matrix product; each pair once.
-    one, other = np.triu_indices(x.shape[1])
+    one, other = corner = np.triu_indices(x.shape[1])
     pairs = x[:, one] * x[:, other]
     active = np.arange(targets.shape[1])
     last, before = np.zeros_like(weights), np.zeros(len(active))
     for _ in range(_N_STEPS):
-        slope, step = _step(x, pairs, penalty, weights[:, active], targets[:, active])
+        slope, step = _step(x, pairs, corner, penalty, weights[:, active], targets[:, active])
         # Where the slope along the last step has turned round, that step was too long: take half of it back.
         too_long = (slope * last).sum(axis=0) < -0.5 * before
         taken = np.where(too_long, -0.5 * last, step)
@@ -79,11 +79,13 @@ def _constants(x: Array, targets: Array) -> Array:
     return weights
 
 
-def _step(x: Array, pairs: Array, penalty: Array, weights: Array, targets: Array) -> tuple[Array, Array]:
+def _step(
+    x: Array, pairs: Array, corner: tuple[Index, Index], penalty: Array, weights: Array, targets: Array
+) -> tuple[Array, Array]:
     """Slope of the penalised loss, and Newton's step against it, not too long; shape (d, t) each."""
     p = sigmoid(x @ weights)
     slope = x.T @ (p - targets) + penalty[:, None] * weights
-    one, other = np.triu_indices(len(penalty))
+    one, other = corner
     curvature = np.empty((targets.shape[1], len(penalty), len(penalty)))
     curvature[:, one, other] = curvature[:, other, one] = (pairs.T @ (p * (1.0 - p))).T
     curvature += np.diag(penalty + 1e-9)
