@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,23 +12,7 @@ if TYPE_CHECKING:
 
     from tests.conducted import Conducted
 
-SLOW = {
-    "test_cli_guarantee", "test_cli_replay", "test_cli_study", "test_engines_residency",
-    "test_engines_speculation", "test_engines_transformers", "test_engines_verifying",
-    "test_evidence_predictors", "test_fit", "test_report_browser", "test_report_figures",
-    "test_study_policies", "test_study_recorded", "test_study_replay", "test_study_run", "test_tiny_train",
-}  # fmt: skip
-"""Modules most of whose tests run models, fit or train; single slow tests carry the mark themselves."""
-
-
 NO_GPU = "no CUDA device (pytest -m gpu on a machine that has one)"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark whole modules, so that `-m "not slow"` is what one runs while at work."""
-    for item in items:
-        if item.path.stem in SLOW:
-            item.add_marker("slow")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -45,6 +30,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [r for r in terminalreporter.stats.get("skipped", []) if NO_GPU in str(r.longrepr)]
     if skipped:
         terminalreporter.write_line(f"{len(skipped)} tests not run: {NO_GPU}")
+
+
+@pytest.fixture(autouse=True)
+def logging_on() -> Iterator[None]:
+    """A test that silenced logging for all others would fail them far from here."""
+    yield
+    off, logging.root.manager.disable = logging.root.manager.disable, logging.NOTSET
+    assert off == logging.NOTSET, "logging was disabled and left so"
 
 
 @pytest.fixture(scope="module")

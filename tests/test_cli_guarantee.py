@@ -23,6 +23,8 @@ from asd.types import Query, Trace
 from asd.workloads import Split
 from tests.worlds import sample
 
+pytestmark = pytest.mark.slow
+
 LADDER = """
 name = "pair"
 price_unit = "declared"

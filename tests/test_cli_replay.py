@@ -16,6 +16,8 @@ from asd.research.offline.routing import SingleStage
 from asd.research.recordings.recording import read_recording
 from tests.recordings import records, write
 
+pytestmark = pytest.mark.slow
+
 STAGES = "small,medium,large"
 
 

@@ -15,6 +15,8 @@ from tests.conducted import Conducted
 from tests.conducted import material as made_up
 from tests.recordings import STAGES, records, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def gathered(done: Conducted, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:

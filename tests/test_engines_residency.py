@@ -27,6 +27,8 @@ from asd.types import STOP, Decision, Draft, Query, Verification
 from asd.workloads.catalogue import find_workloads
 from tests import worlds
 
+pytestmark = pytest.mark.slow
+
 ASKED = [Query(f"q{i}", "d", f"prompt {i}") for i in range(4)]
 MEMORY = {"S": 1.0, "M": 2.0, "L": 3.0}
 

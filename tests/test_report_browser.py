@@ -13,6 +13,8 @@ from playwright.sync_api import Browser, sync_playwright
 from asd.research.report.page import render_page
 from tests.studies import drawn, study, table
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LEAST_TEXT = 10.0
 """Pixels that letters must be high, in figures too."""

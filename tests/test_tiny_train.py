@@ -24,6 +24,8 @@ from asd.tiny.train import (
     weighted_loss,
 )
 
+pytestmark = pytest.mark.slow
+
 MIX = {"fetch": 1.0, "sort": 1.0, "pairs": 1.0}
 
 
