@@ -38,7 +38,7 @@ def test_a_ladder_is_timed_stage_by_stage() -> None:
     """One line a stage, batch size and way."""
     done = CliRunner().invoke(main, ["--batch", "2", "--limit", "2", "--passes", "1", "--device", "cpu"])
     assert done.exit_code == 0, done.output
-    rows = [line.split() for line in done.output.splitlines()[2:]]
+    rows = [line.split() for line in done.stdout.splitlines()[2:]]
     assert [row[:4] for row in rows] == [
         [name, "2", *way] for name in "SML" for way in (("off", "eager"), ("on", "static"))
     ]

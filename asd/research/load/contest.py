@@ -242,7 +242,7 @@ def run_contest(
     asked: Asked,
     traces: Sequence[Trace],
     days: Sequence[int],
-    path: Path | None = None,
+    path: str | Path | None = None,
     tell: Callable[[], object] = lambda: None,
 ) -> Contest:
     """Tune every policy in every cell and quarter, and run it on every day; kept in a file as it goes.
@@ -261,7 +261,7 @@ def run_contest(
     if not placements(asked.devices, asked.total):
         raise ConfigError(f"{asked.total} devices do not hold a replica of every stage: {asked.devices}")
     found = Contest(asked=asked)
-    if path is not None and path.exists():
+    if path is not None and Path(path).exists():
         found = read_record(path, Contest)
         if found.asked != asked:
             raise ConfigError(f"{path} holds another contest ({found.asked}); choose another file")

@@ -155,7 +155,7 @@ class Place:
 
 
 def run_reality(
-    place: Place, asked: Asked, path: Path | None, tell: Callable[[str], object], limit: int
+    place: Place, asked: Asked, path: str | Path | None, tell: Callable[[str], object], limit: int
 ) -> Reality:
     """Measure what is not in the file yet.
 
@@ -170,7 +170,7 @@ def run_reality(
         ConfigError: The file holds another comparison.
         EngineError: The server did not start, or refused a request.
     """
-    found = read_record(path, Reality) if path is not None and path.exists() else Reality(asked=asked)
+    found = _begun(path, asked)
     if found.asked != asked:
         raise ConfigError(f"{path} holds another comparison ({found.asked}); choose another file")
 
@@ -190,6 +190,13 @@ def run_reality(
         tell("prices after")
         found = keep(msgspec.structs.replace(found, after=_prices(place.name, limit)))
     return found
+
+
+def _begun(path: str | Path | None, asked: Asked) -> Reality:
+    """What the file holds; nothing yet where there is none."""
+    if path is None or not Path(path).exists():
+        return Reality(asked=asked)
+    return read_record(path, Reality)
 
 
 def _runs(place: Place, found: Reality, url: str, tell: Callable[[str], object]) -> Iterator[Reality]:
