@@ -9,7 +9,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -174,7 +174,7 @@ class Crowd:
             self.found.n_admitted += 1
             day, calls = int(self._clock() // DAY_S), []
             try:
-                for call in walk(rng, facts):
+                for call in walk(rng, replace(facts, shadow=ticket.shadow)):
                     for _ in range(rng.integers(1, 6)):
                         await asyncio.sleep(0)
                     calls.append(call)

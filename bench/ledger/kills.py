@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 
@@ -101,7 +101,8 @@ def run_server(path: Path, at: Path, acknowledged: Path, seed: int, n_clients: i
         reader, writer = await asyncio.open_unix_connection(at)
         for i in count():
             facts = request(rng, f"{seed}-{number}-{i}")
-            ticket, calls = await cashier.admit(facts), list(walk(rng, facts))
+            ticket = await cashier.admit(facts)
+            calls = list(walk(rng, replace(facts, shadow=ticket.shadow)))
             for call in calls:
                 writer.write(msgspec.json.encode(_Line(facts.id, call)) + b"\n")
                 await reader.readline()
