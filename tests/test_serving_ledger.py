@@ -60,6 +60,19 @@ def test_a_hold_is_the_bound_and_the_end_books_what_ran(ledger: Ledger, path: Pa
     ledger.audit()
 
 
+@pytest.mark.parametrize(
+    ("uncounted", "micros", "estimated"), [(0, 3, False), (1, 4, True), (52, 55, True), (90, 55, True)]
+)
+def test_what_nobody_has_counted_is_booked_up_to_the_hold(
+    ledger: Ledger, uncounted: int, micros: int, estimated: bool
+):
+    """Which holds for everything that the request may have run; beyond it a cap could be passed."""
+    assert ledger.hold(asked("r1", stages="SL")) == ms(55)
+    settled = ledger.settle("r1", [ran("S", 3)], ms(uncounted))
+    assert (settled.micros, settled.estimated) == (ms(micros), estimated)
+    ledger.audit()
+
+
 def test_the_end_comes_once(ledger: Ledger, path: Path):
     """A second one returns what the first has booked; nothing ran: nothing is booked."""
     ledger.hold(asked("r1"))

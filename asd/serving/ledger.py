@@ -151,15 +151,14 @@ class Ledger:
     def settle(self, request: str, calls: Sequence[Call], uncounted: int = 0) -> Settled:
         """Book what ran and free the hold; of a request that is settled, what was booked.
 
-        `uncounted` is the most that further calls have cost, micro-units; the request is then estimated.
+        `uncounted` is the most that further calls have cost, micro-units; the request is then estimated, at
+        its hold at most, which is the bound of everything it may have run.
 
         Raises:
             ConfigError: A stage has no price.
             DataError: There is no such request.
         """
-        charged = [(call, self._tariff.micros(call)) for call in calls]
-        estimate = sum(cost for _, cost in charged) + uncounted if uncounted else None
-        return self._end(request, charged, estimate)
+        return self._end(request, [(call, self._tariff.micros(call)) for call in calls], uncounted)
 
     def settle_unknown(self, request: str) -> Settled:
         """Book the whole hold, as estimated: nobody knows what ran.
@@ -167,7 +166,7 @@ class Ledger:
         Raises:
             DataError: There is no such request.
         """
-        return self._end(request, [], self._request(request).held)
+        return self._end(request, [], MOST)
 
     def recover(self, journal: Mapping[str, Sequence[Call]] | None = None) -> list[Settled]:
         """Settle what is open, as a server does that starts: nothing of it runs any more.
@@ -250,12 +249,13 @@ class Ledger:
             _retry_after(on, cap, there.micros, bound, now),
         )
 
-    def _end(self, request: str, charged: Sequence[tuple[Call, int]], estimate: int | None) -> Settled:
+    def _end(self, request: str, charged: Sequence[tuple[Call, int]], uncounted: int) -> Settled:
         with storing(self._path), transaction(self._database):
             found = self._request(request)
             if found.micros is None:
-                micros = sum(cost for _, cost in charged) if estimate is None else estimate
-                self._book(request, found, micros, charged, estimated=estimate is not None)
+                counted = sum(cost for _, cost in charged)
+                micros = max(counted, min(counted + uncounted, found.held))
+                self._book(request, found, micros, charged, estimated=uncounted > 0)
         booked = self._request(request)
         assert booked.micros is not None
         return Settled(request, booked.micros, self._shadow(request), booked.held, booked.estimated)
