@@ -51,7 +51,7 @@ from asd.types import (
     Verification,
 )
 
-Asked = Query | str | Sequence[Message | Mapping[str, str]]
+Prompt = Query | str | Sequence[Message | Mapping[str, str]]
 """A query, a prompt, or a conversation: messages, or dicts of role and content, the last one the user's."""
 
 
@@ -103,7 +103,7 @@ class Cascade:
         self._detours = Detours(policy)
         self._dispatcher: Dispatcher | None = None
 
-    def __call__(self, prompt: Asked, max_new_tokens: int = 256) -> Completion:
+    def __call__(self, prompt: Prompt, max_new_tokens: int = 256) -> Completion:
         """Answer one prompt or conversation; `max_new_tokens` is for what is no `Query`. Raises as `run`."""
         return self.run([self._query("1", prompt, max_new_tokens)])[0]
 
@@ -123,7 +123,7 @@ class Cascade:
             self._dispatcher = None
         close_all(self.engines.values())
 
-    def run(self, queries: Sequence[Asked], batch_size: int = 16) -> list[Completion]:
+    def run(self, queries: Sequence[Prompt], batch_size: int = 16) -> list[Completion]:
         """Answer every query, prompt or conversation, in order, at most `batch_size` in a call of an engine.
 
         What ends a run early, an interrupt or a bug included, has an attribute `journeys`: the state of every
@@ -164,7 +164,7 @@ class Cascade:
             raise _no_stage_left(self.completed(journeys), unanswered)
         return self.completed(journeys)
 
-    async def answer(self, query: Asked) -> Completion:
+    async def answer(self, query: Prompt) -> Completion:
         """Answer one query among others that come and go: whoever waits for a stage is called together.
 
         Its engines compute in threads, so any number of these may be awaited at the same time.
@@ -180,7 +180,7 @@ class Cascade:
             raise _no_stage_left([], [journey])
         return self._completion(journey)
 
-    async def as_completed(self, queries: Iterable[Asked]) -> AsyncIterator[Completion]:
+    async def as_completed(self, queries: Iterable[Prompt]) -> AsyncIterator[Completion]:
         """Answer all of them, and yield each when it is done. Raises as `answer`, at the first that fails."""
         tasks = [
             asyncio.ensure_future(self.answer(self._query(str(i), query)))
@@ -203,7 +203,7 @@ class Cascade:
             self._dispatcher = Dispatcher(self.engines)
         return self._dispatcher
 
-    def _query(self, name: str, asked: Asked, max_new_tokens: int = 256) -> Query:
+    def _query(self, name: str, asked: Prompt, max_new_tokens: int = 256) -> Query:
         if isinstance(asked, Query) and isinstance(asked.prompt, str):
             return asked
         if isinstance(asked, str):

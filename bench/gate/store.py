@@ -35,7 +35,10 @@ __all__ = [
 ]
 
 DRIFT = 0.1
-"""How far a ratio of times may be apart between two runs of one build, beyond the interval of either."""
+"""How far a ratio of times may be apart between two runs of one build, beyond the interval of either.
+
+As `bench.alarms` lets the state of the machine vary.
+"""
 
 CLEAR = 2.0
 """Half-widths of its interval that a value must stand clear of its targets by when it is recorded."""
