@@ -136,9 +136,7 @@ class Cascade:
                 completions of the others.
             EngineError: A stage could not answer (without `health`), or returned what it was not asked for.
         """
-        if isinstance(queries, str | Query):
-            raise ConfigError(f"queries are {queries!r}; give a list of them, or call the cascade with one")
-        journeys = [Journey(self._query(str(i), query)) for i, query in enumerate(queries, 1)]
+        journeys = [Journey(query) for query in self._queries(queries)]
         try:
             return self.resume(journeys, batch_size)
         except BaseException as error:
@@ -182,10 +180,7 @@ class Cascade:
 
     async def as_completed(self, queries: Iterable[Prompt]) -> AsyncIterator[Completion]:
         """Answer all of them, and yield each when it is done. Raises as `answer`, at the first that fails."""
-        tasks = [
-            asyncio.ensure_future(self.answer(self._query(str(i), query)))
-            for i, query in enumerate(queries, 1)
-        ]
+        tasks = [asyncio.ensure_future(self.answer(query)) for query in self._queries(queries)]
         try:
             for task in asyncio.as_completed(tasks):
                 yield await task
@@ -202,6 +197,11 @@ class Cascade:
         if self._dispatcher is None or self._dispatcher.loop is not asyncio.get_running_loop():
             self._dispatcher = Dispatcher(self.engines)
         return self._dispatcher
+
+    def _queries(self, asked: Iterable[Prompt]) -> list[Query]:
+        if isinstance(asked, str | Query):
+            raise ConfigError(f"queries are {asked!r}; give a list of them, or ask for this one alone")
+        return [self._query(str(i), query) for i, query in enumerate(asked, 1)]
 
     def _query(self, name: str, asked: Prompt, max_new_tokens: int = 256) -> Query:
         if isinstance(asked, Query) and isinstance(asked.prompt, str):

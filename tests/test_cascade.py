@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -391,6 +392,8 @@ def test_one_query_is_no_list_of_queries(one: Any) -> None:
     cascade = Cascade({"S": ScriptedEngine("S", {})}, FixedStage("S"), {"S": PRICES["S"]})
     with pytest.raises(ConfigError, match="give a list of them"):
         cascade.run(one)
+    with pytest.raises(ConfigError, match="give a list of them"):
+        asyncio.run(anext(cascade.as_completed(one)))
 
 
 def test_an_engine_that_drops_a_query_is_an_error() -> None:
