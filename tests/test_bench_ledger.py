@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from asd.serving.admission import Call, RequestFacts
 from asd.serving.ledger import Ledger
 from asd.serving.tariff import Tariff
+from asd.testing import FakeClock
 from bench.ledger.__main__ import ledger
-from bench.ledger.crowds import schedule
+from bench.ledger.crowds import Crowd, schedule
 from bench.ledger.kills import kills
 
 
@@ -22,6 +27,27 @@ def test_no_crowd_passes_a_cap_and_the_books_are_the_count(tmp_path: Path, seed:
     assert found.n_refused > 0
     assert found.n_left > 0
     assert found.used > 0.02
+
+
+def test_clients_run_in_the_shadow_only_what_is_covered():
+    """Under a near cap a ticket covers none of it; a call beyond the ticket would be the client's fault."""
+
+    class Ticket:
+        def __init__(self, shadow: tuple[str, ...]) -> None:
+            self.shadow = shadow
+
+        async def settle(self, calls: Sequence[Call]) -> None:
+            settled[bool(self.shadow)] += [call for call in calls if call.shadow]
+
+    class Books:
+        async def admit(self, facts: RequestFacts) -> Ticket:
+            return Ticket(facts.shadow if facts.key == "alice" else ())
+
+    settled: dict[bool, list[Call]] = {True: [], False: []}
+    books: Any = Books()
+    asyncio.run(Crowd(books, FakeClock(), {}, seed=0).run(32, 4))
+    assert settled[True]
+    assert not settled[False]
 
 
 def test_holds_that_are_too_small_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -551,6 +551,8 @@ def test_losses_between_tolerance_and_proof_are_inconclusive():
     limits = Limits()
     assert limits.verdict(Loss(0.03, 0.02, 0.04, 0.0), 0.0, 0.02, 99) is Verdict.REGRESSED
     assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02, 99) is Verdict.INCONCLUSIVE
+    assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.006, 0.02, 99) is Verdict.INCONCLUSIVE
+    assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.004, 0.02, 99) is Verdict.REGRESSED
     assert limits.verdict(Loss(0.01, -0.02, 0.04, 0.0), 0.0, 0.02, 99) is Verdict.INCONCLUSIVE
     assert limits.verdict(Loss(0.01, 0.0, 0.02, 0.0), 0.0, 0.02, 99) is Verdict.PASS
     assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02, 3) is Verdict.CANNOT_JUDGE
