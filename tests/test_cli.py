@@ -186,6 +186,7 @@ def test_generate_refuses_prompts(place: Place, prompt: str, message: str) -> No
     assert_refused(generate(place, prompt=prompt), message)
 
 
+@pytest.mark.slow
 def test_an_empty_answer_is_told(place: Place) -> None:
     """Beside the answer, not in it: the embedded ladder has nothing to say of France, but of a sum."""
     silent, sum_ = (

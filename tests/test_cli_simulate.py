@@ -168,6 +168,7 @@ def test_what_deciding_takes_is_printed_and_kept(place: Place, tmp_path: Path) -
     assert always.get("effort") is None
 
 
+@pytest.mark.slow
 def test_a_plan_of_devices(place: Place) -> None:
     """By policy, the fewest devices and where they go; more than are allowed is said."""
     asked = ("--plan", "0.3", "--at-quality", "0.9", "--arrivals", "poisson:60", "--most-devices", "4")

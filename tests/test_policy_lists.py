@@ -54,6 +54,7 @@ def test_the_file_holds_what_the_lists_are_counted_on(tmp_path: Path) -> None:
     assert policy.elected().second.tolist() == fitted().policy(5.0).elected().second.tolist()
 
 
+@pytest.mark.slow
 def test_files_without_lists_are_read_as_before() -> None:
     """Backward induction, as every version so far wrote it."""
     shipped = artifact.load(TINY_POLICY)

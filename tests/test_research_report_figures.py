@@ -70,6 +70,7 @@ def test_what_was_not_timed_is_said() -> None:
     assert "nothing was timed" not in figure("overview").caption
 
 
+@pytest.mark.slow
 def test_the_load_panel_is_named() -> None:
     """No load experiment exists, and the overview says so."""
     assert "Load is left out" in figure("overview").caption

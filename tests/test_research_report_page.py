@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
+import pytest
+
 from asd.research.report.page import LONG, render_page
 from asd.research.report.style import Figure
 from tests.studies import drawn, study, table
@@ -36,6 +38,7 @@ def seen(page: str) -> _Seen:
     return parser
 
 
+@pytest.mark.slow
 def test_one_study_gives_one_page() -> None:
     """Rendering again gives the same text; that drawing does is tested with the figures."""
     assert render_page(study(), drawn()) == render_page(study(), list(drawn()))

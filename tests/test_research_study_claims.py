@@ -112,6 +112,7 @@ def test_what_the_drafter_gives_is_not_claimed_for_the_policy() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_what_was_not_measured() -> None:
     """Load, uptime and labelled domains have neither a number nor a verdict."""
     rows = {row["claim"]: row for row in claims(tables())}

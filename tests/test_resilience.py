@@ -613,6 +613,7 @@ def test_the_policy_is_solved_again_without_the_stage(dead: str, lam: float) -> 
     assert {completion.stage for completion in found} == {alone}
 
 
+@pytest.mark.slow
 def test_look_ahead_without_a_stage() -> None:
     """The one-step policy goes round a stage as well."""
     traces, _ = worlds.sample(10, np.random.default_rng(11))

@@ -147,6 +147,7 @@ def test_a_verification_is_a_line_of_its_own_and_merged(tmp_path: Path) -> None:
     assert read_traces(path) == [Trace(query, trace().outcomes, {"S>L": VERIFIED})]
 
 
+@pytest.mark.slow
 @given(any_trace())
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, written: Trace) -> None:
     """Any trace of finite numbers comes back equal, bit for bit, and takes exactly one line."""
