@@ -46,7 +46,7 @@ from tests.written import (
     with_texts,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
 
@@ -115,7 +115,6 @@ def test_replayed_steps_verify_and_go_on_as_launched_ones(
         assert not any(draft.usage.n_prompt for draft in continued)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "family", ["qwen2", "qwen3", "phi3", "mistral", "gemma2", "gemma3_text", "gpt_oss", "qwen3_moe"]
 )
@@ -412,7 +411,6 @@ def test_attention_is_the_one_that_is_asked_for(
     assert engine.step_mode == "graph"
 
 
-@pytest.mark.slow
 def test_compiled_steps_write_the_same(
     paths: tuple[Path, Path], growing: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -439,7 +437,6 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return load(stage(save_random_model(tmp_path_factory.mktemp("any"), request.param)), CPU)
 
 
-@pytest.mark.slow
 @settings(max_examples=10)
 @given(data=st.data())
 def test_both_caches_know_the_same_whatever_is_done(loaded: Loaded, data: st.DataObject) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.minibench import make, record, run
 
+pytestmark = pytest.mark.slow
+
 pytest_plugins = ["pytester"]
 
 
@@ -40,7 +42,6 @@ def test_a_parallel_plugin_that_is_not_used_is_no_obstacle(recorded: pytest.Pyte
     result.stdout.fnmatch_lines(["gate: PASS (exit code 0)*"])
 
 
-@pytest.mark.slow
 def test_own_tests_may_run_in_several_processes(harness: pytest.Pytester):
     """Nothing of theirs is timed; wrong options of the harness are nothing to them either."""
     result = run(harness, "tests", "-n", "2", "--lam=-1", "--ladder=nowhere")

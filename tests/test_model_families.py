@@ -28,7 +28,7 @@ from tests.written import (
     with_texts,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 HYBRID = {"lfm2", "qwen3_next", "bamba", "nemotron_h"}
 """Families with layers that cannot take tokens back."""

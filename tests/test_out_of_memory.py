@@ -37,7 +37,7 @@ from asd.types import Draft, Query
 from tests.fakeserver import refusing, serving
 from tests.models import save_random_model, save_shaken, stage
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 Fail = Callable[[], object]
 
@@ -369,7 +369,6 @@ print(len(found), sizes[0], min(sizes))
 """
 
 
-@pytest.mark.slow
 def test_a_machine_that_has_no_more_memory(paths: dict[str, Path]) -> None:
     """With a real limit on the address space a batch of 256 long prompts is answered in smaller ones."""
     done = subprocess.run(

@@ -14,6 +14,8 @@ from asd.research.report.figures import FIGURES, Figure, draw, left_out, write_f
 from asd.research.report.style import hatch, line
 from tests.studies import METHODS, STAGES, drawn, study
 
+pytestmark = pytest.mark.slow
+
 
 def figure(name: str) -> Figure:
     """One figure of the made-up study."""
@@ -25,14 +27,12 @@ def texts(picture: Figure) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", picture.svg)
 
 
-@pytest.mark.slow
 def test_every_figure_is_drawn_under_its_name() -> None:
     """In the order of the table of figures."""
     assert [figure.name for figure in drawn()] == list(FIGURES)
     assert left_out(study()) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_caption_says_what_it_rests_on(name: str) -> None:
     """Provenance, n, and an interval or why there is none."""
@@ -41,14 +41,12 @@ def test_a_caption_says_what_it_rests_on(name: str) -> None:
     assert re.search(r"95 %|[Nn]o interval|without an interval", caption), caption
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_the_same_every_time(name: str) -> None:
     """Both files hold the same bytes when drawn again: no date, no random id."""
     assert FIGURES[name][0](study()) == figure(name)
 
 
-@pytest.mark.slow
 def test_a_figure_without_its_tables_is_left_out_and_named() -> None:
     """With the tables that it lacks, in any number."""
     poor = study("levels", "methods", "samples")
@@ -60,7 +58,6 @@ def test_a_figure_without_its_tables_is_left_out_and_named() -> None:
     ]
 
 
-@pytest.mark.slow
 def test_what_was_not_timed_is_said() -> None:
     """Without seconds the other panels stand; the caption and the panel say what is missing."""
     by_name = {f.name: f for f in draw(study("lambda_latency", "latency", "differences_seconds"))}
@@ -70,7 +67,6 @@ def test_what_was_not_timed_is_said() -> None:
     assert "nothing was timed" not in figure("overview").caption
 
 
-@pytest.mark.slow
 def test_the_load_panel_is_named() -> None:
     """No load experiment exists, and the overview says so."""
     assert "Load is left out" in figure("overview").caption

@@ -11,6 +11,8 @@ from asd.research.report.page import LONG, render_page
 from asd.research.report.style import Figure
 from tests.studies import drawn, study, table
 
+pytestmark = pytest.mark.slow
+
 PICTURE = Figure(
     "samples", "How much is lost, n = 24.", '<svg><g id="a"/><use href="#a" clip-path="url(#a)"/></svg>', b""
 )
@@ -38,7 +40,6 @@ def seen(page: str) -> _Seen:
     return parser
 
 
-@pytest.mark.slow
 def test_one_study_gives_one_page() -> None:
     """Rendering again gives the same text; that drawing does is tested with the figures."""
     assert render_page(study(), drawn()) == render_page(study(), list(drawn()))

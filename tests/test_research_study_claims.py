@@ -122,6 +122,7 @@ def test_nothing_is_said_of_what_was_not_measured() -> None:
         assert row["provenance"] == row["holds"] == "not measured"
 
 
+@pytest.mark.slow
 def test_recorded_models_have_rows_of_their_own() -> None:
     """Beside the ladder's, naming whose outcomes they are; seconds only where seconds were recorded."""
     cascade = {

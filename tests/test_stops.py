@@ -313,6 +313,7 @@ def test_a_server_writes_no_more_than_is_asked_for() -> None:
         assert plain.text == SPOKEN["p1 "]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [("two",), ("ne two", "o"), ("abcd", "bc"), ("cab", "si"), ("in", "so on")])
 @pytest.mark.parametrize("draft", ["one t", "one two", "", "abcab", "abcx", "no end!", "one"])
 def test_a_vllm_server_goes_on_to_the_same_end(stop: tuple[str, ...], draft: str) -> None:
