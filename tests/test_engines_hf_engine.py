@@ -403,3 +403,8 @@ def test_a_stage_s_own_device_goes_before_the_run_s(path: Path) -> None:
 def test_the_default_device_is_one_that_is_there(path: Path) -> None:
     """Without a device the engine takes a CUDA device if there is one, else the CPU."""
     assert TransformersEngine(stage(path)).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_is_the_same_with_and_without_its_number(path: Path) -> None:
+    """So stages that are asked for by either name share it, as a drafter and its verifier must."""
+    assert TransformersEngine(stage(path), "cpu:0").device == TransformersEngine(stage(path), "cpu").device

@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 def find_device(name: str | None, stage: str) -> torch.device:
-    """The device of this name; None takes a CUDA device if there is one, else the CPU.
+    """The device of this name, by its number; None takes a CUDA device if there is one, else the CPU.
 
     Args:
         name: Such as "cpu" or "cuda:1".
@@ -82,7 +82,7 @@ def find_device(name: str | None, stage: str) -> torch.device:
         ConfigError: torch knows no such device, or it is not here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -92,10 +92,9 @@ def find_device(name: str | None, stage: str) -> torch.device:
     try:
         if device.type == "meta":
             raise RuntimeError("it holds no numbers")
-        torch.empty(0, device=device)
+        return torch.empty(0, device=device).device  # "cuda" is some "cuda:0"
     except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
         why = str(error).partition("\n")[0]
         raise ConfigError(
             f"stage {stage!r}: device {name!r} is not here: {why}; name another, such as cpu"
         ) from error
-    return device
