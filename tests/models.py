@@ -142,6 +142,12 @@ def save_shaken(source: Path, to: Path, noise: float = 0.1, seed: int = 1) -> Pa
     return to
 
 
+def save_pair(to: Path, family: str = "llama") -> tuple[Path, Path]:
+    """Write a model that agrees with a random one on most tokens, and that random one, below `to`."""
+    large = save_random_model(to / "large", family)
+    return save_shaken(large, to / "small"), large
+
+
 def _tokenizer(*, ends: bool) -> PreTrainedTokenizerFast:
     """Byte-level pairs over a few lines; starts every prompt with <s>, and may know no end."""
     specials = ["<pad>", "<s>", "</s>"]

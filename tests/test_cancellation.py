@@ -30,7 +30,7 @@ from asd.testing import ScriptedEngine
 from asd.types import Draft, Query
 from tests.endpoint import Steps
 from tests.fakeserver import FakeServer, Fault, serving
-from tests.models import save_random_model, save_shaken, stage
+from tests.models import save_pair, stage
 
 PRICE = Prices(1.0, 0.0, 1.0)
 
@@ -51,8 +51,7 @@ class After(CancelToken):
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    large = save_random_model(tmp_path_factory.mktemp("large"))
-    return save_shaken(large, tmp_path_factory.mktemp("small")), large
+    return save_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(params=["plain", "blocks"])

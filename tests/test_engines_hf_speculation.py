@@ -18,7 +18,7 @@ from asd.engines.hf.speculation import SpeculativeEngine
 from asd.errors import ConfigError, EngineError, PromptTooLongError
 from asd.types import Query
 from bench.metrics.rivals import ASSISTED, OWN, PLAIN, SPECULATIVE, rival_turns
-from tests.models import save_random_model, save_shaken, stage
+from tests.models import save_pair, stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,8 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random model, and one like it whose weights were shaken: they agree on most tokens."""
-    large = save_random_model(tmp_path_factory.mktemp("large"))
-    return save_shaken(large, tmp_path_factory.mktemp("small")), large
+    return save_pair(tmp_path_factory.mktemp("pair"))
 
 
 def pair(paths: tuple[Path, Path]) -> tuple[TransformersEngine, TransformersEngine]:
