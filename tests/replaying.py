@@ -100,6 +100,8 @@ class ReplayingLauncher:
         *,
         often: bool,  # noqa: ARG002 - nothing is compiled
     ) -> Callable[[], None]:
+        if self.trouble:
+            return step
         for _ in range(WARM_UPS):
             step()
         try:

@@ -33,7 +33,7 @@ from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.speculation import SpeculativeEngine
 from asd.errors import ConfigError, StageTooLargeError
 from asd.types import Query
-from tests.models import config_of, save_random_model, save_shaken, stage
+from tests.models import config_of, save_pair, save_random_model, save_shaken, stage
 from tests.replaying import ReplayingLauncher
 from tests.written import (
     assert_same_answers,
@@ -49,13 +49,13 @@ from tests.written import (
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
+FOUR_GIB = {"transformers": {"kv_cache_gib": 4}}
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random model, and one that agrees with it on most tokens."""
-    large = save_random_model(tmp_path_factory.mktemp("large"))
-    return save_shaken(large, tmp_path_factory.mktemp("small")), large
+    return save_pair(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")
@@ -423,6 +423,18 @@ def test_compiled_steps_write_the_same(
     assert engine.step_mode == "compiled"
 
 
+def test_after_a_step_that_cannot_be_compiled_no_other_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each try may take half a minute; what is told is why the first one failed."""
+    monkeypatch.setattr(torch, "compile", lambda step, **_: partial(_fail, step))
+    launcher, asked = PlainLauncher(CPU, True), [lambda: None, lambda: None]
+    assert [launcher.prepare(step, "a step", often=True) for step in asked] == asked
+    assert launcher.trouble == f"no compiler for {asked[0]}"
+
+
+def _fail(step: object) -> None:
+    raise RuntimeError(f"no compiler for {step}\nand more")
+
+
 def test_sizes_are_at_most_half_as_large_again(paths: tuple[Path, Path]) -> None:
     """The least of 1, 2, 3, 4, 6, 8, 12, ... that holds it; a slot more than there are tokens."""
     assert [bucket(n) for n in range(1, 14)] == [1, 2, 3, 4, 6, 6, 8, 8, 12, 12, 12, 12, 16]
@@ -528,3 +540,5 @@ def test_stages_that_do_not_fit_beside_what_others_were_promised_are_refused_bef
     n_bytes = sum(parameter.nbytes for parameter in large.loaded.model.parameters())
     assert memory.weight_bytes(large.loaded.model.config, "float32") == n_bytes
     assert memory.weight_bytes(large.loaded.model.config, "bfloat16") == n_bytes // 2
+    with pytest.raises(StageTooLargeError, match="its weights are quantised and not counted, its caches 4 "):
+        memory.check_room(stage(paths[1], options=FOUR_GIB), None, CPU, is_quantised=True)

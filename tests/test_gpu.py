@@ -14,11 +14,11 @@ import torch
 
 from asd.engines import Sampling
 from asd.engines.hf.caches import arena
-from asd.engines.hf.caches.launching import GraphLauncher
+from asd.engines.hf.caches.launching import N_WARM_UPS, GraphLauncher
 from asd.engines.hf.engine import TransformersEngine
 from asd.engines.hf.speculation import SpeculativeEngine
 from asd.errors import StageTooLargeError
-from tests.models import FAMILIES, save_random_model, save_shaken, stage
+from tests.models import FAMILIES, save_pair, save_random_model, stage
 from tests.written import (
     assert_same_answers,
     assert_written_as_by_generate,
@@ -50,8 +50,7 @@ def exact() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random model, and one that agrees with it on most tokens."""
-    large = save_random_model(tmp_path_factory.mktemp("large"), "qwen2")
-    return save_shaken(large, tmp_path_factory.mktemp("small")), large
+    return save_pair(tmp_path_factory.mktemp("pair"), "qwen2")
 
 
 def on_gpu(path: Path, name: str = "L", dtype: str = "float32", **options: object) -> TransformersEngine:
@@ -107,6 +106,21 @@ def test_models_with_experts_write_the_same_however_their_steps_are_made(tmp_pat
         for _ in range(2):
             assert_same_answers(other.generate(questions(4)), launched.generate(questions(4)))
         assert other.step_mode in ("graph", "eager")
+
+
+def test_after_a_step_that_cannot_be_captured_steps_are_launched_on_the_stream_of_before() -> None:
+    """An error that ends a capture leaves nothing behind but its reason."""
+    launcher, values = GraphLauncher(torch.device("cuda"), compiled=False), torch.ones(1, device="cuda")
+
+    def waits() -> None:
+        values.add_(values.item())
+
+    before = torch.cuda.current_stream()
+    assert launcher.prepare(waits, "a step that waits", often=True) is waits
+    assert torch.cuda.current_stream() == before
+    assert launcher.trouble
+    waits()
+    assert values.item() == 2 ** (N_WARM_UPS + 1)
 
 
 def test_replays_do_not_wait_for_the_device(

@@ -83,6 +83,8 @@ class PlainLauncher:
 
     def prepare(self, step: Step, name: str, *, often: bool) -> Step:
         """The step itself, or compiled."""
+        if self.trouble:
+            return step
         try:
             return _compiled(step, name) if self._compiled and often else step
         except RuntimeError as error:
@@ -101,8 +103,9 @@ class PlainLauncher:
 class GraphLauncher:
     """Replays every step from a CUDA graph of its own; all graphs share one pool of memory.
 
-    They may: no two run at the same time, and what a step leaves for others lies in tensors that live as long
-    as its graph, so that no other graph is given their memory.
+    They may: no two run at the same time. What a graph leaves in the pool (logits of a piece) lives as long
+    as it does, so that no later graph is given that memory, but an earlier one may write over it: it has to
+    be copied before another step runs.
     """
 
     def __init__(self, device: torch.device, compiled: bool) -> None:
@@ -118,8 +121,11 @@ class GraphLauncher:
 
     def prepare(self, step: Step, name: str, *, often: bool) -> Step:
         """Run the step on a side stream until it is warm, then capture it there."""
+        if self.trouble:
+            return step
         try:
-            with torch.cuda.device(self._device):
+            # an error that ends a capture leaves its stream the current one
+            with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)):
                 return self._captured(_compiled(step, name) if self._compiled and often else step)
         except RuntimeError as error:
             self.trouble = _trouble(error)

@@ -55,10 +55,11 @@ def check_room(stage: Stage, config: Any, device: torch.device, *, is_quantised:
     weights = 0 if is_quantised else weight_bytes(config, stage.dtype)
     caches = int((settings.kv_cache_gib or 0) * GIB)
     others = sum(promise.unclaimed for promise in list(PROMISES) if promise.device == device)
+    counted = "are quantised and not counted" if is_quantised else f"take {weights / GIB:.3g} GiB"
     if weights + caches + others > free:
         raise StageTooLargeError(
             f"stage {stage.name!r} does not fit {device}, where {free / GIB:.3g} GiB are free: its weights "
-            f"take {weights / GIB:.3g} GiB, its caches {caches / GIB:.3g} GiB, and {others / GIB:.3g} GiB "
+            f"{counted}, its caches {caches / GIB:.3g} GiB, and {others / GIB:.3g} GiB "
             "are promised to the caches of other stages; lower options.transformers.kv_cache_gib, take a "
             "smaller dtype or another device, or let stages take turns ([deployment] memory_gib)"
         )
