@@ -192,10 +192,32 @@ def test_what_was_measured_is_not_measured_again(
         run_reality(place, asked(minutes=9.0), path, lambda _: None, 3)
 
 
-def test_a_load_that_is_none_is_refused() -> None:
-    found = CliRunner().invoke(main, ["reality", "traces.jsonl", "--loads", "1.5"])
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--loads", "1.5", "between 0 and 1"),
+        ("--minutes", "inf", "--minutes inf"),
+        ("--minutes", "nan", "--minutes nan"),
+    ],
+)
+def test_a_load_that_is_none_is_refused(option: str, value: str, message: str) -> None:
+    found = CliRunner().invoke(main, ["reality", "traces.jsonl", option, value])
     assert found.exit_code == 2
-    assert "between 0 and 1" in found.output
+    assert message in found.output
+
+
+def test_nothing_is_measured_for_a_lam_that_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reality, "_prices", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match="lam must be a finite number"):
+        run_reality(place, asked(lam=-1.0), None, lambda _: None, 3)
+
+
+def test_too_few_requests_are_not_compared(place: Place) -> None:
+    """Two expected requests make no 95th percentile, and some draws of them are empty."""
+    found = real(place, 0.0)
+    short = Reality(asked=asked(minutes=0.002), before=prices(), idle=found.idle, loads=found.loads)
+    with pytest.raises(ConfigError, match="are 2 requests; ask for minutes enough to expect 20"):
+        compare(place, short, short.loads[0], 1)
 
 
 def test_one_stage_with_a_place_of_its_own_is_as_without() -> None:

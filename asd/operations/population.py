@@ -11,7 +11,7 @@ table: prices at a batch size are a query's share of a call of that size, so tha
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -209,6 +209,13 @@ class Decider:
             assert step is not None
             known = self._known[situation] = step
         return known
+
+    def walk(self, situation: Situation) -> Iterator[Step]:
+        """All steps from there to the answer, with every stage in reach; the returning one is left out."""
+        step = self.step(situation, frozenset())
+        while step is not None and step.after is not None:
+            yield step
+            step = self.step(step.after, frozenset())
 
     def _around(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
         key = situation, out_of_reach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -71,6 +72,8 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     steps, rhos = Ladder.load(ladder), tuple(numbers(loads, "--loads"))
     if not all(0.0 < rho < 1.0 for rho in rhos):
         raise ConfigError(f"--loads {loads}: a load lies between 0 and 1")
+    if not minutes < math.inf:
+        raise ConfigError(f"--minutes {minutes:g}: a run has an end; give a number of minutes")
     rows = answered([trace for path in traces for trace in read_traces(path)])
     place = Place(ladder, steps, policy, policy_of(steps, policy), rows)
     asked = Asked(

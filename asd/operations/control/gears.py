@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from asd.operations.population import Decider, Population, Situation
+from asd.operations.population import Decider, Population
 from asd.operations.state import SystemState
 from asd.policies import Policy
 
@@ -62,19 +62,11 @@ def gears_of(
     for policy in policies:
         decider, seconds = Decider(population, policy), dict.fromkeys(servers, 0.0)
         for situation in population.queries:
-            _add_seconds(decider, situation, servers, seconds)
+            for step in decider.walk(situation):
+                if step.demand:
+                    seconds[step.stage] += step.demand[servers[step.stage][1] - 1]
         n = len(population.queries)
         bears = [target * replicas * n / seconds[s] for s, (replicas, _) in servers.items() if seconds[s]]
         if not gears or min(bears) > gears[-1].most:
             gears.append(Gear(min(bears), policy))
     return gears
-
-
-def _add_seconds(
-    decider: Decider, situation: Situation, servers: Mapping[str, tuple[int, int]], seconds: dict[str, float]
-) -> None:
-    step = decider.step(situation, frozenset())
-    while step is not None and step.after is not None:
-        if step.demand:
-            seconds[step.stage] += step.demand[servers[step.stage][1] - 1]
-        step = decider.step(step.after, frozenset())

@@ -27,7 +27,7 @@ from asd.ladder import Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.operations.arrivals import poisson
-from asd.operations.population import Decider, Population
+from asd.operations.population import Decider, Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, Server
 from asd.operations.traffic import Fixed, Open, Settings
@@ -44,6 +44,8 @@ _BATCHES = "1,4"
 _IDLE = 40
 """Requests, one after the other, that an idle server is asked."""
 _PLACE = "device"
+_FEWEST = 20
+"""Expected requests of a run below which it is not made: a 95th percentile of fewer says nothing."""
 
 Prices = dict[int, dict[str, PriceRow]]
 
@@ -167,9 +169,10 @@ def run_reality(
         limit: Queries that prices are measured on, of each data set.
 
     Raises:
-        ConfigError: The file holds another comparison.
+        ConfigError: The file holds another comparison, or a run would have too few requests.
         EngineError: The server did not start, or refused a request.
     """
+    place.policy_at(asked.lam)  # refuses what is no lam, before anything is measured
     found = _begun(path, asked)
     if found.asked != asked:
         raise ConfigError(f"{path} holds another comparison ({found.asked}); choose another file")
@@ -212,23 +215,33 @@ def _runs(place: Place, found: Reality, url: str, tell: Callable[[str], object])
     for rho in found.asked.loads[len(found.loads) :]:
         tell(f"load {rho:g}")
         rate = rho / (busy_s + overhead(place, found))
-        drawn = np.random.default_rng([2, round(1000 * rho)])
-        instants = takewhile(lambda at: at < 60.0 * found.asked.minutes, poisson(rate, drawn))  # noqa: B023
-        due = [(at, int(drawn.integers(len(queries)))) for at in list(instants)]
+        due = _due(np.random.default_rng([2, round(1000 * rho)]), rate, found.asked)
         load = Load(rho=rho, rate=rate, sent=tuple(ask_all(url, found.asked.lam, queries, due)))
         found = msgspec.structs.replace(found, loads=(*found.loads, load))
         yield found
 
 
+def _due(rng: np.random.Generator, rate: float, asked: Asked) -> list[tuple[float, int]]:
+    """Poisson instants of one run, in seconds, each with the position of a query."""
+    expected = 60.0 * asked.minutes * rate
+    if expected < _FEWEST:
+        raise ConfigError(
+            f"{asked.minutes:g} minutes of {rate:.3g} requests a second are {expected:.0f} requests; "
+            f"ask for minutes enough to expect {_FEWEST}"
+        )
+    instants = list(takewhile(lambda at: at < 60.0 * asked.minutes, poisson(rate, rng)))
+    return [(at, int(rng.integers(asked.n_queries))) for at in instants]
+
+
 def _busy_s(population: Population, policy: OptimalPolicy) -> float:
     """Mean seconds of calls of one query that the policy's walks take."""
-    decider, total = Decider(population, policy), 0.0
-    for situation in population.queries:
-        step = decider.step(situation, frozenset())
-        while step is not None and step.after is not None:
-            total += step.demand[0] if step.demand else 0.0
-            step = decider.step(step.after, frozenset())
-    return total / len(population.queries)
+    decider = Decider(population, policy)
+    return float(np.mean([sum(_calls(decider, situation)) for situation in population.queries]))
+
+
+def _calls(decider: Decider, situation: Situation) -> list[float]:
+    """Seconds of the calls of one query that the policy's walk takes."""
+    return [step.demand[0] for step in decider.walk(situation) if step.demand]
 
 
 def overhead(place: Place, found: Reality) -> float:
@@ -237,11 +250,8 @@ def overhead(place: Place, found: Reality) -> float:
     decider = Decider(population, place.policy_at(found.asked.lam))
     beyond = []
     for sent in found.idle:
-        step, seconds, n = decider.step(population.queries[sent.query], frozenset()), 0.0, 0
-        while step is not None and step.after is not None:
-            seconds, n = seconds + sum(step.demand[:1]), n + bool(step.demand)
-            step = decider.step(step.after, frozenset())
-        beyond.append((sent.seconds - sent.lag_s - seconds) / max(1, n))
+        calls = _calls(decider, population.queries[sent.query])
+        beyond.append((sent.seconds - sent.lag_s - sum(calls)) / max(1, len(calls)))
     return max(0.0, float(np.median(beyond)))
 
 
@@ -269,12 +279,8 @@ def compare(place: Place, found: Reality, load: Load, n_drawn: int) -> tuple[Fig
 
     sent = load.sent
     replayed = simulated([(s.due_s + s.lag_s, s.query) for s in sent], 0)
-    drawn = []
-    for seed in range(n_drawn):
-        rng = np.random.default_rng([3, seed])
-        instants = takewhile(lambda at: at < 60.0 * found.asked.minutes, poisson(load.rate, rng))
-        due = [(at, int(rng.integers(len(population.queries)))) for at in list(instants)]
-        drawn.append(simulated(due, seed))
+    rngs = [np.random.default_rng([3, seed]) for seed in range(n_drawn)]
+    drawn = [simulated(_due(rng, load.rate, found.asked), seed) for seed, rng in enumerate(rngs)]
     return _figures(sent, place.ladder), replayed, drawn
 
 
