@@ -10,7 +10,7 @@ import pytest
 from asd.errors import ConfigError
 from asd.operations.population import Population
 from asd.operations.runs import Asked, Scenario
-from asd.operations.sizing import Need, Servers, Sizing, _placements
+from asd.operations.sizing import Need, Servers, Sizing, placements
 from asd.operations.traffic import Controller, Fixed
 from asd.policies import FixedStage
 from tests.queues import Planned, ladder, query
@@ -70,6 +70,14 @@ def test_a_stage_that_is_never_asked_takes_no_device() -> None:
     assert size.devices in {10, 12}
 
 
+def test_each_setting_takes_its_own_stage() -> None:
+    """Of two single stages the smaller bears the load on one device, whichever is named first."""
+    for texts in (["always:L", "always:S"], ["always:S", "always:L"]):
+        size = sizing(most=14).smallest(texts, Need(3.0, 0.0))
+        assert size is not None
+        assert (size.text, size.devices, size.replicas) == ("always:S", 1, {"S": 1})
+
+
 def test_what_cannot_be_had_is_said() -> None:
     """Faster than a call, or better than the answers are: no number of devices helps."""
     assert sizing(most=6).smallest(["planned"], Need(0.05, 0.5)) is None
@@ -89,6 +97,6 @@ def test_a_queue_that_grows_is_not_kept() -> None:
 
 
 def test_placements_use_all_devices() -> None:
-    assert set(_placements([1, 2], 5)) == {(1, 2), (3, 1)}
-    assert list(_placements([2], 5)) == []
-    assert set(_placements([1, 1, 4], 7)) == {(1, 2, 1), (2, 1, 1)}
+    assert set(placements([1, 2], 5)) == {(1, 2), (3, 1)}
+    assert list(placements([2], 5)) == []
+    assert set(placements([1, 1, 4], 7)) == {(1, 2, 1), (2, 1, 1)}

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from asd.cli import main
 from asd.errors import ConfigError, DataError
 from asd.research.load import contest
-from asd.research.load.contest import LARGEST, Asked, Contest, placements, run_contest
+from asd.research.load.contest import LARGEST, Asked, Contest, placed, run_contest
 from asd.research.load.recorded import priced_ladder, read_timed
 
 SECONDS = {"S": (0.1, 0.0, 0.02), "L": (0.3, 0.001, 0.05)}
@@ -73,7 +73,7 @@ def test_placements_are_all_that_leave_no_replica_s_room(devices: tuple[int, ...
     """Beside all combinations, filtered: nothing smaller than a replica of the first stage is left over."""
     everything = product(*(range(1, total // size + 1) for size in devices))
     used = {n: sum(a * b for a, b in zip(n, devices, strict=True)) for n in everything}
-    assert set(placements(devices, total)) == {n for n, u in used.items() if total - devices[0] < u <= total}
+    assert set(placed(devices, total)) == {n for n, u in used.items() if total - devices[0] < u <= total}
 
 
 def asked(**others: object) -> Asked:
@@ -182,6 +182,9 @@ def test_the_table(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--devices", "1", "--total", "4"], "give 2 whole numbers"),
         (["--devices", "1,2", "--total", "2"], "do not hold a replica of every stage"),
         (["--devices", "1,2", "--total", "4", "--loads", "1.2"], "between 0 and 1"),
+        (["--devices", "1,2", "--total", "4", "--keep", "nan"], "--keep nan: a share"),
+        (["--devices", "1,2", "--total", "4", "--keep", "98"], "--keep 98: a share"),
+        (["--devices", "1,2", "--total", "4", "--arrivals", ","], "give poisson or files"),
         (["--devices", "1,2", "--total", "4", "--arrivals", "no.csv"], "cannot read arrivals"),
     ],
 )

@@ -16,7 +16,7 @@ from asd.operations.runs import Asked, Scenario
 from asd.operations.traffic import Controller
 from asd.schema import msgspec
 
-__all__ = ["Need", "Size", "Sizing"]
+__all__ = ["Need", "Size", "Sizing", "placements"]
 
 Servers = Mapping[str, tuple[int, int]]
 
@@ -78,22 +78,22 @@ class Sizing:
         """
         if not (need.p95_s > 0.0 and need.quality >= 0.0):
             raise ConfigError(f"plan for a positive P95 and a quality of at least 0, not {need}")
-        used = self._used(texts)
         for n in range(1, self.most + 1):
-            found = [size for size in self._tried(texts, used, n) if _keeps(size.total, need)]
+            found = [size for size in self._tried(texts, n) if _keeps(size.total, need)]
             if found:
                 return min(found, key=lambda size: size.total.p95_s or 0.0)
         return None
 
-    def _used(self, texts: Sequence[str]) -> tuple[str, ...]:
+    def _used(self, text: str) -> tuple[str, ...]:
         """The stages that a policy may ask: one, or all."""
-        name, _, stage = texts[0].partition(":")
-        return (stage,) if name == "always" else tuple(self.devices)
+        name, _, stage = text.partition(":")
+        return (stage,) if name == "always" and stage in self.devices else tuple(self.devices)
 
-    def _tried(self, texts: Sequence[str], used: Sequence[str], n: int) -> Iterator[Size]:
-        for replicas in _placements([self.devices[stage] for stage in used], n):
-            placed = dict(zip(used, replicas, strict=True))
-            for text in texts:
+    def _tried(self, texts: Sequence[str], n: int) -> Iterator[Size]:
+        for text in texts:
+            used = self._used(text)
+            for replicas in placements([self.devices[stage] for stage in used], n):
+                placed = dict(zip(used, replicas, strict=True))
                 yield Size(text, n, placed, self._run(text, placed))
 
     def _run(self, text: str, replicas: Mapping[str, int]) -> Summary:
@@ -106,7 +106,7 @@ class Sizing:
         return sim.books.total()
 
 
-def _placements(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
+def placements(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
     """Replicas, at least one of each, that take exactly so many devices."""
     first, *others = sizes
     if not others:
@@ -114,7 +114,7 @@ def _placements(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
             yield (total // first,)
         return
     for n in range(1, total // first + 1):
-        for more in _placements(others, total - n * first):
+        for more in placements(others, total - n * first):
             yield (n, *more)
 
 

@@ -63,6 +63,10 @@ def contest(  # noqa: PLR0913, PLR0917  (one argument an option)
     rhos = tuple(numbers(loads, "--loads"))
     if not all(0.0 < rho < 1.0 for rho in rhos):
         raise ConfigError(f"--loads {loads}: a load lies between 0 and 1, where the largest stage is stable")
+    if not 0.0 <= keep <= 1.0:
+        raise ConfigError(f"--keep {keep:g}: a share of the largest stage's quality lies between 0 and 1")
+    if not split(arrivals):
+        raise ConfigError(f"--arrivals {arrivals!r}: give poisson or files of recorded clients")
     traces = read_timed(files, names)
     asked = Asked(
         stages=names,

@@ -26,6 +26,7 @@ from asd.operations.books import Summary
 from asd.operations.contenders import Contenders
 from asd.operations.population import Population, Remembered
 from asd.operations.simulator import Simulator
+from asd.operations.sizing import placements
 from asd.operations.stations import Server
 from asd.operations.traffic import Open, Settings
 from asd.policy.artifact import PolicyArtifact
@@ -33,7 +34,7 @@ from asd.policy.fit import fit
 from asd.research.load.recorded import priced_ladder
 from asd.types import Trace
 
-__all__ = ["LARGEST", "POISSON", "Asked", "Cell", "Contest", "Day", "Tuned", "placements", "run_contest"]
+__all__ = ["LARGEST", "POISSON", "Asked", "Cell", "Contest", "Day", "Tuned", "placed", "run_contest"]
 
 LARGEST, POISSON = "always", "poisson"
 _QUARTERS = 4
@@ -137,14 +138,10 @@ class _Quarter(NamedTuple):
     evidence: Remembered
 
 
-def placements(devices: Sequence[int], total: int) -> list[tuple[int, ...]]:
-    """Replicas of every stage, at least one of each; what is left over goes to the first stage."""
-    if len(devices) == 1:
-        return [(total // devices[0],)] if total >= devices[0] else []
-    found = []
-    for n in range(1, total // devices[-1] + 1):
-        found += [(*fewer, n) for fewer in placements(devices[:-1], total - n * devices[-1])]
-    return found
+def placed(devices: Sequence[int], total: int) -> list[tuple[int, ...]]:
+    """Replicas of every stage, at least one of each, that leave no room for another of the first stage."""
+    found = [each for spare in range(devices[0]) for each in placements(devices, total - spare)]
+    return sorted(found, key=lambda replicas: replicas[::-1])
 
 
 @dataclass(slots=True, eq=False)
@@ -216,13 +213,11 @@ class _Play:
     def tuned(self, cell: Cell, number: int, name: str) -> Tuned:
         """The setting and placement of least P95 that reach the quality on the tuning traffic."""
         place = self.quarter(number)
-        tries = [(t, r) for t in SETTINGS[name] for r in placements(self.asked.devices, self.asked.total)]
+        tries = [(t, r) for t in SETTINGS[name] for r in placed(self.asked.devices, self.asked.total)]
         for n in (int(_TUNING_SHARE * self.asked.n_requests), self.asked.n_requests):
             traffic = self.traffic(cell, place.tuning, _TUNING_SEED + number, n)
-            scores = [
-                place.tuning.queries[q].trace.outcomes[self.asked.stages[-1]].score
-                for q in traffic.queries or ()
-            ]
+            largest = self.asked.stages[-1]
+            scores = [place.tuning.queries[q].trace.outcomes[largest].score for q in traffic.queries]
             floor = self.asked.keep * float(np.mean(np.array(scores, dtype=np.float64)))
             ranked = sorted(self._tried(place, tries, traffic, floor), key=lambda found: found[0])
             tries = [(text, replicas) for _, text, replicas in ranked[:_FINALISTS]]
@@ -258,7 +253,7 @@ def run_contest(
         ConfigError: The file holds another contest, or there is no placement.
         DataError: The file cannot be read, or there are too few queries.
     """
-    if not placements(asked.devices, asked.total):
+    if not placed(asked.devices, asked.total):
         raise ConfigError(f"{asked.total} devices do not hold a replica of every stage: {asked.devices}")
     found = Contest(asked=asked)
     if path is not None and Path(path).exists():
