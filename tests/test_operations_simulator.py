@@ -304,3 +304,16 @@ def test_a_lost_call_is_made_again_first() -> None:
     sim.resize("S", 1)
     list(sim.run(10.0))
     assert ended == {"q0": 1.0, "q1": 2.0, "q2": 2.1, "q3": 2.2}
+
+
+def test_the_percentiles_of_a_run_are_those_of_its_latencies() -> None:
+    """Beside numpy's of every answered request, which lie far apart."""
+    found: list[float] = []
+    rng = np.random.default_rng(8)
+    sim = Simulator(one_stage(rng.exponential(1.0, 200)), {"S": Server(1, 1)}, Fixed(Planned()),
+                    Open(poisson(0.6, rng)), 0)  # fmt: skip
+    sim.on_end = lambda request, now: found.append(now - request.arrived)
+    list(sim.run(6000.0))
+    total = sim.books.total()
+    expected = np.quantile(found, [0.5, 0.95, 0.99])
+    assert [total.p50_s, total.p95_s, total.p99_s] == pytest.approx(expected, rel=0.02)
