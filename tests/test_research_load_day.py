@@ -52,6 +52,15 @@ def rows(study: Study, name: str) -> Iterator[dict[str, Value]]:
     return (dict(zip(table.columns, row, strict=True)) for row in table.rows)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"), [("--seed", "-1", "not in the range"), ("--hours", "nan", "not nan")]
+)
+def test_what_makes_no_day_is_refused(folder: Path, option: str, value: str, message: str) -> None:
+    found = asked(folder, option, value)
+    assert found.exit_code == 2
+    assert message in found.output
+
+
 @pytest.mark.slow
 def test_the_closed_loop_obeys_its_law(made: Study) -> None:
     """X (R + Z) is the number of users, but for what three minutes leave open."""

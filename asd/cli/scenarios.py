@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,8 @@ def open_scenario(
     Raises:
         ConfigError, DataError: What is given makes up no scenario.
     """
+    if not math.isfinite(asked["seconds"]):
+        raise ConfigError(f"a run has an end: give a number of hours, not {asked['seconds'] / 3600.0:g}")
     steps = Ladder.load(ladder)
     fitted = policy_of(steps, policy)
     rows = answered([trace for path in traces for trace in read_traces(path)])

@@ -22,7 +22,7 @@ from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Population, Remembered
-from asd.operations.runs import Effort, Run, Runs, mean_of, runs_of
+from asd.operations.runs import Effort, Run, Runs, Scenario, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing
 
 
@@ -114,14 +114,24 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     )
     texts = policies.split(",")
     quality = 0.0 if at_quality is None else at_quality * _largest_quality(population)
+    for text in texts:
+        contenders.of(text)  # refuses what names no policy, before anything is run
     if plan is not None:
         _plan(opened, contenders, texts, Need(plan, quality), most_devices)
         return
     if at_quality is not None:
         texts = cheapest_in_time(scenario, contenders, texts, quality, seed=0)
+    _run(scenario, contenders, texts, seeds, out)
+
+
+def _run(
+    scenario: Scenario, contenders: Contenders, texts: Sequence[str], seeds: int, out: Path | None
+) -> None:
+    """Run every policy with every seed, and print the table."""
     names = [contenders.of(text).name for text in texts]
+    hours = seeds * len(texts) * scenario.asked.seconds / 3600.0
     began = time.process_time()
-    with tqdm(total=seeds * len(texts) * hours, unit="h", disable=None, file=sys.stderr) as bar:
+    with tqdm(total=hours, unit="h", disable=None, file=sys.stderr) as bar:
         made = runs_of(
             scenario,
             [partial(contenders.of, text) for text in texts],
@@ -159,7 +169,9 @@ def _plan(opened: Opened, contenders: Contenders, texts: Sequence[str], need: Ne
         found = {"devices": str(size.devices), "replicas": placed, "P95": f"{size.total.p95_s:.3g}"}
         rows.append({"policy": size.text, **found, "quality": f"{size.total.quality:.3f}"})
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
-    click.echo(f"fewest devices for P95 <= {need.p95_s:g} s at quality >= {need.quality:.3f}")
+    click.echo(
+        f"fewest devices for P95 <= {need.p95_s:g} s at quality >= {need.quality:.3f}, in one run of each"
+    )
     click.echo("provenance: simulated")
 
 

@@ -34,7 +34,7 @@ from asd.research.study.record import Study, write_study
 @click.option("--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second.")
 @click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
 @click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the traffic.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the traffic.")
 def day(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],
     out: Path,
