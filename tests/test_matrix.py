@@ -74,3 +74,13 @@ def test_plan_tells_memory_and_placement(tmp_path: Path):
     plan = describe_plan(matrix, ["bench/test_x.py::test_y"])
     for words in ("15.2 GiB", "36.2 GiB", "4 x cpu", "time: unknown", "bench/test_x.py::test_y"):
         assert words in plan
+
+
+@pytest.mark.parametrize(
+    ("device", "times"),
+    [("cpu", "timed 3 times\n"), ("mps", "timed 3 times, 2 where that would take more than 60 s\n")],
+)
+def test_plan_tells_the_passes_that_are_made(device: str, times: str):
+    """All of them on a CPU; elsewhere as many as fit into a minute."""
+    matrix = replace(build_matrix(device="cpu"), device=device, ladder=two_stages("usd"))
+    assert times in describe_plan(matrix, [])

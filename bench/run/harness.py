@@ -26,7 +26,7 @@ from bench.gate.store import Baseline, baseline_path, find_baseline, pinned_by, 
 from bench.gate.verdicts import CANNOT_RUN, Report
 from bench.metrics.measurements import Measurements
 from bench.run.itemlog import write_items
-from bench.run.matrix import MOST_PASSES, N_PASSES, PASSES, RECORDED, RENTED, Matrix, build_matrix
+from bench.run.matrix import MOST_PASSES, N_PASSES, RECORDED, Matrix, build_matrix
 from bench.run.plan import describe_plan
 from bench.run.recorded import REPLAY
 from bench.run.requirements import cannot_run
@@ -151,9 +151,7 @@ class Harness:
     def start(self, scratch: pytest.TempPathFactory) -> Session:
         """The run that all suites read, with every stage's answers; what ends it is told in one line."""
         traces = self._path("traces") or scratch.mktemp("outcomes") / "traces.jsonl"
-        passes = PASSES if self.matrix.device == "cpu" else RENTED
-        if self.config.getoption("record_baseline"):
-            passes = RECORDED
+        passes = RECORDED if self.config.getoption("record_baseline") else self.matrix.passes
         session = Session(self.matrix, traces, passes=passes)
         try:
             session.check()

@@ -28,7 +28,6 @@ __all__ = [
     "N_ITEMS",
     "N_PASSES",
     "N_TIMED",
-    "PASSES",
     "RECORDED",
     "RENTED",
     "Matrix",
@@ -103,6 +102,11 @@ class Matrix:
     def cells(self) -> list[tuple[str, float]]:
         """Dataset and lambda of every cell of the sweep."""
         return list(product(self.datasets, self.lams))
+
+    @property
+    def passes(self) -> Budget:
+        """How often each thing that is timed is timed, unless the run is recorded."""
+        return PASSES if self.device == "cpu" else RENTED
 
     @property
     def is_exact(self) -> bool:

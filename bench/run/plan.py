@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from asd.measurement.timing import Budget
 from asd.types import Usage
-from bench.run.matrix import N_PASSES, PASSES, Matrix
+from bench.run.matrix import N_PASSES, Matrix
 from bench.run.split import describe_split
 
 __all__ = ["describe_plan", "estimate_minutes"]
@@ -19,7 +21,7 @@ def describe_plan(matrix: Matrix, test_ids: Sequence[str]) -> str:
         [
             f"ladder {matrix.ladder.name} on {matrix.hardware.slug}",
             f"{len(matrix.datasets)} datasets x {matrix.n_items} items, {len(matrix.lams)} lambdas",
-            f"{matrix.n_timed} items of each dataset are timed {_passes()}",
+            f"{matrix.n_timed} items of each dataset are timed {_times(matrix.passes)}",
             *describe_split(matrix),
             f"time: {_time(matrix)}",
             *test_ids,
@@ -41,8 +43,9 @@ def estimate_minutes(matrix: Matrix) -> float | None:
     return len(matrix.datasets) * per_dataset / 60_000
 
 
-def _passes() -> str:
-    return f"{PASSES.most} times, {PASSES.least} where that would take more than {PASSES.seconds:g} s"
+def _times(passes: Budget) -> str:
+    limit = f", {passes.least} where that would take more than {passes.seconds:g} s"
+    return f"{passes.most} times" + (limit if math.isfinite(passes.seconds) else "")
 
 
 def _time(matrix: Matrix) -> str:
