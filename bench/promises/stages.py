@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asd.cancellation import CancelToken, tokens_of
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling
+from asd.engines import GREEDY, Sampling
 from asd.errors import (
     ConfigError,
     EngineError,
@@ -141,21 +141,6 @@ class WritingStage:
         if token.cancelled:
             self.ended_at.setdefault(query.prompt, time.monotonic())
         return token.cancelled
-
-    def verify(
-        self, queries: Sequence[Query], drafts: Sequence[Draft], acceptance: Acceptance = LOSSLESS
-    ) -> list[Verification]:
-        """Never asked: the policy only asks for answers."""
-        raise NotImplementedError
-
-    def continue_(
-        self,
-        queries: Sequence[Query],
-        verifications: Sequence[Verification],
-        acceptance: Acceptance = LOSSLESS,
-    ) -> list[Draft]:
-        """Never asked."""
-        raise NotImplementedError
 
 
 def _draft(stage: str, n: int) -> Draft:
