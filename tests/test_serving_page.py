@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.policies import FixedStage
@@ -30,6 +28,7 @@ from asd.serving.monitoring.page import devices
 from asd.serving.monitoring.page.charts import lines
 from asd.serving.spending import read_spending
 from asd.serving.tariff import MICRO, Tariff
+from tests.browser import browser, layout_faults  # noqa: F401  (a fixture)
 from tests.endpoint import (
     LADDER,
     STAGES,
@@ -45,7 +44,6 @@ from tests.endpoint import (
     scripted,
     serve,
 )
-from tests.test_report_browser import EMPTY_FIGURES, NAMES, NEEDED_WIDTH, OVERLAPS, SMALLEST_TEXT
 from tests.test_serving_endpoint import Climb
 from tests.test_serving_openai import MESSAGES
 
@@ -257,18 +255,6 @@ def test_everything_that_alarms_stands_on_top() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium; its lack fails on CI and skips on a developer's machine."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str]]:
     """A server with keys, traffic, comparisons and an anomaly; and a key for it."""
     path = tmp_path_factory.mktemp("page") / "ledger.db"
@@ -292,12 +278,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str
 
 
 def complaints(page: Page, width: int) -> list[str]:
-    found = [f"empty figure {name}" for name in page.evaluate(EMPTY_FIGURES)]
-    found += [f"texts overlap: {pair}" for pair in page.evaluate(OVERLAPS)]
-    if page.evaluate(NEEDED_WIDTH) > width:
-        found.append("the page scrolls sideways")
-    if (size := page.evaluate(SMALLEST_TEXT)) < 10.0:
-        found.append(f"letters are too small: {size}")
+    found = layout_faults(page, width)
     if (contrast := page.evaluate(CONTRAST)) < 4.5:
         found.append(f"contrast is {contrast:.2f}")
     return found
@@ -307,7 +288,10 @@ def complaints(page: Page, width: int) -> list[str]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_is_readable_and_alive(
-    browser: Browser, busy: tuple[Server, str], width: int, scheme: Any
+    browser: Browser,  # noqa: F811
+    busy: tuple[Server, str],
+    width: int,
+    scheme: Any,
 ) -> None:
     """After a key was given; narrow and wide, light and dark; and it changes by itself."""
     server, secret = busy
