@@ -7,18 +7,20 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
+from starlette.requests import Request
 
 from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.policies import FixedStage
 from asd.serving.cashier import Cashier
 from asd.serving.endpoint.application import Application
-from asd.serving.endpoint.pages import COOKIE
+from asd.serving.endpoint.pages import COOKIE, Pages
 from asd.serving.endpoint.server import Server
 from asd.serving.keys import Keyring, Limits
 from asd.serving.ledger import Caps
@@ -129,6 +131,36 @@ def test_where_keys_are_needed_nothing_is_seen_without_one(ledger: Path) -> None
         assert (await form(app, "/", cookie=session)).status == 401
 
     with_keys(ledger, test)
+
+
+def test_a_key_sees_its_own_account_and_the_total_and_no_other(ledger: Path) -> None:
+    """On the page and in its events, whoever else looked in that second; without keys all are seen."""
+    limits = Limits(cap_day=1000 * MICRO)
+    with Keyring(ledger) as keyring:
+        secrets = {alias: keyring.add(alias, limits).secret for alias in ("bob", "carol")}
+
+    def seen(page: str) -> set[str]:
+        return set(re.findall(r"<td>([a-z ]+), today", page))
+
+    async def of_keys(app: Application) -> None:
+        pages = Pages(lambda: app.service)
+        for alias, secret in secrets.items():
+            bearer = f"Bearer {secret}"
+            page = await form(app, "/", authorization=bearer)
+            assert seen(page.body.decode()) == {"all keys", alias}
+            watches = Request({"type": "http", "headers": [(b"authorization", bearer.encode())]})
+            async with aclosing(pages._events(watches)) as events:
+                assert seen(json.loads((await anext(events)).decode().removeprefix("data: "))) == {
+                    "all keys",
+                    alias,
+                }
+
+    async def of_all(app: Application) -> None:
+        assert seen((await form(app, "/")).body.decode()) == {"all keys", *secrets}
+
+    for keyless, test in ((False, of_keys), (True, of_all)):
+        with Cashier(ledger, Tariff(LADDER), Caps(day=10**9), keyless=keyless) as cashier:
+            serve(scripted(), OnePolicy(FixedStage("S")), test, admission=cashier)
 
 
 def test_a_page_in_another_name_for_this_machine_is_refused() -> None:

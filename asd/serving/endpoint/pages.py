@@ -2,6 +2,8 @@
 
 A browser sends no API key by itself, so `/login` takes one and gives a cookie that no script can read and no
 other site can send. The session ends after `SESSION_S`, with the server, or as soon as its key is revoked.
+
+Of spend, a key sees its own and that of all keys together; a server that needs no key shows every account.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from starlette.routing import Route
 
 from asd.errors import UnknownKeyError
 from asd.serving.admission import Accounts
+from asd.serving.database import EVERYBODY
 from asd.serving.endpoint.completions import bearer_of
 from asd.serving.endpoint.http import EVENTS, headers_of
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.replies import event
 from asd.serving.endpoint.service import Service
+from asd.serving.keys import LOCAL
 from asd.serving.monitoring.page.page import LivePage, login, policy_of_content
 from asd.serving.monitoring.page.view import Facts
 
@@ -63,18 +67,18 @@ class Pages:
     async def _whole(self, request: Request) -> Response:
         nonce = secrets.token_urlsafe(16)
         headers = _headers(nonce)
-        if not self._may_see(request):
+        if (alias := self._viewer(request)) is None:
             return HTMLResponse(login(wrong=False), 401, headers)
-        return HTMLResponse(self._of().whole(await self._facts(), nonce), headers=headers)
+        return HTMLResponse(self._of().whole(await self._facts(alias), nonce), headers=headers)
 
     async def _live(self, request: Request) -> Response:
-        if not self._may_see(request):
+        if self._viewer(request) is None:
             raise RequestError(401, "this server wants an API key", code="invalid_api_key")
         return StreamingResponse(self._events(request), headers=dict(EVENTS))
 
     async def _login(self, request: Request) -> Response:
         secret = await _key_of(request)
-        if not self._opens(secret):
+        if self._alias_of(secret) is None:
             return HTMLResponse(login(wrong=True), 401, _headers(secrets.token_urlsafe(16)))
         session = secrets.token_urlsafe(32)
         self._sessions[session] = secret, time.monotonic() + SESSION_S
@@ -87,31 +91,31 @@ class Pages:
 
     async def _events(self, request: Request) -> AsyncIterator[bytes]:
         """The page again and again, while the server takes requests and the session lasts."""
-        while not self._service().draining and self._may_see(request):
-            yield event(self._of().live(await self._facts()))
+        while not self._service().draining and (alias := self._viewer(request)) is not None:
+            yield event(self._of().live(await self._facts(alias), alias))
             await asyncio.sleep(EVERY_S)
 
-    def _may_see(self, request: Request) -> bool:
+    def _viewer(self, request: Request) -> str | None:
+        """The alias of the key that the session or the request itself has; None: it may see nothing."""
         secret, until = self._sessions.get(request.cookies.get(COOKIE, ""), (None, 0.0))
-        known = secret if time.monotonic() < until else bearer_of(headers_of(request.scope))
-        return self._opens(known)
+        return self._alias_of(secret if time.monotonic() < until else bearer_of(headers_of(request.scope)))
 
-    def _opens(self, secret: str | None) -> bool:
+    def _alias_of(self, secret: str | None) -> str | None:
         try:
-            self._service().admission.authenticate(secret)
+            return self._service().admission.authenticate(secret)
         except UnknownKeyError:
-            return False
-        return True
+            return None
 
     def _of(self) -> LivePage:
         if self._page is None:
             self._page = LivePage(self._service().monitor)
         return self._page
 
-    async def _facts(self) -> Facts:
+    async def _facts(self, alias: str) -> Facts:
         service = self._service()
         books = service.admission
-        accounts = await books.accounts() if isinstance(books, Accounts) else ()
+        every = await books.accounts() if isinstance(books, Accounts) else ()
+        accounts = [one for one in every if alias == LOCAL or one.key in {EVERYBODY, alias}]
         ladder = service.ladder
         setting, engines = service.setting.policy.name, await self._gauges()
         return Facts(ladder.name, ladder.price_unit, ladder.money, setting, accounts, engines)

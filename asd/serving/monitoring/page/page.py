@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -35,7 +36,7 @@ def login(*, wrong: bool) -> str:
 
 
 class LivePage:
-    """The page of one server; however many look at it, it is laid out once a second.
+    """The page of one server; however many look at it, it is laid out once a second and key.
 
     Args:
         monitor: What is shown.
@@ -46,18 +47,19 @@ class LivePage:
         self._monitor = monitor
         self._clock = clock
         self._page = TEMPLATES.get_template("page.html")
-        self._live, self._laid_out_s = "", -EVERY_S
+        self._live: dict[str, tuple[float, str]] = {}
 
     def whole(self, facts: Facts, nonce: str) -> str:
         """The page as a browser first gets it."""
         return self._page.render(nonce=nonce, **self._shown(facts))
 
-    def live(self, facts: Facts) -> str:
-        """What takes the place of its `main` element's content."""
-        if self._clock() >= self._laid_out_s + EVERY_S:
-            self._laid_out_s = self._clock()
-            self._live = TEMPLATES.get_template("live.html").render(self._shown(facts))
-        return self._live
+    def live(self, facts: Facts, alias: str) -> str:
+        """What takes the place of its `main` element's content, as the key with this alias may see it."""
+        laid_out_s, text = self._live.get(alias, (-math.inf, ""))
+        if self._clock() >= laid_out_s + EVERY_S:
+            text = TEMPLATES.get_template("live.html").render(self._shown(facts))
+            self._live[alias] = self._clock(), text
+        return text
 
     def _shown(self, facts: Facts) -> dict[str, object]:
         return view(self._monitor, facts) | {"reference": self._monitor.reference}

@@ -40,7 +40,7 @@ class Facts:
         unit: Of prices.
         money: What a unit is worth; None: unknown.
         setting: The policy of requests that name none, and what is promised of it.
-        accounts: Spend and caps; empty: no books are kept.
+        accounts: Spend and caps that may be seen; empty: no books are kept.
         engines: What engines tell of themselves, by stage.
     """
 
