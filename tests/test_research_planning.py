@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from asd.cli import main
 from asd.errors import DataError
 from asd.prices import Prices, Timing, write_prices
+from asd.research import planning
+from asd.research.offline.curves import sweep
+from asd.research.offline.replay import ours
 from asd.research.planning import plan
 from asd.research.recordings.calls import read_priced
+from asd.research.recordings.recording import Recording
 from tests.recordings import records, write
 
 SMALL, LARGE = Prices(1.0, 0.01, 2.0, 0.02), Prices(3.0, 0.1, 20.0, 0.2)
@@ -99,8 +105,36 @@ def test_the_plan_compares_with_the_largest_stage_alone(tmp_path: Path) -> None:
     assert at_95.cost < at_99.cost <= 1.0
     assert at_99.relative_quality > 0.96
     assert at_95.relative_quality > 0.92
+    assert [stage.quality for stage in found.stages] == priced.rows.scores.mean(axis=0).tolist()
+    assert alone.p95_s == pytest.approx(np.quantile(priced.rows.costs[:, 1], 0.95) / 1e3)
     assert [stage.priced for stage in found.stages] == ["timed, graph steps", "modelled"]
     assert (found.provenance, found.n_queries) == ("replayed x timing-only", 90)
+
+
+@pytest.mark.slow
+def test_settings_are_fitted_on_other_queries_than_they_are_delivered_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every fold those that it leaves out, and each query is left out once."""
+    seen: list[set[tuple[str, str]]] = []
+    delivered: list[set[tuple[str, str]]] = []
+    best = ours(2)
+
+    def fit(rows: Recording) -> Any:
+        seen.append(set(rows.keys))
+        return best.fit(rows)
+
+    def swept(fitted: Any, rows: Recording, lams: Any) -> Any:
+        delivered.append(set(rows.keys))
+        return sweep(fitted, rows, lams)
+
+    monkeypatch.setattr(planning, "ours", lambda _: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(planning, "sweep", swept)
+    path = write(tmp_path / "r.jsonl", _recorded(60, (0.75, 0.9)))
+    plan(read_priced([path], {"small": SMALL, "large": LARGE}), ("7B", "72B"), "today", TIMING, 1)
+    assert [len(each) for each in seen] == [48] * 5
+    assert [len(each) for each in delivered] == [12] * 5
+    assert not any(a & b for a, b in zip(seen, delivered, strict=True))
 
 
 @pytest.mark.slow
