@@ -47,6 +47,7 @@ from asd.traces import read_traces
 __all__ = ["anomalies", "observed", "upper_limit"]
 
 WEEK_S, HOUR_S = 7 * 86_400.0, 3_600.0
+POSITIVE = click.FloatRange(0, min_open=True)
 RECORDINGS = ("m-large", "m-small")
 RATE = 12.0
 """Requests a second where something goes wrong."""
@@ -158,14 +159,17 @@ def upper_limit(n: int, weeks: float) -> float:
 
 
 @click.command()
-@click.option("--traces", type=click.Path(path_type=Path), help="Outcomes, as `asd collect` writes them.")
+@click.option("--traces", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Outcomes, as `asd collect` writes them.")  # fmt: skip
 @click.option("--questions", type=click.IntRange(1), default=60, show_default=True,
               help="Of every workload, that are asked once where there are no --traces.")  # fmt: skip
 @click.option("--weeks", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--days", default=7.0, show_default=True, help="Length of a week.")
-@click.option("--rate", default=4.0, show_default=True, help="Requests a second in these weeks.")
+@click.option("--days", type=POSITIVE, default=7.0, show_default=True, help="Length of a week.")
+@click.option(
+    "--rate", type=POSITIVE, default=4.0, show_default=True, help="Requests a second in these weeks."
+)
 @click.option("--starts", type=click.IntRange(0), default=10, show_default=True, help="Runs of every fault.")
-@click.option("--hours", default=6.0, show_default=True, help="Length of such a run.")
+@click.option("--hours", type=POSITIVE, default=6.0, show_default=True, help="Length of such a run.")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True)
 def anomalies(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: Path | None,

@@ -166,3 +166,14 @@ def test_recorded_loads_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, t
     done = CliRunner().invoke(anomalies, ["--traces", str(tmp_path / "none.jsonl"), "--weeks", "1"])
     assert done.exit_code != 0
     assert "ASD_DATA" in done.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--days", "-1"), ("--rate", "0"), ("--hours", "0"), ("--traces", "nowhere.jsonl")]
+)
+def test_the_measurement_refuses_what_it_cannot_run_with(option: str, value: str) -> None:
+    """Before anything is simulated, by the name of the option and its value."""
+    refused = CliRunner().invoke(anomalies, [option, value], env={"ASD_DATA": "."})
+    assert refused.exit_code == 2
+    assert f"'{option}'" in refused.output
+    assert value in refused.output
