@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from click.testing import CliRunner, Result
 
 from asd.cli import main
 from asd.errors import ConfigError, DataError
+from asd.policy.artifact import PolicyArtifact
 from asd.research.load import contest
 from asd.research.load.contest import LARGEST, Asked, Contest, placed, run_contest
 from asd.research.load.recorded import priced_ladder, read_timed
+from asd.types import Trace
 
 SECONDS = {"S": (0.1, 0.0, 0.02), "L": (0.3, 0.001, 0.05)}
 """Of a call, a prompt token and an answered token."""
@@ -140,6 +144,26 @@ def test_a_contest_is_gone_on_from(held: tuple[Contest, Path], monkeypatch: pyte
     assert len(steps) == 2 * (1 + len(FEW))
     with pytest.raises(ConfigError, match="another contest"):
         run_contest(asked(keep=0.9), [], [1], path)
+
+
+def test_fitted_tuned_and_judged_queries_are_apart(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every quarter half of the queries are fitted on, and the judged quarters are all queries in turn."""
+    fitted: list[set[str]] = []
+    real = contest.fit
+
+    def noted(rows: Sequence[Trace], *others: Any, **named: Any) -> PolicyArtifact:
+        fitted.append({trace.query.id for trace in rows})
+        return real(rows, *others, **named)
+
+    monkeypatch.setattr(contest, "fit", noted)
+    play, judged = contest._Play(asked(), read_timed([recorded], ["S", "L"]), {}, {}), set[str]()
+    for number in range(4):
+        place = play.quarter(number)
+        parts = [{s.trace.query.id for s in drawn.queries} for drawn in (place.tuning, place.judged)]
+        assert [len(part) for part in (fitted[number], *parts)] == [240, 120, 120]
+        assert len(set.union(fitted[number], *parts)) == 480
+        judged |= parts[1]
+    assert len(judged) == 480
 
 
 def test_recorded_clients_come_at_the_rate_asked_for(tmp_path: Path, recorded: Path) -> None:
