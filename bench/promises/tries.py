@@ -128,6 +128,7 @@ def leavers(n: int, n_clients: int, seed: int) -> Left:
             _until_idle(server)
             if half.start == 0:  # what is made once is there from now on
                 tasks, descriptors = _tasks(server), _descriptors()
+                at.clear()
             elif half.start == n_clients:
                 mib = _mib()
         found = stages["S"].ended_at
