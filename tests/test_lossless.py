@@ -34,14 +34,22 @@ PER_PAIR = 24
 TIE = 1e-5
 """Difference of the two largest logits below which rounding decides."""
 
+KINDS = ("accepted", "rejected inside", "settled", "cut")
+"""What has to become of some draft before a pass says anything."""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [8, 83])
-def test_a_few_drafts_change_no_answer(tmp_path: Path, seed: int) -> None:
-    """Two pairs of the many: drafts are accepted, rejected, cut and taken for answers."""
-    counts = _run_pair(seed, tmp_path, 12)
+def test_a_few_drafts_change_no_answer(tmp_path: Path) -> None:
+    """Pairs until drafts were accepted, rejected, cut and taken for answers: which do it differs by machine,
+    since another order of summing makes another model write another text.
+    """
+    counts: Counter[str] = Counter()
+    for seed in (8, 83, *range(100, 106)):
+        counts += _run_pair(seed, tmp_path / str(seed), 12)
+        if all(counts[kind] for kind in KINDS):
+            break
     assert counts["ties"] == 0
-    assert min(counts[kind] for kind in ("accepted", "rejected inside", "settled", "cut")) > 0
+    assert not [kind for kind in KINDS if not counts[kind]], counts
 
 
 @pytest.mark.slow

@@ -163,7 +163,8 @@ def test_the_upper_limit_is_that_of_a_poisson_rate() -> None:
 
 def test_recorded_loads_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("ASD_DATA", raising=False)
-    done = CliRunner().invoke(anomalies, ["--traces", str(tmp_path / "none.jsonl"), "--weeks", "1"])
+    (traces := tmp_path / "traces.jsonl").touch()
+    done = CliRunner().invoke(anomalies, ["--traces", str(traces), "--weeks", "1"])
     assert done.exit_code != 0
     assert "ASD_DATA" in done.output
 
