@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +50,34 @@ def test_a_refused_request_ends_the_run() -> None:
         pytest.raises(EngineError, match="the server answered 400"),
     ):
         ask_all(server.url, -1.0, QUERIES, [(0.0, 0)])
+
+
+def test_a_server_that_is_gone_is_named_by_the_query_it_left() -> None:
+    with pytest.raises(EngineError, match="query 'a' was not answered"):
+        ask_all("http://127.0.0.1:9/v1", 1.0, QUERIES, [(0.0, 0)])
+
+
+def test_a_server_that_says_much_is_not_held_up(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than a pipe holds, and nobody reads it while the requests run."""
+    server, said = tmp_path / "server", tmp_path / "said"
+    server.write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, sys, time\n"
+        "print('http://127.0.0.1:9/v1', file=sys.stderr, flush=True)\n"
+        "print('x' * 1_000_000, file=sys.stderr, flush=True)\n"
+        f"pathlib.Path({str(said)!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    server.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(server))
+    with reality._served(place, 1) as url:
+        assert url == "http://127.0.0.1:9/v1"
+        end = time.monotonic() + 30
+        while not said.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        assert said.exists()
 
 
 def test_stages_of_one_device_take_turns() -> None:

@@ -83,7 +83,10 @@ async def _ask_all(
         async def one(at: float, number: int) -> Sent:
             await asyncio.sleep(max(0.0, began + at - time.perf_counter()))
             lag = time.perf_counter() - began - at
-            found = await _ask(client, lam, queries[number], lambda: time.perf_counter() - began - at)
+            try:
+                found = await _ask(client, lam, queries[number], lambda: time.perf_counter() - began - at)
+            except httpx2.HTTPError as error:
+                raise EngineError(f"query {queries[number].id!r} was not answered: {error!r}") from error
             tell()
             return Sent(query=number, due_s=at, lag_s=lag, **found)
 

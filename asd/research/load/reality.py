@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -364,19 +365,21 @@ def _served(place: Place, batch: int) -> Iterator[str]:
     """The cascade behind its endpoint, in a process of its own."""
     asked = ["serve", "--ladder", place.name, "--port", "0", "--batch", str(batch), "--max-open", "100000"]
     asked += [] if place.policy is None else ["--policy", str(place.policy)]
-    process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-        [sys.executable, "-m", "asd", *asked], stderr=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stderr is not None
-        said = []
-        for line in process.stderr:
-            said.append(line)
-            if url := re.search(r"https?://\S+", line):
-                yield url[0].rstrip("/")
-                break
-        else:
-            raise EngineError(f"the server did not start: {''.join(said)[-300:]}")
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    command = [sys.executable, "-m", "asd", *asked]
+    with (
+        tempfile.NamedTemporaryFile("w+", suffix=".log") as log,  # a pipe that nobody reads stops the server
+        subprocess.Popen(command, stderr=log) as process,  # noqa: S603  (our own interpreter and module)
+    ):
+        try:
+            yield _address(Path(log.name), process)
+        finally:
+            process.terminate()
+
+
+def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Where the server says it listens."""
+    while process.poll() is None:
+        if url := re.search(r"(https?://\S+)\n", log.read_text("utf8")):
+            return url[1].rstrip("/")
+        time.sleep(0.05)
+    raise EngineError(f"the server did not start: {log.read_text('utf8')[-300:]}")
