@@ -14,7 +14,7 @@ queries drawn like the calibration rows, their mix of datasets included; `asd.gu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from asd.policy.artifact import PolicyArtifact
 from asd.schema import msgspec
 from asd.types import Completion, Trace
 
-__all__ = ["LAMS", "Played", "Promise", "Sweep", "calibrate", "grant", "play", "sweep"]
+__all__ = ["LAMS", "Played", "Promise", "Sweep", "calibrate", "grant", "play", "promised", "sweep"]
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.bool_] | npt.NDArray[np.intp]
@@ -173,21 +173,26 @@ def calibrate(
     if not calibration:
         raise DataError("no calibration rows; run `asd collect --split calibrate`")
     rows = [calibration[i] for i in rng.permutation(len(calibration))]
-    sweeps = sweep(artifact, fitting, rows, ladder, promise)
-    grants = {name: grant(group, promise, promise.delta / len(sweeps)) for name, group in sweeps.items()}
-    guarantee = Guarantee(
+    guarantee = promised(sweep(artifact, fitting, rows, ladder, promise), promise)
+    watched = {
+        name: _watched(artifact, given, rows, name, ladder, promise.batch)
+        for name, given in guarantee.grants.items()
+    }
+    return msgspec.structs.replace(artifact, guarantee=msgspec.structs.replace(guarantee, grants=watched))
+
+
+def promised(sweeps: Mapping[str, Sweep], promise: Promise) -> Guarantee:
+    """The guarantee that rows in random order allow, by group; nothing is watched yet."""
+    level = promise.delta / len(sweeps)
+    return Guarantee(
         keep=promise.keep,
         cap_cost=promise.cap_cost,
         cost_bound=max(group.cost_bound for group in sweeps.values()),
         delta=promise.delta,
         n_lams=len(LAMS),
-        grants={
-            name: _watched(artifact, given, rows, name, ladder, promise.batch)
-            for name, given in grants.items()
-        },
+        grants={name: grant(group, promise, level) for name, group in sweeps.items()},
         batch=promise.batch,
     )
-    return msgspec.structs.replace(artifact, guarantee=guarantee)
 
 
 def _watched(

@@ -5,19 +5,10 @@ The server serves the smallest stage of the embedded ladder in float32; it is st
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 import stamina
@@ -35,79 +26,13 @@ from asd.testing import FakeClock
 from asd.types import Draft, Query
 from asd.workloads.catalogue import find_workloads
 from tests.test_resilience import Prefer
+from tests.vllm.server import BLOCK, VllmServer
 
 SMALL, MIDDLE = Ladder.load("tiny").stages[:2]
 PRICES = {SMALL.name: SMALL.prices, MIDDLE.name: MIDDLE.prices}
-CONTEXT = 256
-BLOCK = 32
-PATIENCE_S = 900.0
-QUIET = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "OMP_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_HOST_IP": "127.0.0.1",
-}
-ARGUMENTS = (
-    "--served-model-name small --host 127.0.0.1 --dtype float32 --seed 0 --enforce-eager "
-    "--kv-cache-memory-bytes 67108864 "
-    f"--max-model-len {CONTEXT} --max-num-seqs 8 --block-size {BLOCK} --generation-config vllm "
-    "--enable-prompt-tokens-details"
-).split()
-
 
 THINKING = "{% if enable_thinking is defined and not enable_thinking %}=={% endif %}"
 """What a chat template adds where thinking is turned off."""
-
-
-class VllmServer:
-    """One server process on a port of its own; it may be killed and started again."""
-
-    def __init__(self, model: str, log: Path, *arguments: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        self._model = model
-        self._log = log
-        self._arguments = (*ARGUMENTS, *arguments)
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", self._model]
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--port", str(self.port), *self._arguments],
-                env=os.environ | QUIET,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # vLLM works in a child of the server, which must die with it
-            )
-        began = time.monotonic()
-        while not self._is_ready():
-            if self.process.poll() is not None or time.monotonic() - began > PATIENCE_S:
-                self.kill()
-                pytest.fail(f"the server did not start:\n{self._log.read_text()[-3000:]}")
-            time.sleep(0.5)
-
-    def kill(self) -> None:
-        """No farewell: connections break, then nobody listens."""
-        with suppress(ProcessLookupError):  # it did not start
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=30)
-
-    def _is_ready(self) -> bool:
-        try:
-            with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as reply:
-                return bool(reply.status == 200)
-        except (URLError, OSError):
-            return False
 
 
 @pytest.fixture(scope="module")
