@@ -68,6 +68,9 @@ class Query:
         messages: The whole conversation, where there is more than one message of a user (`Query.chat`);
             `prompt` is then the text of the last one, which is what evidence and tables look at.
         stop: Stop strings: every stage's answer ends before the first of them.
+        extras: What only some servers can follow, as fields of an OpenAI request: "tools", "tool_choice",
+            "parallel_tool_calls", "response_format", and "messages" where calls of tools stand in them.
+            Stages that cannot follow them refuse the query (`asd.engines.Accepting`).
     """
 
     id: str
@@ -79,6 +82,7 @@ class Query:
     form: AnswerForm = field(default=TEXT, compare=False)
     messages: tuple[Message, ...] = ()
     stop: tuple[str, ...] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
@@ -110,6 +114,12 @@ class Query:
     def conversation(self) -> tuple[Message, ...]:
         """All that is asked: the messages; of a plain query, its prompt as the user's one message."""
         return self.messages or (Message("user", self.prompt),)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a stage has to accept to be asked: names among "tools" and "response_format"."""
+        tools = {"tools"} if self.extras.keys() & {"tools", "messages"} else set()
+        return frozenset(tools | self.extras.keys() & {"response_format"})
 
     @property
     def n_characters(self) -> int:
@@ -186,6 +196,7 @@ class Draft:
             again; `seconds` are those of the look-up.
         signals: Other numbers known of the answer, by name: a stage's own confidence, a verifier's score.
             Evidence that was fitted on them needs them.
+        tool_calls: Calls of tools that it asks for, as its server wrote them (OpenAI's form).
     """
 
     stage: str
@@ -197,6 +208,7 @@ class Draft:
     seconds: float
     cached: bool = False
     signals: Mapping[str, float] = field(default_factory=dict, hash=False)
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
 
     @property
     def n_tokens(self) -> int:

@@ -126,7 +126,7 @@ class OnePolicy:
     def hurried(self) -> Setting:
         return Setting(FixedStage(self.stages[0]), self.stages[:1], "busy")
 
-    async def of(self, asked: Controls, temperature: float = 0.0) -> Setting:  # noqa: ARG002
+    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:  # noqa: ARG002
         return Setting(self.policy, self.stages)
 
 

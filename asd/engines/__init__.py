@@ -18,6 +18,7 @@ __all__ = [
     "GREEDY",
     "LOSSLESS",
     "Acceptance",
+    "Accepting",
     "Concurrent",
     "Drafted",
     "Engine",
@@ -26,6 +27,7 @@ __all__ = [
     "StepMode",
     "Stepping",
     "Verifier",
+    "accepted",
     "alone",
     "continuation_usage",
     "step_mode",
@@ -136,6 +138,15 @@ class Concurrent(Engine, Protocol):
 
 
 @runtime_checkable
+class Accepting(Engine, Protocol):
+    """An engine that can follow some of `Query.extras`; others refuse such a query (`RefusedError`)."""
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """Names among "tools" and "response_format"."""
+
+
+@runtime_checkable
 class Gauged(Engine, Protocol):
     """An engine that can tell how busy whatever it asks is."""
 
@@ -173,6 +184,11 @@ class Stepping(Engine, Protocol):
 def step_mode(engine: Engine) -> StepMode | None:
     """How an engine makes its decode steps; None: it does not say."""
     return engine.step_mode if isinstance(engine, Stepping) else None
+
+
+def accepted(engine: Engine) -> frozenset[str]:
+    """What of `Query.extras` an engine can follow."""
+    return engine.accepts if isinstance(engine, Accepting) else frozenset()
 
 
 def alone(engine: Engine) -> Engine:

@@ -29,7 +29,7 @@ import msgspec
 import numpy as np
 
 from asd.cancellation import tokens_of
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Concurrent, Engine, Sampling, Verifier
+from asd.engines import GREEDY, LOSSLESS, Acceptance, Concurrent, Engine, Sampling, Verifier, accepted
 from asd.engines.closing import Closing, close
 from asd.errors import ConfigError, DataError, StorageError
 from asd.ladder import Stage
@@ -142,6 +142,11 @@ class CachingEngine(Closing):
         return self._engine.concurrency if isinstance(self._engine, Concurrent) else None
 
     @property
+    def accepts(self) -> frozenset[str]:
+        """What of `Query.extras` the engine can follow."""
+        return accepted(self._engine)
+
+    @property
     def device(self) -> object:
         """Where the engine computes; stages on one device take turns."""
         return getattr(self._engine, "device", "this process")
@@ -202,8 +207,9 @@ def _nucleus(sampling: Sampling) -> tuple[float, ...]:
 
 def _asked(query: Query) -> tuple[object, ...]:
     """All of a query that its answer depends on."""
-    stop = (query.stop,) if query.stop else ()
-    return query.messages or query.prompt, query.max_new_tokens, *stop
+    stop = (query.stop,) if query.stop or query.extras else ()
+    extras = (query.extras,) if query.extras else ()
+    return query.messages or query.prompt, query.max_new_tokens, *stop, *extras
 
 
 class _CachingVerifier(CachingEngine):

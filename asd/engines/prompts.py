@@ -17,7 +17,16 @@ from asd.messages import as_messages
 from asd.stops import MOST
 from asd.types import Query
 
-__all__ = ["as_read", "as_written", "chat_of", "check", "check_template", "check_vocabulary", "encode"]
+__all__ = [
+    "as_read",
+    "as_written",
+    "chat_of",
+    "check",
+    "check_extras",
+    "check_template",
+    "check_vocabulary",
+    "encode",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,10 +55,11 @@ def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None, n_vo
 
     Raises:
         ConfigError: The prompt is empty or there is no room for an answer.
-        RefusedError: As `as_read`, or the model does not know the prompt's tokens.
+        RefusedError: As `as_read` and `check_extras`, or the model does not know the prompt's tokens.
         PromptTooLongError: Prompt and room exceed the context.
     """
     check(query)
+    check_extras(query, stage, frozenset())
     tokens = _tokens(query, stage, tokenizer)
     where = _named(query)
     if not tokens:
@@ -86,6 +96,19 @@ def check(query: Query) -> None:
     for message in query.conversation:
         if not message.content.isascii() and _NO_TEXT.search(message.content):
             raise ConfigError(f"{where} has a prompt with bytes that are not UTF-8; give it text in UTF-8")
+
+
+def check_extras(query: Query, stage: Stage, accepts: frozenset[str]) -> None:
+    """Refuse a query with extras that a stage cannot follow.
+
+    Raises:
+        RefusedError: It names them.
+    """
+    if missing := query.needs - accepts:
+        raise RefusedError(
+            f"{_named(query)} needs {', '.join(sorted(missing))}, and stage {stage.name!r} does not take "
+            "that; a stage behind a server may: options.openai = { accepts = [...] }"
+        )
 
 
 def _check_stop(query: Query) -> None:

@@ -11,6 +11,7 @@ whose verification is dearer come later.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
@@ -28,13 +29,18 @@ MICRO = 10**6
 
 _PICO = 10**12
 
-_PER_MESSAGE, _PER_PROMPT = 16, 256
+_PER_MESSAGE, _PER_PROMPT, _PER_EXTRAS = 16, 256, 2048
 """Tokens that a chat template adds; no template that is known here adds more."""
 
 
 def prompt_bound(query: Query) -> int:
-    """Most prompt tokens that any stage reads: a token stands for at least one byte of the text."""
+    """Most prompt tokens that any stage reads: a token stands for at least one byte of the text.
+
+    Templates write tools as indented JSON, behind some words about how to call them.
+    """
     n_bytes = sum(len(message.content.encode("utf8", "replace")) for message in query.conversation)
+    if query.extras:
+        n_bytes += _PER_EXTRAS + 2 * len(json.dumps(query.extras, indent=4))
     return n_bytes + _PER_MESSAGE * len(query.conversation) + _PER_PROMPT
 
 

@@ -37,7 +37,7 @@ class Climbing:
         self.setting = Setting(Climb(STAGES), STAGES)
         self.hurried = Setting(FixedStage("S"), ("S",), "busy")
 
-    async def of(self, asked: Controls, temperature: float = 0.0) -> Setting:  # noqa: ARG002
+    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:  # noqa: ARG002
         """The one setting."""
         return self.setting
 

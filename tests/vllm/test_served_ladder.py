@@ -67,10 +67,14 @@ class Place:
     folder: Path
     servers: dict[str, VllmServer]
 
+    def path(self, name: str) -> str:
+        """Of a file that was made for it."""
+        return str(self.folder / name)
+
     def asd(self, *arguments: str) -> str:
         """Run a command to its end; its standard output."""
         command = [sys.executable, "-m", "asd", *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
@@ -89,9 +93,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         stages = (STAGE.format(name=name, model=models[name], url=servers[name].url) for name in STAGES)
         (folder / "two.toml").write_text(HEAD + "".join(stages))
         found = Place(folder, servers)
-        ladder, traces = ("--ladder", "two.toml"), "traces.jsonl"
+        ladder, traces = ("--ladder", found.path("two.toml")), found.path("traces.jsonl")
         found.asd("collect", *ladder, "--datasets", ",".join(DATASETS), "--limit", "40", "--out", traces)
-        found.asd("fit", traces, *ladder, "--out", "policy.json")
+        found.asd("fit", traces, *ladder, "--out", found.path("policy.json"))
         yield found
 
 
@@ -176,10 +180,11 @@ def test_a_server_that_is_killed_under_load_and_comes_back_loses_nothing(
     [alive] = set(STAGES) - {victim}
     killed, other = place.servers[victim], place.servers[alive]
     ledger, log = place.folder / f"{victim}.db", place.folder / f"{victim}.serve.log"
-    options = ("--policy", "policy.json", "--lam", "5", "--port", "0", "--ledger", str(ledger))
-    command = [sys.executable, "-m", "asd", "serve", "--ladder", "two.toml", *options]
+    options = ("--lam", "5", "--port", "0", "--ledger", str(ledger))
+    fitted = ("--ladder", place.path("two.toml"), "--policy", place.path("policy.json"))
+    command = [sys.executable, "-m", "asd", "serve", *fitted, *options]
     written = other.n_written()
-    with log.open("wb") as told, subprocess.Popen(command, cwd=place.folder, stderr=told) as process:
+    with log.open("wb") as told, subprocess.Popen(command, stderr=told) as process:
         try:
             load = Load(_url_of(process, log), list(answers))
             with ThreadPoolExecutor(N_CLIENTS) as clients:

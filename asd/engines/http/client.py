@@ -90,8 +90,10 @@ class Server:
         """The reply to a GET of `path`, relative to the base URL; raises as `post` does."""
         return self._ask("GET", path, None, reply, ())
 
-    def post(self, path: str, body: Mapping[str, Any], reply: type[T]) -> T:
+    def post(self, path: str, body: Mapping[str, Any], reply: type[T], *, extended: bool = False) -> T:
         """The reply to a POST of `body` as JSON.
+
+        `extended`: the query itself has put fields there; what the server objects to is then the query's.
 
         Raises:
             RefusedError: The server will never answer this query.
@@ -100,7 +102,7 @@ class Server:
             EngineError: A request that the server does not take, or a reply that is not what it should be.
         """
         content = msgspec.json.encode(body)
-        return self._ask("POST", path, content, reply, body.keys() - set(ASKED))
+        return self._ask("POST", path, content, reply, None if extended else body.keys() - set(ASKED))
 
     def _open(self) -> _Open:
         with self._opening:
@@ -124,7 +126,7 @@ class Server:
             ) from None  # the reason may quote a password
 
     def _ask(
-        self, method: str, path: str, content: bytes | None, reply: type[T], fields: Collection[str]
+        self, method: str, path: str, content: bytes | None, reply: type[T], fields: Collection[str] | None
     ) -> T:
         client, portal, _ = self._open()
         headers = {} if content is None else {"Content-Type": "application/json"}
@@ -164,7 +166,7 @@ class Server:
             words = self.excerpt(str(error)) or type(error).__name__
             raise EngineError(f"{self.where} returned malformed data: {words}") from None
 
-    def _read(self, response: httpx2.Response, reply: type[T], fields: Collection[str]) -> T:
+    def _read(self, response: httpx2.Response, reply: type[T], fields: Collection[str] | None) -> T:
         """What a response says, in the shape asked for."""
         if response.has_redirect_location:
             raise EngineError(f"{self.where} answered {response.status_code}: {self._elsewhere(response)}")
@@ -191,7 +193,7 @@ class Server:
         return f"redirected to {target}; if that is the server, set base_url to {base}"
 
     def _failure(
-        self, response: httpx2.Response, trouble: Trouble, how: str, fields: Collection[str]
+        self, response: httpx2.Response, trouble: Trouble, how: str, fields: Collection[str] | None
     ) -> Exception:
         words = self.excerpt(trouble.words)
         error = trouble.error(f"{self.where} answered {how}: {words}", fields)

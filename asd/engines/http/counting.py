@@ -47,14 +47,15 @@ class Counter:
 
     def _n_written(self, query: Query, written: Written) -> int:
         n = len(written.tokens) or len(written.logprobs)
-        if n or not written.text:
+        said = written.text + "".join(str(call) for call in written.tool_calls)
+        if n or not said:
             return n or (query.max_new_tokens if written.is_cut else 1)  # an end is a token too
         if self._name is None:
             raise self._uncountable("the tokens of its answers")
-        return len(self._ids(written.text)) + written.finished
+        return len(self._ids(said)) + written.finished
 
     def _n_read(self, query: Query) -> int:
-        if self._name is not None:
+        if self._name is not None and not query.extras:
             prompt = as_read(query, self._stage, self._loaded())
             return len(self._ids(prompt, add_special_tokens=not self._stage.chat_template))
         prices = (self._stage.prices, *self._stage.batched.values())

@@ -26,7 +26,7 @@ from asd.engines.http.client import Server, Settings
 from asd.engines.http.counting import Counter
 from asd.engines.http.gauges import read_gauges
 from asd.engines.http.schema import Models, Reply, Served, Written
-from asd.engines.prompts import as_written, chat_of, check
+from asd.engines.prompts import as_written, chat_of, check, check_extras
 from asd.engines.sampling import choices
 from asd.errors import EngineError, PartialBatchError, RefusedError, UnavailableError
 from asd.ladder import Stage
@@ -101,6 +101,11 @@ class OpenAIEngine(Closing):
         return f"{served}+{hashlib.sha256(form).hexdigest()[:8]}"
 
     @property
+    def accepts(self) -> frozenset[str]:
+        """What of `Query.extras` the server follows, as the ladder says."""
+        return frozenset(self.settings.accepts)
+
+    @property
     def concurrency(self) -> int:
         """Most requests in flight."""
         return self.settings.concurrency
@@ -140,9 +145,12 @@ class OpenAIEngine(Closing):
         return fan_out(lambda i: self._write(queries[i], ways[i]), queries, self.settings.concurrency)
 
     def _write(self, query: Query, choice: Mapping[str, Any]) -> Draft:
+        check_extras(query, self.stage, self.accepts)
         start = self._clock()
         written = self._answer(query, choice)
-        if not written.text.strip() and not (query.stop and written.finished and not written.elsewhere):
+        calls = written.tool_calls if "tools" in query.needs else ()
+        is_stopped = query.stop and written.finished and not written.elsewhere
+        if not (written.text.strip() or calls or is_stopped):
             self._explain_silence(written)
         draft = Draft(
             stage=self.stage.name,
@@ -152,6 +160,7 @@ class OpenAIEngine(Closing):
             finished=written.finished,
             usage=self._counter.usage(query, written),
             seconds=self._clock() - start,
+            tool_calls=calls,
         )
         return cut_draft(draft, query)
 
@@ -162,7 +171,8 @@ class OpenAIEngine(Closing):
             return self._complete({"prompt": as_written(query, self.stage), **choice, **room})
         kwargs = self.stage.chat_template_kwargs
         chat = {"messages": chat_of(query)} | ({"chat_template_kwargs": kwargs} if kwargs else {})
-        return self._ask("chat/completions", {**chat, **choice, **room}, {"logprobs": True})
+        body = {**chat, **choice, **room, **query.extras}
+        return self._ask("chat/completions", body, {"logprobs": True}, extended=bool(query.extras))
 
     def _stop(self, query: Query) -> dict[str, Any]:
         """Stop strings that the server can be trusted with; what it does not cut is cut here."""
@@ -172,10 +182,12 @@ class OpenAIEngine(Closing):
     def _complete(self, body: dict[str, Any]) -> Written:
         return self._ask("completions", body, {"logprobs": 1})
 
-    def _ask(self, path: str, body: dict[str, Any], logprobs: dict[str, Any]) -> Written:
+    def _ask(
+        self, path: str, body: dict[str, Any], logprobs: dict[str, Any], *, extended: bool = False
+    ) -> Written:
         own = {"model": self._model} | body | (logprobs if self.settings.logprobs else {})
         sent = {name: value for name, value in own.items() if name not in self.settings.omit}
-        reply = self._server.post(path, sent | self.settings.extra_body, Reply)
+        reply = self._server.post(path, sent | self.settings.extra_body, Reply, extended=extended)
         refusal = self._read(reply.refusal)
         if refusal is not None:
             raise RefusedError(f"{self._server.where} withholds the answer: {self._server.excerpt(refusal)}")

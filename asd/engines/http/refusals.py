@@ -113,12 +113,12 @@ class Trouble:
     def _never_passes(self) -> bool:
         return self.status in OF_THE_STAGE or bool(TOO_LONG.search(self.words))
 
-    def error(self, message: str, fields: Collection[str]) -> EngineError:
+    def error(self, message: str, fields: Collection[str] | None) -> EngineError:
         """The error that this is.
 
         Args:
             message: What it says.
-            fields: Names of the fields of the request.
+            fields: Names of the request's fields that are not the query's; None: its form is the query's.
         """
         if self.passes:
             return (OutOfMemoryError if says_out_of_memory(self.words) else UnavailableError)(message)
@@ -132,8 +132,10 @@ class Trouble:
             return EngineError(message + FORM) if self._is_unfit(fields) else RefusedError(message)
         return EngineError(message)
 
-    def _is_unfit(self, fields: Collection[str]) -> bool:
+    def _is_unfit(self, fields: Collection[str] | None) -> bool:
         """Whether the server objects to the form of the request, and not to what this query holds."""
+        if fields is None:
+            return False
         return bool(UNFIT.search(self.words)) or not set(fields).isdisjoint(SET_OFF.findall(self.words))
 
 

@@ -26,7 +26,10 @@ ROUNDING = 1e-6
 """A log-probability may be this much above 0."""
 LEAST_LOGPROB = -9999.0
 """What stands for probability 0, as at OpenAI."""
-ENDED = ("stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete", "completed")
+ENDED = (
+    "stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete", "completed",
+    "tool_calls",
+)  # fmt: skip
 """Values of `finish_reason`, in lower case, of an answer that ended by itself."""
 CUT = ("length", "max_tokens", "max_new_tokens", "max_output_tokens", "model_length")
 """Of one that ran out of room."""
@@ -126,6 +129,7 @@ class Written:
         n_prompt: Prompt tokens as the server counts them; 0 where it does not.
         n_decoded: Tokens written, likewise.
         n_cached: Prompt tokens it found in its cache.
+        tool_calls: Calls of tools, as the server wrote them.
     """
 
     text: str
@@ -138,6 +142,7 @@ class Written:
     n_prompt: int
     n_decoded: int
     n_cached: int
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
     @property
     def usage(self) -> Usage:
@@ -286,7 +291,18 @@ class Reply(msgspec.Struct, frozen=True):
             n_prompt=usage.n_prompt,
             n_decoded=usage.n_decoded,
             n_cached=usage.n_cached,
+            tool_calls=_calls(choice.message.tool_calls) if choice.message else (),
         )
+
+
+def _calls(given: object) -> tuple[dict[str, Any], ...]:
+    """Calls of functions with their names and arguments; `ValueError` where one is none."""
+    calls = tuple(given) if isinstance(given, list) else ()
+    for call in calls:
+        function = call.get("function") if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise ValueError("a call of a tool without the name of a function")
+    return calls
 
 
 def _words(value: object) -> str:

@@ -38,6 +38,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         attempts: Most requests made for one reply.
         patience_s: No further attempt is begun after this long.
         concurrency: Most requests in flight.
+        accepts: What the server follows beyond text, of a stage with a chat template: "tools" (and the choice
+            of them), "response_format".
     """
 
     base_url: str
@@ -53,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     attempts: int = 4
     patience_s: float = 60.0
     concurrency: int = 16
+    accepts: frozenset[Literal["tools", "response_format"]] = frozenset()
 
     def __post_init__(self) -> None:
         _check_url(self.base_url)
@@ -74,11 +77,17 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             ConfigError: They are missing, unknown or out of range.
         """
         try:
-            return msgspec.convert(dict(stage.options.get("openai", {})), cls)
+            found = msgspec.convert(dict(stage.options.get("openai", {})), cls)
         except msgspec.ValidationError as error:
             raise ConfigError(
                 f"stage {stage.name!r}: {error}; give it options.openai = {{ base_url = ... }} in the ladder"
             ) from error
+        if found.accepts and not stage.chat_template:
+            raise ConfigError(
+                f"stage {stage.name!r} accepts {', '.join(sorted(found.accepts))}, which are for chats; set "
+                "chat_template = true"
+            )
+        return found
 
 
 def _check_url(base_url: str) -> None:

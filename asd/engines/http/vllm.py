@@ -31,7 +31,7 @@ from asd.engines.http.echo import Echo, EchoReply
 from asd.engines.http.engine import OpenAIEngine, fan_out
 from asd.engines.http.schema import Written
 from asd.engines.http.tokens import Prompt, ServedTokens
-from asd.engines.prompts import as_written, check
+from asd.engines.prompts import as_written, check, check_extras
 from asd.engines.stops import shortest
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Stage
@@ -76,6 +76,7 @@ class VllmServerEngine(OpenAIEngine):
         _check_greedy(acceptance, self.stage.name)
         for query in queries:
             check(query)
+            check_extras(query, self.stage, frozenset())  # a draft that a format has led is not read as one
         return fan_out(
             lambda i: self._verify(queries[i], drafts[i], acceptance.tolerance),
             queries,
@@ -98,6 +99,8 @@ class VllmServerEngine(OpenAIEngine):
         )
 
     def _answer(self, query: Query, choice: Mapping[str, Any]) -> Written:
+        if query.extras:
+            return super()._answer(query, choice)
         # a chat template is applied by the server when it tokenizes, so that both kinds are one kind here
         prompt = (
             list(self._tokens.prompt(query).ids)

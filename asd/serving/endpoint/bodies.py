@@ -41,11 +41,8 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "logit_bias": ({},),
     "top_logprobs": (0,),
-    "tools": ([],),
     "functions": ([],),
-    "tool_choice": ("none",),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "suffix": ("",),
     "echo": (False,),
@@ -58,11 +55,8 @@ REFUSED = {
     "frequency_penalty": "stages do not penalise tokens",
     "logit_bias": "stages do not bias tokens",
     "top_logprobs": "stages tell the log-probability of the tokens that they wrote, not of others",
-    "tools": "no stage of this server calls tools",
-    "functions": "no stage of this server calls functions",
-    "tool_choice": "no stage of this server calls tools",
-    "function_call": "no stage of this server calls functions",
-    "response_format": "no stage of this server is held to a format; ask for it in the prompt",
+    "functions": "say it with tools",
+    "function_call": "say it with tool_choice",
     "modalities": "the answer is text",
     "audio": "the answer is text",
     "prediction": "drafts come from the smaller stages",
@@ -138,12 +132,12 @@ class _Chat(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    parallel_tool_calls: Any = None
-    tools: Any = None
-    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
     functions: Any = None
     function_call: Any = None
-    response_format: Any = None
+    response_format: dict[str, Any] | None = None
     modalities: Any = None
     audio: Any = None
     prediction: Any = None
@@ -247,19 +241,26 @@ def _sampling(given: _Shared) -> Sampling:
 
 
 def _query(given: _Chat | _Text, request: str) -> Query:
+    extras: dict[str, Any] = {}
     if isinstance(given, _Chat):
         messages = [{"role": one.role, "content": _content(i, one)} for i, one in enumerate(given.messages)]
+        extras = _extras(given)
+        if "messages" in extras:  # evidence looks at what the user asked; stages get all of it
+            asked = [one for one in messages if one["content"]]
+            last = max((i for i, one in enumerate(asked) if one["role"] == "user"), default=len(asked))
+            messages = asked[: last + 1]
     else:
         messages = [{"role": "user", "content": _prompt(given.prompt)}]
     room, stop = _room(given), _stop(given.stop)
     try:
-        query = Query.chat(request, SERVED, messages, max_new_tokens=room, stop=stop)
+        query = Query.chat(request, SERVED, messages, max_new_tokens=room, stop=stop, extras=extras)
     except ConfigError as error:
         raise RequestError(400, str(error), param="messages") from error
-    if query.n_characters > MOST_CHARACTERS:
+    n_characters = query.n_characters + (len(msgspec.json.encode(extras)) if extras else 0)
+    if n_characters > MOST_CHARACTERS:
         raise RequestError(
             400,
-            f"{query.n_characters} characters are asked; this server takes {MOST_CHARACTERS} at most",
+            f"{n_characters} characters are asked; this server takes {MOST_CHARACTERS} at most",
             code=TOO_LONG,
         )
     return query
@@ -285,9 +286,31 @@ def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     return found
 
 
+def _extras(given: _Chat) -> dict[str, Any]:
+    """What only stages that accept it are asked, as fields of their requests (`Query.extras`)."""
+    found: dict[str, Any] = {}
+    if given.tools:
+        named = {"tool_choice": given.tool_choice, "parallel_tool_calls": given.parallel_tool_calls}
+        found = {"tools": given.tools} | {name: value for name, value in named.items() if value is not None}
+    elif given.tool_choice not in (None, "none"):
+        raise RequestError(
+            400, "tool_choice says which of the tools is called; give tools", param="tool_choice"
+        )
+    if given.response_format not in (None, {"type": "text"}):
+        found["response_format"] = given.response_format
+    if any(message.tool_calls or message.tool_call_id for message in given.messages):
+        sent = map(msgspec.to_builtins, given.messages)
+        found["messages"] = [
+            {name: value for name, value in one.items() if value is not None} for one in sent
+        ]
+    return found
+
+
 def _content(number: int, message: _Message) -> str:
-    where = f"messages[{number}]"
-    for name in ("name", "audio", "tool_calls", "tool_call_id", "function_call"):
+    where, of_role = f"messages[{number}]", {"assistant": "tool_calls", "tool": "tool_call_id"}
+    for name in {"name", "audio", "tool_calls", "tool_call_id", "function_call"} - {
+        of_role.get(message.role)
+    }:
         if getattr(message, name) not in (None, [], ""):
             raise RequestError(400, f"{where}.{name} is not supported: no stage reads it", param=where)
     if isinstance(message.content, str):

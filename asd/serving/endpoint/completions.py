@@ -122,6 +122,8 @@ async def _events(run: Run, end: asyncio.Task[Delivered], replies: Replies) -> A
 def _last(screen: Screen, delivered: Delivered, replies: Replies, *, counts: bool) -> Iterator[bytes]:
     for change in screen.end(text_of(delivered.draft)):
         yield _shown(change, replies)
+    if delivered.draft.tool_calls:
+        yield event(replies.calls(delivered))
     yield event(replies.finish(delivered))
     if counts:
         yield event(replies.counts(delivered))

@@ -65,6 +65,11 @@ class Controls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("stages is empty; name at least one, or leave it out")
 
     @property
+    def is_own(self) -> bool:
+        """The request gets the server's own setting: it says nothing of quality."""
+        return self.lam is None and self.quality is None and self.stages is None
+
+    @property
     def given(self) -> dict[str, Any]:
         """Those that the request names."""
         return {name: value for name, value in msgspec.to_builtins(self).items() if value is not None}

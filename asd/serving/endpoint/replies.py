@@ -67,8 +67,9 @@ class Replies:
 
     def whole(self, delivered: Delivered) -> dict[str, Any]:
         """The reply that is not a stream."""
-        text = text_of(delivered.draft)
-        content = {"message": {"role": "assistant", "content": text, "refusal": None}}
+        text, calls = text_of(delivered.draft), list(delivered.draft.tool_calls)
+        message = {"role": "assistant", "content": text or None, "tool_calls": calls} if calls else {}
+        content = {"message": {"role": "assistant", "content": text, "refusal": None} | message}
         choice = content if self._asked.endpoint == "chat" else {"text": text}
         return self._frame(0) | {
             "choices": [self._choice(choice, delivered)],
@@ -83,6 +84,11 @@ class Replies:
     def piece(self, text: str) -> dict[str, Any]:
         """A chunk with text."""
         return self._chunk({"content": text}, text)
+
+    def calls(self, delivered: Delivered) -> dict[str, Any]:
+        """A chunk with the calls of tools, whole."""
+        calls = [{"index": i, **call} for i, call in enumerate(delivered.draft.tool_calls)]
+        return self._chunk({"tool_calls": calls})
 
     def replacement(self, text: str) -> dict[str, Any]:
         """A chunk that says what all text so far is replaced with."""
@@ -152,6 +158,7 @@ class Replies:
 
     def _choice(self, content: Mapping[str, Any], delivered: Delivered) -> dict[str, Any]:
         ended = "stop" if delivered.draft.finished else "length"
+        ended = "tool_calls" if delivered.draft.tool_calls else ended
         logprobs = self._logprobs(delivered.draft) if self._asked.logprobs else None
         finish_reason = ended if delivered.in_time else "deadline"
         return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish_reason}

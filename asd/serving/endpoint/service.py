@@ -16,10 +16,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from msgspec import structs
 
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
-from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier
+from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier, accepted
 from asd.engines.closing import close_all
 from asd.ladder import Ladder
 from asd.policies import FixedStage
@@ -151,11 +152,12 @@ class Service:
             AdmissionError: The client may not ask, or not now.
         """
         self._check_open(asked.controls)
-        setting = await self._settings.of(asked.controls, asked.sampling.temperature)
+        controls, temperature = self._possible(asked), asked.sampling.temperature
+        setting = await self._settings.of(controls, temperature, verify=not asked.query.needs)
         query = replace(asked.query, form=AnswerForm(self._form(asked)))
-        self._check_open(asked.controls)
-        shadow = self.shadow.drawn() if _is_own(asked) else ()
-        if self._is_crowded(asked.controls):
+        self._check_open(controls)
+        shadow = self.shadow.drawn() if controls.is_own and temperature == 0 else ()
+        if controls.is_own and self._is_crowded(controls):
             setting, shadow = setting if setting.guaranteed else self._settings.hurried, ()
         cascade = self._cascade(setting, asked.sampling)
         facts = RequestFacts(
@@ -177,6 +179,25 @@ class Service:
         allowed = Allowance(self.tariff, facts, arrived, self._seconds(asked))
         return Run(self, asked, setting, ticket, Walk(self.dispatcher, cascade, query, allowed))
 
+    def _possible(self, asked: Asked) -> Controls:
+        """The request's controls; where it needs what not all stages accept, with those that do."""
+        needs, named = asked.query.needs, asked.controls.stages
+        if not needs:
+            return asked.controls
+        able = [name for name in self._stages if needs <= accepted(self._engines[name])]
+        allowed = tuple(name for name in able if named is None or name in named)
+        if not allowed:
+            what = " and ".join(sorted(needs))
+            whose = "of this server" if named is None else f"among {', '.join(named)}"
+            raise RequestError(
+                400,
+                f"{what}: not supported, no stage {whose} accepts it (accepts = [...] in the ladder's "
+                "options.openai); ask for it in the prompt",
+                param=min(needs),
+                code="unsupported_value",
+            )
+        return structs.replace(asked.controls, stages=allowed)
+
     def _seconds(self, asked: Asked) -> float:
         return min(asked.controls.deadline_s or self.capacity.seconds, self.capacity.seconds)
 
@@ -194,8 +215,7 @@ class Service:
 
     def _is_crowded(self, asked: Controls) -> bool:
         """Whether a request that says nothing of quality gets a cheap answer, so that later ones get any."""
-        says = asked.lam is not None or asked.quality is not None or asked.stages is not None
-        return not says and self._n_open >= PLACES[asked.priority or "normal"] * self.capacity.open / 2
+        return self._n_open >= PLACES[asked.priority or "normal"] * self.capacity.open / 2
 
     def _form(self, asked: Asked) -> AnswerKind:
         kind = asked.controls.answers or self._forms[0]
@@ -238,13 +258,6 @@ class Service:
         """Give threads and engines back."""
         self.dispatcher.close()
         close_all(self._engines.values())
-
-
-def _is_own(asked: Asked) -> bool:
-    """Whether a request gets the server's own setting, greedily: it says nothing of quality."""
-    controls = asked.controls
-    own = controls.lam is None and controls.quality is None and controls.stages is None
-    return own and asked.sampling.temperature == 0
 
 
 def _alone(stage: str) -> Setting:

@@ -23,6 +23,9 @@ from asd.serving.endpoint.refusals import RequestError
 __all__ = ["Setting", "SettingCache"]
 
 
+UNFITTED = "the policy was fitted on answers that are text: of tools and formats p_good is an estimate"
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Setting:
     """How requests of one kind are answered.
@@ -91,13 +94,15 @@ class SettingCache:
         """Settings that are kept now."""
         return len(self._kept)
 
-    async def of(self, asked: Controls, temperature: float = 0.0) -> Setting:
+    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:
         """The setting of a request, solved in a thread where it is a new one.
+
+        Without `verify` no stage reads another's draft, and no quality is promised.
 
         Raises:
             RequestError: There is no such stage, or what is asked for cannot be promised.
         """
-        found = await self._of(asked)
+        found = await self._of(asked, verify)
         if not found.guaranteed or temperature == 0:
             return found
         note = f"the guarantee is for temperature 0; at {temperature:g} it does not hold"
@@ -105,26 +110,24 @@ class SettingCache:
             raise RequestError(400, note, param="temperature")
         return replace(found, note=note)
 
-    async def _of(self, asked: Controls) -> Setting:
-        if asked.lam is None and asked.quality is None and asked.stages is None:
+    async def _of(self, asked: Controls, verify: bool) -> Setting:
+        if verify and asked.is_own:
             return self.default
-        key = (asked.lam, asked.quality, None if asked.stages is None else frozenset(asked.stages))
+        key = (asked.lam, asked.quality, None if asked.stages is None else frozenset(asked.stages), verify)
         if key not in self._kept:
-            self._kept[key] = asyncio.ensure_future(asyncio.to_thread(self._solved, asked))
+            self._kept[key] = asyncio.ensure_future(asyncio.to_thread(self._solved, asked, verify))
         solving = self._kept[key]
         self._kept.move_to_end(key)
         if len(self._kept) > self._most:
             self._kept.popitem(last=False)
         return await asyncio.shield(solving)
 
-    def _solved(self, asked: Controls) -> Setting:
+    def _solved(self, asked: Controls, verify: bool) -> Setting:
         stages = self._stages if asked.stages is None else self._allowed(asked.stages)
         try:
-            if len(stages) == 1:
-                return Setting(FixedStage(stages[0]), stages)
-            if len(stages) < len(self._stages):
-                return self._among(asked, stages)
-            return self._of_all(asked)
+            if verify and len(stages) == len(self._stages):
+                return self._of_all(asked)
+            return self._among(asked, stages, verify)
         except ConfigError as error:
             raise RequestError(400, str(error), param="asd") from error
 
@@ -158,15 +161,21 @@ class SettingCache:
         covered = "no quality" if kept is None else f"quality up to {kept:g}"
         return f"quality {share:g} is estimated from held-out rows: the policy guarantees {covered}"
 
-    def _among(self, asked: Controls, stages: tuple[str, ...]) -> Setting:
+    def _among(self, asked: Controls, stages: tuple[str, ...], verify: bool) -> Setting:
         """A policy for part of the ladder: what is promised of quality holds for the whole alone."""
         if asked.quality is not None:
             raise RequestError(
-                400, "a quality is kept by the whole ladder; with stages give a lam instead", param="quality"
+                400,
+                "a quality is kept by the whole ladder, for answers that are text; with stages, tools or a "
+                "response_format give a lam instead",
+                param="quality",
             )
+        if len(stages) == 1:
+            return Setting(FixedStage(stages[0]), stages)
         lam = next(lam for lam in (asked.lam, self._lam, DEFAULT_LAM) if lam is not None)
-        policy = self._fitted.policy(lam, ladder=self._ladder).without(set(self._stages) - set(stages))
-        return Setting(self._adapted(policy), stages)
+        policy = self._fitted.policy(lam, ladder=self._ladder, verify=verify)
+        left = policy.without(set(self._stages) - set(stages))
+        return Setting(self._adapted(left), stages, "" if verify else UNFITTED)
 
     def _adapted(self, policy: Policy) -> Policy:
         """The policy that reckons with loads, where stages take turns in memory."""
