@@ -53,6 +53,14 @@ def test_a_key_is_printed_once_and_opens_what_was_asked_for(place: Path):
     assert made.stdout.strip() not in listed.stdout + run(keys, "list --json").stdout
 
 
+def test_an_operators_key_is_listed_as_one(place: Path):
+    """Others are not."""
+    run(keys, "add alice")
+    assert run(keys, "add ops --operator").exit_code == 0
+    assert [key["operator"] for key in json.loads(run(keys, "list --json").stdout)] == [False, True]
+    assert run(keys, "list").stdout.count("yes") == 1
+
+
 def test_keys_are_limited_listed_and_revoked(place: Path):
     """Zero is a limit; what is not named is none."""
     run(keys, "add alice --requests-per-minute 60")

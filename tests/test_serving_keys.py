@@ -125,10 +125,28 @@ def test_files_that_are_no_ledger_are_left_alone(tmp_path: Path, path: Path):
     assert (tmp_path / "other").read_bytes() == before
     Keyring(path).close()
     with closing(sqlite3.connect(path)) as newer:
-        newer.execute("PRAGMA user_version = 2")
-    with pytest.raises(DataError, match="version 2, and this asd knows version 1; update asd"):
+        newer.execute("PRAGMA user_version = 3")
+    with pytest.raises(DataError, match="version 3, and this asd knows version 2; update asd"):
         Keyring(path)
     with pytest.raises(StorageError):
         Keyring(tmp_path)
     with pytest.raises(StorageError, match="missing"):
         Keyring(tmp_path / "missing" / "ledger.db")
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    """Its keys open what they opened, and none of them is an operator's; new ones may be."""
+    path = tmp_path / "ledger.db"
+    with Keyring(path) as keyring:
+        secret = keyring.add("alice", Limits(cap_day=5)).secret
+    with closing(sqlite3.connect(path)) as old:
+        old.execute("ALTER TABLE keys DROP COLUMN operator")
+        old.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        with Keyring(path) as keyring:
+            key = keyring.authenticate(secret)
+            assert (key.alias, key.limits, key.operator) == ("alice", Limits(cap_day=5), False)
+    with Keyring(path) as keyring:
+        ops = keyring.add("ops", operator=True)
+        assert keyring.authenticate(ops.secret).operator
+        assert [key.operator for key in keyring.listed()] == [False, True]

@@ -14,8 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 import asd.serving.monitoring
 from asd.errors import UnavailableError
 from asd.policies import FixedStage
+from asd.serving.cashier import Cashier
 from asd.serving.endpoint.application import Application
-from tests.endpoint import STAGES, OnePolicy, Slow, chat, get, post, scripted, serve
+from asd.serving.keys import Keyring
+from asd.serving.tariff import Tariff
+from tests.endpoint import LADDER, STAGES, OnePolicy, Slow, chat, get, post, scripted, serve
 from tests.test_serving_endpoint import Climb
 
 GRAFANA = Path(asd.serving.monitoring.__file__).parent / "grafana.json"
@@ -47,6 +50,41 @@ def metrics_after(test: Any, engines: Any = None, policy: Any = None) -> bytes:
         return (await get(app, "/metrics")).body
 
     return serve(engines or scripted(L="three"), OnePolicy(policy or Climb("S", "L")), ask)
+
+
+def test_a_key_sees_its_own_series_and_those_of_others_as_one(tmp_path: Path) -> None:
+    """Sums are those of all keys, whoever looks; an operator sees every alias."""
+    ledger, seen = tmp_path / "ledger.db", {}
+    with Keyring(ledger) as keyring:
+        secrets = {alias: keyring.add(alias).secret for alias in ("bob", "carol", "dora")}
+        secrets["ops"] = keyring.add("ops", operator=True).secret
+
+    async def ask(app: Application) -> None:
+        for alias, n in (("bob", 1), ("carol", 2), ("dora", 3)):
+            for _ in range(n):
+                await post(app, chat(), authorization=f"Bearer {secrets[alias]}")
+        while app.service.n_open:
+            await asyncio.sleep(0.001)
+        for alias, secret in secrets.items():
+            seen[alias] = scraped((await get(app, "/metrics", authorization=f"Bearer {secret}")).body)
+
+    with Cashier(ledger, Tariff(LADDER)) as cashier:
+        serve(scripted(L="three"), OnePolicy(Climb("S", "L")), ask, admission=cashier)
+    n = {
+        alias: {dict(of)["key"]: count for (name, of), count in rows.items() if name == "asd_requests_total"}
+        for alias, rows in seen.items()
+    }
+    assert n["ops"] == {"bob": 1, "carol": 2, "dora": 3}
+    assert n["bob"] == {"bob": 1, "*": 5}
+    assert n["dora"] == {"dora": 3, "*": 3}
+    began = {of: since for (name, of), since in seen["ops"].items() if name == "asd_spend_created"}
+    assert seen["dora"]["asd_spend_created", (("key", "*"),)] == min(
+        began[("key", k),] for k in ("bob", "carol")
+    )
+    assert not any("bob" in str(at) for at in seen["carol"])
+    for rows in seen.values():
+        spent = sum(value for (name, _), value in rows.items() if name == "asd_spend_total")
+        assert spent == pytest.approx(6 * (1 + 0.02 + 0.2 + 1 + 0.02 + 0.8))
 
 
 async def one(app: Application) -> None:

@@ -134,10 +134,11 @@ def test_where_keys_are_needed_nothing_is_seen_without_one(ledger: Path) -> None
 
 
 def test_a_key_sees_its_own_account_and_the_total_and_no_other(ledger: Path) -> None:
-    """On the page and in its events, whoever else looked in that second; without keys all are seen."""
+    """On the page and in its events, whoever else looked in that second; operators see all of them."""
     limits = Limits(cap_day=1000 * MICRO)
     with Keyring(ledger) as keyring:
         secrets = {alias: keyring.add(alias, limits).secret for alias in ("bob", "carol")}
+        ops = keyring.add("ops", limits, operator=True).secret
 
     def seen(page: str) -> set[str]:
         return set(re.findall(r"<td>([a-z ]+), today", page))
@@ -154,9 +155,11 @@ def test_a_key_sees_its_own_account_and_the_total_and_no_other(ledger: Path) -> 
                     "all keys",
                     alias,
                 }
+        page = await form(app, "/", authorization=f"Bearer {ops}")
+        assert seen(page.body.decode()) == {"all keys", "ops", *secrets}
 
     async def of_all(app: Application) -> None:
-        assert seen((await form(app, "/")).body.decode()) == {"all keys", *secrets}
+        assert seen((await form(app, "/")).body.decode()) == {"all keys", "ops", *secrets}
 
     for keyless, test in ((False, of_keys), (True, of_all)):
         with Cashier(ledger, Tariff(LADDER), Caps(day=10**9), keyless=keyless) as cashier:

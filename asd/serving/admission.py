@@ -173,6 +173,9 @@ class Admission(Protocol):
             UnknownKeyError: There is no such key, or it is revoked or has expired, or a key is needed.
         """
 
+    def is_operator(self, alias: str) -> bool:
+        """Whether this key may see what every key spends."""
+
     async def admit(self, facts: RequestFacts) -> Ticket:
         """Hold the most that a request can cost.
 

@@ -98,6 +98,11 @@ class Cashier:
             raise UnknownKeyError("this server wants an API key; `asd serve keys add` makes one")
         return self._keys.authenticate(secret).alias
 
+    def is_operator(self, alias: str) -> bool:
+        """As `Admission.is_operator`: an operator's key, or no key where none is needed."""
+        key = self._keys.find(alias)
+        return alias == LOCAL if key is None else key.operator
+
     async def admit(self, facts: RequestFacts) -> CashTicket:
         """As `Admission.admit`."""
         key = self._keys.find(facts.key)

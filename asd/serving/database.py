@@ -26,7 +26,7 @@ MOST = 2**53
 """Most micro-units that one amount may have: sums of them stay whole numbers in SQLite."""
 
 APPLICATION = 0x61736453  # "asdS"
-VERSION = 1
+VERSION = 2
 BUSY_S = 10.0
 """How long an operation waits for that of another process."""
 
@@ -42,7 +42,8 @@ CREATE TABLE keys (
     requests_per_minute INTEGER,
     tokens_per_minute INTEGER,
     cap_day INTEGER,
-    cap_total INTEGER
+    cap_total INTEGER,
+    operator INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE requests (
     id TEXT PRIMARY KEY,
@@ -121,10 +122,14 @@ def _set_up(connection: sqlite3.Connection, path: Path) -> None:
     for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
     with transaction(connection):
-        if _number(connection, "PRAGMA user_version") == 0:
+        version = _number(connection, "PRAGMA user_version")
+        if version == 0:
             for statement in filter(str.strip, SCHEMA.split(";")):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        elif version == 1:
+            connection.execute("ALTER TABLE keys ADD COLUMN operator INTEGER NOT NULL DEFAULT 0")
+        if version < VERSION:
             connection.execute(f"PRAGMA user_version = {VERSION}")
 
 

@@ -68,7 +68,10 @@ NO_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """What may be known of a key. Times are seconds since 1970; None: it does not expire, is not revoked."""
+    """What may be known of a key. Times are seconds since 1970; None: it does not expire, is not revoked.
+
+    An operator's key sees the spend of every key, others see their own.
+    """
 
     alias: str
     id: str
@@ -76,6 +79,7 @@ class ApiKey:
     expires_at: float | None
     revoked_at: float | None
     limits: Limits
+    operator: bool = False
 
     def state(self, now: float) -> Literal["active", "expired", "revoked"]:
         """Whether it opens anything now."""
@@ -118,7 +122,14 @@ class Keyring:
         """Let go of the file."""
         self._database.close()
 
-    def add(self, alias: str, limits: Limits = NO_LIMITS, expires_at: float | None = None) -> Issued:
+    def add(
+        self,
+        alias: str,
+        limits: Limits = NO_LIMITS,
+        expires_at: float | None = None,
+        *,
+        operator: bool = False,
+    ) -> Issued:
         """Make a key.
 
         Raises:
@@ -132,12 +143,12 @@ class Keyring:
         now = self._clock()
         if expires_at is not None and expires_at <= now:
             raise ConfigError(f"key {alias!r} would have expired already; give a later time")
-        key = ApiKey(alias, secrets.token_hex(6), now, expires_at, None, limits)
+        key = ApiKey(alias, secrets.token_hex(6), now, expires_at, None, limits, operator)
         secret, salt = f"asd-{key.id}-{secrets.token_urlsafe(32)}", secrets.token_bytes(32)
-        row = (alias, key.id, salt, _digest(secret, salt), now, expires_at, None, *astuple(limits))
+        row = (alias, key.id, salt, _digest(secret, salt), now, expires_at, None, *astuple(limits), operator)
         try:
             with self._changing():
-                self._database.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+                self._database.execute("INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.IntegrityError:
             raise ConfigError(f"the alias {alias!r} is taken; choose another") from None
         return Issued(key, secret)
@@ -224,13 +235,13 @@ def is_secret(text: str) -> bool:
 
 SELECT = (
     "SELECT alias, id, created_at, expires_at, revoked_at, "
-    "requests_per_minute, tokens_per_minute, cap_day, cap_total FROM keys"
+    "operator, requests_per_minute, tokens_per_minute, cap_day, cap_total FROM keys"
 )
 
 
 def _key(row: tuple[Any, ...]) -> ApiKey:
-    alias, name, created_at, expires_at, revoked_at, *limits = row
-    return ApiKey(alias, name, created_at, expires_at, revoked_at, Limits(*limits))
+    alias, name, created_at, expires_at, revoked_at, operator, *limits = row
+    return ApiKey(alias, name, created_at, expires_at, revoked_at, Limits(*limits), bool(operator))
 
 
 def _digest(secret: str, salt: bytes) -> bytes:

@@ -25,7 +25,7 @@ import pytest
 from openai import APIStatusError, OpenAI
 
 from asd.engines.hf.engine import TransformersEngine
-from asd.ladder import PRESETS, Ladder
+from asd.ladder import Ladder
 from asd.serving.ledger import Ledger
 from asd.serving.tariff import MICRO, Tariff
 from asd.workloads.catalogue import find_workloads
@@ -39,16 +39,22 @@ STEP = 30
 """Requests that end before the kill, while the server is away, and after it answers again."""
 PATIENCE_S = 300.0
 
-HEAD = f"""
+HEAD = """
 name = "two"
-prices = "{PRESETS / "tiny-prices.json"}"
+price_unit = "declared"
+prices_measured = "declared, after those of the embedded ladder"
 """
+PRICES = {
+    "S": "per_call = 1.0, per_prompt_token = 0.016, per_decoded_token = 0.9",
+    "L": "per_call = 0.1, per_prompt_token = 0.26, per_decoded_token = 12.9, per_verified = 0.17",
+}
 STAGE = """
 [[stages]]
 name = "{name}"
 model = "{model}"
 chat_template = true
 engine = "openai"
+prices = {{ {prices} }}
 
 [stages.options.openai]
 base_url = "{url}"
@@ -90,7 +96,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             stack.callback(server.kill)
         for server in servers.values():
             server.wait()
-        stages = (STAGE.format(name=name, model=models[name], url=servers[name].url) for name in STAGES)
+        stages = (
+            STAGE.format(name=name, model=models[name], url=servers[name].url, prices=PRICES[name])
+            for name in STAGES
+        )
         (folder / "two.toml").write_text(HEAD + "".join(stages))
         found = Place(folder, servers)
         ladder, traces = ("--ladder", found.path("two.toml")), found.path("traces.jsonl")

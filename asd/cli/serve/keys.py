@@ -61,13 +61,16 @@ def keys() -> None:
 @click.argument("alias")
 @_limits_options
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="UTC.")
+@click.option("--operator", is_flag=True, help="It sees what every key spends, on the page and in /metrics.")
 @new_ledger_option
-def add(alias: str, ledger: Path, expires: datetime | None, **limits: Unpack[_Limited]) -> None:
+def add(
+    alias: str, ledger: Path, expires: datetime | None, operator: bool, **limits: Unpack[_Limited]
+) -> None:
     """Make a key, and print it, this once, to standard output."""
     allowed = _limits(ledger, limits)
     expires_at = None if expires is None else expires.replace(tzinfo=UTC).timestamp()
     with Keyring(ledger) as keyring:
-        issued = keyring.add(alias, allowed, expires_at)
+        issued = keyring.add(alias, allowed, expires_at, operator=operator)
     click.echo(f"key {alias!r} is in {ledger}; it is shown this once:", err=True)
     click.echo(issued.secret)
 
@@ -142,6 +145,7 @@ def _row(key: ApiKey) -> dict[str, Any]:
         "tokens/min": limits.tokens_per_minute,
         "cap a day": _units(limits.cap_day),
         "cap in total": _units(limits.cap_total),
+        "operator": "yes" if key.operator else None,
     }
 
 

@@ -143,8 +143,9 @@ class Application:
         return _json(take(self.service.history, self.service.monitor, key, body))
 
     async def _metrics(self, request: Request) -> Response:
-        self._authenticated(request)
-        return Response(self.service.monitor.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+        key = self._authenticated(request)
+        seen_by = None if self.service.admission.is_operator(key) else key
+        return Response(self.service.monitor.metrics.text(seen_by), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     async def _health(self, _: Request) -> Response:
         return _json({"status": "ok"})

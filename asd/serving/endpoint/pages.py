@@ -3,7 +3,8 @@
 A browser sends no API key by itself, so `/login` takes one and gives a cookie that no script can read and no
 other site can send. The session ends after `SESSION_S`, with the server, or as soon as its key is revoked.
 
-Of spend, a key sees its own and that of all keys together; a server that needs no key shows every account.
+Of spend, a key sees its own and that of all keys together; an operator's key, and whoever asks a server that
+needs no key, sees every account.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from asd.serving.endpoint.http import EVENTS, headers_of
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.replies import event
 from asd.serving.endpoint.service import Service
-from asd.serving.keys import LOCAL
 from asd.serving.monitoring.page.page import LivePage, login, policy_of_content
 from asd.serving.monitoring.page.view import Facts
 
@@ -115,7 +115,7 @@ class Pages:
         service = self._service()
         books = service.admission
         every = await books.accounts() if isinstance(books, Accounts) else ()
-        accounts = [one for one in every if alias == LOCAL or one.key in {EVERYBODY, alias}]
+        accounts = [one for one in every if books.is_operator(alias) or one.key in {EVERYBODY, alias}]
         ladder = service.ladder
         setting, engines = service.setting.policy.name, await self._gauges()
         return Facts(ladder.name, ladder.price_unit, ladder.money, setting, accounts, engines)

@@ -23,6 +23,8 @@ SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 TOKEN_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1)
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 SCORES = (0, 0.25, 0.5, 0.75, 1)
+OTHERS = "*"
+"""Label of all keys but the one that looks."""
 TOKENS = ("prompt", "decoded", "verified", "drafted")
 """Kinds of tokens that a call reads or writes (`asd.types.Usage`)."""
 
@@ -99,9 +101,9 @@ class Metrics:
         self._network.labels("received").inc(received)
         self._network.labels("sent").inc(sent)
 
-    def text(self) -> bytes:
-        """All of them in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def text(self, key: str | None = None) -> bytes:
+        """All of them in Prometheus' text format; as a key sees them, others' together under `OTHERS`."""
+        return generate_latest(self._registry if key is None else _Seen(self._registry, key))
 
     def _answered(self, ended: Ended, stage: str) -> None:
         self._seconds.labels(stage).observe(ended.seconds)
@@ -117,6 +119,30 @@ class Metrics:
 
     def _histogram(self, name: str, what: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(name, what, labels, registry=self._registry, buckets=buckets)
+
+
+class _Seen(CollectorRegistry):
+    """A registry as one key may see it."""
+
+    def __init__(self, registry: CollectorRegistry, key: str) -> None:
+        super().__init__()
+        self._all = registry
+        self._key = key
+
+    def collect(self) -> Iterator[Metric]:
+        """The same metrics, those of all other keys added up."""
+        for metric in self._all.collect():
+            seen = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+            sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+            for name, labels, value, *_ in metric.samples:
+                is_others = labels.get("key", self._key) != self._key
+                at = name, tuple((labels | ({"key": OTHERS} if is_others else {})).items())
+                known = sums.get(at)
+                began = name.endswith("_created")  # the first of them
+                sums[at] = value if known is None else min(known, value) if began else known + value
+            for (name, of), value in sums.items():
+                seen.add_sample(name, dict(of), value)
+            yield seen
 
 
 class _Now:
