@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -28,6 +29,18 @@ def test_what_cannot_be_served_is_refused(line: str, said: str) -> None:
     found = CliRunner().invoke(main, ["serve", *line.split()])
     assert found.exit_code == 2
     assert said in found.output
+
+
+@pytest.mark.parametrize("option", ['only = { domain = ["code"] }', 'adapter = "./lora"'])
+def test_options_of_a_stage_that_there_are_not_are_refused_by_name(tmp_path: Path, option: str) -> None:
+    """Before anything is loaded, and exit code 2."""
+    ladder = tmp_path / "mine.toml"
+    prices = "prices = { per_call = 1.0, per_prompt_token = 0.0, per_decoded_token = 1.0 }"
+    head = 'name = "mine"\nprice_unit = "declared"\nprices_measured = "declared"\n'
+    ladder.write_text(f'{head}[[stages]]\nname = "S"\nmodel = "./S"\n{prices}\n{option}\n')
+    found = CliRunner().invoke(main, ["serve", "--ladder", str(ladder)])
+    assert found.exit_code == 2
+    assert f"unknown field `{option.split(maxsplit=1)[0]}`" in found.output
 
 
 def test_a_port_that_is_taken_is_named() -> None:

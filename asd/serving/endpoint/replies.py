@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from asd.serving.admission import calls_of
 from asd.serving.endpoint.bodies import Asked
 from asd.serving.endpoint.settings import Setting
 from asd.serving.endpoint.walks import Delivered
@@ -124,7 +125,7 @@ class Replies:
             "p_good": delivered.p_good,
             "cost": completion.cost,
             "price_unit": self._price_unit,
-            "calls": len(completion.bought),
+            "calls": len(calls_of(completion.bought)),
             "seconds": round(delivered.seconds, 6),
             "in_time": delivered.in_time,
             "policy": self._setting.policy.name,
