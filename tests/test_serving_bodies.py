@@ -188,5 +188,6 @@ def test_there_is_no_other_model(model: str) -> None:
 
 def test_a_header_that_comes_twice_is_refused() -> None:
     body = json.dumps({"model": "asd"} | ASKS["chat"]).encode()
-    with pytest.raises(RequestError, match="given twice"):
+    with pytest.raises(RequestError, match="given twice") as caught:
         read("chat", body, [("x-asd-lam", "1"), ("x-asd-lam", "1")], "r1")
+    assert (caught.value.status, caught.value.param) == (400, "x-asd-lam")
