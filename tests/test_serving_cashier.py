@@ -23,7 +23,7 @@ from asd.errors import (
 from asd.serving import database
 from asd.serving.admission import Admission, Settled, Ticket
 from asd.serving.cashier import Cashier
-from asd.serving.keys import Keyring, Limits
+from asd.serving.keys import LOCAL, Keyring, Limits
 from asd.serving.ledger import Caps, Ledger
 from asd.serving.spending import read_spending
 from asd.testing import FakeClock
@@ -222,3 +222,12 @@ def test_a_missing_ledger_is_told(tmp_path: Path):
     with pytest.raises(DataError, match="no ledger at"):
         read_spending(tmp_path / "missing.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_may_see_all_spend(path: Path, keyring: Keyring):
+    """An operator's key, and who needs no key; neither another key nor an alias that nobody has."""
+    keyring.add("alice")
+    keyring.add("ops", operator=True)
+    with Cashier(path, TARIFF) as cashier:
+        seen = {alias: cashier.is_operator(alias) for alias in ("ops", LOCAL, "alice", "nobody")}
+    assert seen == {"ops": True, LOCAL: True, "alice": False, "nobody": False}
