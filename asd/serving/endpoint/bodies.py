@@ -218,7 +218,7 @@ def _decoded(body: bytes, form: type[T]) -> T:
         return msgspec.json.decode(body, type=form)
     except msgspec.ValidationError as error:
         where = re.search(r" - at `(?:key in )?\$\.?(.*)`$", str(error))
-        unknown = re.search(r"unknown field `(.*)`", str(error))
+        unknown = re.search(r"unknown field `([^`]*)`", str(error))
         param = unknown[1] if unknown else (where[1] if where else None)
         raise RequestError(400, str(error), param=param) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
