@@ -50,7 +50,7 @@ def test_a_stop_breaks_nothing_that_was_sent_before(tmp_path: Path) -> None:
 
 
 def test_a_kill_loses_no_answer_and_leaves_nothing_held(tmp_path: Path) -> None:
-    found = tries.kill(tmp_path / "ledger.db", 6, seed=1)
+    found = tries.kill(tmp_path / "ledger.db", 32, seed=1)
     assert found.faults == []
     assert found.ends["answered"] > 0
     assert found.ends["recovered, estimated"] > 0
@@ -69,7 +69,7 @@ def test_an_answer_that_is_not_in_the_books_is_seen() -> None:
 
 def test_books_that_forget_what_was_open_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ledger, "recover", lambda *_: [])
-    assert any("still held" in fault for fault in tries.kill(tmp_path / "ledger.db", 6, seed=1).faults)
+    assert any("still held" in fault for fault in tries.kill(tmp_path / "ledger.db", 32, seed=1).faults)
 
 
 def test_the_command_prints_what_it_found_and_fails_where_a_promise_is_broken(
