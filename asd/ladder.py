@@ -33,6 +33,7 @@ from typing import TypeVar
 from asd.errors import ConfigError
 from asd.prices import Money, PriceFile, PriceRow, Prices, check_prices, read_prices
 from asd.schema import msgspec
+from asd.schema.explained import explained
 from asd.types import STOP, VERIFY, Usage
 
 __all__ = ["PRESETS", "TINY_POLICY", "Drafter", "Ladder", "Stage"]
@@ -316,7 +317,7 @@ def _decode(path: Path, decode: Callable[..., T], kind: type[T]) -> T:
     except OSError as error:
         raise ConfigError(f"cannot read the ladder file {path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} is not a ladder file: {error}") from error
+        raise ConfigError(f"{path} is not a ladder file: {explained(error, kind)}") from error
 
 
 def _is_path(model: str) -> bool:

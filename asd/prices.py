@@ -14,6 +14,7 @@ from typing import Literal
 
 from asd.errors import ConfigError, StorageError
 from asd.schema import msgspec
+from asd.schema.explained import explained
 from asd.types import Usage
 
 __all__ = [
@@ -176,7 +177,7 @@ def read_prices(path: str | Path) -> PriceFile:
     except OSError as error:
         raise ConfigError(f"cannot read the price file {path}: {error.strerror}") from error
     except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} is not a price file: {error}") from error
+        raise ConfigError(f"{path} is not a price file: {explained(error, PriceFile)}") from error
 
 
 def write_prices(

@@ -383,7 +383,7 @@ def test_impossible_engines_are_refused(path: Path) -> None:
     for options, message in [
         ({"kv_cache_gib": -1}, "'S': options.transformers: kv_cache_gib must be .* at least 0, got -1"),
         ({"kv_cache_gib": "8"}, r"Expected `float \| null`, got `str`.*kv_cache_gib"),
-        ({"kv_cache": 8}, "unknown field `kv_cache`; it takes device, kv_cache_gib"),
+        ({"kv_cache": 8}, "unknown field `kv_cache`; the known fields are device, kv_cache_gib,"),
         ({"device": "abacus"}, "stage 'S': unknown device 'abacus'"),
         ({"device": 1}, "Expected `str | null`, got `int`.*device"),
         ({"device": "meta"}, "stage 'S': device 'meta' is not here"),

@@ -381,7 +381,7 @@ def test_a_key_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"base_url": "gpu-3:8000"}, "must begin with http"),
         ({"base_url": "http://me:secret@gpu-3/v1"}, "credentials"),
         ({"base_url": "http://h:65536/v1"}, "must begin with http"),
-        ({"base_url": "http://h/v1", "time": 3}, "unknown field `time`"),
+        ({"base_url": "http://h/v1", "time": 3}, "`time`; the known fields are base_url, dialect, model,"),
         ({"base_url": "http://h/v1", "dialect": "tgi"}, "dialect"),
         ({"base_url": "http://h/v1", "timeout_s": 0.0}, "timeout_s must be a positive"),
         ({"base_url": "http://h/v1", "patience_s": float("nan")}, "patience_s must be a positive"),

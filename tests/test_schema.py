@@ -9,6 +9,8 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,36 @@ def test_broken_records_are_refused_alike(plainly: Ask, kind: str):
 
     refused_alike()
     assert seen >= {"refused"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        ("prices", []),
+        ("prices", ["stages", "S"]),
+        ("prices", ["batched", "16", "L"]),
+        ("policy", []),
+        ("policy", ["ladder"]),
+        ("policy", ["model", "nodes", "S"]),
+        ("trace", ["outputs", "S"]),
+        ("trace", ["verifications", "S>M", "continued"]),
+        ("header", ["stages", "S"]),
+        ("baseline", ["targets", 0]),
+        ("code", []),
+    ],
+)
+def test_of_an_unknown_field_the_known_ones_are_named(kind: str, place: list[Any]):
+    """Those of the object that it stands in, whatever lists and mappings lie around it, and no others."""
+    content = json.loads(small(kind))
+    there: Any = reduce(getitem, place, content)
+    written = set(there)
+    there["comment"] = 1
+    said = answer(kind, json.dumps(content))[1]
+    named = said.partition("; the known fields are ")[2].split(", ")
+    assert "unknown field `comment`" in said
+    assert written <= set(named)
+    assert "comment" not in named
+    assert len(named) == len(set(named)) < len(written) + 12
 
 
 def classes(module: Any) -> list[Any]:

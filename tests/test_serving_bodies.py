@@ -132,7 +132,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}
         ("text", {"prompt": " "}, "prompt", "not empty"),
         ("text", {"best_of": 2}, "best_of", "one answer"),
         ("text", {"echo": True}, "echo", "repeat"),
-        ("text", {"messages": []}, "messages", "unknown field"),
+        ("text", {"messages": []}, "messages", "unknown field `messages`; the known fields are model, "),
         ("chat", {"seed": "7"}, "seed", "int"),
     ],
 )

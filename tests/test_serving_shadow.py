@@ -190,7 +190,7 @@ def test_the_right_answer_scores_every_stage_that_answered() -> None:
         ({}, 400, "score"),
         ({"score": 1, "reference": "3"}, 400, "score"),
         ({"score": 1, "stage": "M"}, 400, "M"),
-        ({"score": 1, "sort": 1}, 400, "sort"),
+        ({"score": 1, "sort": 1}, 400, "`sort`; the known fields are id, score, stage, reference"),
         ({"id": "nobody", "score": 1}, 404, "remembered"),
     ],
 )

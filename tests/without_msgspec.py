@@ -16,12 +16,13 @@ def answer(kind: str, text: str) -> list[str]:
     """What reading a text as a kind of record ends in: how, and what it is or what is said of it."""
     from asd.errors import DataError  # noqa: PLC0415 - after msgspec was taken away
     from asd.schema import msgspec  # noqa: PLC0415
+    from asd.schema.explained import explained  # noqa: PLC0415
 
     decode = msgspec.toml.decode if kind == "ladder" else msgspec.json.decode
     try:
         record = decode(text.encode(errors="surrogatepass"), type=_kinds()[kind])
     except msgspec.ValidationError as error:
-        return ["refused", str(error)]
+        return ["refused", explained(error, _kinds()[kind])]
     except msgspec.DecodeError:
         return ["malformed"]  # in words of the parser's own
     except (DataError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from asd.errors import DataError, StorageError
 from asd.measurement.records import Record
 from asd.schema import msgspec
+from asd.schema.explained import explained
 
 __all__ = ["Paths", "as_paths", "check_writable", "read_record", "write_atomically", "write_record"]
 
@@ -45,7 +46,8 @@ def read_record(path: str | Path, kind: type[T], *, upgrade: Callable[[Any], Any
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, DataError) as error:
-        raise DataError(f"{path} cannot be read ({error}); restore it or record it again") from error
+        why = explained(error, kind) if isinstance(error, msgspec.DecodeError) else error
+        raise DataError(f"{path} cannot be read ({why}); restore it or record it again") from error
 
 
 def write_record(path: str | Path, record: Record, expand: int = 2) -> None:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from asd.errors import ConfigError, DataError
+from asd.schema.explained import explained
 from asd.tiny.data import Batch, batches, encode, pad, step_items
 from asd.tiny.model import PLAIN_ATTENTION, grow, new_model
 from asd.tiny.tasks import GRADED, Item, held_out
@@ -69,7 +70,9 @@ def load_recipe(path: Path = RECIPE) -> Recipe:
     """
     try:
         return msgspec.convert(tomllib.loads(path.read_text(encoding="utf8")), Recipe)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"cannot use the recipe {path}: {explained(error, Recipe)}") from error
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot use the recipe {path}: {error}") from error
 
 

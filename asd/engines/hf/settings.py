@@ -15,6 +15,7 @@ import torch
 from asd.errors import ConfigError
 from asd.ladder import Stage
 from asd.schema import msgspec
+from asd.schema.explained import explained
 
 __all__ = ["Settings", "find_device"]
 
@@ -65,9 +66,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         try:
             return msgspec.convert(dict(stage.options.get("transformers", {})), cls)
         except msgspec.ValidationError as error:
-            known = ", ".join(cls.__struct_fields__)
             raise ConfigError(
-                f"stage {stage.name!r}: options.transformers: {error}; it takes {known}"
+                f"stage {stage.name!r}: options.transformers: {explained(error, cls)}"
             ) from error
 
 

@@ -10,6 +10,7 @@ import msgspec
 from asd.engines.http.credentials import without_credentials
 from asd.errors import ConfigError
 from asd.ladder import Stage
+from asd.schema.explained import explained
 
 __all__ = ["ASKED", "Settings"]
 
@@ -80,7 +81,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             found = msgspec.convert(dict(stage.options.get("openai", {})), cls)
         except msgspec.ValidationError as error:
             raise ConfigError(
-                f"stage {stage.name!r}: {error}; give it options.openai = {{ base_url = ... }} in the ladder"
+                f"stage {stage.name!r}: options.openai: {explained(error, cls)}; give it "
+                "options.openai = { base_url = ... } in the ladder"
             ) from error
         if found.accepts and not stage.chat_template:
             raise ConfigError(

@@ -32,6 +32,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from importlib import metadata, util
 from typing import Any
 
@@ -245,7 +246,11 @@ def _check_options(
                 f"stage {stage.name!r}: options.vllm must not set {name!r}; the stage's own keys decide it"
             )
         if name not in known:
-            raise ConfigError(f"stage {stage.name!r}: options.vllm: vLLM's engine has no argument {name!r}")
+            near = " and ".join(get_close_matches(name, known)) or "none; they are those of vLLM's EngineArgs"
+            raise ConfigError(
+                f"stage {stage.name!r}: options.vllm: vLLM's engine has no argument {name!r}; "
+                f"close to it: {near}"
+            )
 
 
 def _check(stage: Stage, running: Running) -> None:

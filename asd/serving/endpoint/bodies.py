@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from asd.engines import Sampling
 from asd.errors import ConfigError
+from asd.schema.explained import explained
 from asd.serving.endpoint.controls import CONTROLS, Controls, read_controls
 from asd.serving.endpoint.refusals import TOO_LONG, RequestError
 from asd.stops import MOST
@@ -220,7 +221,7 @@ def _decoded(body: bytes, form: type[T]) -> T:
         where = re.search(r" - at `(?:key in )?\$\.?(.*)`$", str(error))
         unknown = re.search(r"unknown field `([^`]*)`", str(error))
         param = unknown[1] if unknown else (where[1] if where else None)
-        raise RequestError(400, str(error), param=param) from error
+        raise RequestError(400, explained(error, form), param=param) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"the body is not the JSON that was expected: {error}") from error
 

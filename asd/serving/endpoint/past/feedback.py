@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from asd.quality.answers import answer_of
+from asd.schema.explained import explained
 from asd.serving.endpoint.bodies import MOST_CHARACTERS
 from asd.serving.endpoint.past.history import History, Kept
 from asd.serving.endpoint.refusals import RequestError
@@ -49,7 +50,9 @@ def take(history: History, monitor: Monitor, key: str, body: bytes) -> dict[str,
     """
     try:
         given = msgspec.json.decode(body, type=Feedback)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except msgspec.DecodeError as error:
+        raise RequestError(400, f"feedback: {explained(error, Feedback)}") from error
+    except (UnicodeDecodeError, RecursionError) as error:
         raise RequestError(400, f"feedback: {error}") from error
     kept = history.find(given.id, key)
     if kept is None:
