@@ -164,14 +164,56 @@ def test_a_stage_with_a_broken_template_does_not_load(tmp_path: Path) -> None:
         engine.load()
 
 
-def test_a_template_that_prints_the_date_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    """Where the date is in the prompt, and only there: not where it is a constant, or not printed."""
-    today = "{{ strftime_now('%d %b %Y') }}"
-    for quiet in (LOOP, "{% if tools %}" + today + "{% endif %}" + LOOP, "{{ '26 Jul 2024' }}" + LOOP):
-        check_template(stage(), with_template(quiet))
+NOW = "{{ strftime_now('%d %b %Y') }}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        NOW,
+        {"default": "{% set d = strftime_now('%Y') %}{{ d }}", "tool_use": ""},
+        "{% if messages[0]['role'] == 'system' %}" + NOW + "{% endif %}",
+        "{{ strftime_now('%Y')[2:] }}",
+        "{{ strftime_now('%j') | int + 1 }}",
+        "{% if strftime_now('%H') | int < 12 %}Good morning{% endif %}",
+        "{% if strftime_now('%Y') > '2043' %}{{ raise_exception('expired') }}{% endif %}",
+        "{% set clock = strftime_now %}{{ clock('%A') }}",
+    ],
+)
+def test_a_template_that_looks_at_the_date_is_warned_of(
+    caplog: pytest.LogCaptureFixture, template: str | dict[str, str]
+) -> None:
+    """Printed whole, in part, as a number or under a system message only, or merely looked at."""
+    whole = {"default": template} if isinstance(template, str) else template
+    check_template(stage(), with_template({name: text + LOOP for name, text in whole.items()}))
+    assert caplog.text.count("looks at today's date") == 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '26 Jul 2024' }}",
+        "{% if tools %}" + NOW + "{% endif %}",
+        "{% set unused = strftime_now('%Y') %}",
+        "{% if strftime_now is defined %}{{ 'modern' }}{% endif %}",
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{{ strftime_now }}{% endif %}",
+    ],
+)
+def test_a_template_that_changes_nothing_with_the_date_is_not(
+    caplog: pytest.LogCaptureFixture, template: str
+) -> None:
+    """A constant, a date that is never printed, an instruction that it refuses on any day."""
+    check_template(stage(), with_template(template + LOOP))
     assert caplog.text == ""
-    check_template(stage(), with_template(today + LOOP))
-    assert caplog.text.count("prints today's date") == 1
-    caplog.clear()
-    check_template(stage(), with_template({"default": "{% set d = strftime_now('%Y') %}{{ d }}" + LOOP}))
-    assert "prints today's date" in caplog.text
+
+
+def test_a_date_that_the_ladder_sets_is_no_longer_today_s(caplog: pytest.LogCaptureFixture) -> None:
+    """As the templates of Llama 3 have it: a variable, and today where it is not given."""
+    template = with_template(
+        "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+        "{{ date_string }}" + LOOP
+    )
+    check_template(stage(date_string="26 Jul 2024"), template)
+    assert caplog.text == ""
+    check_template(stage(), template)
+    assert "looks at today's date" in caplog.text

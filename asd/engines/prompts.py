@@ -9,6 +9,7 @@ import inspect
 import logging
 import re
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from asd.errors import ConfigError, EngineError, PromptTooLongError, RefusedError
@@ -41,6 +42,14 @@ GIVEN = {"system", "developer", "user"}
 
 PROBE = Query(id="probe", dataset="load", prompt="What is the capital of France?")
 """What a stage's template and tokenizer are tried on when it is loaded."""
+
+INSTRUCTED = Query.chat(
+    "probe", "load", [{"role": "system", "content": "Be brief."}, {"role": "user", "content": PROBE.prompt}]
+)
+"""The same with an instruction: some templates print the date only there."""
+
+DAYS = (datetime(1999, 12, 31, 23, 59, 59), datetime(2031, 1, 1), datetime(2044, 7, 16, 12, 30))
+"""Moments that every way of writing a date or an hour tells apart."""
 
 
 def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None, n_vocab: int) -> list[int]:
@@ -243,20 +252,24 @@ def _try_template(stage: Stage, tokenizer: Any) -> None:
 
 
 def _warn_of_dates(stage: Stage, tokenizer: Any, where: str) -> None:
-    """Render once with a clock that stands elsewhere: where that shows, answers change from day to day."""
-    clock = "{% macro strftime_now(format) %}another day{% endmacro %}"
-    template = {"chat_template": clock + tokenizer.get_chat_template()}
-    elsewhere = replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **template})
-    try:
-        text = as_read(PROBE, elsewhere, tokenizer)
-    except RefusedError:  # it does more with the date than print it
-        text = "another day"
-    if "another day" in text:
+    """Render on several days: where they differ, answers change from day to day."""
+    if any(len({_on(day, query, stage, tokenizer) for day in DAYS}) > 1 for query in (PROBE, INSTRUCTED)):
         _LOG.warning(
-            "%s prints today's date, so that answers may change from day to day; collect on one day, or set "
-            "the date in chat_template_kwargs if the template has a variable for it",
+            "%s looks at today's date, so that answers may change from day to day; collect on one day, or "
+            "set the date in chat_template_kwargs if the template has a variable for it",
             where,
         )
+
+
+def _on(day: datetime, query: Query, stage: Stage, tokenizer: Any) -> str | None:
+    """The query as the stage reads it that day; None where the template fails on it."""
+    clock = {"strftime_now": day.strftime}
+    try:
+        return as_read(
+            query, replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **clock}), tokenizer
+        )
+    except RefusedError:
+        return None
 
 
 def check_vocabulary(stage: Stage, tokenizer: Any, n_vocab: int) -> None:
