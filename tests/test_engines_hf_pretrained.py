@@ -152,14 +152,24 @@ def test_quantised_weights_name_the_libraries_that_are_missing(
     assert "restore" not in said
 
 
-@pytest.mark.parametrize("quantized", [{"quant_method": "exl2"}, {"quant_method": "modelopt"}, {"bits": 4}])
+@pytest.mark.parametrize(
+    ("quantized", "method"),
+    [
+        ({"quant_method": "exl2"}, "exl2"),
+        ({"quant_method": "modelopt"}, "modelopt"),
+        ({"bits": 4}, "a method without a name"),
+        ({"quant_method": ["gptq"]}, "['gptq']"),
+        ({"quant_method": 4}, "4"),
+        ("int4", "a method without a name"),
+        ([{"quant_method": "gptq"}], "a method without a name"),
+    ],
+)
 def test_quantised_weights_that_the_library_would_take_as_they_stand(
-    copy: Path, quantized: Mapping[str, object]
+    copy: Path, quantized: object, method: str
 ) -> None:
-    """A method that transformers does not know, it warns of and goes on; here that is refused."""
+    """What transformers does not know it warns of and goes on, or it fails on it; here that is refused."""
     configured(quantization_config=quantized)(copy)
-    said = refused(copy)
-    assert f"is quantised with {quantized.get('quant_method', 'a method without a name')}" in said
+    assert f"is quantised with {method}" in refused(copy)
 
 
 def test_scales_without_a_quantised_configuration(copy: Path) -> None:

@@ -51,15 +51,16 @@ def quantization_method(stage: Stage, config: Any) -> str | None:
     found = getattr(config, "quantization_config", None)
     if found is None:
         return None
-    described = found if isinstance(found, dict) else found.to_dict()
+    described = found if isinstance(found, dict) else getattr(found, "to_dict", dict)()
     method = described.get("quant_method")
-    if method is None or not AutoHfQuantizer.supports_quant_method(described):
+    method = getattr(method, "value", method)
+    if not isinstance(method, str) or not AutoHfQuantizer.supports_quant_method(described):
         raise EngineError(
             f"stage {stage.name!r}: {stage.model} is quantised with {method or 'a method without a name'}, "
             "which transformers does not read; use the vllm engine, or weights quantised in another way or "
             "not at all"
         )
-    return str(getattr(method, "value", method))
+    return method
 
 
 def missing_libraries(method: str | None) -> list[str]:
