@@ -6,10 +6,12 @@ Scope: tokenizers of `transformers` as they come, plain lists of ids out; no mod
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import re
 from dataclasses import replace
 from datetime import datetime
+from string import ascii_letters
 from typing import Any
 
 from asd.errors import ConfigError, EngineError, PromptTooLongError, RefusedError
@@ -263,13 +265,24 @@ def _warn_of_dates(stage: Stage, tokenizer: Any, where: str) -> None:
 
 def _on(day: datetime, query: Query, stage: Stage, tokenizer: Any) -> str | None:
     """The query as the stage reads it that day; None where the template fails on it."""
-    clock = {"strftime_now": day.strftime}
+    template = {"chat_template": _clock(day) + tokenizer.get_chat_template()}
     try:
         return as_read(
-            query, replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **clock}), tokenizer
+            query, replace(stage, chat_template_kwargs={**stage.chat_template_kwargs, **template}), tokenizer
         )
     except RefusedError:
         return None
+
+
+def _clock(day: datetime) -> str:
+    """A macro in place of the library's `strftime_now`: templates are given data, never functions."""
+    codes = [f"%{flag}{letter}" for flag in ("", "-") for letter in ascii_letters]
+    written = json.dumps({code: day.strftime(code) for code in codes})
+    return (
+        "{% macro strftime_now(format) %}{% set day = namespace(text=format) %}"
+        f"{{% for code, value in {written} .items() %}}"
+        "{% set day.text = day.text.replace(code, value) %}{% endfor %}{{ day.text }}{% endmacro %}"
+    )
 
 
 def check_vocabulary(stage: Stage, tokenizer: Any, n_vocab: int) -> None:

@@ -51,7 +51,7 @@ def quantization_method(stage: Stage, config: Any) -> str | None:
     found = getattr(config, "quantization_config", None)
     if found is None:
         return None
-    described = found if isinstance(found, dict) else getattr(found, "to_dict", dict)()
+    described = found if isinstance(found, dict) else found.to_dict()
     method = described.get("quant_method")
     method = getattr(method, "value", method)
     if not isinstance(method, str) or not AutoHfQuantizer.supports_quant_method(described):
