@@ -424,7 +424,7 @@ def test_template_variables_reach_the_template(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_model_length": 64}, "vLLM's no argument 'max_model_length'; close to it: max_model_len"),
+        ({"max_model_length": 64}, "no argument 'max_model_length'; close to it: max_model_len"),
         ({"model": "other"}, "must not set 'model'"),
         ({"trust_remote_code": True}, "must not set 'trust_remote_code'"),
     ],
