@@ -73,11 +73,14 @@ class _Desk:
         place: Where the calls run.
         batch_size: Most queries in one of them.
         threads: They compute in these.
+
+    Attributes:
+        place, batch_size: As given.
     """
 
     def __init__(self, place: _Place, batch_size: int, threads: ThreadPoolExecutor) -> None:
         self.place = place
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._threads = threads
         self._waiting: list[_Waiting] = []
         self._running: dict[asyncio.Task[None], _Call] = {}
@@ -138,7 +141,7 @@ class _Desk:
 
     def _take(self) -> list[_Waiting]:
         here = self._here()
-        batch = [entry for entry in here if entry.is_called_with(here[0])][: self._batch_size]
+        batch = [entry for entry in here if entry.is_called_with(here[0])][: self.batch_size]
         taken = {id(entry) for entry in batch}
         self._waiting = [entry for entry in here if id(entry) not in taken]
         return batch
@@ -161,7 +164,7 @@ class _Desk:
         cascade, group = batch[0].cascade, [entry.journey for entry in batch]
         asked, tokens = [journey.query for journey in group], [entry.token for entry in batch]
         with cancellable(asked, tokens):
-            cascade.carry_out(group[0].chosen.action, group, self._batch_size)
+            cascade.carry_out(group[0].chosen.action, group, self.batch_size)
 
 
 class _Place:
@@ -270,6 +273,15 @@ class Dispatcher:
     def width(self, stage: str) -> int:
         """Calls that a stage takes at once."""
         return self._desks[stage].place.width
+
+    def batch(self, stage: str) -> int:
+        """Most queries in a call of a stage."""
+        return self._desks[stage].batch_size
+
+    def ahead(self, stage: str) -> tuple[int, int]:
+        """Calls that run on a stage's device, of whatever stage, and queries that wait for one there."""
+        desks = self._desks[stage].place.desks
+        return sum(desk.n_running for desk in desks), sum(desk.n_waiting for desk in desks)
 
     def n_waiting(self, stage: str) -> int:
         """Queries that wait for a stage."""

@@ -422,7 +422,7 @@ def test_every_command_is_listed() -> None:
     """The commands are these, and each says in one line what it does."""
     listed = run("--help").stdout.partition("Commands:")[2].partition("Examples:")[0]
     lines = [line.split(maxsplit=1) for line in listed.splitlines() if line.strip()]
-    first = "agreement assess certify collect contest convert day evidence fit forecast"
+    first = "agreement assess certify collect contest control convert day evidence fit forecast"
     rest = "plan price reality replay routes serve simulate study tiny"
     assert [line[0] for line in lines] == f"{first} frontier generate {rest}".split()
     assert all(len(line) == 2 for line in lines)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +14,10 @@ from click.testing import CliRunner, Result
 
 from asd.cli import main
 from asd.ladder import Ladder
+from asd.operations.books import Summary
+from asd.operations.contenders import cheapest_in_time
+from asd.operations.runs import Runs, Scenario, runs_of
+from asd.operations.sizing import Sizing
 from asd.policy.fit import fit
 from asd.traces import Header, StageHeader, encode_header, encode_trace
 from tests.worlds import sample, verified
@@ -149,13 +154,74 @@ def test_recordings_that_cannot_be_played_are_refused(
     assert message in found.output
 
 
-def test_settings_at_equal_quality(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("asked", "run"),
+    [
+        ("static:0.1,static:0.9,always:S,always:L", ["walk(p", "always(L)"]),
+        ("static:0.9,always:S", ["walk(p"]),
+    ],
+)
+def test_settings_at_equal_quality(place: Place, asked: str, run: list[str]) -> None:
     """Of several settings of a name one is run, and a name that cannot reach the quality is left out."""
-    asked = "static:0.1,static:0.9,always:S,always:L"
-    found = simulate(place, "--arrivals", "poisson:5", "--policies", asked, "--at-quality", "0.99")
+    found = simulate(place, "--arrivals", "poisson:5", "--policies", asked, "--at-quality", "0.98")
     assert found.exit_code == 0, found.output
     rows = [line.split()[0] for line in found.output.splitlines() if line.startswith(("walk", "always"))]
-    assert rows == ["walk(p>=0.9)", "always(L)"]
+    assert [row.partition(">")[0] for row in rows] == run
+
+
+def asked_ids(scenario: Scenario) -> set[str]:
+    return {situation.trace.query.id for situation in scenario.population.queries}
+
+
+def test_settings_are_chosen_on_queries_that_are_not_reported_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every query is in one half; what the largest stage alone scores is printed of the reported half."""
+    chosen, reported = [], []
+
+    def choose(scenario: Scenario, *others: Any, **more: Any) -> list[str]:
+        chosen.append(scenario)
+        return cheapest_in_time(scenario, *others, **more)
+
+    def run(scenario: Scenario, *others: Any) -> Runs:
+        reported.append(scenario)
+        return runs_of(scenario, *others)
+
+    monkeypatch.setattr("asd.cli.simulate.cheapest_in_time", choose)
+    monkeypatch.setattr("asd.cli.simulate.runs_of", run)
+    asked = ("--arrivals", "poisson:5", "--policies", "static:0.9,always:L", "--at-quality", "0.9")
+    found = simulate(place, *asked)
+    assert found.exit_code == 0, found.output
+    [tried], [judged] = chosen, reported
+    assert not asked_ids(tried) & asked_ids(judged)
+    assert asked_ids(tried) | asked_ids(judged) == {f"q{i}" for i in range(240)}
+    assert judged.asked.n_queries == len(judged.population.queries) == 120
+    scores = [situation.trace.outcomes["L"].score for situation in judged.population.queries]
+    assert f"where L alone scores {sum(scores) / 120:.3f}" in found.output  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_a_plan_is_chosen_on_queries_that_it_is_not_reported_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last run of each policy is the reported one, on the other half and on traffic of its own."""
+    runs: list[tuple[int, set[str], Summary]] = []
+    played = Sizing.run
+
+    def run(sizing: Sizing, text: str, replicas: Mapping[str, int]) -> Summary:
+        runs.append((sizing.seed, asked_ids(sizing.scenario), played(sizing, text, replicas)))
+        return runs[-1][-1]
+
+    monkeypatch.setattr(Sizing, "run", run)
+    asked = ("--plan", "0.3", "--at-quality", "0.9", "--arrivals", "poisson:30", "--policies", "static:0.9")
+    found = simulate(place, *asked)
+    assert found.exit_code == 0, found.output
+    *tried, (seed, judged, total) = runs
+    assert tried
+    assert all(other != seed and not queries & judged for other, queries, _ in tried)
+    [row] = [line.split() for line in found.output.splitlines() if line.startswith("static:0.9")]
+    assert row[-2] == f"{total.quality:.3f}"
+    assert row[-1] in {"yes", "no"}
 
 
 def test_what_deciding_takes_is_printed_and_kept(place: Place, tmp_path: Path) -> None:
@@ -180,7 +246,8 @@ def test_a_plan_of_devices(place: Place) -> None:
     assert found.exit_code == 0, found.output
     rows = [line.split() for line in found.output.splitlines() if line.startswith(("always", "queue"))]
     assert [row[0].partition(":")[0] for row in rows] == ["always", "queue"]
-    for _, devices, *placed, p95, quality in rows:
+    for _, devices, *placed, p95, quality, kept in rows:
+        assert kept == "yes"
         assert sum(int(part.partition(":")[2]) for part in placed) == int(devices) <= 4
         assert float(p95) <= 0.3
         assert float(quality) >= 0.9 * 0.7

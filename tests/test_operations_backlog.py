@@ -220,10 +220,10 @@ def test_the_state_is_smoothed_and_solved_again(contenders: Contenders) -> None:
     """Half of the old state stays; a stage that rests keeps what is known of its calls."""
     controller = contenders.of("queue:20:1")
     policy = controller.policy(None)
-    before = policy.solved  # type: ignore[attr-defined]
+    before = policy.table.solved  # type: ignore[attr-defined]
     resting = replace(busy(0.0, 2), call_s=None, per_call=None)
     assert controller.policy(state(S=busy(0.8, call_s=0.031), L=resting)) is policy
-    assert policy.solved is not before  # type: ignore[attr-defined]
+    assert policy.table.solved is not before  # type: ignore[attr-defined]
     known = controller.stages  # type: ignore[attr-defined]
     assert known["S"].utilisation == pytest.approx(0.4)
     expected = contenders.population.mean_call_s("S")
@@ -257,7 +257,7 @@ def test_decisions_are_counted(contenders: Contenders) -> None:
     list(sim.run(600.0))
     policy = controller.policy(None)
     visits = sum(stay.n_visits for stay in sim.books.total().stages.values())
-    assert policy.n_decisions == visits + 3  # type: ignore[attr-defined]
+    assert policy.table.n_decisions == visits + 3  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", ["queue:5:-1", "queue:5:1:1.5", "queue:-5:1", "queue:5:inf"])
@@ -277,15 +277,15 @@ def test_what_a_burst_leaves_behind(contenders: Contenders) -> None:
     late = replace(state(S=busy(0.9, call_s=0.011), L=busy(0.95, 2, call_s=0.055)), latency_s=1.0)
     for _ in range(20):
         ours.policy(calm)
-    before = dict(ours.policy(calm).solved.actions)  # type: ignore[attr-defined]
+    before = dict(ours.policy(calm).table.solved.actions)  # type: ignore[attr-defined]
     for _ in range(30):
         ours.policy(late)
         published.policy(late)
-    assert ours.policy(late).solved.actions != before  # type: ignore[attr-defined]
+    assert ours.policy(late).table.solved.actions != before  # type: ignore[attr-defined]
     for _ in range(30):
         ours.policy(calm)
         published.policy(calm)
-    assert ours.policy(calm).solved.actions == before  # type: ignore[attr-defined]
+    assert ours.policy(calm).table.solved.actions == before  # type: ignore[attr-defined]
     multipliers = published.multipliers  # type: ignore[attr-defined]
     assert multipliers["L"] == 3.0
     assert multipliers["S"] != pytest.approx(1.0)

@@ -35,7 +35,7 @@ def sizing(most: int = 12, devices: dict[str, int] | None = None) -> Sizing:
 
 
 def p95(found: Sizing, text: str, replicas: dict[str, int]) -> float:
-    total = found._run(text, replicas)
+    total = found.run(text, replicas)
     return np.inf if total.p95_s is None or total.n_inside > 40 else total.p95_s
 
 

@@ -46,8 +46,8 @@ EXIT_INTERRUPTED = 130
 _SHARE = 0.95
 """Of the largest stage's quality, that the named settings of a fit keep."""
 _RESEARCH = (
-    "agreement", "assess", "certify", "contest", "day", "evidence", "frontier", "plan", "reality", "replay",
-    "study",
+    "agreement", "assess", "certify", "contest", "control", "day", "evidence", "frontier", "plan", "reality",
+    "replay", "study",
 )  # fmt: skip
 _COMMANDS = ("collect", "convert", "forecast", "generate", "routes", "serve", "simulate", "tiny")
 _GROUPS = {name: f"asd.cli.{name}" for name in _COMMANDS} | {

@@ -1,9 +1,7 @@
 """The controllers that are compared, by name and setting, and their comparison at equal quality.
 
 optimal:LAM          backward induction at every load
-queue:LAM:MU[:AHEAD] the same with the queues of the moment; AHEAD 0 looks one step ahead
-target:LAM:P95       the same, MU learned so that P95 is held
-price:LAM:MU         routes once, from the prompt, at the same prices of waiting (after RouteBalance)
+queue, target, price what sees the queues (`asd.operations.steering`)
 router:LAM:P         the published router for the largest stage, else the static walk
 gears:LAM            settings up to LAM, chosen by the rate of arrivals
 published:LAM        the published optimiser
@@ -17,23 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
-
 from asd.errors import ConfigError
-from asd.operations.control.backlog import Problem, QueueAware
 from asd.operations.control.gears import Gears, gears_of
 from asd.operations.control.published import Published, Router
-from asd.operations.control.target import P95Target
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Runs, Scenario, runs_of
-from asd.operations.state import StageState
+from asd.operations.steering import STEERED, Steering, named
 from asd.operations.traffic import Controller, Fixed
 from asd.policies import FixedStage, OptimalPolicy, StaticWalk
 from asd.policy.artifact import PolicyArtifact
-from asd.stopping.graph import Graph
 
 __all__ = ["Contenders", "cheapest_in_time"]
 
+_KNOWN = f"optimal:LAM, router:LAM:P, gears:LAM, published:LAM, static:P, always:STAGE, {STEERED}"
 _LIGHTER = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 """Settings of the gears, as shares of the largest lam."""
 
@@ -62,26 +56,22 @@ class Contenders:
         Raises:
             ConfigError: It names none.
         """
-        name, *settings = text.strip().split(":")
         makers: dict[str, Callable[..., Controller]] = {
+            **self.steering.makers,
             "optimal": lambda lam: Fixed(self._optimal(float(lam))),
-            "queue": lambda lam, mu, ahead="1": self._queue_aware(float(lam), float(mu), float(ahead)),
-            "target": lambda lam, p95: self._target(float(lam), float(p95)),
-            "price": lambda lam, mu: self._price(float(lam), float(mu)),
             "router": lambda lam, p: self._router(float(lam), float(p)),
             "gears": lambda lam: self._gears(float(lam)),
             "published": lambda lam: self._published(float(lam)),
             "static": lambda p: Fixed(StaticWalk(self.population.stages, float(p), self.evidence)),
             "always": lambda stage: Fixed(FixedStage(self._checked(stage))),
         }
-        try:
-            return makers[name](*settings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{text!r} is no policy; write optimal:LAM, queue:LAM:MU, queue:LAM:MU:AHEAD, "
-                "target:LAM:P95, price:LAM:MU, router:LAM:P, gears:LAM, published:LAM, static:P or "
-                "always:STAGE"
-            ) from error
+        return named(text, makers, _KNOWN)
+
+    @property
+    def steering(self) -> Steering:
+        """Makes those that see the queues."""
+        call_s = {stage: self.population.mean_call_s(stage) for stage in self.population.stages}
+        return Steering(self.fitted, self.population.rates, call_s, self.servers, self.batch, self.evidence)
 
     def _checked(self, stage: str) -> str:
         if stage not in self.population.stages:
@@ -90,27 +80,6 @@ class Contenders:
 
     def _optimal(self, lam: float) -> OptimalPolicy:
         return replace(self.fitted.optimal(lam, batch=self.batch), evidence=self.evidence)
-
-    def _queue_aware(self, lam: float, mu: float, ahead: float) -> QueueAware:
-        name = f"queue-aware(lam={lam:g},mu={mu:g},ahead={ahead:g})"
-        return self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, ahead)
-
-    def _target(self, lam: float, p95_s: float) -> P95Target:
-        return P95Target(self._queue_aware(lam, 0.0, 1.0), p95_s)
-
-    def _price(self, lam: float, mu: float) -> QueueAware:
-        graph = self.fitted.graph(batch=self.batch)
-        routes = Graph(graph.nodes, graph.outgoing(graph.root.name), graph.start)
-        return self._steered(f"latency-price(lam={lam:g},mu={mu:g})", routes, lam, mu, 0.0)
-
-    def _steered(self, name: str, graph: Graph, lam: float, mu: float, ahead: float) -> QueueAware:
-        usage = {(e.source, e.action): np.array(e.usage) for e in self.fitted.problem.edges}
-        problem = Problem(graph, usage, self.population.rates, scaled=self.fitted.fit.scaled)
-        expected = {
-            stage: StageState(replicas, 0, 0, 0.0, None, self.population.mean_call_s(stage), 1.0)
-            for stage, (replicas, _) in self.servers.items()
-        }
-        return QueueAware(name, problem, self.evidence, lam, mu, self._sizes, expected, ahead)
 
     def _router(self, lam: float, p: float) -> Router:
         walk = StaticWalk(self.population.stages, p, self.evidence)
@@ -123,10 +92,6 @@ class Contenders:
     def _published(self, lam: float) -> Published:
         costs = [p.cost(self.population.mean_usage(s)) for s, p in self.population.prices.items()]
         return Published(self.population.stages, tuple(costs), lam, self.evidence)
-
-    @property
-    def _sizes(self) -> dict[str, int]:
-        return {stage: size for stage, (_, size) in self.servers.items()}
 
 
 def cheapest_in_time(

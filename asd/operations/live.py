@@ -1,10 +1,10 @@
 """The state of a cascade that answers now, from its dispatcher: the same types that the simulator fills.
 
-    meter = Meter(dispatcher, stages, batch)
+    meter = Meter(dispatcher, stages)
     controller.watch(meter.gauges)                # the policy reads the queues at every decision
     meter.sample()                                # every second or so
     meter.ended(completion, seconds)              # after every request
-    policy = controller.policy(meter.state())     # every 30 s
+    policy = controller.policy(meter.state(n))    # every 30 s
 
 Scope: numbers are read, nothing is decided, and nobody is waited for.
 """
@@ -12,8 +12,9 @@ Scope: numbers are read, nothing is decided, and nobody is waited for.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,23 +22,27 @@ from asd.dispatch import Dispatcher
 from asd.operations.state import StageState, SystemState
 from asd.types import Completion
 
-__all__ = ["LiveGauge", "Meter"]
+__all__ = ["LiveGauge", "Meter", "stage_now"]
 
 _LEAST_FOR_P95 = 59
+_MOST_LATENCIES = 10_000
+"""Latest latencies of which a percentile is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveGauge:
-    """A stage of a dispatcher at this moment (`asd.operations.traffic.Gauge`)."""
+    """What stands before a call of a stage now (`asd.operations.traffic.Gauge`).
+
+    Stages of one device take turns, so those that run or wait there are counted whatever their stage.
+    """
 
     dispatcher: Dispatcher
     stage: str
-    batch: int
 
     @property
     def n_waiting(self) -> int:
-        """Requests in its queue."""
-        return self.dispatcher.n_waiting(self.stage)
+        """Requests that wait for a call."""
+        return self.dispatcher.ahead(self.stage)[1]
 
     @property
     def replicas(self) -> int:
@@ -47,23 +52,37 @@ class LiveGauge:
     @property
     def n_calls(self) -> int:
         """Calls under way."""
-        return round(self.dispatcher.utilisation(self.stage) * self.replicas)
+        return self.dispatcher.ahead(self.stage)[0]
 
     @property
-    def n_in_flight(self) -> int:
-        """Requests in them."""
-        return self.dispatcher.n_in_flight(self.stage)
+    def batch(self) -> int:
+        """Most queries in a call."""
+        return self.dispatcher.batch(self.stage)
+
+
+def stage_now(dispatcher: Dispatcher, stage: str) -> StageState:
+    """A stage at this moment; nothing is known of what has ended."""
+    return StageState(
+        replicas=dispatcher.width(stage),
+        n_waiting=dispatcher.n_waiting(stage),
+        n_in_flight=dispatcher.n_in_flight(stage),
+        utilisation=dispatcher.utilisation(stage),
+        wait_s=None,
+        call_s=None,
+        per_call=None,
+    )
 
 
 @dataclass(slots=True)
 class _Seen:
-    """Of one stage since the last look: samples of what runs, and seconds of the calls that ended."""
+    """Of one stage since the last look: sums over samples of what runs, and over calls that ended."""
 
     n_samples: int = 0
-    n_busy: float = 0.0
-    n_calls: int = 0
+    utilisation: float = 0.0
+    n_calls: float = 0.0
     n_in_flight: int = 0
-    call_s: list[float] = field(default_factory=list)
+    n_ended: int = 0
+    ended_s: float = 0.0
 
 
 class Meter:
@@ -72,7 +91,6 @@ class Meter:
     Args:
         dispatcher: Walks the requests.
         stages: Names, in ladder order.
-        batch: Most queries in a call.
         clock: Reads seconds.
 
     Attributes:
@@ -83,69 +101,75 @@ class Meter:
         self,
         dispatcher: Dispatcher,
         stages: Sequence[str],
-        batch: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.gauges = {stage: LiveGauge(dispatcher, stage, batch) for stage in stages}
+        self.gauges = {stage: LiveGauge(dispatcher, stage) for stage in stages}
+        self._dispatcher = dispatcher
         self._clock = clock
         self._began = clock()
-        self._n_arrived = self._n_lost = 0
-        self._n_open = 0
-        self._latencies: list[float] = []
-        self._seen = {stage: _Seen() for stage in stages}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._n_arrived = self._n_answered = self._n_lost = 0
+        self._latency = 0.0
+        self._latencies: deque[float] = deque(maxlen=_MOST_LATENCIES)
+        self._seen = {stage: _Seen() for stage in self.gauges}
 
     def arrived(self) -> None:
         """A request was taken."""
         self._n_arrived += 1
-        self._n_open += 1
 
     def ended(self, completion: Completion | None, seconds: float) -> None:
         """It has an answer after so many seconds; None: it has none."""
-        self._n_open -= 1
         if completion is None:
             self._n_lost += 1
             return
+        self._n_answered += 1
+        self._latency += seconds
         self._latencies.append(seconds)
         for call in completion.bought:
             if call.seconds > 0.0:
-                self._seen[call.stage].call_s.append(call.seconds)
+                seen = self._seen[call.stage]
+                seen.n_ended += 1
+                seen.ended_s += call.seconds
 
     def sample(self) -> None:
-        """Read all gauges once; utilisation and the size of calls are means over these readings."""
-        for stage, gauge in self.gauges.items():
-            seen = self._seen[stage]
+        """Read every stage once; utilisation and the size of calls are means over these readings."""
+        for stage, seen in self._seen.items():
+            now = stage_now(self._dispatcher, stage)
             seen.n_samples += 1
-            seen.n_busy += gauge.n_calls / gauge.replicas
-            seen.n_calls += gauge.n_calls
-            seen.n_in_flight += gauge.n_in_flight
+            seen.utilisation += now.utilisation
+            seen.n_calls += now.utilisation * now.replicas
+            seen.n_in_flight += now.n_in_flight
 
-    def state(self) -> SystemState:
-        """What there was since the last look, which ends with this one."""
-        now = self._clock()
+    def state(self, n_inside: int) -> SystemState:
+        """What there was since the last look, which ends with this one.
+
+        Args:
+            n_inside: Requests that are open now.
+        """
+        now, n = self._clock(), self._n_answered
         seconds = max(now - self._began, 1e-9)
-        n, n_ended = len(self._latencies), len(self._latencies) + self._n_lost
+        n_ended = n + self._n_lost
+        enough = len(self._latencies) >= _LEAST_FOR_P95
         state = SystemState(
             now_s=now,
             seconds=seconds,
-            stages={stage: self._stage(stage, gauge) for stage, gauge in self.gauges.items()},
-            n_inside=self._n_open,
+            stages={stage: self._stage(stage, seen) for stage, seen in self._seen.items()},
+            n_inside=n_inside,
             request_rate=self._n_arrived / seconds,
             error_rate=self._n_lost / n_ended if n_ended else 0.0,
-            latency_s=sum(self._latencies) / n if n else None,
-            p95_s=float(np.quantile(self._latencies, 0.95)) if n >= _LEAST_FOR_P95 else None,
+            latency_s=self._latency / n if n else None,
+            p95_s=float(np.quantile(np.array(self._latencies), 0.95)) if enough else None,
         )
-        self._began, self._n_arrived, self._n_lost, self._latencies = now, 0, 0, []
-        self._seen = {stage: _Seen() for stage in self.gauges}
+        self._began = now
+        self._forget()
         return state
 
-    def _stage(self, stage: str, gauge: LiveGauge) -> StageState:
-        seen = self._seen[stage]
-        return StageState(
-            replicas=gauge.replicas,
-            n_waiting=gauge.n_waiting,
-            n_in_flight=gauge.n_in_flight,
-            utilisation=seen.n_busy / seen.n_samples if seen.n_samples else 0.0,
-            wait_s=None,
-            call_s=sum(seen.call_s) / len(seen.call_s) if seen.call_s else None,
+    def _stage(self, stage: str, seen: _Seen) -> StageState:
+        return replace(
+            stage_now(self._dispatcher, stage),
+            utilisation=seen.utilisation / seen.n_samples if seen.n_samples else 0.0,
+            call_s=seen.ended_s / seen.n_ended if seen.n_ended else None,
             per_call=seen.n_in_flight / seen.n_calls if seen.n_calls else None,
         )

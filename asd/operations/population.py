@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -30,7 +31,7 @@ from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Trace, Usag
 
 __all__ = [
     "Decider", "Lookup", "Place", "Population", "Remembered", "Situation", "Step", "Tabled", "call_rates",
-    "decider_of",
+    "decider_of", "ladder_rates",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -118,11 +119,7 @@ class Population:
             raise ConfigError(
                 f"recorded seconds are those of calls of one query, not of {largest_batch}: give batch 1"
             )
-        if ladder.price_unit not in _SECONDS:
-            raise ConfigError(
-                f"prices in {ladder.price_unit!r} are no service times; measure them in milliseconds "
-                "(asd price), or declare them in s"
-            )
+        self.rates = ladder_rates(ladder, largest_batch)
         if not traces:
             raise DataError("there are no queries to draw from; collect some (asd collect)")
         for trace in traces:
@@ -133,13 +130,20 @@ class Population:
         self._clocked = clocked
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
-        self.seconds_per_price = _SECONDS[ladder.price_unit]
-        self.rates = {
-            name: self.seconds_per_price * call_rates(_by_batch(ladder, name), largest_batch)
-            for name in self.stages
-        }
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
         self.queries = [Situation(trace, Journey(trace.query)) for trace in traces]
+
+    def halves(self, seed: int = 0) -> tuple[Population, Population]:
+        """The same with half of the queries each, drawn by chance; `DataError` where there is only one."""
+        if len(self.queries) < 2:
+            raise DataError("one query cannot be split; collect more (asd collect)")
+        order = np.random.default_rng(seed).permutation(len(self.queries))
+        return self._of(order[::2]), self._of(order[1::2])
+
+    def _of(self, positions: npt.NDArray[np.intp]) -> Population:
+        part = copy(self)
+        part.queries = [self.queries[i] for i in positions]
+        return part
 
     def mean_usage(self, stage: str) -> Usage:
         """What a call of a stage alone does, mean over the queries, in whole counts."""
@@ -151,6 +155,15 @@ class Population:
         """Mean seconds that a query adds to a call of so many, from the prompt alone, as it was recorded."""
         counts = [query.trace.outcomes[stage].draft.usage.counts for query in self.queries]
         return float(self.rates[stage][size - 1] @ np.mean(counts, axis=0))
+
+    def dearest_cost(self) -> float:
+        """Most cost units of a request: every stage writes, reads what it can, and writes again."""
+        return max(self._dearest(situation.trace) for situation in self.queries)
+
+    def _dearest(self, trace: Trace) -> float:
+        written = [(stage, trace.outcomes[stage].draft.usage.alone) for stage in self.stages]
+        read = [(reading.stage, reading.usage) for reading in trace.verifications.values()]
+        return sum(self.prices[stage].cost(usage) for stage, usage in (*written, *written, *read)) / self.unit
 
     def step(self, situation: Situation, decision: Decision) -> Step:
         """What a decision leads to; carried out once."""
@@ -304,6 +317,23 @@ def call_rates(prices: Mapping[int, Prices], largest: int) -> Array:
     within = np.column_stack([np.interp(n, sizes, column) for column in of_call.T])
     shares = within / np.minimum(n, sizes[-1])[:, None]
     return np.asarray(shares)
+
+
+def ladder_rates(ladder: Ladder, largest: int) -> dict[str, Array]:
+    """Seconds that a count adds to a call of 1, 2, ... queries, by stage, shape (largest, 6).
+
+    Raises:
+        ConfigError: Prices are no times.
+    """
+    if ladder.price_unit not in _SECONDS:
+        raise ConfigError(
+            f"prices in {ladder.price_unit!r} are no service times; measure them in milliseconds "
+            "(asd price), or declare them in s"
+        )
+    return {
+        stage.name: _SECONDS[ladder.price_unit] * call_rates(_by_batch(ladder, stage.name), largest)
+        for stage in ladder.stages
+    }
 
 
 def _by_batch(ladder: Ladder, stage: str) -> dict[int, Prices]:

@@ -20,7 +20,8 @@ from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Server
-from asd.operations.traffic import Controller, Open, Settings, Users
+from asd.operations.traffic import Cap, Controller, Open, Settings, Users
+from asd.schema import msgspec
 
 __all__ = ["Asked", "Effort", "Mean", "Run", "Runs", "Scenario", "mean_of", "run", "runs_of"]
 
@@ -106,7 +107,15 @@ class Scenario:
     population: Population
     asked: Asked
 
-    def simulator(self, controller: Controller, seed: int) -> Simulator:
+    def halves(self) -> tuple[Scenario, Scenario]:
+        """The same on one half of the queries each: one to choose on, one to report on."""
+        first, second = (
+            Scenario(part, msgspec.structs.replace(self.asked, n_queries=len(part.queries)))
+            for part in self.population.halves()
+        )
+        return first, second
+
+    def simulator(self, controller: Controller, seed: int, cap: Cap | None = None) -> Simulator:
         """A run that has not begun; a seed is the same traffic and the same faults for every controller."""
         asked = self.asked
         rng = np.random.default_rng([seed, 0])
@@ -118,7 +127,7 @@ class Scenario:
             stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]))
             traffic = Open(merged(stream, *overloads(faults, rng)))
         servers = {name: Server(*server) for name, server in asked.servers.items()}
-        settings = Settings(asked.window_s, asked.most_inside)
+        settings = Settings(asked.window_s, asked.most_inside, cap)
         sim = Simulator(self.population, servers, controller, traffic, seed, settings)
         plan(sim, faults)
         return sim
@@ -183,7 +192,7 @@ def _effort(sim: Simulator, controller: Controller) -> Effort | None:
     if not (isinstance(controller, QueueAware) and isinstance(decider, Lookup)):
         return None
     return Effort(
-        n_decisions=controller.policy(None).n_decisions,
+        n_decisions=controller.policy(None).table.n_decisions,
         decision_s=decider.seconds_per_step(),
         n_solved=controller.n_solved,
         solve_s=controller.solving_s / controller.n_solved,

@@ -23,7 +23,7 @@ from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Decider, Lookup, Population, Step, decider_of
 from asd.operations.state import StageState, SystemState
 from asd.operations.stations import Agenda, Ended, Place, Request, Server, Station
-from asd.operations.traffic import KEPT, Controller, Open, Settings, Users, Watching
+from asd.operations.traffic import DAY_S, KEPT, Controller, Open, Settings, Users, Watching
 from asd.policies import Policy
 
 __all__ = ["Simulator"]
@@ -49,6 +49,7 @@ class Simulator:
 
     Attributes:
         decider: Decides now, as the controller's policy of the moment does.
+        spent: Cost units of all calls that have ended.
         on_end: Told of every request that is answered or fails, and when, if anybody wants to know.
 
     Raises:
@@ -90,6 +91,7 @@ class Simulator:
         self._up_s = dict.fromkeys(population.stages, 0.0)
         self._resized = dict.fromkeys(population.stages, 0.0)
         self.books = Books(population.stages)
+        self.spent = self._spent_before = self._day = 0.0
         self._recent = _Recent(0.0)
 
     def _station(self, name: str, server: Server, place: Place | None) -> Station:
@@ -130,8 +132,9 @@ class Simulator:
             latency_s=recent.latency / n if n else None,
             p95_s=float(np.quantile(latencies, 0.95)) if len(latencies) >= 59 else None,
             quality=recent.quality / n if n else None,
+            spent=self.spent - recent.spent_before,
         )
-        self._recent = _Recent(now)
+        self._recent = _Recent(now, self.spent)
         return state
 
     def _stage_state(self, station: Station, seconds: float) -> StageState:
@@ -201,14 +204,24 @@ class Simulator:
         self.books.now.n_arrived += 1
         self._recent.n_arrived += 1
         situation = self._population.queries[next(self._drawn)]
-        most = self._settings.most_inside
-        if most is not None and self.system.n >= most:
+        if self._is_refused():
             self.books.now.n_refused += 1
             self._gone()
             return
         request = Request(self.agenda.now, situation)
         self.system.enter(self.agenda.now)
         self._go_on(request)
+
+    def _is_refused(self) -> bool:
+        """Whether there is no room, or no money, for one more."""
+        most, cap = self._settings.most_inside, self._settings.cap
+        if most is not None and self.system.n >= most:
+            return True
+        if cap is None:
+            return False
+        if (day := self.agenda.now // DAY_S) != self._day:
+            self._day, self._spent_before = day, self.spent
+        return self.spent - self._spent_before + (self.system.n + 1) * cap.bound > cap.amount
 
     def _go_on(self, request: Request) -> None:
         """Ask the policy, and join a queue or be gone; what takes no call takes no time."""
@@ -228,6 +241,7 @@ class Simulator:
         assert step.after is not None
         request.situation = step.after
         request.cost += step.cost
+        self.spent += step.cost
         self._go_on(request)
 
     def _lost(self, request: Request) -> None:
@@ -304,6 +318,7 @@ class _Recent:
     """What happened since the controller last looked."""
 
     since: float
+    spent_before: float = 0.0
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_MOST_LATENCIES))
     latency: float = 0.0
     n_answered: int = 0

@@ -16,7 +16,7 @@ from asd.operations.runs import Asked, Scenario
 from asd.operations.traffic import Controller
 from asd.schema import msgspec
 
-__all__ = ["Need", "Size", "Sizing", "placements"]
+__all__ = ["Need", "Size", "Sizing", "keeps", "placements"]
 
 Servers = Mapping[str, tuple[int, int]]
 
@@ -79,7 +79,7 @@ class Sizing:
         if not (need.p95_s > 0.0 and need.quality >= 0.0):
             raise ConfigError(f"plan for a positive P95 and a quality of at least 0, not {need}")
         for n in range(1, self.most + 1):
-            found = [size for size in self._tried(texts, n) if _keeps(size.total, need)]
+            found = [size for size in self._tried(texts, n) if keeps(size.total, need)]
             if found:
                 return min(found, key=lambda size: size.total.p95_s or 0.0)
         return None
@@ -94,9 +94,10 @@ class Sizing:
             used = self._used(text)
             for replicas in placements([self.devices[stage] for stage in used], n):
                 placed = dict(zip(used, replicas, strict=True))
-                yield Size(text, n, placed, self._run(text, placed))
+                yield Size(text, n, placed, self.run(text, placed))
 
-    def _run(self, text: str, replicas: Mapping[str, int]) -> Summary:
+    def run(self, text: str, replicas: Mapping[str, int]) -> Summary:
+        """What a setting comes to with these replicas."""
         asked = self.scenario.asked
         servers = {stage: (replicas.get(stage, 1), batch) for stage, (_, batch) in asked.servers.items()}
         there: Asked = msgspec.structs.replace(asked, servers=servers)
@@ -118,7 +119,7 @@ def placements(sizes: Sequence[int], total: int) -> Iterator[tuple[int, ...]]:
             yield (n, *more)
 
 
-def _keeps(total: Summary, need: Need) -> bool:
+def keeps(total: Summary, need: Need) -> bool:
     """Whether the needs are met, with everybody answered but those on the way."""
     slow = total.p95_s is None or total.p95_s > need.p95_s
     left_behind = total.n_inside > max(20.0, 0.02 * total.n_arrived)

@@ -48,6 +48,7 @@ class SystemState:
         latency_s: Mean of the requests answered since the last look; None: none was.
         p95_s: Their 95th percentile; None: fewer than 59 were.
         quality: Mean score of them, where it is known (simulated); None: it is not.
+        spent: Cost units of the calls that ended since the last look; None: not known.
     """
 
     now_s: float
@@ -59,3 +60,4 @@ class SystemState:
     latency_s: float | None
     p95_s: float | None
     quality: float | None = None
+    spent: float | None = None

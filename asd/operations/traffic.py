@@ -11,7 +11,9 @@ from asd.errors import ConfigError
 from asd.operations.state import SystemState
 from asd.policies import Policy
 
-__all__ = ["KEPT", "Controller", "Fixed", "Gauge", "Open", "Settings", "Users", "Watching"]
+__all__ = ["DAY_S", "KEPT", "Cap", "Controller", "Fixed", "Gauge", "Open", "Settings", "Users", "Watching"]
+
+DAY_S = 86_400.0
 
 
 class Controller(Protocol):
@@ -105,16 +107,31 @@ class Open:
 
 
 @dataclass(frozen=True, slots=True)
+class Cap:
+    """Most that may be spent a day: requests whose calls might pass it are refused, as a ledger does.
+
+    Attributes:
+        amount: Cost units a day.
+        bound: Most that a request may cost; held for everybody who is inside.
+    """
+
+    amount: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """How a run is kept.
 
     Attributes:
         window_s: Length of a window of the books.
         most_inside: Requests that find so many inside are refused; None: nobody is.
+        cap: On what is spent; None: there is none.
     """
 
     window_s: float = 600.0
     most_inside: int | None = None
+    cap: Cap | None = None
 
     def __post_init__(self) -> None:
         if not self.window_s > 0.0:

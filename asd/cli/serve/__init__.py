@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -22,6 +23,9 @@ from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.ladder import Ladder
+from asd.operations.steering import STEERED, named, steering_of
+from asd.operations.traffic import Controller
+from asd.policy.artifact import PolicyArtifact
 from asd.serving.admission import Admission
 from asd.serving.cashier import Cashier
 from asd.serving.ledger import NO_CAPS, Caps
@@ -31,6 +35,9 @@ from asd.serving.spending import micros_of
 from asd.serving.tariff import Tariff
 from asd.traces import Header
 from asd.traces.served import SERVED
+
+if TYPE_CHECKING:
+    from asd.serving.endpoint.service import Steers
 
 __all__ = ["serve"]
 
@@ -48,6 +55,8 @@ __all__ = ["serve"]
 @policy_option
 @click.option("--lam", type=float, help="Of requests that name none. [default: what is guaranteed, else 5]")
 @click.option("--quality", type=float, help="Instead: the share of quality that they get.")
+@click.option("--controller", help="Instead, what sees the queues at every decision: queue:LAM:MU[:AHEAD], "
+              "target:LAM:P95 or price:LAM:MU (asd/operations/README.md).")  # fmt: skip
 @click.option("--certified", is_flag=True, help="Refuse a quality that no guarantee of the policy covers.")
 @click.option("--ledger", "ledger_path", type=click.Path(dir_okay=False, path_type=Path), envvar="ASD_LEDGER",
               show_envvar=True, help="File of the keys and the books. [default: neither]")  # fmt: skip
@@ -80,6 +89,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     policy: Path | None,
     lam: float | None,
     quality: float | None,
+    controller: str | None,
     certified: bool,
     ledger_path: Path | None,
     cap_day: str | None,
@@ -109,10 +119,15 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
     _check_watched(shadow, shadow_all, log_path, log_prompts)
+    if controller is not None and (lam is not None or quality is not None or certified):
+        raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
     steps, local = Ladder.load(ladder), is_loopback(host)
     keep_quiet(steps)
     fitted = policy_of(steps, policy)
+    steering = None if controller is None else _steering(controller, fitted, steps)
     deployed = deploy(steps, open_engines(steps, device, engine), lambda: revisions(steps, engine))
+    if steering is not None and deployed.residency is not None:
+        raise ConfigError("--controller reckons with no loads of stages; give them memory, or a --lam")
     engines = closed_at_the_end(deployed.engines)
     settings = SettingCache(
         fitted, steps, lam=lam, quality=quality, certified=certified, residency=deployed.residency
@@ -128,15 +143,28 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         if deployed.residency is None:
             load(engines)
 
-        guarantee = fitted.guarantee if settings.default.guaranteed else None
+        guarantee = fitted.guarantee if settings.default.guaranteed and steering is None else None
         promised = quality if guarantee is None else guarantee.keep
         watching = Watching(shadow, shadow_all, promised, guarantee, log)
 
         def service() -> Service:
-            return Service(engines, steps, settings, fitted.model.forms, admission, capacity, watching)
+            found = Service(engines, steps, settings, fitted.model.forms, admission, capacity, watching)
+            if steering is not None:
+                found.steer_by(steering)
+            return found
 
         click.echo(f"{steps.name} at {url_of(at)}", err=True)
         Server(Application(service, loopback_only=local)).run([at])
+
+
+def _steering(text: str, fitted: PolicyArtifact, ladder: Ladder) -> Steers:
+    """Makes the controller that is named, once it is known how the stages are run."""
+
+    def steering(servers: Mapping[str, tuple[int, int]]) -> Controller:
+        return named(text, steering_of(fitted, ladder, servers).makers, STEERED)
+
+    steering({stage.name: (1, 1) for stage in ladder.stages})  # refuses what is none before stages are loaded
+    return steering
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from asd.operations.traffic import Gauge
 from asd.stopping.graph import FloatArray, Graph
 from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
 
-__all__ = ["LEVELS", "BacklogPolicy", "Problem", "QueueAware", "Solved", "Surcharge"]
+__all__ = ["LEVELS", "BacklogPolicy", "Problem", "QueueAware", "Solved", "Surcharge", "Table"]
 
 LEVELS = (0.0, 1.0, 2.5, 6.0, 15.0, math.inf)
 """Backlogs that policies are solved for, in calls; infinite: the stage is out of reach."""
@@ -100,6 +100,9 @@ class Problem:
         usage: What every edge takes, by source and action, shape (B, 6) of its source (`Usage.counts`).
         rates: Seconds that a count adds to a call of 1, 2, ... queries, by stage, shape (largest, 6).
         scaled: Whether queries differ in length.
+
+    Attributes:
+        in_reach: Combinations of backlogs in which no stage is out of reach.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Problem:
         }
         self._names = {name: (STOP, *(e.action for e in edges)) for name, edges in self._edges.items()}
         combinations = list(product(range(len(LEVELS)), repeat=len(self.stages)))
+        self.in_reach = np.flatnonzero([_OUT not in levels for levels in combinations])
         self._levels = np.repeat(np.array(combinations), len(self.scales), axis=0)
         self._scale = np.tile(self.scales, len(combinations))[:, None]
 
@@ -196,26 +200,44 @@ class Solved:
     problem: Problem
     actions: Mapping[str, bytes]
 
+    def choices(self, place: Place) -> set[str]:
+        """The actions at a place over all backlogs, every stage in reach."""
+        numbers = np.frombuffer(self.actions[place.node], dtype=np.int8)
+        return {
+            place.names[i] for i in np.unique(numbers[self.problem.in_reach * place.stride + place.offset])
+        }
+
 
 @dataclass(slots=True, eq=False)
+class Table:
+    """What changes under a policy, and under those that were made of it (`BacklogPolicy.without`).
+
+    Attributes:
+        solved: The latest solution; whoever steers puts a new one here.
+        gauges: By stage, in ladder order; none: every queue is empty.
+        n_decisions: Look-ups so far.
+    """
+
+    solved: Solved
+    gauges: Sequence[Gauge] = ()
+    n_decisions: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class BacklogPolicy:
     """Looks at the queues, then up the action solved for them.
 
     Attributes:
         name: As it stands in tables.
         evidence: What is known about the answers so far.
-        solved: The latest solution; whoever steers puts a new one here.
-        gauges: By stage, in ladder order; none: every queue is empty.
+        table: Where it looks.
         out: Stages that cannot be asked.
-        n_decisions: So far.
     """
 
     name: str
     evidence: Evidence
-    solved: Solved
-    gauges: Sequence[Gauge] = ()
+    table: Table
     out: frozenset[str] = frozenset()
-    n_decisions: int = 0
 
     def decide(
         self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
@@ -230,22 +252,23 @@ class BacklogPolicy:
 
     def place(self, state: Judgement) -> Place:
         """Where a judged state is found; the same in every solution."""
-        return self.solved.problem.place(state)
+        return self.table.solved.problem.place(state)
 
     def action(self, place: Place, out: Collection[str] = ()) -> str | None:
         """What to do at a place; None where every stage is out and no answer in hand."""
-        self.n_decisions += 1
+        table = self.table
+        table.n_decisions += 1
         combination = 0
-        for gauge in self.gauges:
+        for gauge in table.gauges:
             combination = combination * len(LEVELS) + level_of(gauge)
         if out:
             combination = self._combination_without(out)
-        number = self.solved.actions[place.node][combination * place.stride + place.offset]
+        number = table.solved.actions[place.node][combination * place.stride + place.offset]
         return place.names[number] if number or place.answer is not None else None
 
     def _combination_without(self, out: Collection[str]) -> int:
-        stages = self.solved.problem.stages
-        levels = [level_of(gauge) for gauge in self.gauges] or [0] * len(stages)
+        stages = self.table.solved.problem.stages
+        levels = [level_of(gauge) for gauge in self.table.gauges] or [0] * len(stages)
         combination = 0
         for stage, level in zip(stages, levels, strict=True):
             combination = combination * len(LEVELS) + (_OUT if stage in out else level)
@@ -297,18 +320,18 @@ class QueueAware:
             raise ConfigError(f"mu is at least 0 and memory in [0, 1), not {self.mu:g} and {self.memory:g}")
         if not (0.0 <= self.ahead <= 1.0 and 0.0 <= self.lam < math.inf):
             raise ConfigError(f"lam is at least 0 and ahead in [0, 1], not {self.lam:g} and {self.ahead:g}")
-        self._policy = BacklogPolicy(self.name, self.evidence, self._solve())
+        self._policy = BacklogPolicy(self.name, self.evidence, Table(self._solve()))
 
     def watch(self, gauges: Mapping[str, Gauge]) -> None:
         """Read the queues here from now on."""
-        self._policy.gauges = [gauges[stage] for stage in self.problem.stages]
+        self._policy.table.gauges = [gauges[stage] for stage in self.problem.stages]
 
     def policy(self, state: SystemState | None) -> BacklogPolicy:
         """The one policy there is, solved again for the state."""
         if state is not None:
             for name, stage in state.stages.items():
                 self.stages[name] = self._smoothed(self.stages[name], stage)
-            self._policy.solved = self._solve()
+            self._policy.table.solved = self._solve()
         return self._policy
 
     def _solve(self) -> Solved:

@@ -18,10 +18,22 @@ from asd.operations.control.backlog import BacklogPolicy, QueueAware
 from asd.operations.state import SystemState
 from asd.operations.traffic import Gauge
 
-__all__ = ["P95Target"]
+__all__ = ["P95Target", "ascended"]
 
 _WORST = 3.0
 """Relative violations beyond this count as this: one look may not throw mu to its bound."""
+
+
+def ascended(mu: float, relative: float, step: float, forget: float) -> float:
+    """One step of dual ascent on mu, at least 0.
+
+    Args:
+        mu: So far.
+        relative: P95 over its target.
+        step: Cost units a second.
+        forget: Share of mu that is forgotten, in [0, 1).
+    """
+    return max(0.0, (1.0 - forget) * mu + step * min(_WORST, relative - 1.0))
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +70,16 @@ class P95Target:
         return f"p95-target(lam={self.inner.lam:g},p95={self.target_s:g})"
 
     @property
+    def lam(self) -> float:
+        """Cost units that one fully right answer is worth."""
+        return self.inner.lam
+
+    @property
+    def mu(self) -> float:
+        """Cost units that a second is worth now."""
+        return self.inner.mu
+
+    @property
     def interval_s(self) -> float:
         """Seconds between two looks."""
         return self.inner.interval_s
@@ -70,7 +92,6 @@ class P95Target:
         """The one policy there is, solved again at the worth of a second that was learned."""
         if state is not None and state.p95_s is not None:
             unit = self.inner.lam / self.target_s
-            violation = min(_WORST, state.p95_s / self.target_s - 1.0)
-            moved = (1.0 - self.forget) * self.inner.mu + self.step * unit * violation
-            self.inner.mu = min(self.most * unit, max(0.0, moved))
+            moved = ascended(self.inner.mu, state.p95_s / self.target_s, self.step * unit, self.forget)
+            self.inner.mu = min(self.most * unit, moved)
         return self.inner.policy(state)

@@ -19,7 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from asd.measurement.records import Record
 from asd.operations.books import Summary
@@ -105,18 +105,21 @@ class Shop:
 
     def controller(self, asked: Asked, text: str, interval_s: float | None = None) -> Controller:
         """What the text names; looking at other times where that is asked for."""
+        made = self.contenders(asked).of(text)
+        if interval_s is not None:
+            _look_every(made, interval_s)
+        return made
+
+    def contenders(self, asked: Asked) -> Contenders:
+        """Makes controllers for these servers."""
         batch = max(size for _, size in asked.servers.values())
-        contenders = Contenders(
+        return Contenders(
             self.fitted,
             self.scenario.population,
             asked.servers,
             batch if batch in self.fitted.ladder.batches else 1,
             Remembered(self.fitted.evidence()),
         )
-        made = contenders.of(text)
-        if interval_s is not None:
-            made.interval_s = interval_s  # type: ignore[misc]
-        return made
 
     def table(
         self, name: str, title: str, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]], note: str
@@ -372,3 +375,10 @@ def hours_simulated(seconds: float) -> float:
     short = min(HOUR, seconds) / HOUR
     n_short = 8 + 2 * len(INTERVALS) + 5 + len(USERS) + 3 * len(LOADS)
     return math.fsum([seconds / HOUR, n_short * short])
+
+
+def _look_every(controller: Any, interval_s: float) -> None:
+    """Those that look at all do so at these times: by their own clock, or by that of the one they steer."""
+    steered = getattr(controller, "inner", controller)
+    if math.isfinite(steered.interval_s):
+        steered.interval_s = interval_s

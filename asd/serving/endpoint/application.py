@@ -92,11 +92,15 @@ class Application:
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         self.service = self._opened()
-        looking = asyncio.create_task(self.service.monitor.look(self.service.steering))
+        service = self.service
+        going_on = [
+            asyncio.create_task(work) for work in (service.monitor.look(service.steering), service.steer())
+        ]
         try:
             yield
         finally:
-            looking.cancel()
+            for task in going_on:
+                task.cancel()
             await self.service.drained()
             self.service.close()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,6 +23,9 @@ from asd.dispatch import Dispatcher
 from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier, accepted
 from asd.engines.closing import close_all
 from asd.ladder import Ladder
+from asd.operations.live import Meter, stage_now
+from asd.operations.traffic import Controller
+from asd.operations.traffic import Watching as Watched
 from asd.policies import FixedStage
 from asd.resilience import FAILURES, Health
 from asd.serving.admission import Admission, RequestFacts
@@ -35,7 +38,7 @@ from asd.serving.endpoint.settings import Setting, SettingCache
 from asd.serving.endpoint.walks import Allowance, Walk
 from asd.serving.monitoring.monitor import UNWATCHED, Monitor, Watching
 from asd.serving.monitoring.shadow import Shadow
-from asd.serving.monitoring.vitals import Vitals, stages_of
+from asd.serving.monitoring.vitals import Vitals
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
 
@@ -43,6 +46,8 @@ __all__ = ["Capacity", "Service", "load", "tariff_of"]
 
 _LOG = logging.getLogger(__name__)
 
+Steers = Callable[[Mapping[str, tuple[int, int]]], Controller]
+"""Makes a controller for stages with so many replicas and queries a call."""
 
 PLACES: dict[Priority, float] = {"low": 0.5, "normal": 1.0, "high": 1.2}
 """Share of `Capacity.open` up to which requests of a priority are taken; above half of it in a hurry."""
@@ -98,9 +103,11 @@ class Service:
         self.admission = admission
         self.capacity = capacity
         self.history = History()
-        self.monitor = Monitor(self.vitals, self._stages, watching)
         self.health = Health()
         self.dispatcher = Dispatcher(engines, capacity.batch)
+        meter = Meter(self.dispatcher, self._stages)
+        self.monitor = Monitor(self.vitals, meter, self._stages, watching)
+        self._controller: Controller | None = None
         self.draining = False
         self.tariff = tariff_of(ladder, engines)
         self._engines = engines
@@ -126,8 +133,8 @@ class Service:
 
     def steering(self) -> dict[str, float]:
         """What weighs quality against cost at that setting, by name; empty where nothing is weighed."""
-        lam = getattr(self.setting.policy, "lam", None)
-        return {} if lam is None else {"lam": float(lam)}
+        of = self._controller or self.setting.policy
+        return {name: float(getattr(of, name)) for name in ("lam", "mu") if hasattr(of, name)}
 
     def gauges(self) -> dict[str, Mapping[str, float]]:
         """What engines tell of themselves, by stage; takes as long as the slowest of them."""
@@ -136,8 +143,26 @@ class Service:
 
     def vitals(self) -> Vitals:
         """How the server is now."""
-        stages = stages_of(self._stages, self.dispatcher, self.health)
-        return Vitals(self._n_open, self.capacity.open, self.draining, stages)
+        stages = {name: stage_now(self.dispatcher, name) for name in self._stages}
+        health = self.health
+        return Vitals(
+            self._n_open, self.capacity.open, self.draining, stages, health.resting(), health.counts
+        )
+
+    def steer_by(self, steering: Steers) -> None:
+        """Let this controller choose the policy of requests that name nothing; before any has come."""
+        run = {name: (self.dispatcher.width(name), self.dispatcher.batch(name)) for name in self._stages}
+        self._controller = steering(run)
+        if isinstance(self._controller, Watched):
+            self._controller.watch(self.monitor.meter.gauges)
+        self._settings.steer(self._controller.policy(None))
+
+    async def steer(self) -> None:
+        """Let the controller look at the state again and again, until cancelled."""
+        while self._controller is not None:
+            await asyncio.sleep(self._controller.interval_s)
+            state = self.monitor.meter.state(self._n_open)
+            self._settings.steer(await asyncio.to_thread(self._controller.policy, state))
 
     async def open(self, asked: Asked, key: str, arrived: float) -> Run:
         """Take a request on.

@@ -94,6 +94,11 @@ class SettingCache:
         """Settings that are kept now."""
         return len(self._kept)
 
+    def steer(self, policy: Policy) -> None:
+        """Requests that name nothing get this policy from now on, also while the server is busy."""
+        if policy is not self.default.policy:
+            self.default = self.hurried = Setting(policy, self._stages)
+
     async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:
         """The setting of a request, solved in a thread where it is a new one.
 

@@ -176,7 +176,7 @@ def _by_stage(now: Vitals) -> Iterator[Metric]:
         waiting.add_metric([name], stage.n_waiting)
         working.add_metric([name], stage.n_in_flight)
         busy.add_metric([name], stage.utilisation)
-        resting.add_metric([name], stage.is_resting)
-        for kind, n in stage.failures.items():
-            failed.add_metric([name, kind], n)
+        resting.add_metric([name], name in now.resting)
+    for (name, kind), n in now.failures.items():
+        failed.add_metric([name, kind], n)
     yield from (waiting, working, busy, resting, failed)

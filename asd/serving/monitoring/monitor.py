@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from asd.guarantee.monitor import Reading, ShiftMonitor
 from asd.guarantee.record import EVERYTHING, Guarantee
+from asd.operations.live import Meter
 from asd.serving.admission import Call
 from asd.serving.monitoring.anomalies import AnomalyDetector, Observation
 from asd.serving.monitoring.decisions import DecisionLog
@@ -69,6 +70,7 @@ class Monitor:
 
     Args:
         vitals: How the server is when somebody asks.
+        meter: Adds up what a controller may know.
         stages: Of the ladder, in its order.
         watching: What else is watched.
 
@@ -77,14 +79,19 @@ class Monitor:
         evaluation: The delivered quality.
         anomalies: What is no longer as it was.
         timeline: The last quarter of an hour.
-        vitals, watching: As given.
+        vitals, meter, watching: As given.
         reference: The stage that quality is a share of.
     """
 
     def __init__(
-        self, vitals: Callable[[], Vitals], stages: tuple[str, ...], watching: Watching = UNWATCHED
+        self,
+        vitals: Callable[[], Vitals],
+        meter: Meter,
+        stages: tuple[str, ...],
+        watching: Watching = UNWATCHED,
     ) -> None:
         self.vitals = vitals
+        self.meter = meter
         self.watching = watching
         self.reference = watching.reference(stages)
         self.metrics = Metrics(vitals, self._states)
@@ -103,6 +110,7 @@ class Monitor:
         """A request was taken on; when, by the clock that `Ended.taken_s` is of."""
         now = time.monotonic()
         self.anomalies.arrive(now)
+        self.meter.arrived()
         return now
 
     def refused(self, key: str, outcome: Outcome) -> None:
@@ -114,6 +122,7 @@ class Monitor:
         """A request that was taken has ended."""
         self.metrics.ended(ended)
         self.timeline.ended(ended)
+        self.meter.ended(ended.completion, ended.seconds)
         self._look_for_anomalies(ended)
         if ended.guaranteed and ended.completion is not None:
             self._look_for_shift(ended)
@@ -138,6 +147,7 @@ class Monitor:
         """See once a second how the server is and how it is set, until cancelled."""
         while True:
             self.timeline.look(self.vitals(), steering())
+            self.meter.sample()
             await asyncio.sleep(1.0)
 
     def write(self, trace: Trace) -> Trace | None:

@@ -116,9 +116,8 @@ def _alarms(monitor: Monitor) -> Iterator[str]:
         yield f"the promised quality of {monitor.evaluation.promised:.1%} is not kept"
     if monitor.shift is not None and monitor.shift.alarm:
         yield f"queries no longer look like those of the guarantee ({monitor.shift.signal})"
-    for name, stage in monitor.vitals().stages.items():
-        if stage.is_resting:
-            yield f"stage {name} rests after failures"
+    for name in sorted(monitor.vitals().resting):
+        yield f"stage {name} rests after failures"
 
 
 def _latency(timeline: Timeline) -> Table:
@@ -194,11 +193,11 @@ def _account(one: Account, facts: Facts) -> tuple[str, str, str, str, float | No
 
 
 def _stages(monitor: Monitor, bins: Sequence[Bin]) -> Table:
-    rows = []
-    for name, stage in monitor.vitals().stages.items():
+    rows, now = [], monitor.vitals()
+    for name, stage in now.stages.items():
         busy = _mean(bins, f"busy {name}")
-        failed = ", ".join(f"{n} {kind}" for kind, n in stage.failures.items()) or NONE
-        state = "rests" if stage.is_resting else "asked"
+        own = [f"{n} {kind}" for (failed_at, kind), n in now.failures.items() if failed_at == name]
+        failed, state = ", ".join(own) or NONE, "rests" if name in now.resting else "asked"
         share = NONE if busy is None else f"{busy:.0%}"
         rows.append((name, str(stage.n_waiting), str(stage.n_in_flight), share, state, failed))
     return Table(("", "waiting", "in calls", "busy", "breaker", "failed calls"), rows)

@@ -1,0 +1,73 @@
+"""`asd control`: what control holds under load, on recorded outcomes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from asd.cli.examples import examples
+from asd.cli.options import ladder_option, policy_option, split
+from asd.cli.scenarios import open_scenario
+from asd.errors import ConfigError
+from asd.research.load.control import CONTROL
+from asd.research.load.tables import Shop
+
+
+@click.command(
+    epilog=examples(
+        "asd control traces.jsonl                                  all tables; ten days of a budget, thrice",
+        "asd control traces.jsonl --tables loss,regret --hours 0.5",
+    )
+)
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@ladder_option
+@policy_option
+@click.option("--tables", default=",".join(CONTROL), show_default=True, help="Which, by commas.")
+@click.option("--arrivals", default="bursts:0.1", show_default=True, help="Of the budget's days.")
+@click.option(
+    "--hours",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of the others.",
+)
+@click.option("--lam", type=click.FloatRange(min=0.1, max=1000.0), default=5.0, show_default=True)
+@click.option("--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second.")
+@click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
+@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the traffic.")
+def control(  # noqa: PLR0913, PLR0917  (one argument an option)
+    traces: tuple[Path, ...],
+    ladder: str,
+    policy: Path | None,
+    tables: str,
+    arrivals: str,
+    hours: float,
+    lam: float,
+    mu: float,
+    replicas: str,
+    batch: int,
+    seed: int,
+) -> None:
+    """Simulate what control holds for a cascade that answers from recorded TRACES: money, floor, a loss.
+
+    Half of the queries certify the floor: give traces that the policy was not fitted on.
+    """
+    names = split(tables)
+    if not names or any(name not in CONTROL for name in names):
+        raise ConfigError(f"--tables {tables!r}: name some of {', '.join(CONTROL)}")
+    opened = open_scenario(
+        traces, ladder, policy, replicas, batch,
+        arrivals=arrivals, users=None, seconds=3600.0 * hours, window_s=600.0,
+    )  # fmt: skip
+    with tqdm(unit="h", disable=None, file=sys.stderr) as bar:
+        shop = Shop(
+            opened.scenario, opened.fitted, f"queue:{lam:g}:{mu:g}", f"optimal:{lam:g}", seed,
+            lambda window: bar.update(window.seconds / 3600.0),
+        )  # fmt: skip
+        for name in names:
+            for table in CONTROL[name](shop):
+                click.echo(table.markdown())

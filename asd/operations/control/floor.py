@@ -1,0 +1,198 @@
+"""A quality floor that no load can break: policies certified beforehand, and control that stays among them.
+
+A setting is a table solved at one worth of a second, mu, for stages at a load that is fixed beforehand; which
+of its rows decides depends on the queues. What it scores on a calibration row is taken at its worst: the
+least score that any course of the queues could lead to. Settings are tested in ascending mu (which is fixed
+beforehand too) by the package's own test (`asd.guarantee.p_values`) for a share of the largest stage's
+quality, up to the first that does not pass. So with probability 1 - delta the mean quality of queries drawn
+like the calibration rows keeps the floor, whatever the queues do and however control moves among the
+settings that passed, as long as all stages can be asked.
+
+P95 is held by dual ascent on mu, projected on the certified settings: where that is not enough, the floor is
+kept, and `unheld` says that the target is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from asd.errors import ConfigError
+from asd.evidence import Evidence
+from asd.guarantee.certificate import Promise
+from asd.guarantee.p_values import kept, n_passed
+from asd.operations.control.backlog import BacklogPolicy, Solved, Table
+from asd.operations.control.target import ascended
+from asd.operations.population import Array, Population, Situation
+from asd.operations.state import SystemState
+from asd.operations.traffic import Gauge
+from asd.types import Decision
+
+__all__ = ["Certificate", "Floored", "Setting", "certify", "worst_scores"]
+
+_LOG = logging.getLogger(__name__)
+
+
+class Setting(NamedTuple):
+    """One table.
+
+    Attributes:
+        mu: Cost units that a second is worth in it.
+        solved: The table.
+        worst: Mean score of the calibration rows whatever the queues do.
+        p_value: Of "the floor is not kept".
+    """
+
+    mu: float
+    solved: Solved
+    worst: float
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What was tested.
+
+    Attributes:
+        settings: All of them, mu ascending.
+        n_passed: Those before are certified.
+        keep: Share of the largest stage's quality.
+        floor: The same in mean score on the calibration rows.
+    """
+
+    settings: Sequence[Setting]
+    n_passed: int
+    keep: float
+    floor: float
+
+    @property
+    def certified(self) -> Sequence[Setting]:
+        """Settings that control may use.
+
+        Raises:
+            ConfigError: There are none.
+        """
+        if not self.n_passed:
+            first = self.settings[0]
+            raise ConfigError(
+                f"no setting surely keeps {self.keep:g} of the largest stage's quality: at mu {first.mu:g} "
+                f"the worst case scores {first.worst:.3f} (p = {first.p_value:.2g}); raise lam, or give more "
+                "rows"
+            )
+        return self.settings[: self.n_passed]
+
+
+def worst_scores(population: Population, evidence: Evidence, solved: Solved) -> Array:
+    """The least score of every query over all courses that the queues can take, every stage in reach."""
+
+    def least(situation: Situation) -> float:
+        journey = situation.journey
+        place = solved.problem.place(evidence.judge(journey.query, journey.drafts, journey.verification))
+        steps = [population.step(situation, Decision(a, place.answer)) for a in solved.choices(place)]
+        return min(step.score if step.after is None else least(step.after) for step in steps)
+
+    return np.array([least(situation) for situation in population.queries])
+
+
+def certify(
+    population: Population,
+    evidence: Evidence,
+    solve: Callable[[float], Solved],
+    mus: Sequence[float],
+    promise: Promise,
+    rng: np.random.Generator,
+) -> Certificate:
+    """Test a grid of settings on calibration rows.
+
+    Args:
+        population: The calibration rows: none that anything was fitted on.
+        evidence: Judges them.
+        solve: Makes the table of a mu.
+        mus: The grid.
+        promise: Share of the largest stage's quality, and the probability that it is wrong.
+        rng: Puts the rows in random order.
+
+    Raises:
+        ConfigError: The grid does not ascend from 0 or more, or no share is promised.
+    """
+    if list(mus) != sorted(set(mus)) or not mus or mus[0] < 0.0:
+        raise ConfigError(f"the grid of mu ascends from 0 or more, and does not repeat itself: {list(mus)}")
+    if promise.keep is None:
+        raise ConfigError("a floor is a share of quality to keep")
+    solved = [solve(mu) for mu in mus]
+    order = rng.permutation(len(population.queries))
+    quality = np.array([worst_scores(population, evidence, table) for table in solved])[:, order]
+    largest = population.stages[-1]
+    scores = [situation.trace.outcomes[largest].score for situation in population.queries]
+    reference = np.array(scores, dtype=np.float64)[order]
+    p_values = kept(quality, reference, promise.keep, promise.delta)
+    settings = [
+        Setting(mu, table, float(row.mean()), float(p))
+        for mu, table, row, p in zip(mus, solved, quality, p_values, strict=True)
+    ]
+    n = int(n_passed(p_values, promise.delta))
+    return Certificate(settings, n, promise.keep, promise.keep * float(reference.mean()))
+
+
+@dataclass(slots=True, eq=False)
+class Floored:
+    """Holds P95 as far as the certified settings go.
+
+    Attributes:
+        name: As it stands in tables.
+        settings: Certified, mu ascending.
+        evidence: What is known about the answers so far.
+        lam: That they were solved for.
+        target_s: Seconds that P95 should not exceed.
+        step: Of the ascent, in units of lam / target a look.
+        forget: Share of mu that is forgotten at every look, in [0, 1).
+        interval_s: Seconds between two looks.
+        unheld: What cannot be held now, and why; "": nothing.
+    """
+
+    name: str
+    settings: Sequence[Setting]
+    evidence: Evidence
+    lam: float
+    target_s: float
+    step: float = 0.2
+    forget: float = 0.02
+    interval_s: float = 30.0
+    unheld: str = ""
+    _mu: float = 0.0
+    _policy: BacklogPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.target_s > 0.0:
+            raise ConfigError(f"a target is positive, not {self.target_s:g}")
+        self._mu = self.settings[0].mu
+        self._policy = BacklogPolicy(self.name, self.evidence, Table(self.settings[0].solved))
+
+    def watch(self, gauges: Mapping[str, Gauge]) -> None:
+        """Read the queues here from now on."""
+        self._policy.table.gauges = [gauges[stage] for stage in self.settings[0].solved.problem.stages]
+
+    def policy(self, state: SystemState | None) -> BacklogPolicy:
+        """The one policy there is, with the table of the largest certified mu up to the learned one."""
+        if state is not None and state.p95_s is not None:
+            least, most = self.settings[0].mu, self.settings[-1].mu
+            unit = self.lam / self.target_s
+            wanted = ascended(self._mu, state.p95_s / self.target_s, self.step * unit, self.forget)
+            self._tell(wanted > most, state.p95_s)
+            self._mu = min(most, max(least, wanted))
+            self._policy.table.solved = [s for s in self.settings if s.mu <= self._mu][-1].solved
+        return self._policy
+
+    def _tell(self, beyond: bool, p95_s: float) -> None:
+        was, self.unheld = self.unheld, ""
+        if beyond:
+            self.unheld = (
+                f"P95 of {self.target_s:g} s cannot be held with the quality floor (it is {p95_s:.3g} s): mu "
+                f"is at {self.settings[-1].mu:g}, the largest that is certified"
+            )
+        if self.unheld and not was:
+            _LOG.warning("%s", self.unheld)

@@ -1,0 +1,114 @@
+"""Controllers that see the queues, made for a fitted policy and its stages as they are run.
+
+queue:LAM:MU[:AHEAD] backward induction with the queues of the moment; AHEAD 0 looks one step ahead
+target:LAM:P95       the same, MU learned so that P95 is held
+price:LAM:MU         routes once, from the prompt, at the same prices of waiting (after RouteBalance)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from asd.errors import ConfigError
+from asd.evidence import Evidence
+from asd.ladder import ROOT, Ladder
+from asd.operations.control.backlog import Problem, QueueAware, Solved, surcharge
+from asd.operations.control.target import P95Target
+from asd.operations.population import Array, ladder_rates
+from asd.operations.state import StageState
+from asd.operations.traffic import Controller
+from asd.policy.artifact import PolicyArtifact
+from asd.stopping.graph import Graph
+
+__all__ = ["STEERED", "Steering", "named", "steering_of"]
+
+STEERED = "queue:LAM:MU, queue:LAM:MU:AHEAD, target:LAM:P95 or price:LAM:MU"
+Servers = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """Makes them.
+
+    Attributes:
+        fitted: What `asd fit` made.
+        rates: Seconds that a count adds to a call, by stage (`asd.operations.population.ladder_rates`).
+        call_s: What a call of one query is expected to take, by stage, until calls were seen.
+        servers: Replicas and largest call, by stage.
+        batch: Queries a call that policies are priced for.
+        evidence: Judges the answers so far.
+    """
+
+    fitted: PolicyArtifact
+    rates: Mapping[str, Array]
+    call_s: Mapping[str, float]
+    servers: Servers
+    batch: int
+    evidence: Evidence
+
+    @property
+    def makers(self) -> dict[str, Callable[..., Controller]]:
+        """By name, what takes its settings as texts."""
+        return {
+            "queue": lambda lam, mu, ahead="1": self.queue_aware(float(lam), float(mu), float(ahead)),
+            "target": lambda lam, p95: P95Target(self.queue_aware(float(lam), 0.0, 1.0), float(p95)),
+            "price": lambda lam, mu: self._price(float(lam), float(mu)),
+        }
+
+    def queue_aware(self, lam: float, mu: float, ahead: float) -> QueueAware:
+        """The recursion, with the queues of the moment."""
+        name = f"queue-aware(lam={lam:g},mu={mu:g},ahead={ahead:g})"
+        return self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, ahead)
+
+    def tables(self, lam: float, load: float) -> Callable[[float], Solved]:
+        """Makes the table of a mu for stages of which such a share is in use, whatever comes of them."""
+        problem = self._problem(self.fitted.graph(batch=self.batch))
+        states = {
+            stage: (StageState(replicas, 0, 0, load, None, self.call_s[stage], 1.0), size)
+            for stage, (replicas, size) in self.servers.items()
+        }
+        return lambda mu: problem.solve(
+            lam, {stage: surcharge(state, size, mu) for stage, (state, size) in states.items()}
+        )
+
+    def _problem(self, graph: Graph) -> Problem:
+        usage = {(e.source, e.action): np.array(e.usage) for e in self.fitted.problem.edges}
+        return Problem(graph, usage, self.rates, scaled=self.fitted.fit.scaled)
+
+    def _price(self, lam: float, mu: float) -> QueueAware:
+        graph = self.fitted.graph(batch=self.batch)
+        routes = Graph(graph.nodes, graph.outgoing(graph.root.name), graph.start)
+        return self._steered(f"latency-price(lam={lam:g},mu={mu:g})", routes, lam, mu, 0.0)
+
+    def _steered(self, name: str, graph: Graph, lam: float, mu: float, ahead: float) -> QueueAware:
+        expected = {
+            stage: StageState(replicas, 0, 0, 0.0, None, self.call_s[stage], 1.0)
+            for stage, (replicas, _) in self.servers.items()
+        }
+        sizes = {stage: size for stage, (_, size) in self.servers.items()}
+        return QueueAware(name, self._problem(graph), self.evidence, lam, mu, sizes, expected, ahead)
+
+
+def steering_of(fitted: PolicyArtifact, ladder: Ladder, servers: Servers) -> Steering:
+    """For stages that answer live: calls are expected to take what those of the fitting rows took.
+
+    Raises:
+        ConfigError: The ladder's prices are no times.
+    """
+    rates = ladder_rates(ladder, max(size for _, size in servers.values()))
+    start = np.array(fitted.problem.start)
+    usage = {e.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT}
+    call_s = {stage: float(rates[stage][0] @ usage[stage]) for stage in rates}
+    return Steering(fitted, rates, call_s, servers, 1, fitted.evidence())
+
+
+def named(text: str, makers: Mapping[str, Callable[..., Controller]], known: str) -> Controller:
+    """The controller that a text names, in a fresh state; `ConfigError` where it names none of the known."""
+    name, *settings = text.strip().split(":")
+    try:
+        return makers[name](*settings)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{text!r} is no policy; write {known}") from error

@@ -1,0 +1,285 @@
+"""Tables of what control holds, simulated on recorded outcomes.
+
+loss        a replica of every stage lost at the peak: answered, quality lost, time to recover
+budget      a day's money under a cap, over days and seeds: unspent, and the dearest hour
+floor       settings certified for a quality floor, and targets of P95 held within them
+regret      against the best constant and the best schedule in hindsight, by number of intervals
+stability   how much the answers of the largest stage swing from look to look, in bursts and after them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from asd.guarantee.certificate import Promise
+from asd.operations.books import Summary
+from asd.operations.control.budget import Paced
+from asd.operations.control.floor import Floored, certify
+from asd.operations.population import Decider
+from asd.operations.runs import Asked, Run, arrivals_of
+from asd.operations.traffic import DAY_S, Cap
+from asd.research.load.tables import HOUR, Shop
+from asd.research.study.record import Table, Value
+from asd.schema import msgspec
+
+__all__ = ["CONTROL", "loss"]
+
+REPLICAS = 4
+"""Of every stage where one of them is lost: three quarters of the capacity are left."""
+DAYS, SEEDS, SHARE = 10, 3, 0.7
+"""Of the budget: days of a run, runs, and what is allowed as a share of what the policy would spend."""
+KEEP, DELTA, LOAD = 0.95, 0.1, 0.7
+"""Of the floor: share of the largest stage's quality, probability of error, load of the tables."""
+MUS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+ARMS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
+"""Constants that regret is against, as shares of lam."""
+LOOKS_S = 10.0
+
+
+def loss(shop: Shop) -> list[Table]:
+    """One replica of a stage is gone for a sixth of the run, at the load of the peak."""
+    servers = {stage: (REPLICAS, batch) for stage, (_, batch) in shop.asked.servers.items()}
+    span = min(HOUR, shop.asked.seconds)
+    start, seconds = span / 3, span / 6
+    rate = REPLICAS * shop.rate() / shop.asked.servers[shop.largest][0]
+    rows: list[tuple[Value, ...]] = []
+    for stage in servers:
+        asked = shop.short(
+            servers=servers,
+            arrivals=f"poisson:{rate:g}",
+            faults=(f"down:{stage}:{start:g}:{seconds:g}:1",),
+            window_s=span / 60,
+        )
+        rows.append((stage, *_lost(shop.play(asked, shop.ours), start, start + seconds)))
+    columns = (
+        "stage", "replicas", "left", "answered", "quality_before", "quality_lost", "p95_before_s",
+        "p95_worst_s", "recovered_s",
+    )  # fmt: skip
+    note = (
+        f"{rate:.3g} requests a second; one replica is gone for {seconds:g} s. Answered: of those that ended "
+        "from the loss on. Recovered: seconds after the repair until P95 is at most 1.2 times that before."
+    )
+    return [shop.table("loss", "A device lost at the peak", columns, rows, note)]
+
+
+def _lost(done: Run, start: float, end: float) -> tuple[Value, ...]:
+    """What `loss` prints of a run; windows of its first sixth are left out."""
+    before = [w for w in done.windows if start / 2 <= w.start_s and w.start_s + w.seconds <= start + 1e-9]
+    during = [w for w in done.windows if start <= w.start_s < end]
+    after = [w for w in done.windows if w.start_s >= end - 1e-9]
+    usual, worst = _worst_p95(before), _worst_p95([*during, *after])
+    quality = _quality(before)
+    recovered = next((w for w in after if w.p95_s is not None and w.p95_s <= 1.2 * usual), None)
+    ended = sum(w.n_answered + w.n_failed + w.n_refused for w in [*during, *after])
+    return (
+        REPLICAS,
+        (REPLICAS - 1) / REPLICAS,
+        sum(w.n_answered for w in [*during, *after]) / ended,
+        quality,
+        quality - _quality(during),
+        usual,
+        worst,
+        None if recovered is None else recovered.start_s + recovered.seconds - end,
+    )
+
+
+def _worst_p95(windows: Sequence[Summary]) -> float:
+    return max((w.p95_s for w in windows if w.p95_s is not None), default=0.0)
+
+
+def _quality(windows: Sequence[Summary]) -> float:
+    return sum(w.quality * w.n_answered for w in windows) / sum(w.n_answered for w in windows)
+
+
+def budget(shop: Shop) -> list[Table]:
+    """Runs of several days; what a day will be like is taken from another one."""
+    expected = _by_hour(shop.asked.arrivals)
+    lam = float(shop.ours.split(":")[1])
+    usual = shop.fitted.optimal(lam)
+    decider = Decider(shop.scenario.population, usual)
+    queries = shop.scenario.population.queries
+    mean_cost = float(np.mean([sum(step.cost for step in decider.walk(query)) for query in queries]))
+    amount = SHARE * mean_cost * float(expected.sum())
+    rows = [_spent(shop, amount, expected, seed) for seed in range(1, SEEDS + 1)]
+    columns = (
+        "seed", "days", "budget", "spent_most", "unspent_most", "hour_over_share", "refused", "quality",
+    )  # fmt: skip
+    note = (
+        f"Arrivals {shop.asked.arrivals}; the budget is {SHARE:.0%} of what lam {lam:g} would spend without "
+        "one. Spent and unspent: of the day where they are largest, as shares of its budget. An hour's share "
+        "is that of its expected demand."
+    )
+    return [shop.table("budget", "A day's budget", columns, rows, note)]
+
+
+def _by_hour(arrivals: str) -> np.ndarray:
+    """Requests of every hour of a day that has been."""
+    rng, counts = np.random.default_rng([0, 1]), np.zeros(24)
+    for instant in arrivals_of(arrivals, rng):
+        if instant >= DAY_S:
+            break
+        counts[int(instant // HOUR)] += 1
+    return np.maximum(counts, 1.0)
+
+
+def _spent(shop: Shop, amount: float, expected: np.ndarray, seed: int) -> tuple[Value, ...]:
+    asked = msgspec.structs.replace(shop.asked, seconds=DAYS * DAY_S, window_s=HOUR)
+    controller = shop.controller(asked, shop.ours)
+    paced = Paced(controller, amount, tuple(expected.tolist()))  # type: ignore[arg-type]
+    cap = Cap(amount, shop.scenario.population.dearest_cost())
+    sim = replace(shop.scenario, asked=asked).simulator(paced, seed, cap)
+    spent = [0.0]
+    for window in sim.run(asked.seconds):
+        shop.progress(window)
+        spent.append(sim.spent)
+    by_hour = np.diff(spent).reshape(DAYS, 24)
+    days, total = by_hour.sum(axis=1) / amount, sim.books.total()
+    over = by_hour / (amount * expected / expected.sum())
+    refused = total.n_refused / total.n_arrived
+    return (seed, DAYS, amount, float(days.max()), float(1.0 - days.min()), float(over.max()), refused,
+            total.quality)  # fmt: skip
+
+
+def floor(shop: Shop) -> list[Table]:
+    """Half of the queries certify, the others come faster than the largest stage alone could take."""
+    calibration, judged = shop.scenario.population.halves()
+    asked = shop.short(arrivals=f"poisson:{1.5 * shop.rate():g}")
+    contenders, lam = shop.contenders(asked), float(shop.ours.split(":")[1])
+    found = certify(
+        calibration,
+        contenders.evidence,
+        contenders.steering.tables(lam, LOAD),
+        MUS,
+        Promise(delta=DELTA, keep=KEEP),
+        np.random.default_rng(shop.seed),
+    )
+    tested: list[tuple[Value, ...]] = [
+        (s.mu, s.worst, found.floor, s.p_value, i < found.n_passed) for i, s in enumerate(found.settings)
+    ]
+    n = len(calibration.queries)
+    note = f"lam {lam:g}; worst: whatever the queues do, on {n} rows; certified at delta {DELTA:g}."
+    columns = ("mu", "worst_quality", "floor", "p_value", "certified")
+    tables = [shop.table("certified", "Settings certified for a floor", columns, tested, note)]
+    if not found.n_passed:
+        return tables
+    rows = [
+        _floored(replace(shop, scenario=replace(shop.scenario, population=judged)), asked, made)
+        for target in (0.1, 0.3, 1.0)
+        for made in [
+            Floored(f"floored(lam={lam:g},p95={target:g})", found.certified, contenders.evidence, lam, target)
+        ]
+    ]
+    under_load = ("policy", "quality", "floor", "p95_s", "looks", "looks_that_said_so")
+    note = (
+        f"The floor: {KEEP:g} of the largest stage's quality on the queries that are asked. Said so: that "
+        "the target cannot be held with the floor."
+    )
+    return [*tables, shop.table("floor", "A floor under load", under_load, rows, note)]
+
+
+def _floored(shop: Shop, asked: Asked, made: Floored) -> tuple[Value, ...]:
+    said: list[bool] = []
+
+    class Listening:
+        name, interval_s, watch = made.name, made.interval_s, made.watch
+
+        @staticmethod
+        def policy(state: object) -> object:
+            found = made.policy(state)  # type: ignore[arg-type]
+            said.append(bool(made.unheld))
+            return found
+
+    sim = replace(shop.scenario, asked=asked).simulator(Listening(), shop.seed)  # type: ignore[arg-type]
+    for window in sim.run(asked.seconds):
+        shop.progress(window)
+    total, queries = sim.books.total(), shop.scenario.population.queries
+    largest = float(np.mean([q.trace.outcomes[shop.largest].score for q in queries]))
+    return made.name, total.quality, KEEP * largest, total.p95_s, len(said), sum(said)
+
+
+def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> Asked:
+    """Six tenths of the peak's load, twice that for a minute in ten, up to a share of the run."""
+    span, rate = min(HOUR, shop.asked.seconds), 0.6 * shop.rate()
+    starts = np.arange(span / 12, until * span, span / 6)
+    faults = tuple(f"overload:{start:g}:{span / 60:g}:{rate:g}" for start in starts)
+    return shop.short(arrivals=f"poisson:{rate:g}", faults=faults, window_s=window_s)
+
+
+def regret(shop: Shop) -> list[Table]:
+    """What a window lost, in lam (1 - quality) + cost + mu * latency an answer, summed up."""
+    lam, mu = map(float, shop.ours.split(":")[1:3])
+    asked = _bursty(shop, 30.0)
+
+    def lost(text: str) -> np.ndarray:
+        windows = shop.play(asked, text).windows
+        return np.array(
+            [w.n_answered * (lam * (1.0 - w.quality) + w.cost + mu * w.latency_s) for w in windows]
+        )
+
+    arms = np.array([lost(f"optimal:{lam * share:g}") for share in ARMS])
+    rows: list[tuple[Value, ...]] = []
+    for text in (shop.ours, f"gears:{lam:g}", "published:0.2"):
+        own = np.cumsum(lost(text))
+        n = len(own)
+        counts = sorted({max(1, n * k // 16) for k in (1, 2, 4, 8, 16)})
+        constant = [own[k - 1] - np.cumsum(arms, axis=1)[:, k - 1].min() for k in counts]
+        schedule = [own[k - 1] - np.cumsum(arms.min(axis=0))[k - 1] for k in counts]
+        rows += [
+            (text, k, float(c / own[k - 1]), float(s / own[k - 1]),
+             _slope(counts, constant) if k == n else None, _slope(counts, schedule) if k == n else None)
+            for k, c, s in zip(counts, constant, schedule, strict=True)
+        ]  # fmt: skip
+    columns = ("policy", "intervals", "to_constant", "to_schedule", "slope_constant", "slope_schedule")
+    note = (
+        f"Regret against the best of {len(ARMS)} constant settings of lam, and against the best of them in "
+        "every interval, as shares of what the policy itself lost; intervals of 30 s. Slope: of log regret "
+        "by log intervals, below 1 where regret an interval falls; none where regret is not positive."
+    )
+    return [shop.table("regret", "Regret in hindsight", columns, rows, note)]
+
+
+def _slope(counts: Sequence[int], regrets: Sequence[float]) -> float | None:
+    if min(regrets) <= 0.0 or len(counts) < 2:
+        return None
+    return float(np.polyfit(np.log(counts), np.log(regrets), 1)[0])
+
+
+def stability(shop: Shop) -> list[Table]:
+    """A look every ten seconds; bursts in the first half only."""
+    asked = _bursty(shop, LOOKS_S, 0.5)
+    lam = float(shop.ours.split(":")[1])
+    rows: list[tuple[Value, ...]] = []
+    for text in (shop.blind, shop.ours, f"target:{lam:g}:0.3", "published:0.2"):
+        done = shop.play(asked, text, LOOKS_S)
+        half = done.total.seconds / 2
+        parts = [[w for w in done.windows if (w.start_s < half) == first] for first in (True, False)]
+        shares = [float(np.mean([w.stages[shop.largest].share_answered for w in part])) for part in parts]
+        rows.append(
+            (done.controller, *(swing(part, shop.largest) for part in parts), *shares, done.total.p95_s)
+        )
+    columns = ("policy", "swing_bursts", "swing_calm", "share_bursts", "share_calm", "p95_s")
+    note = (
+        f"Swing: mean change of the share that {shop.largest} answers from one look to the next, {LOOKS_S:g} "
+        "s later; that of the policy without control is chance. A loop that oscillates swings in the calm."
+    )
+    return [shop.table("stability", "Looks every ten seconds", columns, rows, note)]
+
+
+def swing(windows: Sequence[Summary], stage: str) -> float:
+    """Mean change, from window to window, of the share that a stage answers."""
+    shares = [w.stages[stage].share_answered for w in windows if w.n_answered]
+    return float(np.mean([abs(b - a) for a, b in pairwise(shares)]))
+
+
+CONTROL: dict[str, Callable[[Shop], list[Table]]] = {
+    "loss": loss,
+    "floor": floor,
+    "regret": regret,
+    "stability": stability,
+    "budget": budget,
+}
+"""By name, in the order they are shown; the budget takes as long as the others together."""

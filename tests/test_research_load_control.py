@@ -1,0 +1,119 @@
+"""`asd control`: a device lost, a budget, a floor, regret and swings, as tables of a small cascade."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner, Result
+
+from asd.cli import main
+from asd.ladder import Ladder
+from asd.operations.population import Population
+from asd.operations.runs import Asked, Scenario
+from asd.policy.artifact import load
+from asd.research.load import control
+from asd.research.load.tables import Shop
+from asd.research.study.record import Table, Value
+from asd.traces import read_traces
+from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
+
+
+def rows(tables: list[Table], name: str) -> list[dict[str, Value]]:
+    [table] = [table for table in tables if table.name == name]
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+@pytest.fixture(scope="module")
+def shop(place: Place) -> Shop:  # noqa: F811
+    fitted, ladder = load(place.policy), Ladder.load(place.ladder)
+    population = Population(list(read_traces(place.traces)), ladder, fitted.ladder.unit(1), 4)
+    asked = Asked(
+        ladder="made-up",
+        sources={},
+        n_queries=len(population.queries),
+        servers={"S": (1, 4), "L": (1, 4)},
+        arrivals="poisson:0.2",
+        users=None,
+        seconds=360.0,
+        window_s=60.0,
+    )
+    return Shop(Scenario(population, asked), fitted, "queue:20:5", "optimal:20", 1)
+
+
+@pytest.mark.slow
+def test_a_lost_device_is_survived(shop: Shop) -> None:
+    """A quarter of a stage's replicas gone at the peak: everybody is answered, as well, and soon as fast."""
+    found = rows(control.loss(shop), "loss")
+    assert [row["stage"] for row in found] == ["S", "L"]
+    for row in found:
+        assert (row["replicas"], row["left"]) == (4, 0.75)
+        assert row["answered"] >= 0.995  # type: ignore[operator]
+        assert row["quality_lost"] <= 0.03  # type: ignore[operator]
+        assert row["recovered_s"] is not None
+        assert row["recovered_s"] <= 60.0  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_budget_is_spent_and_never_passed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By two days of one run, with few requests, so that one of them is a larger share of the money."""
+    monkeypatch.setattr(control, "DAYS", 2)
+    monkeypatch.setattr(control, "SEEDS", 1)
+    [row] = rows(control.budget(shop), "budget")
+    assert row["spent_most"] <= 1.0  # type: ignore[operator]
+    assert row["unspent_most"] <= 0.01  # type: ignore[operator]
+    assert row["hour_over_share"] <= 1.5  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_floor_is_certified_and_kept(shop: Shop) -> None:
+    tables = control.floor(shop)
+    tested = rows(tables, "certified")
+    passed = [bool(row["certified"]) for row in tested]
+    assert passed == sorted(passed, reverse=True)
+    assert passed[0]
+    for row in rows(tables, "floor"):
+        assert row["quality"] >= row["floor"] - 0.02  # type: ignore[operator]
+        assert 0 <= row["looks_that_said_so"] <= row["looks"]  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_regret_is_against_what_was_best_in_hindsight(shop: Shop) -> None:
+    """The schedule may change at every interval, so it is never worse than a constant."""
+    found = rows(control.regret(shop), "regret")
+    for row in found:
+        assert row["to_schedule"] >= row["to_constant"]  # type: ignore[operator]
+    ours = [row for row in found if row["policy"] == shop.ours]
+    assert ours[-1]["to_constant"] < 0.1  # type: ignore[operator]
+    assert [row["intervals"] for row in ours] == sorted(row["intervals"] for row in ours)  # type: ignore[type-var]
+
+
+def test_a_slope_is_that_of_the_logarithms() -> None:
+    assert control._slope([1, 4, 16], [1.0, 2.0, 4.0]) == pytest.approx(0.5)
+    assert control._slope([1, 4, 16], [1.0, -2.0, 4.0]) is None
+
+
+@pytest.mark.slow
+def test_looks_every_ten_seconds_do_not_oscillate(shop: Shop) -> None:
+    """After bursts ours swings as chance does."""
+    found = rows(control.stability(shop), "stability")
+    blind, ours, *_ = found
+    assert ours["swing_calm"] <= 1.5 * blind["swing_calm"] + 0.01  # type: ignore[operator]
+
+
+def asked(place: Place, *more: str) -> Result:  # noqa: F811
+    files = [str(place.traces), "--ladder", str(place.ladder), "--policy", str(place.policy)]
+    return CliRunner().invoke(main, ["control", *files, "--batch", "4", *more])
+
+
+@pytest.mark.slow
+def test_tables_are_printed(place: Place) -> None:  # noqa: F811
+    found = asked(place, "--tables", "stability,loss", "--hours", "0.02", "--lam", "20")
+    assert found.exit_code == 0, found.output
+    assert found.output.index("Looks every ten seconds") < found.output.index("A device lost at the peak")
+    assert "simulated, recorded outcomes on 240 queries" in found.output
+
+
+@pytest.mark.parametrize("tables", ["", "lost", "loss,lost"])
+def test_tables_that_there_are_not_are_refused(place: Place, tables: str) -> None:  # noqa: F811
+    found = asked(place, "--tables", tables)
+    assert found.exit_code == 2
+    assert "name some of loss, floor, regret, stability, budget" in found.output
