@@ -49,7 +49,7 @@ def test_options_for_nobody_are_refused() -> None:
     ):
         open_engines(ladder(replace(SMALL, options={"abacus": {"x": 1}})), "cpu")
     with pytest.raises(
-        ConfigError, match=r"options\.transformers: .* field `x`; it takes device, kv_cache_g"
+        ConfigError, match=r"options\.transformers: .* field `x`; the known fields are device, kv_cache_g"
     ):
         open_engines(ladder(replace(SMALL, options={"transformers": {"x": 1}})), "cpu")
     assert len(open_engines(ladder(replace(SMALL, options={"vllm": {"max_model_len": 64}})), "cpu")) == 1
