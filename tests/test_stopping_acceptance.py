@@ -161,3 +161,15 @@ def test_the_acceptance_rate_counts_tests_not_tokens() -> None:
     assert acceptance_rate([(2, 5), (4, 4), (0, 0)]) == 6 / 7
     with pytest.raises(ConfigError, match="ever verified"):
         acceptance_rate([(0, 0)])
+
+
+def test_what_the_verifier_rules_out_is_never_accepted() -> None:
+    """Not at a uniform of exactly 0 either; nor is a token of probability 0 drawn there."""
+    assert not accept_lossless(np.zeros(1), np.array([0.5]), np.zeros(1)).any()
+    assert draw(np.array([0.0, 0.25, 0.75]), 0.0) == 1
+    assert draw(np.array([0.25, 0.75]), 0.25) == 1
+
+
+def test_the_smallest_residual_is_drawn_from() -> None:
+    """A difference of one in a million is no rounding."""
+    np.testing.assert_allclose(residual(np.array([0.5 + 1e-6, 0.5 - 1e-6]), np.full(2, 0.5)), [1.0, 0.0])

@@ -108,3 +108,31 @@ def test_an_edge_to_its_own_node_leads_backwards():
     loop = Edge("A", "A", np.zeros(2), np.eye(2), "A")
     with pytest.raises(ConfigError, match="leads backwards"):
         Graph((ROOT, A), (TO_A, loop), np.ones(1))
+
+
+READ_BY_B = Node("A>B", np.array([0.5]))
+BOTH = Node("A+B", np.array([1.0]))
+
+
+def _with_a_reader() -> Graph:
+    """B may answer after A, or read A's answer and then continue."""
+    edges = (
+        TO_A,
+        Edge("A", "A+B", np.array([2.0, 3.0]), np.ones((2, 1)), "B"),
+        Edge("A", "A>B", np.array([0.5, 0.25]), np.ones((2, 1)), ">B"),
+        Edge("A>B", "A+B", np.array([1.0]), np.ones((1, 1)), "B"),
+    )
+    return Graph((ROOT, A, READ_BY_B, BOTH), edges, np.ones(1))
+
+
+def test_a_stage_that_is_out_neither_answers_nor_reads():
+    """Its edges are gone, its states stay."""
+    left = _with_a_reader().without({"B"})
+    assert [edge.action for edge in left.edges] == ["A"]
+    assert len(left.nodes) == 4
+
+
+def test_a_surcharge_is_paid_by_whoever_is_asked():
+    """For answering and for reading, not for continuing what was just read; others cost what they did."""
+    costs = [edge.cost.tolist() for edge in _with_a_reader().dearer({"B": 10.0}).edges]
+    assert costs == [[1.0], [12.0, 13.0], [10.5, 10.25], [1.0]]

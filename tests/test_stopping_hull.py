@@ -43,3 +43,22 @@ def test_aiq_and_apgr_by_hand() -> None:
     assert call_share_at([], 0.5, 0.9, 0.8) == pytest.approx(0.8)
     assert apgr([], 0.9, 0.5) is None
     assert call_share_at([], 0.9, 0.5, 0.5) is None
+
+
+def test_points_on_a_line_and_beside_it_are_no_corners() -> None:
+    """Neither a dearer point of the same quality, nor one between two others; several may go at once."""
+    assert Hull([(1, 0.5), (2, 0.5)]).costs.tolist() == [1]
+    assert Hull([(0, 0.0), (1, 0.5), (2, 1.0)]).costs.tolist() == [0, 2]
+    assert Hull([(0, 0.0), (1, 0.1), (2, 0.3), (3, 1.0)]).costs.tolist() == [0, 3]
+
+
+def test_the_best_quality_is_reached_at_its_own_cost() -> None:
+    """And below it by mixing."""
+    hull = Hull([(1, 0.5), (3, 0.75)])
+    assert (hull.cost_at(0.75), hull.cost_at(0.625)) == (3, 2)
+
+
+def test_corners_outside_the_range_do_not_count() -> None:
+    """By hand: from 1 to 3 the hull rises from .5 over .6 to .65, its corners at 0, 2 and 4."""
+    hull = Hull([(0, 0.4), (2, 0.6), (4, 0.7)])
+    assert aiq(hull, 1, 3) == pytest.approx((0.55 + 0.625) / 2)

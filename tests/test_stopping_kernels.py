@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from asd.errors import ConfigError, DataError
-from asd.stopping.kernels import Binning, estimate_kernel, mean_by_bin
+from asd.stopping.kernels import WIDTHS, Binning, estimate_kernel, mean_by_bin
 
 
 def test_bins_hold_equal_mass():
@@ -172,3 +172,27 @@ def test_counts_shrunk_like_their_cost_add_up_to_it():
     assert means @ prices == pytest.approx(mean_by_bin(cost, bins, 5))
     alone = np.column_stack([mean_by_bin(count, bins, 5) for count in counts.T])
     assert alone @ prices != pytest.approx(mean_by_bin(cost, bins, 5))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_width_is_the_one_that_predicts_left_out_rows_best(seed):
+    """Every row predicted from all the others: own and near bins, and one row of a smoothed marginal."""
+    rng = np.random.default_rng(seed)
+    n, n_source, n_target = 25, 7, 3
+    source = rng.integers(n_source, size=n)
+    blur = (0.2, 0.8, 3.0)[seed % 3]
+    target = np.clip(np.round(source / 3 + blur * rng.normal(size=n)), 0, 2).astype(int)
+
+    def likelihood(width: float) -> float:
+        total = 0.0
+        for i in range(n):
+            other = np.arange(n) != i
+            near = np.abs(source[other] - source[i])
+            weight = np.where(near == 0, 1.0, 0.0) if width == 0 else np.exp(-near / width)
+            same = target[other] == target[i]
+            marginal = (same.sum() + 0.5) / (n - 1 + 0.5 * n_target)
+            total += math.log((weight[same].sum() + marginal) / (weight.sum() + 1))
+        return total
+
+    best = estimate_kernel(source, target, n_source, n_target, max(WIDTHS, key=likelihood))
+    np.testing.assert_array_equal(estimate_kernel(source, target, n_source, n_target), best)

@@ -112,3 +112,20 @@ def test_equal_signals_go_the_same_way() -> None:
     flat = Rows(np.ones_like(rows.signal), rows.score, rows.alone, rows.after)
     table = count(flat)
     assert table.second.tolist() == table.first.tolist() == [0, 1, 2]
+
+
+def test_thresholds_are_no_more_than_asked_and_spread_evenly() -> None:
+    """Of the 99 places where a hundred signals rise: the first, the last and some between."""
+    rows = made_up(0, n=100, n_stages=2)
+    apart = Rows(np.tile(np.arange(100.0)[:, None], 2), rows.score, rows.alone, rows.after)
+    table = count(apart, n_steps=5)
+    assert table.threshold[(table.first == 0) & (table.second == 1)].tolist() == [1, 25, 50, 74, 99]
+
+
+def test_a_second_call_costs_by_who_was_asked_first() -> None:
+    """By hand for one row: the first alone, then the second after it."""
+    rows = Rows(
+        np.zeros((1, 2)), np.array([[0.0, 1.0]]), np.array([[1.0, 2.0]]), np.array([[[0, 3.0], [5.0, 0]]])
+    )
+    quality, cost = rows.play(Vote(0, np.array([1]), np.array([0.5]), 0.0))
+    assert (quality.tolist(), cost.tolist()) == ([1.0], [4.0])
