@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+import click
 
 from asd.api import policy_of
 from asd.errors import ConfigError
@@ -17,7 +19,25 @@ from asd.policy.artifact import PolicyArtifact
 from asd.schema import msgspec
 from asd.traces import answered, read_traces
 
-__all__ = ["Opened", "open_scenario"]
+__all__ = ["Opened", "open_scenario", "servers_options", "traffic_option", "worth_option"]
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+worth_option = click.option(
+    "--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second."
+)
+traffic_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the traffic."
+)
+
+
+def servers_options(command: T) -> T:
+    """How stages are run."""
+    many = click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
+    size = click.option(
+        "--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call."
+    )
+    return many(size(command))
 
 
 class Opened(NamedTuple):

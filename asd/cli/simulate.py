@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.options import ladder_option, policy_option
-from asd.cli.scenarios import Opened, open_scenario
+from asd.cli.scenarios import Opened, open_scenario, servers_options
 from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
@@ -60,8 +60,7 @@ from asd.operations.sizing import Need, Sizing, keeps
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
 @click.option("--window", type=float, default=3600.0, show_default=True, help="Seconds of a window.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a policy.")
-@click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
+@servers_options
 @click.option("--fault", multiple=True, help="KIND:STAGE:START:SECONDS:AMOUNT; down, slow, memory, delay.")
 @click.option("--mtbf", multiple=True, help="Failures of replicas: STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR.")
 @click.option("--most-inside", type=click.IntRange(min=1), help="Refuse requests beyond so many inside.")

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.options import ladder_option, policy_option, split
-from asd.cli.scenarios import open_scenario
+from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.research.load.control import CONTROL
 from asd.research.load.tables import Shop
@@ -35,10 +35,9 @@ from asd.research.load.tables import Shop
     help="Of the others.",
 )
 @click.option("--lam", type=click.FloatRange(min=0.1, max=1000.0), default=5.0, show_default=True)
-@click.option("--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second.")
-@click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the traffic.")
+@worth_option
+@servers_options
+@traffic_option
 def control(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],
     ladder: str,

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.options import ladder_option, policy_option
-from asd.cli.scenarios import open_scenario
+from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
@@ -31,10 +31,9 @@ from asd.research.study.record import Study, write_study
 @policy_option
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
 @click.option("--lam", type=click.FloatRange(min=0.1, max=10.0), default=5.0, show_default=True)
-@click.option("--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second.")
-@click.option("--replicas", default="", help="Of stages that have several, as M=2,L=4.")
-@click.option("--batch", type=click.IntRange(min=1), default=16, show_default=True, help="Queries a call.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the traffic.")
+@worth_option
+@servers_options
+@traffic_option
 def day(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],
     out: Path,

@@ -182,20 +182,13 @@ def floor(shop: Shop) -> list[Table]:
 
 
 def _floored(shop: Shop, asked: Asked, made: Floored) -> tuple[Value, ...]:
-    said: list[bool] = []
-
-    class Listening:
-        name, interval_s, watch = made.name, made.interval_s, made.watch
-
-        @staticmethod
-        def policy(state: object) -> object:
-            found = made.policy(state)  # type: ignore[arg-type]
-            said.append(bool(made.unheld))
-            return found
-
-    sim = replace(shop.scenario, asked=asked).simulator(Listening(), shop.seed)  # type: ignore[arg-type]
+    """One run, in windows that end with a look."""
+    asked = msgspec.structs.replace(asked, window_s=made.interval_s)
+    sim = replace(shop.scenario, asked=asked).simulator(made, shop.seed)
+    said = []
     for window in sim.run(asked.seconds):
         shop.progress(window)
+        said.append(bool(made.unheld))
     total, queries = sim.books.total(), shop.scenario.population.queries
     largest = float(np.mean([q.trace.outcomes[shop.largest].score for q in queries]))
     return made.name, total.quality, KEEP * largest, total.p95_s, len(said), sum(said)

@@ -19,15 +19,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from asd.measurement.records import Record
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders
+from asd.operations.control.target import P95Target
 from asd.operations.population import Remembered
 from asd.operations.runs import Asked, Run, Scenario, run
 from asd.operations.stations import Request
-from asd.operations.traffic import Controller
+from asd.operations.traffic import Controller, Fixed
 from asd.policy.artifact import PolicyArtifact
 from asd.research.study.record import Table, Value
 from asd.schema import msgspec
@@ -377,8 +378,8 @@ def hours_simulated(seconds: float) -> float:
     return math.fsum([seconds / HOUR, n_short * short])
 
 
-def _look_every(controller: Any, interval_s: float) -> None:
+def _look_every(controller: Controller, interval_s: float) -> None:
     """Those that look at all do so at these times: by their own clock, or by that of the one they steer."""
-    steered = getattr(controller, "inner", controller)
-    if math.isfinite(steered.interval_s):
-        steered.interval_s = interval_s
+    clocked = controller.inner if isinstance(controller, P95Target) else controller
+    if not isinstance(clocked, Fixed):
+        clocked.interval_s = interval_s  # type: ignore[misc]  # the protocol only reads it
