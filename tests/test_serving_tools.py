@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,12 +21,17 @@ from asd.ladder import Ladder
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.settings import SettingCache
+from asd.serving.monitoring.decisions import DecisionLog
+from asd.serving.monitoring.monitor import UNWATCHED, Watching
 from asd.serving.tariff import prompt_bound
 from asd.testing import ScriptedEngine
+from asd.traces import read_traces
+from asd.traces.served import uncensored
 from asd.types import Query
 from tests.endpoint import STAGES, Server, client, running, scripted
 from tests.fakeserver import FakeServer, refusing, saying, serving
 from tests.served import chat, stage
+from tests.test_serving_shadow import header
 
 LADDER = Ladder.load("tiny")
 FITTED = policy_of(LADDER)
@@ -39,13 +45,13 @@ ASKS: Any = {"model": "asd", "messages": [USER]}
 
 
 @contextmanager
-def served(**accepts: list[str]) -> Iterator[tuple[Server, FakeServer]]:
+def served(watching: Watching = UNWATCHED, **accepts: list[str]) -> Iterator[tuple[Server, FakeServer]]:
     """The embedded policy over scripted stages, the named of which are behind one server and accept these."""
     with serving({"add 1+2": "3"}) as server:
         engines: dict[str, Engine] = dict(scripted())
         for name, what in accepts.items():
             engines[name] = open_stage(replace(stage(server.url, chat=True, accepts=what), name=name))
-        with running(engines, SettingCache(FITTED, LADDER), ladder=LADDER) as found:
+        with running(engines, SettingCache(FITTED, LADDER), ladder=LADDER, watching=watching) as found:
             yield found, server
 
 
@@ -76,6 +82,19 @@ def test_a_stream_accumulates_to_the_same_calls() -> None:
         (call.id, call.function.name, call.function.arguments) for call in choice.message.tool_calls or []
     ]
     assert said == [(one["id"], "weather", '{"at": "Graz"}') for one in (CALL, OTHER)]
+
+
+def test_the_log_says_that_more_was_asked_than_its_text(tmp_path: Path) -> None:
+    """And nothing is fitted on it: such requests are never drawn for the shadow."""
+    path = tmp_path / "served.jsonl"
+    with DecisionLog(path, header(LADDER), prompts=True) as log:
+        watching = Watching(1.0, every_stage=True, log=log)
+        with served(watching, L=["tools"]) as (found, server), client(found) as asks:
+            server.faults.append(saying(CALLS))
+            asks.chat.completions.create(**ASKS, tools=TOOLS)
+    [logged] = read_traces(path)
+    assert logged.query.tags["needs"] == "tools"
+    assert not uncensored([logged], ["L"])
 
 
 def test_what_a_tool_said_goes_back_to_the_stage() -> None:

@@ -79,6 +79,8 @@ def trace_of(query: Query, ended: Ended, shadow: Mapping[str, Draft]) -> Trace:
         tags["path"] = ",".join(decision.action for decision in ended.completion.decisions)
     if ended.p_good is not None:
         tags["p_good"] = f"{ended.p_good:.6g}"
+    if query.needs:  # the text alone is not what was asked
+        tags["needs"] = ",".join(sorted(query.needs))
     if shadow:
         tags[DRAWN] = "by lot"
     return Trace(
