@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from asd.api import policy_of
 from asd.cli import main
 from asd.engines import GREEDY, Sampling
+from asd.ladder import Ladder
 from asd.operations.control.backlog import BacklogPolicy, QueueAware
 from asd.operations.steering import STEERED, named, steering_of
 from asd.operations.traffic import Controller
@@ -92,16 +94,23 @@ async def stage_of(app: Application, model: str = "asd") -> str:
     return str(reply.json["asd"]["stage"])
 
 
+async def until(so: Callable[[], bool]) -> None:
+    """Wait for it, half a minute at most."""
+    async with asyncio.timeout(30):
+        while not so():
+            await asyncio.sleep(0.005)
+
+
 async def beside_a_queue(app: Application, controller: Controller) -> list[str]:
     """Who answers at rest, while many requests wait for S, and when they have gone."""
     found = [await stage_of(app)]
     queue = [asyncio.create_task(stage_of(app, "asd/always-S")) for _ in range(14)]
-    await asyncio.sleep(CALL_S)
+    await until(lambda: app.service.dispatcher.n_waiting("S") >= 10)
     found.append(await stage_of(app))
     for task in queue:
         task.cancel()
     await asyncio.gather(*queue, return_exceptions=True)
-    await asyncio.sleep(2 * CALL_S)
+    await until(lambda: not app.service.n_open)
     return [*found, await stage_of(app)]
 
 
@@ -130,15 +139,33 @@ def test_the_table_is_solved_again_for_what_was_seen() -> None:
         steering = asyncio.create_task(service.steer())
         await asyncio.gather(*(stage_of(app) for _ in range(3)))
         service.monitor.meter.sample()
-        await asyncio.sleep(0.5)
+        await until(lambda: controller.n_solved >= 2)
         steering.cancel()
-        assert controller.n_solved >= 2
         after = controller.stages["S"].call_s
         assert before is not None
         assert after is not None
         assert before < after <= CALL_S
 
     served("queue:20:30", test)
+
+
+def test_a_reply_names_what_steers() -> None:
+    """Not the worth of a second that it began with."""
+
+    async def test(app: Application, controller: Controller) -> None:
+        reply = await post(app, chat(EASY.query.prompt))
+        assert reply.json["asd"]["policy"] == controller.name == "p95-target(lam=20,p95=0.5)"
+
+    served("target:20:0.5", test)
+
+
+def test_a_call_is_expected_to_take_what_one_query_takes() -> None:
+    """However many a stage takes at once; what larger calls take is the table's to know."""
+    ladder = Ladder.load("tiny")
+    fitted = policy_of(ladder)
+    alone, many = (steering_of(fitted, ladder, dict.fromkeys("SML", (1, size))).call_s for size in (1, 16))
+    assert alone == many
+    assert 0.0 < alone["S"] < alone["M"] < alone["L"]
 
 
 def test_a_policy_of_fewer_stages_follows_the_controller() -> None:
@@ -158,6 +185,7 @@ def test_a_policy_of_fewer_stages_follows_the_controller() -> None:
         ("--controller queue:5", "'queue:5' is no policy; write queue:LAM:MU"),
         ("--controller gears:5", "'gears:5' is no policy"),
         ("--controller queue:5:-1", "mu is at least 0"),
+        ("--controller target:5:inf", "a target (finite)"),
         ("--controller queue:5:1 --lam 3", "leave --lam, --quality and --certified out"),
         ("--controller queue:5:1 --quality 0.9", "leave --lam, --quality and --certified out"),
     ],

@@ -54,7 +54,7 @@ class Steering:
         """By name, what takes its settings as texts."""
         return {
             "queue": lambda lam, mu, ahead="1": self.queue_aware(float(lam), float(mu), float(ahead)),
-            "target": lambda lam, p95: P95Target(self.queue_aware(float(lam), 0.0, 1.0), float(p95)),
+            "target": lambda lam, p95: self._target(float(lam), float(p95)),
             "price": lambda lam, mu: self._price(float(lam), float(mu)),
         }
 
@@ -62,6 +62,10 @@ class Steering:
         """The recursion, with the queues of the moment."""
         name = f"queue-aware(lam={lam:g},mu={mu:g},ahead={ahead:g})"
         return self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, ahead)
+
+    def _target(self, lam: float, p95_s: float) -> P95Target:
+        name = f"p95-target(lam={lam:g},p95={p95_s:g})"
+        return P95Target(self._steered(name, self.fitted.graph(batch=self.batch), lam, 0.0, 1.0), p95_s)
 
     def tables(self, lam: float, load: float) -> Callable[[float], Solved]:
         """Makes the table of a mu for stages of which such a share is in use, whatever comes of them."""

@@ -15,6 +15,7 @@ kept, and `unheld` says that the target is not.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -167,8 +168,8 @@ class Floored:
     _policy: BacklogPolicy = field(init=False)
 
     def __post_init__(self) -> None:
-        if not self.target_s > 0.0:
-            raise ConfigError(f"a target is positive, not {self.target_s:g}")
+        if not 0.0 < self.target_s < math.inf:
+            raise ConfigError(f"a target is positive and finite, not {self.target_s:g}")
         self._mu = self.settings[0].mu
         self._policy = BacklogPolicy(self.name, self.evidence, Table(self.settings[0].solved))
 

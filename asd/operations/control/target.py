@@ -10,6 +10,7 @@ fixed beforehand by `lam` and `most`. The loop acts on latencies that are one lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,16 +59,21 @@ class P95Target:
     most: float = 10.0
 
     def __post_init__(self) -> None:
-        if not (self.target_s > 0.0 and self.step > 0.0 and 0.0 <= self.forget < 1.0 and self.most > 0.0):
+        if not (
+            0.0 < self.target_s < math.inf
+            and self.step > 0.0
+            and 0.0 <= self.forget < 1.0
+            and self.most > 0.0
+        ):
             raise ConfigError(
-                f"a target, its step and its largest mu are positive and forget is in [0, 1), not "
+                "a target (finite), its step and its largest mu are positive and forget is in [0, 1), not "
                 f"{self.target_s:g}, {self.step:g}, {self.most:g} and {self.forget:g}"
             )
 
     @property
     def name(self) -> str:
-        """The name with its lam and target."""
-        return f"p95-target(lam={self.inner.lam:g},p95={self.target_s:g})"
+        """That of what it steers."""
+        return self.inner.name
 
     @property
     def lam(self) -> float:
