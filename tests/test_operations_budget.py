@@ -77,12 +77,42 @@ def test_a_new_day_has_its_own_budget(contenders: Contenders) -> None:  # noqa: 
     assert made.inner.lam == pytest.approx(LAM * np.exp(-1.25))
 
 
+def test_spending_where_nothing_is_due_is_overspending(contenders: Contenders) -> None:  # noqa: F811
+    made = paced(contenders, 288.0, step=0.5, forget=0.0)
+    seen = state(S=busy(0.5, call_s=0.011), L=busy(0.5, 2, call_s=0.055))
+    made.policy(replace(seen, now_s=LOOK_S, spent=288.0))
+    made.policy(replace(seen, now_s=2 * LOOK_S, spent=1.0))
+    assert made.inner.lam == pytest.approx(LAM * np.exp(-3.0))
+
+
+def test_what_was_learned_is_forgotten(contenders: Contenders) -> None:  # noqa: F811
+    """A look at which exactly what was due is spent takes a share of log m away."""
+    made = paced(contenders, 288.0, step=0.5, forget=0.25)
+    seen = state(S=busy(0.5, call_s=0.011), L=busy(0.5, 2, call_s=0.055))
+    made.policy(replace(seen, now_s=LOOK_S, spent=2.0))
+    assert made.inner.lam == pytest.approx(LAM * np.exp(-0.5))
+    made.policy(replace(seen, now_s=2 * LOOK_S, spent=286.0 / 287.0))
+    assert made.inner.lam == pytest.approx(LAM * np.exp(-0.375))
+
+
 def spent_by_hour(place: Contenders, controller: Controller, rate: float, amount: float) -> np.ndarray:
     servers = {name: Server(*server) for name, server in place.servers.items()}
     cap = Cap(amount, place.population.dearest_cost())
     arrivals = Open(poisson(rate, np.random.default_rng(3)))
     sim = Simulator(place.population, servers, controller, arrivals, 2, Settings(3600.0, cap=cap))
     return np.diff([0.0, *(sim.spent for _ in sim.run(DAY_S))])
+
+
+def test_at_midnight_a_cap_begins_anew(contenders: Contenders) -> None:  # noqa: F811
+    """It is spent on either day, and passed on none."""
+    bound = contenders.population.dearest_cost()
+    servers = {name: Server(*server) for name, server in contenders.servers.items()}
+    arrivals = Open([day * DAY_S + 10.0 * i for day in (0, 1) for i in range(200)])
+    settings = Settings(DAY_S, cap=Cap(5.0 * bound, bound))
+    sim = Simulator(contenders.population, servers, Fixed(FixedStage("L")), arrivals, 2, settings)
+    first, second = np.diff([0.0, *(sim.spent for _ in sim.run(2 * DAY_S))])
+    assert 3.9 * bound < first <= 5.0 * bound
+    assert 3.9 * bound < second <= 5.0 * bound
 
 
 @pytest.mark.slow

@@ -122,6 +122,7 @@ def test_grids_that_were_not_fixed_in_order_are_refused(
         certify(contenders.population, contenders.evidence, solve, MUS, cap, rng)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.one_of(st.none(), st.floats(0.0, 1e6)), min_size=1, max_size=30))
 def test_control_never_leaves_the_certified_settings(

@@ -40,9 +40,15 @@ class Timed:
         return [Draft("S", "x", (7,), (-0.1,), True, Usage(1, 1, 1), CALL_S) for _ in queries]
 
 
-def run(test: Callable[[Cascade, Dispatcher], Awaitable[T]], batch: int) -> T:
+class Wide(Timed):
+    """Takes two calls at a time."""
+
+    concurrency = 2
+
+
+def run(test: Callable[[Cascade, Dispatcher], Awaitable[T]], batch: int, engine: type[Timed] = Timed) -> T:
     async def main() -> T:
-        engines = {"S": Timed()}
+        engines = {"S": engine()}
         dispatcher = Dispatcher(engines, batch)
         try:
             return await test(Cascade(engines, FixedStage("S"), {"S": Prices(1, 0, 0)}), dispatcher)
@@ -148,3 +154,19 @@ class Rest:
 
     n_waiting = n_calls = 0
     replicas = batch = 1
+
+
+def test_calls_at_a_time_are_several_of_their_size() -> None:
+    """Two calls of one query each, not one of two."""
+
+    async def test(cascade: Cascade, dispatcher: Dispatcher) -> None:
+        meter = Meter(dispatcher, ["S"])
+        tasks = [walk(cascade, dispatcher, i) for i in range(2)]
+        while dispatcher.n_in_flight("S") < 2:
+            await asyncio.sleep(0.001)
+        meter.sample()
+        await asyncio.gather(*tasks)
+        stage = meter.state(0).stages["S"]
+        assert (stage.replicas, stage.utilisation, stage.per_call) == (2, 1.0, 1.0)
+
+    run(test, 1, Wide)

@@ -61,7 +61,7 @@ def test_the_best_quality_is_reached_at_its_own_cost() -> None:
     assert (hull.cost_at(0.75), hull.cost_at(0.625)) == (3, 2)
 
 
-def test_corners_outside_the_range_do_not_count() -> None:
+def test_the_mean_height_over_a_part_of_the_hull() -> None:
     """By hand: from 1 to 3 the hull rises from .5 over .6 to .65, its corners at 0, 2 and 4."""
     hull = Hull([(0, 0.4), (2, 0.6), (4, 0.7)])
     assert aiq(hull, 1, 3) == pytest.approx((0.55 + 0.625) / 2)
