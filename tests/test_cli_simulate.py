@@ -17,9 +17,9 @@ from asd.ladder import Ladder
 from asd.operations.books import Summary
 from asd.operations.contenders import cheapest_in_time
 from asd.operations.runs import Runs, Scenario, runs_of
-from asd.operations.sizing import Sizing
+from asd.operations.sizing import Need, Sizing
 from asd.policy.fit import fit
-from asd.traces import Header, StageHeader, encode_header, encode_trace
+from asd.traces import Header, StageHeader, encode_header, encode_trace, read_traces
 from tests.worlds import sample, verified
 
 LADDER = """
@@ -181,6 +181,7 @@ def test_settings_are_chosen_on_queries_that_are_not_reported_on(
 
     def choose(scenario: Scenario, *others: Any, **more: Any) -> list[str]:
         chosen.append(scenario)
+        assert others[0].population is scenario.population
         return cheapest_in_time(scenario, *others, **more)
 
     def run(scenario: Scenario, *others: Any) -> Runs:
@@ -201,10 +202,14 @@ def test_settings_are_chosen_on_queries_that_are_not_reported_on(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("keeps", [True, False])
 def test_a_plan_is_chosen_on_queries_that_it_is_not_reported_on(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch, keeps: bool
 ) -> None:
-    """The last run of each policy is the reported one, on the other half and on traffic of its own."""
+    """The last run of each policy is the reported one, on the other half and on traffic of its own; whether
+    it kept the need is asked of that run, with the floor of that half.
+    """
+    needs: list[tuple[Summary, Need]] = []
     runs: list[tuple[int, set[str], Summary]] = []
     played = Sizing.run
 
@@ -212,7 +217,12 @@ def test_a_plan_is_chosen_on_queries_that_it_is_not_reported_on(
         runs.append((sizing.seed, asked_ids(sizing.scenario), played(sizing, text, replicas)))
         return runs[-1][-1]
 
+    def kept(total: Summary, need: Need) -> bool:
+        needs.append((total, need))
+        return keeps
+
     monkeypatch.setattr(Sizing, "run", run)
+    monkeypatch.setattr("asd.cli.simulate.keeps", kept)
     asked = ("--plan", "0.3", "--at-quality", "0.9", "--arrivals", "poisson:30", "--policies", "static:0.9")
     found = simulate(place, *asked)
     assert found.exit_code == 0, found.output
@@ -221,7 +231,11 @@ def test_a_plan_is_chosen_on_queries_that_it_is_not_reported_on(
     assert all(other != seed and not queries & judged for other, queries, _ in tried)
     [row] = [line.split() for line in found.output.splitlines() if line.startswith("static:0.9")]
     assert row[-2] == f"{total.quality:.3f}"
-    assert row[-1] in {"yes", "no"}
+    assert row[-1] == ("yes" if keeps else "no")
+    scores = [trace.outcomes["L"].score for trace in read_traces(place.traces) if trace.query.id in judged]
+    [(seen, need)] = needs
+    assert seen is total
+    assert need.quality == pytest.approx(0.9 * np.mean(scores))  # type: ignore[arg-type]
 
 
 def test_what_deciding_takes_is_printed_and_kept(place: Place, tmp_path: Path) -> None:

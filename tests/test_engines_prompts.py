@@ -174,6 +174,7 @@ NOW = "{{ strftime_now('%d %b %Y') }}"
         {"default": "{% set d = strftime_now('%Y') %}{{ d }}", "tool_use": ""},
         "{% if messages[0]['role'] == 'system' %}" + NOW + "{% endif %}",
         "{{ strftime_now('%Y')[2:] }}",
+        "{{ strftime_now('%-d') }}",
         "{{ strftime_now('%j') | int + 1 }}",
         "{% if strftime_now('%H') | int < 12 %}Good morning{% endif %}",
         "{% if strftime_now('%Y') > '2043' %}{{ raise_exception('expired') }}{% endif %}",

@@ -119,6 +119,20 @@ def test_a_queue_changes_who_answers() -> None:
     assert served("queue:20:30", beside_a_queue) == ["S", "L", "S"]
 
 
+def test_what_steers_is_not_hurried_by_a_crowd() -> None:
+    """It sees the queues itself: with half of the places taken, its policy still answers."""
+
+    async def test(app: Application, controller: Controller) -> None:
+        app.service.capacity = Capacity(open=2, batch=1)
+        beside = asyncio.create_task(stage_of(app, "asd/always-S"))
+        await until(lambda: app.service.n_open == 1)
+        reply = await post(app, chat(EASY.query.prompt))
+        assert reply.json["asd"]["policy"] == controller.name
+        await beside
+
+    served("queue:20:0", test)
+
+
 def test_a_second_that_is_worth_nothing_changes_nothing() -> None:
     assert served("queue:20:0", beside_a_queue) == ["S", "S", "S"]
 

@@ -123,6 +123,7 @@ def test_several_that_accept_it_are_a_cascade_in_which_none_verifies() -> None:
     settings = SettingCache(FITTED, LADDER)
     setting = asyncio.run(settings.of(Controls(stages=STAGES), verify=False))
     assert setting.stages == STAGES
+    assert "p_good is an estimate" in asyncio.run(settings.of(Controls(), verify=False)).note
     assert "p_good is an estimate" in setting.note
     assert not setting.guaranteed
     draft = ScriptedEngine("S", {"add 1+2": ("3", (-3.0,))}).generate([Query("q", "d", "add 1+2")])[0]
@@ -130,6 +131,12 @@ def test_several_that_accept_it_are_a_cascade_in_which_none_verifies() -> None:
     assert set(decided.values) == {"stop", "M", "L"}
     with pytest.raises(RequestError, match="give a lam instead"):
         asyncio.run(settings.of(Controls(quality=0.9), verify=False))
+
+
+def test_where_all_stages_accept_it_none_verifies_either() -> None:
+    with served(S=["tools"], M=["tools"], L=["tools"]) as (found, _), client(found) as asks:
+        reply = asks.chat.completions.create(**ASKS, tools=TOOLS)
+    assert "p_good is an estimate" in reply.model_extra["asd"]["note"]
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,6 @@ def _lost(done: Run, start: float, end: float) -> tuple[Value, ...]:
     after = [w for w in done.windows if w.start_s >= end - 1e-9]
     usual, worst = _worst_p95(before), _worst_p95([*during, *after])
     quality = _quality(before)
-    recovered = next((w for w in after if w.p95_s is not None and w.p95_s <= 1.2 * usual), None)
     ended = sum(w.n_answered + w.n_failed + w.n_refused for w in [*during, *after])
     return (
         REPLICAS,
@@ -83,8 +82,14 @@ def _lost(done: Run, start: float, end: float) -> tuple[Value, ...]:
         quality - _quality(during),
         usual,
         worst,
-        None if recovered is None else recovered.start_s + recovered.seconds - end,
+        _recovered(after, usual, end),
     )
+
+
+def _recovered(after: Sequence[Summary], usual: float, end: float) -> float | None:
+    """Seconds from the repair to the end of the first window that is as fast as usual, or nearly so."""
+    ends = (w.start_s + w.seconds - end for w in after if w.p95_s is not None and w.p95_s <= 1.2 * usual)
+    return next(ends, None)
 
 
 def _worst_p95(windows: Sequence[Summary]) -> float:
@@ -137,11 +142,15 @@ def _spent(shop: Shop, amount: float, expected: np.ndarray, seed: int) -> tuple[
         shop.progress(window)
         spent.append(sim.spent)
     by_hour = np.diff(spent).reshape(DAYS, 24)
-    days, total = by_hour.sum(axis=1) / amount, sim.books.total()
-    over = by_hour / (amount * expected / expected.sum())
+    total = sim.books.total()
     refused = total.n_refused / total.n_arrived
-    return (seed, DAYS, amount, float(days.max()), float(1.0 - days.min()), float(over.max()), refused,
-            total.quality)  # fmt: skip
+    return (seed, DAYS, amount, *_shares(by_hour, amount, expected), refused, total.quality)
+
+
+def _shares(by_hour: np.ndarray, amount: float, expected: np.ndarray) -> tuple[float, float, float]:
+    """Most of its budget that a day spent and left, and most of its share that an hour spent."""
+    days, due = by_hour.sum(axis=1) / amount, amount * expected / expected.sum()
+    return float(days.max()), float(1.0 - days.min()), float((by_hour / due).max())
 
 
 def floor(shop: Shop) -> list[Table]:
@@ -219,8 +228,7 @@ def regret(shop: Shop) -> list[Table]:
         own = np.cumsum(lost(text))
         n = len(own)
         counts = sorted({max(1, n * k // 16) for k in (1, 2, 4, 8, 16)})
-        constant = [own[k - 1] - np.cumsum(arms, axis=1)[:, k - 1].min() for k in counts]
-        schedule = [own[k - 1] - np.cumsum(arms.min(axis=0))[k - 1] for k in counts]
+        constant, schedule = _regrets(own, arms, counts)
         rows += [
             (text, k, float(c / own[k - 1]), float(s / own[k - 1]),
              _slope(counts, constant) if k == n else None, _slope(counts, schedule) if k == n else None)
@@ -233,6 +241,18 @@ def regret(shop: Shop) -> list[Table]:
         "by log intervals, below 1 where regret an interval falls; none where regret is not positive."
     )
     return [shop.table("regret", "Regret in hindsight", columns, rows, note)]
+
+
+def _regrets(own: np.ndarray, arms: np.ndarray, counts: Sequence[int]) -> tuple[list[float], list[float]]:
+    """After so many intervals, against the best arm and against the best of them in every interval.
+
+    Args:
+        own: What was lost until the end of every interval, shape (T,).
+        arms: What each arm lost in it, shape (A, T).
+        counts: Numbers of intervals.
+    """
+    best, schedule = np.cumsum(arms, axis=1).min(axis=0), np.cumsum(arms.min(axis=0))
+    return [own[k - 1] - best[k - 1] for k in counts], [own[k - 1] - schedule[k - 1] for k in counts]
 
 
 def _slope(counts: Sequence[int], regrets: Sequence[float]) -> float | None:
@@ -252,7 +272,7 @@ def stability(shop: Shop) -> list[Table]:
         parts = [[w for w in done.windows if (w.start_s < half) == first] for first in (True, False)]
         shares = [float(np.mean([w.stages[shop.largest].share_answered for w in part])) for part in parts]
         rows.append(
-            (done.controller, *(swing(part, shop.largest) for part in parts), *shares, done.total.p95_s)
+            (done.controller, *(_swing(part, shop.largest) for part in parts), *shares, done.total.p95_s)
         )
     columns = ("policy", "swing_bursts", "swing_calm", "share_bursts", "share_calm", "p95_s")
     note = (
@@ -262,7 +282,7 @@ def stability(shop: Shop) -> list[Table]:
     return [shop.table("stability", "Looks every ten seconds", columns, rows, note)]
 
 
-def swing(windows: Sequence[Summary], stage: str) -> float:
+def _swing(windows: Sequence[Summary], stage: str) -> float:
     """Mean change, from window to window, of the share that a stage answers."""
     shares = [w.stages[stage].share_answered for w in windows if w.n_answered]
     return float(np.mean([abs(b - a) for a, b in pairwise(shares)]))
