@@ -41,6 +41,19 @@ def test_few_streams_miss_their_floor_and_they_save_something(population: Popula
 
 
 @pytest.mark.slow
+def test_few_requests_may_fall_below_a_floor_that_is_kept(population: Population) -> None:
+    """What is missed is judged on the stream's own requests, what is broken on all of them."""
+    rng = np.random.default_rng(4)
+    found = [stream(population, PROMISE, 400, 5, rng) for _ in range(N_STREAMS)]
+    assert any(one.missed and not one.broken for one in found)
+
+
+def test_where_rows_allow_nothing_the_reference_answers(population: Population) -> None:
+    """Two rows certify no quality: nothing is saved, and nothing missed."""
+    assert stream(population, PROMISE, 2, 50, np.random.default_rng(5)) == Streamed(False, False, 0.0)
+
+
+@pytest.mark.slow
 def test_a_promise_that_calibration_rows_do_not_allow_is_seen(
     population: Population, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from asd.cli import main
+from asd.serving.endpoint.server import Server
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,33 @@ def test_options_of_a_stage_that_there_are_not_are_refused_by_name(tmp_path: Pat
     found = CliRunner().invoke(main, ["serve", "--ladder", str(ladder)])
     assert found.exit_code == 2
     assert f"unknown field `{option.split(maxsplit=1)[0]}`" in found.output
+
+
+@pytest.mark.slow
+def test_a_controller_that_is_named_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """About requests that name nothing, as soon as the server listens."""
+    seen: list[str] = []
+
+    async def opened(server: Server) -> None:
+        service = server.application._opened()
+        seen.append(service.setting.policy.name)
+        service.close()
+
+    monkeypatch.setattr(Server, "run", lambda server, _: asyncio.run(opened(server)))
+    monkeypatch.setattr("asd.serving.endpoint.server.set_up_logs", lambda: None)
+    found = CliRunner().invoke(main, ["serve", "--port", "0", "--controller", "queue:5:2"])
+    assert found.exit_code == 0, found.output
+    assert seen == ["queue-aware(lam=5,mu=2,ahead=1)"]
+
+
+def test_a_controller_is_refused_where_stages_take_turns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not reckon with their loads."""
+    monkeypatch.setattr(
+        sys.modules["asd.cli.serve"], "deploy", lambda *_: SimpleNamespace(engines={}, residency=object())
+    )
+    found = CliRunner().invoke(main, ["serve", "--port", "0", "--controller", "queue:5:2"])
+    assert found.exit_code == 2
+    assert "--controller reckons with no loads of stages" in found.output
 
 
 def test_a_port_that_is_taken_is_named() -> None:

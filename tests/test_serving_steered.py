@@ -142,6 +142,17 @@ def test_stages_of_one_device_wait_for_the_same_calls() -> None:
     assert served("queue:20:30", beside_a_queue, "XX") == ["S", "S", "S"]
 
 
+@pytest.mark.parametrize(("devices", "calls"), [("XX", 1), ("SL", 0)])
+def test_a_call_of_another_stage_stands_before_one_of_the_same_device(devices: str, calls: int) -> None:
+    async def test(app: Application, _: Controller) -> None:
+        asked = asyncio.create_task(stage_of(app, "asd/always-L"))
+        await until(lambda: app.service.dispatcher.n_in_flight("L") == 1)
+        assert app.service.monitor.meter.gauges["S"].n_calls == calls
+        await asked
+
+    served("queue:20:0", test, devices)
+
+
 def test_the_table_is_solved_again_for_what_was_seen() -> None:
     """The controller looks at arrivals, latencies and calls of the server; the page shows its mu."""
 
