@@ -95,5 +95,29 @@ def test_every_environment_is_locked_but_those_that_are_free_on_purpose() -> Non
     assert set(locked.values()) == {path.stem for path in LOCKS.glob("*.txt")}
 
 
+@pytest.mark.parametrize("name", ["bench", "tests", "lint", "types", "real", "vllm"])
+def test_a_lock_holds_all_that_its_environment_asks_for_by_name(name: str) -> None:
+    """A dependency is added to pyproject.toml and to every lock that it goes into."""
+    missing = {canonicalize_name(one.name) for one in asked_for(TOX[f"testenv:{name}"])} - set(pins(name))
+    assert missing == set(), f"run `python3 .ci/lock {name}`"
+
+
+def asked_for(section: configparser.SectionProxy) -> Iterator[Requirement]:
+    """What one environment of tox.ini asks for, through the project's extras and dependency groups."""
+    lines: list[Any] = [{"include-group": name} for name in section.get("dependency_groups", "").split()]
+    lines += [line for line in section.get("deps", "").splitlines() if line and not line.startswith("-")]
+    if not section.get("skip_install"):
+        lines += [*PROJECT["project"]["dependencies"], f"asd[{','.join(section.get('extras', '').split())}]"]
+    while lines:
+        line = lines.pop()
+        if isinstance(line, dict):
+            lines += PROJECT["dependency-groups"][line["include-group"]]
+        elif Requirement(line).name == "asd":
+            extras = PROJECT["project"]["optional-dependencies"]
+            lines += [one for extra in Requirement(line).extras for one in extras[extra]]
+        else:
+            yield Requirement(line)
+
+
 def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text("utf8").splitlines() if line and not line.startswith("#")]
