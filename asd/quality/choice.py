@@ -22,7 +22,7 @@ from asd.quality.replies import reply_of
 
 __all__ = ["choice_of"]
 
-_MARKS = r"[^\w?+#%&@]*+"
+_MARKS = r"[^\w?+#%&@✗✘❌❎]*+"
 _BARE = re.compile(
     rf"{_MARKS}(?:(?:definitely|probably|clearly|surely|obviously|certainly|only|just|select|choose|pick"
     rf"|go with|chosen|selected|output|result|response|assistant|model|option|choice"
@@ -32,9 +32,13 @@ _BARE = re.compile(
     re.IGNORECASE,
 )
 _REPEATED = re.compile(rf"{_MARKS}([A-Z])(?:{_MARKS}(?<![A-Za-z0-9])\1(?![A-Za-z0-9]))+{_MARKS}")
-_LABEL = re.compile(rf"(?:[>•]|-\s)?\s*(?:{OPEN}(?:[Oo]ption|[Cc]hoice)[\s_-]+)?")
+_LABEL = re.compile(
+    r"(?:[>•]|-\s)?\s*(?:(?:[Nn]ot|[Nn]either)\s[^.!?\n]{1,40}?\bbut\s+)?"
+    rf"(?:{OPEN}(?:[Oo]ption|[Cc]hoice)[\s_-]+)?"
+)
 _LEADS = re.compile(
-    r"[)\]}>*_.,:;!]|\s+-\s(?![A-Z]\b)|\s+\(|\s*(?:\n|\Z)|\s+(?:because|since|as|due|weil|car|porque|parce)\b"
+    r"[)\]}>*_.,:;!]|\s+-\s(?![A-Z]\b)|\s+\(|\s*(?:\n|\Z)"
+    r"|\s+(?:because|since|as|due|weil|car|porque|parce|rather than|instead of)\b"
 )
 _OPENS_VERDICT = re.compile(
     r"(?:\A|[.,;:!?\n(]|-\s|\b(?:so|thus|hence|therefore|that|think|believe|say|guess|option|choice|answer|letter"
