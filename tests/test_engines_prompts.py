@@ -122,6 +122,8 @@ def with_template(template: object) -> Any:
         ({"rag": LOOP, "tool_use": LOOP}, "ValueError: "),
         ("{% for part in messages[0]['parts'] %}{{ part }}{% endfor %}", "leaves the user's message out"),
         ("", "leaves the user's message out"),
+        (LOOP + "\0", r"is damaged: it writes the character '\x00'"),
+        ("\ufffd" + LOOP, r"is damaged: it writes the character '\ufffd'"),
     ],
 )
 def test_templates_that_cannot_take_a_prompt_are_refused_at_load(template: object, message: str) -> None:

@@ -249,6 +249,8 @@ def _try_template(stage: Stage, tokenizer: Any) -> None:
         ) from error
     if PROBE.prompt not in text:
         raise EngineError(f"{where} leaves the user's message out; {remedy}")
+    if damaged := {"\0", "\ufffd"} & set(text):
+        raise EngineError(f"{where} is damaged: it writes the character {damaged.pop()!a}; {remedy}")
     if stage.chat_template and "strftime_now" in str(tokenizer.chat_template):
         _warn_of_dates(stage, tokenizer, where)
 
