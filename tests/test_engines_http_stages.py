@@ -209,6 +209,24 @@ def test_retries_end(engine: OpenAIEngine, server: FakeServer) -> None:
     assert len(server.asked) == 4
 
 
+def test_a_retry_is_told_in_words(
+    engine: OpenAIEngine, server: FakeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the server said and when it is asked again, once a retry; other programs' logs stay."""
+    server.faults.extend([refusing(500, "boom")] * 2)
+    engine.generate([query()])
+    said = [record.getMessage() for record in caplog.records if record.name == "stamina"]
+    assert said == [f"stage 'S' at {server.url} answered 500: boom; next attempt in 0.0 s"] * 2
+    caplog.clear()
+    with pytest.raises(OSError, match="own"), stamina.set_testing(True, attempts=2):
+        stamina.retry(on=OSError)(_fails)()
+    assert [record.getMessage() for record in caplog.records] == ["stamina.retry_scheduled"]
+
+
+def _fails() -> None:
+    raise OSError("own")
+
+
 def test_as_long_as_the_server_asks_for(server: FakeServer, engine: OpenAIEngine) -> None:
     """Retry-After in seconds is waited for."""
     server.faults.append(refusing(429, Retry_After="1"))

@@ -17,9 +17,10 @@ business.
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from email.utils import parsedate_to_datetime
@@ -68,7 +69,9 @@ class Server:
         self.where = f"stage {stage_name!r} at {settings.base_url}"
         self._settings = settings
         self._key = read_key(stage_name, settings.api_key_env)
-        self._retry = stamina.AsyncRetryingCaller(attempts=settings.attempts, timeout=settings.patience_s)
+        self._retried = stamina.retry(
+            on=_when_again(settings.patience_s), attempts=settings.attempts, timeout=settings.patience_s
+        )
         self._url = httpx2.URL(settings.base_url.rstrip("/") + "/")
         self._opening = threading.Lock()
         self._opened: _Open | None = None
@@ -135,7 +138,7 @@ class Server:
         async def send() -> T:  # without arguments, so that no log of a retry shows any
             return self._read(await self._sent(client, request), reply, fields)
 
-        asked = portal.start_task_soon(self._retry, self._when_again, send)
+        asked = portal.start_task_soon(self._retried(send))
         try:
             with token_of_call().calling(asked.cancel):
                 return asked.result()
@@ -145,12 +148,6 @@ class Server:
             raise CallCancelledError(f"{self.where}: the request was cancelled") from None
         finally:
             asked.cancel()  # whoever is interrupted here leaves nothing behind
-
-    def _when_again(self, error: Exception) -> bool | float:
-        """Whether to try again, or after how many seconds."""
-        if not isinstance(error, _PassingError):
-            return False
-        return error.after is None or (error.after <= self._settings.patience_s and error.after)
 
     async def _sent(self, client: httpx2.AsyncClient, request: httpx2.Request) -> httpx2.Response:
         # no exception of httpx2 is chained: it may quote what was sent
@@ -207,6 +204,36 @@ class Server:
             raise EngineError(f"{self.where} {self.excerpt(why)}") from None
 
 
+def _when_again(patience_s: float) -> Callable[[Exception], bool | float]:
+    """Whether to try again after an error, or after how many seconds."""
+
+    def decide(error: Exception) -> bool | float:
+        if not isinstance(error, _PassingError):
+            return False
+        return error.after is None or (error.after <= patience_s and error.after)
+
+    return decide
+
+
+class _RetryInWords(logging.Filter):
+    """Puts into words what stamina logs of our retries: by itself it says "stamina.retry_scheduled"."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        said = vars(record)
+        if str(said.get("stamina.callable")).startswith(__name__):
+            record.msg, record.args = (
+                "%s; next attempt in %.1f s",
+                (
+                    said["stamina.caused_by"],
+                    said["stamina.wait_for"],
+                ),
+            )
+        return True
+
+
+logging.getLogger("stamina").addFilter(_RetryInWords())
+
+
 class _PassingError(Exception):
     """An error that may be gone when asked again, after so many seconds if the server says."""
 
@@ -214,6 +241,9 @@ class _PassingError(Exception):
         super().__init__(str(error))
         self.error = error
         self.after = after
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _json(content: bytes) -> Any:
