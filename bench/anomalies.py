@@ -37,7 +37,7 @@ from asd.ladder import TINY_POLICY
 from asd.operations.arrivals import Client, clients, merged, read_clients
 from asd.operations.population import Population, Remembered, Situation
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Request, Server
+from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import OptimalPolicy
 from asd.policy.artifact import load
@@ -123,7 +123,7 @@ def observed(
     rng = np.random.default_rng([stretch.seed, 7])
     ended: list[tuple[Request, float]] = []
     arrived, ends, p_good = list[float](), list[float](), dict[Situation, float | None]()
-    servers = {name: Server() for name in population.stages}
+    servers = {name: StageServer() for name in population.stages}
     traffic = Open(_noted(_arrivals(stretch), arrived))
     simulator = Simulator(population, servers, Fixed(policy), traffic, stretch.seed)
     simulator.on_end = lambda request, now: ended.append((request, now))

@@ -22,9 +22,9 @@ from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.server import Server, listening, url_of
 from asd.serving.endpoint.service import Capacity, Service
-from asd.serving.endpoint.settings import Setting
+from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.loopback import Loopback
-from asd.serving.monitoring.monitor import UNWATCHED, Watching
+from asd.serving.monitoring.monitor import UNWATCHED, MonitorSettings
 from asd.testing import ScriptedEngine
 from asd.types import Draft, Query, Usage, Verification
 
@@ -119,15 +119,15 @@ class OnePolicy:
     stages: tuple[str, ...] = STAGES
 
     @property
-    def default(self) -> Setting:
-        return Setting(self.policy, self.stages)
+    def default(self) -> RequestSettings:
+        return RequestSettings(self.policy, self.stages)
 
     @property
-    def hurried(self) -> Setting:
-        return Setting(FixedStage(self.stages[0]), self.stages[:1], "busy")
+    def hurried(self) -> RequestSettings:
+        return RequestSettings(FixedStage(self.stages[0]), self.stages[:1], "busy")
 
-    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:  # noqa: ARG002
-        return Setting(self.policy, self.stages)
+    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> RequestSettings:  # noqa: ARG002
+        return RequestSettings(self.policy, self.stages)
 
 
 @dataclass
@@ -166,7 +166,7 @@ def serve(
     capacity: Capacity | None = None,
     ladder: Ladder = LADDER,
     admission: Any = None,
-    watching: Watching = UNWATCHED,
+    watching: MonitorSettings = UNWATCHED,
 ) -> T:
     """Run a test against an application; whatever was taken on must have ended with it."""
 

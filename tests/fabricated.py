@@ -16,11 +16,11 @@ from asd.measurement.records import (
     DatasetRecord,
     Environment,
     HardwareKey,
-    Header,
     LadderRecord,
     Metric,
     Passes,
     Run,
+    RunHeader,
 )  # fmt: skip
 from bench.gate.judge import Options
 from bench.gate.store import Baseline, Target
@@ -33,8 +33,8 @@ OPTIONS = Options(lams=LAMS, datasets=DATASETS)
 COSTS = np.array([0.1, 0.35, 1.0])
 
 
-def header(hardware: HardwareKey = KEY) -> Header:
-    return Header(
+def header(hardware: HardwareKey = KEY) -> RunHeader:
+    return RunHeader(
         schema_version=SCHEMA_VERSION,
         created="2026-11-22T03:00:00+00:00",
         git_commit="0" * 40,

@@ -8,7 +8,7 @@ from functools import cache
 from asd.measurement.records import Environment
 from asd.research.report.figures import draw
 from asd.research.report.style import Figure
-from asd.research.study.record import Study, Table, Value
+from asd.research.study.record import Study, StudyTable, Value
 from asd.research.theory.reliability import training_table
 from asd.types import Provenance
 
@@ -29,9 +29,9 @@ def table(
     rows: Iterable[tuple[Value, ...]],
     provenance: Provenance = "replayed",
     title: str | None = None,
-) -> Table:
+) -> StudyTable:
     """A table on 24 questions of a made-up ladder."""
-    return Table(
+    return StudyTable(
         name=name,
         title=title or f"About {name}",
         provenance=provenance,
@@ -42,7 +42,7 @@ def table(
     )
 
 
-def study(*without: str, extra: Sequence[Table] = ()) -> Study:
+def study(*without: str, extra: Sequence[StudyTable] = ()) -> Study:
     """The whole study, less the tables named."""
     tables = [t for t in (*_methods(), *_sweep(), *_theory(), training_table()) if t.name not in without]
     return Study(
@@ -63,7 +63,7 @@ def drawn() -> tuple[Figure, ...]:
     return tuple(draw(study()))
 
 
-def _methods() -> list[Table]:
+def _methods() -> list[StudyTable]:
     steps = list(enumerate(METHODS, start=1))
     seconds = ("mean_ms", *_with_interval("speed_up"), *_with_interval("speed_up_drafted"))
     tests = ("method", "reference", "metric", "percent", "low_percent", "high_percent", "p_holm")
@@ -105,7 +105,7 @@ def _methods() -> list[Table]:
     ]  # fmt: skip
 
 
-def _sweep() -> list[Table]:
+def _sweep() -> list[StudyTable]:
     steps = list(enumerate(LAMS, start=1))
     return [
         table(
@@ -133,7 +133,7 @@ def _sweep() -> list[Table]:
     ]
 
 
-def _theory() -> list[Table]:
+def _theory() -> list[StudyTable]:
     course = ("stream", "learner", "rounds", "regret", "regret_low", "regret_high")
     learners = ("posterior sampling", "greedy", "frozen")
     rounds = tuple(10 ** (k / 2) for k in range(2, 11))

@@ -10,7 +10,7 @@ import torch
 from asd.engines import Verifier
 from asd.engines.prompts import encode
 from asd.engines.registry import open_engines
-from asd.evaluation.live import Timed
+from asd.evaluation.live import TimedPasses
 from asd.evaluation.replay import Contender
 from asd.ladder import Ladder
 from asd.measurement.records import Cell, Metric, Run
@@ -74,7 +74,7 @@ def test_differences_are_near_ties_up_to_the_rounding_of_the_dtype(engine: Verif
     traces = [Trace(q, {d.stage: Outcome(d, 1.0)}) for q, d in zip(QUERIES, drafts, strict=True)]
     least = int(logits(engine, QUERIES[1], drafts[1], 0).argmin())
     live = [drafts[0], other(engine, drafts[1], 0, least), *drafts[2:]]
-    timed = Timed(
+    timed = TimedPasses(
         contender=Contender("always-S", None, FixedStage(drafts[0].stage)),
         seconds=np.ones((1, 6)),
         largest=np.ones((1, 6)),

@@ -17,7 +17,7 @@ from asd.ladder import Ladder
 from asd.policies import FixedStage
 from asd.policy import artifact
 from asd.policy.choice import choose
-from asd.traces import Header, StageHeader
+from asd.traces import StageHeader, TraceHeader
 from asd.traces.log import TraceLog
 from asd.types import Query, Trace
 from asd.workloads import Split
@@ -44,7 +44,7 @@ def write_traces(path: Path, split: Split, n: int, seed: int, longer: str = "") 
     stages = {
         s: StageHeader(model=f"made-up/{s}", revision="1", dtype="auto", chat_template=False) for s in "SL"
     }
-    header = Header(ladder="pair", stages=stages, datasets=("made-up",), split=split)
+    header = TraceHeader(ladder="pair", stages=stages, datasets=("made-up",), split=split)
     traces = sample(n, np.random.default_rng(seed))[0]
     with TraceLog(path, header) as log:
         log.append([Trace(_renamed(t.query, split, longer), t.outcomes) for t in traces])

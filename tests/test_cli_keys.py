@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from asd.cli import main
 from asd.cli.serve.keys import keys
 from asd.cli.serve.ledger import correct, ledger
-from asd.serving.keys import Keyring, Limits
+from asd.serving.keys import KeyLimits, Keyring
 from asd.serving.ledger import Ledger
 from tests.books import TARIFF, asked, ms, ran
 
@@ -47,7 +47,7 @@ def test_a_key_is_printed_once_and_opens_what_was_asked_for(place: Path):
     assert "shown this once" in made.stderr
     with Keyring(place / "asd-ledger.db") as keyring:
         key = keyring.authenticate(made.stdout.strip())
-    assert key.limits == Limits(60, None, cap_day=ms(1250), cap_total=ms(5000))
+    assert key.limits == KeyLimits(60, None, cap_day=ms(1250), cap_total=ms(5000))
     listed = run(keys, "list")
     assert "1,250" in listed.stdout
     assert made.stdout.strip() not in listed.stdout + run(keys, "list --json").stdout

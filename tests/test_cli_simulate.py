@@ -19,7 +19,7 @@ from asd.operations.contenders import cheapest_in_time
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.sizing import Need, Sizing
 from asd.policy.fit import fit
-from asd.traces import Header, StageHeader, encode_header, encode_trace, read_traces
+from asd.traces import StageHeader, TraceHeader, encode_header, encode_trace, read_traces
 from tests.worlds import sample, verified
 
 LADDER = """
@@ -56,7 +56,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     traces = verified(sample(240, rng)[0], rng)
     fit(traces, Ladder.load(found.ladder), fitted_at="2026-01-01").save(found.policy)
     stages = {s: StageHeader(model=s, revision="1", dtype="auto", chat_template=False) for s in "SL"}
-    header = Header(ladder="made-up", stages=stages, datasets=("made-up",), split="fit")
+    header = TraceHeader(ladder="made-up", stages=stages, datasets=("made-up",), split="fit")
     found.traces.write_bytes(encode_header(header) + b"".join(map(encode_trace, traces)))
     return found
 

@@ -17,7 +17,7 @@ from asd.errors import ConfigError, DataError, EngineError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
 from asd.testing import ScriptedEngine
-from asd.traces import Header, read_traces
+from asd.traces import TraceHeader, read_traces
 from asd.traces.log import TraceLog
 from asd.types import Draft, Query, Usage, Verification
 from asd.workloads import Split, Workload
@@ -85,7 +85,7 @@ class Assisted(ScriptedEngine):
         ]
 
 
-def header(workloads: Sequence[Workload] = WORKLOADS, split: Split = "fit") -> Header:
+def header(workloads: Sequence[Workload] = WORKLOADS, split: Split = "fit") -> TraceHeader:
     return header_for(LADDER, REVISIONS, workloads, split)
 
 

@@ -22,7 +22,7 @@ from asd.errors import AsdError, ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
 from asd.testing import ScriptedEngine
-from asd.traces import Header, read_traces
+from asd.traces import TraceHeader, read_traces
 from asd.traces.log import TraceLog
 from asd.traces.records import as_score
 from asd.types import Query, Trace
@@ -56,7 +56,7 @@ class Given:
         return score
 
 
-def header(*workloads: Workload) -> Header:
+def header(*workloads: Workload) -> TraceHeader:
     ladder = Ladder("one", (Stage("S", "org/small", Prices(1, 0, 0)),), "declared", "made up")
     return header_for(ladder, {"S": "r1"}, workloads, "fit")
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from asd.engines.http.credentials import Key, read_key, without_credentials
 from asd.engines.http.engine import OpenAIEngine
-from asd.engines.http.settings import Settings
+from asd.engines.http.settings import OpenAISettings
 from asd.errors import AsdError, ConfigError, EngineError, UnavailableError
 from tests.fakeserver import FakeServer, refusing, serving
 from tests.served import ANSWERS, chat, opened, query, reply, stage
@@ -208,7 +208,7 @@ def test_a_listener_that_is_no_server_repeats_the_request(monkeypatch: pytest.Mo
 def test_credentials_in_an_address(url: str) -> None:
     """They are refused, and in no part of the message."""
     with pytest.raises(ConfigError, match=r"stage 'S': .*base_url") as caught:
-        Settings.of(stage(url))
+        OpenAISettings.of(stage(url))
     assert "secret" not in shown(caught.value)
 
 
@@ -216,7 +216,7 @@ def test_credentials_in_an_address(url: str) -> None:
 def test_credentials_in_unknown_options(options: dict[str, object]) -> None:
     """An option that does not exist is named without its value."""
     with pytest.raises(ConfigError, match="unknown field") as caught:
-        Settings.of(stage("http://h/v1", **options))
+        OpenAISettings.of(stage("http://h/v1", **options))
     assert "secret" not in shown(caught.value)
 
 

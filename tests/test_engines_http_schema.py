@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from asd.engines.http.settings import Settings
+from asd.engines.http.settings import OpenAISettings
 from asd.errors import ConfigError, EngineError, RefusedError
 from asd.ladder import Ladder
 from asd.prices import Prices
@@ -338,7 +338,7 @@ def test_requests_of_another_form(server: FakeServer) -> None:
 def test_forms_that_would_change_what_is_asked(options: dict[str, object], message: str) -> None:
     """What is asked, and how much room there is, stays the query's; a verifier's requests stay exact."""
     with pytest.raises(ConfigError, match=message):
-        Settings.of(stage("http://h/v1", **options))
+        OpenAISettings.of(stage("http://h/v1", **options))
 
 
 def test_another_form_is_another_revision(server: FakeServer) -> None:

@@ -16,7 +16,7 @@ import pytest
 import stamina
 
 from asd.engines import Sampling, Verifier
-from asd.engines.http.client import Settings
+from asd.engines.http.client import OpenAISettings
 from asd.engines.http.engine import OpenAIEngine, fan_out
 from asd.engines.http.stages import open_stage
 from asd.engines.registry import open_engines
@@ -411,7 +411,7 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
     """Missing, unknown and impossible options name the stage and themselves; a password is not repeated."""
     wrong = Stage("S", "tiny", Prices(1, 0, 0), options={"openai": options})
     with pytest.raises(ConfigError, match=rf"(?s)stage 'S': .*{message}") as caught:
-        Settings.of(wrong)
+        OpenAISettings.of(wrong)
     assert "secret" not in str(caught.value)
 
 

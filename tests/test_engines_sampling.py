@@ -15,7 +15,7 @@ from scipy import stats
 from asd.engines import Acceptance, Sampling
 from asd.engines.cache import ResponseStore, with_cache
 from asd.engines.hf.engine import TransformersEngine
-from asd.engines.hf.sampler import Choice, probabilities
+from asd.engines.hf.sampler import TokenSampler, probabilities
 from asd.engines.hf.speculation import SpeculativeEngine
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.sampling import check_sampling, choices
@@ -96,7 +96,7 @@ def test_no_draw_is_outside_of_the_nucleus() -> None:
     logits, sampling = torch.tensor([[1.0, 5.0, 5.0, 1.0]]), Sampling(1.0, RNG, 0.9)
     largest = torch.tensor([[np.nextafter(np.float32(1), np.float32(0))]])
     for uniforms in (largest, torch.ones(1, 1), torch.zeros(1, 1)):
-        assert Choice(sampling, uniforms)(logits, torch.tensor([0]), 0).item() in {1, 2}
+        assert TokenSampler(sampling, uniforms)(logits, torch.tensor([0]), 0).item() in {1, 2}
     assert draw(np.array([0.0, 0.5, 0.5, 0.0]), 1.0) == 2
 
 

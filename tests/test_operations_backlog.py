@@ -13,11 +13,18 @@ from asd.cascade import Cascade
 from asd.errors import ConfigError, NoStageLeftError
 from asd.operations.arrivals import poisson
 from asd.operations.contenders import Contenders
-from asd.operations.control.backlog import LEVELS, BacklogPolicy, Problem, Surcharge, level_of, surcharge
+from asd.operations.control.backlog import (
+    LEVELS,
+    BacklogPolicy,
+    BacklogProblem,
+    Surcharge,
+    level_of,
+    surcharge,
+)
 from asd.operations.population import Lookup, Population, Remembered, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.state import StageState, SystemState
-from asd.operations.stations import Server
+from asd.operations.stations import StageServer
 from asd.operations.traffic import Open
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import one_step, solve
@@ -86,14 +93,14 @@ def no_charge() -> Surcharge:
     return Surcharge(np.zeros(len(LEVELS)), np.zeros(len(LEVELS)), 1)
 
 
-def problem(*, scaled: bool = True) -> Problem:
+def problem(*, scaled: bool = True) -> BacklogProblem:
     fitted = fitted_verified()
     usage = {(e.source, e.action): np.array(e.usage) for e in fitted.problem.edges}
     rates = {"S": np.array([[0, 0, 0, 1e-3, 0, 0]]), "L": np.array([[0, 0, 0, 5e-3, 0, 0]])}
-    return Problem(fitted.graph(), usage, rates, scaled=scaled)
+    return BacklogProblem(fitted.graph(), usage, rates, scaled=scaled)
 
 
-def numbers(found: Problem, node: str, actions: bytes) -> np.ndarray:
+def numbers(found: BacklogProblem, node: str, actions: bytes) -> np.ndarray:
     """Actions as in `asd.stopping.recursion`, shape (combinations, scales, bins)."""
     n_bins = found.graph.node(node).n_bins
     return np.frombuffer(actions, dtype=np.int8).reshape(-1, len(found.scales), n_bins).astype(int) - 1
@@ -234,7 +241,7 @@ def test_the_state_is_smoothed_and_solved_again(contenders: Contenders) -> None:
 
 
 def total(contenders: Contenders, text: str, rate: float, seconds: float) -> tuple[float, float, int]:
-    servers = {name: Server(*server) for name, server in contenders.servers.items()}
+    servers = {name: StageServer(*server) for name, server in contenders.servers.items()}
     arrivals = poisson(rate, np.random.default_rng(4))
     sim = Simulator(contenders.population, servers, contenders.of(text), Open(arrivals), 4)
     list(sim.run(seconds))
@@ -252,7 +259,7 @@ def test_seeing_the_queue_pays(contenders: Contenders) -> None:
 def test_decisions_are_counted(contenders: Contenders) -> None:
     """One at every step of every request, the last included."""
     controller = contenders.of("queue:50:0")
-    servers = {name: Server(*server) for name, server in contenders.servers.items()}
+    servers = {name: StageServer(*server) for name, server in contenders.servers.items()}
     sim = Simulator(contenders.population, servers, controller, Open([0.0, 0.5, 1.0], [0, 0, 0]), 1)
     list(sim.run(600.0))
     policy = controller.policy(None)

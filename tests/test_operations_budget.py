@@ -15,8 +15,8 @@ from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import QueueAware
 from asd.operations.control.budget import Paced
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Server
-from asd.operations.traffic import DAY_S, Cap, Controller, Fixed, Open, Settings
+from asd.operations.stations import StageServer
+from asd.operations.traffic import DAY_S, Cap, Controller, Fixed, Open, RunSettings
 from asd.policies import FixedStage
 from tests.queues import one_stage
 from tests.test_operations_backlog import busy, contenders, state  # noqa: F401  (a fixture)
@@ -96,19 +96,19 @@ def test_what_was_learned_is_forgotten(contenders: Contenders) -> None:  # noqa:
 
 
 def spent_by_hour(place: Contenders, controller: Controller, rate: float, amount: float) -> np.ndarray:
-    servers = {name: Server(*server) for name, server in place.servers.items()}
+    servers = {name: StageServer(*server) for name, server in place.servers.items()}
     cap = Cap(amount, place.population.dearest_cost())
     arrivals = Open(poisson(rate, np.random.default_rng(3)))
-    sim = Simulator(place.population, servers, controller, arrivals, 2, Settings(3600.0, cap=cap))
+    sim = Simulator(place.population, servers, controller, arrivals, 2, RunSettings(3600.0, cap=cap))
     return np.diff([0.0, *(sim.spent for _ in sim.run(DAY_S))])
 
 
 def test_at_midnight_a_cap_begins_anew(contenders: Contenders) -> None:  # noqa: F811
     """It is spent on either day, and passed on none."""
     bound = contenders.population.dearest_cost()
-    servers = {name: Server(*server) for name, server in contenders.servers.items()}
+    servers = {name: StageServer(*server) for name, server in contenders.servers.items()}
     arrivals = Open([day * DAY_S + 10.0 * i for day in (0, 1) for i in range(200)])
-    settings = Settings(DAY_S, cap=Cap(5.0 * bound, bound))
+    settings = RunSettings(DAY_S, cap=Cap(5.0 * bound, bound))
     sim = Simulator(contenders.population, servers, Fixed(FixedStage("L")), arrivals, 2, settings)
     first, second = np.diff([0.0, *(sim.spent for _ in sim.run(2 * DAY_S))])
     assert 3.9 * bound < first <= 5.0 * bound
@@ -138,7 +138,12 @@ def test_a_cap_is_never_passed(amount: float, n: int, gap: float, seed: int, at_
     arrivals = Open([start + gap * i for i in range(n)])
     cap = Cap(amount, population.dearest_cost())
     sim = Simulator(
-        population, {"S": Server(1, 1)}, Fixed(FixedStage("S")), arrivals, seed, Settings(DAY_S, cap=cap)
+        population,
+        {"S": StageServer(1, 1)},
+        Fixed(FixedStage("S")),
+        arrivals,
+        seed,
+        RunSettings(DAY_S, cap=cap),
     )
     list(sim.run(2 * DAY_S))
     total = sim.books.total()

@@ -10,9 +10,9 @@ import pytest
 from asd.errors import ConfigError
 from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.control.gears import Gear, Gears, gears_of
-from asd.operations.control.published import Published, Router
+from asd.operations.control.published import PublishedOptimizer, Router
 from asd.operations.population import Population, Remembered
-from asd.operations.runs import Asked, Scenario
+from asd.operations.runs import RunsHeader, Scenario
 from asd.operations.state import StageState, SystemState
 from asd.policies import FixedStage
 from tests.worlds import fitted_verified, ladder, sample, verified
@@ -33,8 +33,8 @@ def state(rate: float = 1.0, latency_s: float | None = 0.1, **stages: StageState
 def test_the_published_optimiser_as_printed() -> None:
     """Each rule by itself, and the bounds of the multipliers."""
 
-    def fresh() -> Published:
-        return Published(("S", "M", "L"), (1.0, 2.0, 4.0), 1.0, fitted_verified().evidence())
+    def fresh() -> PublishedOptimizer:
+        return PublishedOptimizer(("S", "M", "L"), (1.0, 2.0, 4.0), 1.0, fitted_verified().evidence())
 
     calm = {name: stage(0.5) for name in "SML"}
     for seen, expected in (
@@ -53,7 +53,7 @@ def test_the_published_optimiser_as_printed() -> None:
     assert list(published.multipliers.values()) == pytest.approx([0.5, 1.0, 3.0])
     assert chosen.costs == pytest.approx((0.5, 2.0, 12.0))
     with pytest.raises(ConfigError, match=r"within 0\.1 and 10"):
-        Published(("S",), (1.0,), 11.0, fitted_verified().evidence())
+        PublishedOptimizer(("S",), (1.0,), 11.0, fitted_verified().evidence())
 
 
 def test_the_published_router_lowers_its_bar_where_the_largest_stage_rests() -> None:
@@ -102,7 +102,7 @@ def test_gears_bear_what_the_stages_can(contenders: Contenders) -> None:
 
 
 def scenario(contenders: Contenders, arrivals: str, seconds: float = 600.0) -> Scenario:
-    asked = Asked(
+    asked = RunsHeader(
         ladder="made-up", sources={}, n_queries=150, servers=dict(contenders.servers), arrivals=arrivals,
         users=None, seconds=seconds, window_s=100.0,
     )  # fmt: skip

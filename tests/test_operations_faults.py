@@ -9,8 +9,8 @@ from asd.errors import ConfigError
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Server
-from asd.operations.traffic import Fixed, Open, Settings
+from asd.operations.stations import StageServer
+from asd.operations.traffic import Fixed, Open, RunSettings
 from tests.queues import Planned, ladder, query
 
 
@@ -18,9 +18,9 @@ def regular(*faults: str, gap: float = 1.0, replicas: int = 1, batch: int = 1) -
     """A call of S of .25 s every second, and for every second request one of L too."""
     traces = [query(i, ["S", "L"][: 1 + i % 2], {"S": 0.25, "L": 0.25}) for i in range(2)]
     traffic = Open([gap * i for i in range(400)], [i % 2 for i in range(400)])
-    servers = {stage: Server(replicas, batch) for stage in "SL"}
+    servers = {stage: StageServer(replicas, batch) for stage in "SL"}
     population = Population(traces, ladder("SL"), 1.0, 4)
-    sim = Simulator(population, servers, Fixed(Planned()), traffic, 0, Settings(window_s=100.0))
+    sim = Simulator(population, servers, Fixed(Planned()), traffic, 0, RunSettings(window_s=100.0))
     plan(sim, [parse(fault) for fault in faults])
     return sim
 

@@ -15,7 +15,7 @@ from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
 from asd.operations.contenders import Contenders
-from asd.operations.control.backlog import BacklogPolicy, Solved, Table
+from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
 from asd.operations.control.floor import Certificate, Floored, certify, worst_scores
 from asd.operations.population import Lookup, Situation
 from tests.test_operations_backlog import Queue, busy, contenders, state  # noqa: F401  (a fixture)
@@ -45,12 +45,12 @@ class Course:
         return [Queue(0, 0) if n < 0 else Queue(n, 1) for n in now]
 
 
-def looking(place: Contenders, solved: Solved) -> tuple[Lookup, Table]:
-    table = Table(solved)
+def looking(place: Contenders, solved: Solved) -> tuple[Lookup, BacklogTable]:
+    table = BacklogTable(solved)
     return Lookup(place.population, BacklogPolicy("course", place.evidence, table)), table
 
 
-def score(lookup: Lookup, table: Table, situation: Situation, course: Course) -> float:
+def score(lookup: Lookup, table: BacklogTable, situation: Situation, course: Course) -> float:
     """Of the answer that a course of the queues leads to."""
     while True:
         table.gauges = course.gauges()

@@ -17,7 +17,7 @@ from asd.operations.forecast import (
     HoltWinters,
     LastHour,
     LoadPredictor,
-    Published,
+    PublishedForecast,
     SeasonalNaive,
     best_of_lately,
     errors,
@@ -43,14 +43,16 @@ def test_naive_forecasts() -> None:
 
 def test_the_published_formula() -> None:
     """Trend line at the next hour, times that hour's mean over the mean of all."""
-    assert Published().predict(np.full(96, 5.0)) == pytest.approx(5.0)
-    assert Published().predict(DAILY[:47]) == DAILY[46]
-    assert Published().predict(DAILY[:48]) != DAILY[47]
-    assert Published().predict(np.zeros(96)) == 0.0
-    assert Published().predict(1000.0 * np.exp(-np.arange(96) / 10)) == 0.0  # its line is below 0 by then
+    assert PublishedForecast().predict(np.full(96, 5.0)) == pytest.approx(5.0)
+    assert PublishedForecast().predict(DAILY[:47]) == DAILY[46]
+    assert PublishedForecast().predict(DAILY[:48]) != DAILY[47]
+    assert PublishedForecast().predict(np.zeros(96)) == 0.0
+    assert (
+        PublishedForecast().predict(1000.0 * np.exp(-np.arange(96) / 10)) == 0.0
+    )  # its line is below 0 by then
     n, growing = 96, 50.0 + 2.0 * np.arange(96)
     seasonal = growing[::24].mean() / growing.mean()
-    assert Published().predict(growing) == pytest.approx((50.0 + 2.0 * n) * seasonal)
+    assert PublishedForecast().predict(growing) == pytest.approx((50.0 + 2.0 * n) * seasonal)
 
 
 @pytest.mark.slow
@@ -71,7 +73,7 @@ def test_a_forecast_sees_the_past_only() -> None:
     """What comes later does not change the forecast of an hour."""
     other = DAILY.copy()
     other[100:] = 1e6
-    for predictor in (LastHour(), Published(), Changed(), HoltWinters()):
+    for predictor in (LastHour(), PublishedForecast(), Changed(), HoltWinters()):
         assert predictor.predict(DAILY[:100]) == predictor.predict(other[:100])
 
 
@@ -186,12 +188,18 @@ def test_a_recorded_week() -> None:
     Its weighting was chosen with a look at this series: the bound notices a change and is no evidence.
     """
     series = read_hourly(Path(DATA or "") / "load" / "azure_2024_week_digitised.csv.gz")["conv"]
-    base, predictors = errors(series, LastHour()), (best_of_lately(), Published())
+    base, predictors = errors(series, LastHour()), (best_of_lately(), PublishedForecast())
     best, published = (errors(series, predictor) / base for predictor in predictors)
     assert best <= 0.60
     assert published > 1.0
 
 
 def test_predictors_are_predictors() -> None:
-    found: list[LoadPredictor] = [LastHour(), SeasonalNaive(), Published(), Changed(), best_of_lately()]
+    found: list[LoadPredictor] = [
+        LastHour(),
+        SeasonalNaive(),
+        PublishedForecast(),
+        Changed(),
+        best_of_lately(),
+    ]
     assert len({predictor.name for predictor in found}) == len(found)

@@ -14,7 +14,7 @@ from asd.errors import ConfigError, DataError
 from asd.evidence import Evidence, Judgement
 from asd.operations.population import Decider, Population, Remembered, Step, call_rates
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Server
+from asd.operations.stations import StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage, Lossless, Policy
 from asd.prices import Prices
@@ -139,7 +139,7 @@ def test_a_full_call_in_a_run() -> None:
     traces = [query(i, ["S"], {"S": 1.0}) for i in range(5)]
     population = Population(traces, timed_ladder("S", {4: 0.5}), 1.0, 4)
     traffic = Open([0.0, 0.1, 0.2, 0.3, 0.4], range(5))
-    sim = Simulator(population, {"S": Server(1, 4)}, Fixed(FixedStage("S")), traffic, 0)
+    sim = Simulator(population, {"S": StageServer(1, 4)}, Fixed(FixedStage("S")), traffic, 0)
     ends: list[float] = []
     sim.on_end = lambda _, now: ends.append(now)
     list(sim.run(10.0))

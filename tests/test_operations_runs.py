@@ -10,13 +10,13 @@ import pytest
 from scipy.stats import ttest_1samp
 
 from asd.errors import ConfigError
-from asd.operations.runs import Asked, Scenario, arrivals_of, mean_of, run, runs_of
+from asd.operations.runs import RunsHeader, Scenario, arrivals_of, mean_of, run, runs_of
 from asd.operations.traffic import Cap, Fixed
 from asd.policies import FixedStage
 from asd.schema import msgspec
 from tests.queues import one_stage
 
-ASKED = Asked(
+ASKED = RunsHeader(
     ladder="x",
     sources={},
     n_queries=50,

@@ -17,8 +17,8 @@ from asd.operations.arrivals import poisson
 from asd.operations.occupancy import Occupancy
 from asd.operations.population import Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Request, Server
-from asd.operations.traffic import Fixed, Open, Settings, Users
+from asd.operations.stations import Request, StageServer
+from asd.operations.traffic import Fixed, Open, RunSettings, Users
 from tests.queues import Planned, ladder, one_stage, query
 
 PLANNED = Fixed(Planned())
@@ -33,7 +33,7 @@ def erlang_c(servers: int, load: float) -> float:
     return last / (sum(terms) + last)
 
 
-def latency(population: Population, server: Server, rate: float, n: int, seed: int = 1) -> float:
+def latency(population: Population, server: StageServer, rate: float, n: int, seed: int = 1) -> float:
     arrivals = poisson(rate, np.random.default_rng(seed))
     sim = Simulator(population, {"S": server}, PLANNED, Open(arrivals), seed)
     for _ in sim.run(n / rate):
@@ -47,7 +47,9 @@ def test_m_m_c() -> None:
     seconds = -np.log1p(-(np.arange(4000) + 0.5) / 4000)  # exponential, mean 1
     servers, load = 3, 1.8
     exact = 1.0 + erlang_c(servers, load) / (servers - load)
-    assert latency(one_stage(seconds), Server(servers, 1), load, 120_000) == pytest.approx(exact, rel=0.02)
+    assert latency(one_stage(seconds), StageServer(servers, 1), load, 120_000) == pytest.approx(
+        exact, rel=0.02
+    )
 
 
 @pytest.mark.slow
@@ -56,7 +58,7 @@ def test_m_g_1() -> None:
     seconds = np.array([0.2] * 75 + [3.4] * 25)
     rate = 0.5
     exact = seconds.mean() + rate * (seconds**2).mean() / (2 * (1 - rate * seconds.mean()))
-    assert latency(one_stage(seconds), Server(1, 1), rate, 150_000) == pytest.approx(exact, rel=0.02)
+    assert latency(one_stage(seconds), StageServer(1, 1), rate, 150_000) == pytest.approx(exact, rel=0.02)
 
 
 def bulk_service(rate: float, batch: int) -> float:
@@ -77,7 +79,9 @@ def bulk_service(rate: float, batch: int) -> float:
 def test_bulk_service() -> None:
     """Mean time in the system within 2 % of the exact one where a call takes as long whatever its size."""
     population = one_stage(np.ones(1), {4: 0.25}, 4)
-    assert latency(population, Server(1, 4), 2.8, 100_000) == pytest.approx(bulk_service(2.8, 4), rel=0.02)
+    assert latency(population, StageServer(1, 4), 2.8, 100_000) == pytest.approx(
+        bulk_service(2.8, 4), rel=0.02
+    )
 
 
 class BySimpy:
@@ -87,7 +91,7 @@ class BySimpy:
         ended: When every request was answered.
     """
 
-    def __init__(self, servers: Mapping[str, Server], walks: Walks, seconds: Seconds) -> None:
+    def __init__(self, servers: Mapping[str, StageServer], walks: Walks, seconds: Seconds) -> None:
         self.env = simpy.Environment()
         self.ended: dict[int, float] = {}
         self._walks, self._seconds = walks, seconds
@@ -135,7 +139,7 @@ def test_simpy_event_for_event(seed: int) -> None:
     """Every request is answered at the instant that an independent simulation says."""
     rng = np.random.default_rng(seed)
     n = 30
-    servers = {"S": Server(int(rng.integers(1, 3)), 1), "L": Server(int(rng.integers(1, 4)), 1)}
+    servers = {"S": StageServer(int(rng.integers(1, 3)), 1), "L": StageServer(int(rng.integers(1, 4)), 1)}
     arrivals = np.sort(rng.random(n) * 20).tolist()
     walks = [["S", "L"] if rng.random() < 0.5 else [str(rng.choice(["S", "L"]))] for _ in range(n)]
     seconds = [
@@ -163,7 +167,7 @@ def test_simpy_batches() -> None:
     arrivals = np.sort(rng.random(n) * 20).tolist()
     seconds = [{"S": 1e-3 + round(float(rng.exponential(0.6)), 4)} for _ in range(n)]
     traces = [query(i, ["S"], seconds[i]) for i in range(n)]
-    servers = {"S": Server(2, 4)}
+    servers = {"S": StageServer(2, 4)}
     sim = Simulator(Population(traces, ladder("S"), 1.0, 4), servers, PLANNED, Open(arrivals, range(n)), 0)
     ended: dict[int, float] = {}
     sim.on_end = lambda request, now: ended.update({int(request.situation.trace.query.id[1:]): now})
@@ -179,8 +183,8 @@ def small(controller: Fixed = PLANNED, seed: int = 0, **how: object) -> Simulato
     ]
     population = Population(traces, ladder("SL", {4: 0.5}), 2.0, 4)
     traffic = Open(poisson(3.0, np.random.default_rng(5)))
-    servers = {"S": Server(1, 4), "L": Server(1, 4)}
-    return Simulator(population, servers, controller, traffic, seed, Settings(window_s=10.0, **how))
+    servers = {"S": StageServer(1, 4), "L": StageServer(1, 4)}
+    return Simulator(population, servers, controller, traffic, seed, RunSettings(window_s=10.0, **how))
 
 
 def test_windows_add_up_to_the_run() -> None:
@@ -233,7 +237,7 @@ def test_closed_loop() -> None:
     """X (R + Z) = N within 1 %: throughput, latency and think time as measured."""
     traces = [query(i, ["S"], {"S": 0.2 + 0.01 * i}) for i in range(20)]
     users = Users(10, 1.5)
-    sim = Simulator(Population(traces, ladder("S"), 1.0), {"S": Server(2, 1)}, PLANNED, users, 4)
+    sim = Simulator(Population(traces, ladder("S"), 1.0), {"S": StageServer(2, 1)}, PLANNED, users, 4)
     list(sim.run(2000.0))
     total = sim.books.total()
     assert total.rate * (total.latency_s + users.think_s) == pytest.approx(users.n, rel=0.01)
@@ -269,11 +273,11 @@ def test_bad_servers_are_refused() -> None:
     population = one_stage(np.ones(1))
     traffic = Users(1, 1.0)
     with pytest.raises(ConfigError, match=r"servers are given for \['X'\]"):
-        Simulator(population, {"X": Server(1, 1)}, PLANNED, traffic, 0)
+        Simulator(population, {"X": StageServer(1, 1)}, PLANNED, traffic, 0)
     with pytest.raises(ConfigError, match="hold 16 queries"):
-        Simulator(population, {"S": Server(1, 16)}, PLANNED, traffic, 0)
+        Simulator(population, {"S": StageServer(1, 16)}, PLANNED, traffic, 0)
     with pytest.raises(ConfigError, match="at least one replica"):
-        Server(0, 1)
+        StageServer(0, 1)
 
 
 def test_a_dead_stage_loses_its_calls() -> None:
@@ -297,7 +301,7 @@ def test_a_lost_call_is_made_again_first() -> None:
     seconds = [1.0, 1.0, 0.1, 0.1]
     traces = [query(i, ["S"], {"S": s}) for i, s in enumerate(seconds)]
     traffic = Open([0.0, 0.1, 0.2, 0.3], range(4))
-    sim = Simulator(Population(traces, ladder("S"), 1.0), {"S": Server(2, 1)}, PLANNED, traffic, 0)
+    sim = Simulator(Population(traces, ladder("S"), 1.0), {"S": StageServer(2, 1)}, PLANNED, traffic, 0)
     ended: dict[str, float] = {}
     sim.on_end = lambda request, now: ended.update({request.situation.trace.query.id: round(now, 6)})
     list(sim.run(0.5))
@@ -310,7 +314,7 @@ def test_the_percentiles_of_a_run_are_those_of_its_latencies() -> None:
     """Beside numpy's of every answered request, which lie far apart."""
     found: list[float] = []
     rng = np.random.default_rng(8)
-    sim = Simulator(one_stage(rng.exponential(1.0, 200)), {"S": Server(1, 1)}, Fixed(Planned()),
+    sim = Simulator(one_stage(rng.exponential(1.0, 200)), {"S": StageServer(1, 1)}, Fixed(Planned()),
                     Open(poisson(0.6, rng)), 0)  # fmt: skip
     sim.on_end = lambda request, now: found.append(now - request.arrived)
     list(sim.run(6000.0))

@@ -9,7 +9,7 @@ import pytest
 
 from asd.errors import ConfigError
 from asd.operations.population import Population
-from asd.operations.runs import Asked, Scenario
+from asd.operations.runs import RunsHeader, Scenario
 from asd.operations.sizing import Need, Servers, Sizing, placements
 from asd.operations.traffic import Controller, Fixed
 from asd.policies import FixedStage
@@ -23,7 +23,7 @@ def sizing(most: int = 12, devices: dict[str, int] | None = None) -> Sizing:
         query(i, ["S", "L"] if rng.random() < 0.25 else ["S"], {"S": 0.1, "L": 1.0}) for i in range(200)
     ]
     population = Population(traces, ladder("SL"), 1.0, 1)
-    asked = Asked(
+    asked = RunsHeader(
         ladder="x", sources={}, n_queries=200, servers={"S": (1, 1), "L": (1, 1)}, arrivals="poisson:4",
         users=None, seconds=600.0, window_s=600.0,
     )  # fmt: skip
@@ -89,8 +89,8 @@ def test_what_cannot_be_had_is_said() -> None:
 def test_a_queue_that_grows_is_not_kept() -> None:
     """In a short run the first are fast enough, but those who wait at the end are too many."""
     made = sizing(most=3)
-    crowded = Asked(
-        **{n: getattr(made.scenario.asked, n) for n in Asked.__struct_fields__} | {"seconds": 30.0}
+    crowded = RunsHeader(
+        **{n: getattr(made.scenario.asked, n) for n in RunsHeader.__struct_fields__} | {"seconds": 30.0}
     )
     short = replace(made, scenario=replace(made.scenario, asked=crowded))
     assert short.smallest(["always:L"], Need(1000.0, 0.5)) is None

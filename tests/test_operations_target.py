@@ -16,8 +16,8 @@ from asd.operations.control.backlog import BacklogPolicy, QueueAware
 from asd.operations.control.target import P95Target
 from asd.operations.simulator import Simulator
 from asd.operations.state import SystemState
-from asd.operations.stations import Server
-from asd.operations.traffic import Gauge, Open, Settings
+from asd.operations.stations import StageServer
+from asd.operations.traffic import Gauge, Open, RunSettings
 from tests.test_operations_backlog import busy, contenders, state  # noqa: F401  (a fixture)
 
 LAM, LOOK_S = 50.0, 2.0
@@ -81,8 +81,8 @@ def run(
     """Windows of ten looks, and mu at the end of each; a surge comes on top of half a load."""
     rng = np.random.default_rng(11)
     arrivals = merged(poisson(30.0, rng), surge(surge_s[0], surge_s[1], 35.0, rng))
-    servers = {name: Server(*server) for name, server in place.servers.items()}
-    settings = Settings(10 * LOOK_S)
+    servers = {name: StageServer(*server) for name, server in place.servers.items()}
+    settings = RunSettings(10 * LOOK_S)
     sim = Simulator(place.population, servers, controller, Open(arrivals), 4, settings)
     windows, mus = [], []
     for window in sim.run(seconds):

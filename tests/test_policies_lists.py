@@ -15,7 +15,7 @@ from asd.explanation import explain
 from asd.policies import ListPolicy
 from asd.prices import Prices
 from asd.resilience import Health
-from asd.stopping.lists import ListTable, Rows, count
+from asd.stopping.lists import ListTable, RecordedRows, count
 from asd.testing import FakeClock, Script, ScriptedEngine
 from asd.types import STOP, Draft, Outcome, Query, Trace, Usage, Verification
 
@@ -100,7 +100,7 @@ def test_what_is_out_of_reach_is_said() -> None:
         policy((0, 1, 0.5)).decide(QUERY, {"XL": draft("XL", 0.5)})
 
 
-def recorded(n: int, seed: int) -> tuple[list[Trace], Rows]:
+def recorded(n: int, seed: int) -> tuple[list[Trace], RecordedRows]:
     """Outcomes of three stages, as traces and as the same numbers in rows."""
     rng = np.random.default_rng(seed)
     p, n_tokens = rng.uniform(0.05, 0.95, (n, 3)), rng.integers(1, 20, (n, 3))
@@ -114,7 +114,7 @@ def recorded(n: int, seed: int) -> tuple[list[Trace], Rows]:
         for i in range(n)
     ]
     signal = np.exp(np.log(p))
-    return traces, Rows(signal, score, alone, np.repeat(alone[:, None], 3, axis=1))
+    return traces, RecordedRows(signal, score, alone, np.repeat(alone[:, None], 3, axis=1))
 
 
 PRICES = {stage: Prices(0.0, 0.0, price) for stage, price in zip(STAGES, (1.0, 3.0, 10.0), strict=True)}

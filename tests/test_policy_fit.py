@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from asd.errors import ConfigError, DataError
-from asd.evidence.fitting import Rows
+from asd.evidence.fitting import FittingRows
 from asd.ladder import Ladder, Stage
 from asd.policies import Policy
 from asd.policy.artifact import CONFIDENCE, PolicyArtifact
-from asd.policy.estimate import Table, estimate_graph
+from asd.policy.estimate import EstimationTable, estimate_graph
 from asd.policy.fit import LAMS, MIN_ROWS, fit, rejected_pairs
 from asd.policy.heldout import replay
 from asd.policy.record import Errors, Replayed
@@ -35,7 +35,7 @@ def few(n: int = 120, seed: int = 31) -> list[Trace]:
     return worlds.sample(n, np.random.default_rng(seed))[0]
 
 
-def true_table(n: int, seed: int) -> Table:
+def true_table(n: int, seed: int) -> EstimationTable:
     """Rows of the world as its own true bins see them; S costs a fifth of L, all queries are alike."""
     traces, truths = worlds.sample(n, np.random.default_rng(seed))
     scores = {s: np.array([t.outcomes[s].score for t in traces]) for s in "SL"}
@@ -47,16 +47,16 @@ def true_table(n: int, seed: int) -> Table:
     best = np.where(both[:, 1] >= both[:, 0], scores["L"], scores["S"])
     zeros, ones = np.zeros(n), np.ones(n)
     rows = {
-        "root": Rows(2, np.array([t.kind for t in truths]), zeros, zeros, ones),
-        "S": Rows(3, small, worlds.P_S[small], scores["S"], ones),
-        "L": Rows(3, large, worlds.P_L[large], scores["L"], ones),
-        "S+L": Rows(18, 6 * small + 2 * large + agree, both.max(axis=1), best, ones),
+        "root": FittingRows(2, np.array([t.kind for t in truths]), zeros, zeros, ones),
+        "S": FittingRows(3, small, worlds.P_S[small], scores["S"], ones),
+        "L": FittingRows(3, large, worlds.P_L[large], scores["L"], ones),
+        "S+L": FittingRows(18, 6 * small + 2 * large + agree, both.max(axis=1), best, ones),
     }
     prices = {"S": np.full(n, 0.2), "L": ones}
-    return Table(rows, {move: prices[move.stage] for move in moves(("S", "L"))})
+    return EstimationTable(rows, {move: prices[move.stage] for move in moves(("S", "L"))})
 
 
-def walk(solution: Solution, table: Table, row: int, lam: float) -> tuple[float, float]:
+def walk(solution: Solution, table: EstimationTable, row: int, lam: float) -> tuple[float, float]:
     """One row through a solved policy, step by step: score and cost."""
     node, cost = "root", 0.0
     while True:

@@ -21,8 +21,8 @@ from asd.policy.contest import compete
 from asd.policy.fit import fit
 from asd.policy.heldout import Alone, HeldOut, listed
 from asd.policy.lists import MOST_ROWS, ListRows
-from asd.policy.record import Contest
-from asd.stopping.lists import Rows
+from asd.policy.record import MethodComparison
+from asd.stopping.lists import RecordedRows
 from asd.types import Trace
 from tests import worlds
 
@@ -156,7 +156,7 @@ def test_lists_are_chosen_where_they_are_surely_cheaper(
     lists: float, error: float, chosen: str, turns: int | None, says: str
 ) -> None:
     """By more than two standard errors; a tie keeps backward induction; it says how many rows would do."""
-    contest = Contest(share=0.95, dp=0.5, lists=lists, error=error, n_rows=400)
+    contest = MethodComparison(share=0.95, dp=0.5, lists=lists, error=error, n_rows=400)
     assert contest.chosen == chosen
     assert contest.turning_point == turns
     assert says in str(contest)
@@ -169,7 +169,7 @@ def test_auto_fits_the_winner_and_remembers_the_contest(monkeypatch: pytest.Monk
     assert auto.fit.contest.chosen == "dp"
     assert auto.lists is None
     assert msgspec.structs.replace(auto.fit, contest=None) == fitted("dp").fit
-    monkeypatch.setattr(Contest, "chosen", "lists")
+    monkeypatch.setattr(MethodComparison, "chosen", "lists")
     other = fit(FITTING, worlds.ladder(), fitted_at="2026-01-01", lams=LAMS, method="auto")
     assert other.lists == fitted().lists
     assert other.fit.replayed == fitted().fit.replayed
@@ -183,7 +183,7 @@ def test_lists_win_where_one_threshold_is_all_there_is_to_know() -> None:
     p = rng.uniform(size=(400, 2))
     score = (rng.uniform(size=(400, 2)) < np.column_stack([p[:, 0], np.full(400, 0.9)])).astype(float)
     alone = np.tile([0.2, 1.0], (400, 1))
-    rows = Rows(p, score, alone, np.repeat(alone[:, None], 2, axis=1))
+    rows = RecordedRows(p, score, alone, np.repeat(alone[:, None], 2, axis=1))
     folds = np.arange(400) % 5
     found = listed(rows, folds, np.array([3.0]))
     assert found.values[0] > max(3.0 * score[:, k].mean() - alone[:, k].mean() for k in range(2)) + 0.05

@@ -17,7 +17,7 @@ from asd.cli import main
 from asd.errors import ConfigError, DataError
 from asd.policy.artifact import PolicyArtifact
 from asd.research.load import contest
-from asd.research.load.contest import LARGEST, Asked, Contest, placed, run_contest
+from asd.research.load.contest import LARGEST, ContestFile, ContestHeader, placed, run_contest
 from asd.research.load.recorded import priced_ladder, read_timed
 from asd.types import Trace
 
@@ -80,9 +80,9 @@ def test_placements_are_all_that_leave_no_replica_s_room(devices: tuple[int, ...
     assert set(placed(devices, total)) == {n for n, u in used.items() if total - devices[0] < u <= total}
 
 
-def asked(**others: object) -> Asked:
+def asked(**others: object) -> ContestHeader:
     parts = {"stages": ("S", "L"), "devices": (1, 2), "total": 4, "loads": (0.8,), "arrivals": ("poisson",)}
-    return Asked(**(parts | {"keep": 0.95, "n_requests": 400, "n_queries": 480} | others))  # type: ignore[arg-type]
+    return ContestHeader(**(parts | {"keep": 0.95, "n_requests": 400, "n_queries": 480} | others))  # type: ignore[arg-type]
 
 
 FEW = {
@@ -93,7 +93,7 @@ FEW = {
 
 
 @pytest.fixture(scope="module")
-def held(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Contest, Path]:
+def held(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[ContestFile, Path]:
     """Two days of a contest, and the file that it was kept in."""
     path = tmp_path_factory.mktemp("held") / "contest.json"
     with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def held(recorded: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cont
 
 
 @pytest.mark.slow
-def test_all_policies_get_the_same_traffic(held: tuple[Contest, Path]) -> None:
+def test_all_policies_get_the_same_traffic(held: tuple[ContestFile, Path]) -> None:
     found, _ = held
     [cell] = found.cells
     for day in (1, 2):
@@ -117,7 +117,7 @@ def test_all_policies_get_the_same_traffic(held: tuple[Contest, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_a_policy_is_tuned_to_the_quality_or_is_out(held: tuple[Contest, Path]) -> None:
+def test_a_policy_is_tuned_to_the_quality_or_is_out(held: tuple[ContestFile, Path]) -> None:
     """Of the settings that keep the floor the fastest is taken; where none does, there are no days."""
     found, _ = held
     [cell] = found.cells
@@ -134,7 +134,7 @@ def test_a_policy_is_tuned_to_the_quality_or_is_out(held: tuple[Contest, Path]) 
 
 
 @pytest.mark.slow
-def test_a_contest_is_gone_on_from(held: tuple[Contest, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_contest_is_gone_on_from(held: tuple[ContestFile, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the file is neither tuned nor run again; another contest is refused."""
     found, path = held
     monkeypatch.setattr(contest, "SETTINGS", FEW)

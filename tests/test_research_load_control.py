@@ -12,16 +12,16 @@ from click.testing import CliRunner, Result
 from asd.cli import main
 from asd.ladder import Ladder
 from asd.operations.population import Population
-from asd.operations.runs import Asked, Scenario
+from asd.operations.runs import RunsHeader, Scenario
 from asd.policy.artifact import load
 from asd.research.load import control
 from asd.research.load.tables import Shop
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.traces import read_traces
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
 
 
-def rows(tables: list[Table], name: str) -> list[dict[str, Value]]:
+def rows(tables: list[StudyTable], name: str) -> list[dict[str, Value]]:
     [table] = [table for table in tables if table.name == name]
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
@@ -30,7 +30,7 @@ def rows(tables: list[Table], name: str) -> list[dict[str, Value]]:
 def shop(place: Place) -> Shop:  # noqa: F811
     fitted, ladder = load(place.policy), Ladder.load(place.ladder)
     population = Population(list(read_traces(place.traces)), ladder, fitted.ladder.unit(1), 4)
-    asked = Asked(
+    asked = RunsHeader(
         ladder="made-up",
         sources={},
         n_queries=len(population.queries),

@@ -15,7 +15,7 @@ from asd.measurement.files import read_record
 from asd.policy.fit import fit
 from asd.research.load import tables
 from asd.research.study.record import Study, Value
-from asd.traces import Header, StageHeader, encode_header, encode_trace
+from asd.traces import StageHeader, TraceHeader, encode_header, encode_trace
 from tests.test_cli_simulate import LADDER
 from tests.worlds import sample, verified
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     traces = verified(sample(240, rng)[0], rng)
     fit(traces, Ladder.load(found / "made-up.toml"), fitted_at="2026-01-01").save(found / "policy.json")
     stages = {s: StageHeader(model=s, revision="1", dtype="auto", chat_template=False) for s in "SL"}
-    header = Header(ladder="made-up", stages=stages, datasets=("made-up",), split="fit")
+    header = TraceHeader(ladder="made-up", stages=stages, datasets=("made-up",), split="fit")
     (found / "traces.jsonl").write_bytes(encode_header(header) + b"".join(map(encode_trace, traces)))
     return found
 

@@ -16,13 +16,22 @@ from asd.errors import ConfigError, EngineError
 from asd.measurement.files import write_record
 from asd.operations.population import Decider, Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Request, Server
+from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage
 from asd.prices import PriceRow
 from asd.research.load import reality
 from asd.research.load.client import Sent, ask_all
-from asd.research.load.reality import Asked, Load, Place, Reality, compare, drift, overhead, run_reality
+from asd.research.load.reality import (
+    MeasuredLoad,
+    Reality,
+    RealityHeader,
+    ServedLadder,
+    compare,
+    drift,
+    overhead,
+    run_reality,
+)
 from asd.types import Query
 from tests.endpoint import OnePolicy, Slow, running
 from tests.queues import Planned, one_stage, query
@@ -58,7 +67,7 @@ def test_a_server_that_is_gone_is_named_by_the_query_it_left() -> None:
 
 
 def test_a_server_that_says_much_is_not_held_up(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: ServedLadder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More than a pipe holds, and nobody reads it while the requests run."""
     server, said = tmp_path / "server", tmp_path / "said"
@@ -83,7 +92,7 @@ def test_a_server_that_says_much_is_not_held_up(
 def test_stages_of_one_device_take_turns() -> None:
     """By hand: S and L are asked at once, and the device works for one after the other."""
     traces = [query(0, ["S"], {"S": 1.0, "L": 9.0}), query(1, ["L", "S"], {"S": 1.0, "L": 2.0})]
-    servers = {stage: Server(1, 1, "device") for stage in "SL"}
+    servers = {stage: StageServer(1, 1, "device") for stage in "SL"}
     sim = Simulator(
         Population(traces, timed("SL"), 1.0), servers, Fixed(Planned()), Open([0.0, 0.5, 0.6], [0, 1, 0]), 0
     )
@@ -95,7 +104,7 @@ def test_stages_of_one_device_take_turns() -> None:
 
 def test_a_call_lost_while_it_waits_for_the_device_lets_others_on() -> None:
     traces = [query(0, ["S"], {"S": 1.0, "L": 9.0}), query(1, ["L"], {"S": 9.0, "L": 2.0})]
-    servers = {stage: Server(1, 1, "device") for stage in "SL"}
+    servers = {stage: StageServer(1, 1, "device") for stage in "SL"}
     sim = Simulator(
         Population(traces, timed("SL"), 1.0), servers, Fixed(Planned()), Open([0, 0.1, 2.0], [0, 1, 0]), 0
     )
@@ -120,21 +129,21 @@ RATES = {"S": 1.0, "L": 5.0}
 
 
 @pytest.fixture(scope="module")
-def place() -> Place:
+def place() -> ServedLadder:
     rng = np.random.default_rng(6)
     traces = verified(sample(120, rng)[0], rng)
-    return Place("made-up", replace(ladder(), price_unit="ms"), None, fitted_verified(), traces)
+    return ServedLadder("made-up", replace(ladder(), price_unit="ms"), None, fitted_verified(), traces)
 
 
-def asked(**others: object) -> Asked:
+def asked(**others: object) -> RealityHeader:
     parts = {"ladder": "x", "lam": 20.0, "batch": 4, "loads": (0.5,), "minutes": 0.2, "n_queries": 120}
-    return Asked(**(parts | others))  # type: ignore[arg-type]
+    return RealityHeader(**(parts | others))  # type: ignore[arg-type]
 
 
-def real(place: Place, extra_s: float) -> Reality:
+def real(place: ServedLadder, extra_s: float) -> Reality:
     """A "real" run made by hand from the simulator's own parts: what the comparison must reproduce."""
     population, policy = place.population(prices(), 4), place.policy_at(20.0)
-    servers = {stage: Server(1, 4, "device") for stage in population.stages}
+    servers = {stage: StageServer(1, 4, "device") for stage in population.stages}
     rng = np.random.default_rng(9)
     due = sorted((float(at), int(rng.integers(120))) for at in rng.random(200) * 12.0)
     sim = Simulator(population, servers, Fixed(policy), Open([a for a, _ in due], [n for _, n in due]), 5)
@@ -165,12 +174,12 @@ def real(place: Place, extra_s: float) -> Reality:
         idle.append(Sent(query=number, stage="S", calls=calls, cost=1.0, **seen))
     shares = {name: stage.share_answered for name, stage in sim.books.total().stages.items()}
     assert shares == pytest.approx({name: sum(s.stage == name for s in sent) / 200 for name in shares})
-    load = Load(rho=0.5, rate=200 / 12.0, sent=tuple(sent))
+    load = MeasuredLoad(rho=0.5, rate=200 / 12.0, sent=tuple(sent))
     return Reality(asked=asked(), before=prices(), after=prices(), idle=tuple(idle), loads=(load,))
 
 
 @pytest.mark.slow
-def test_a_run_of_the_simulator_is_replayed_exactly(place: Place) -> None:
+def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None:
     """Same instants, queries, prices and overhead: every figure; other runs lie around it."""
     found = real(place, 0.003)
     assert overhead(place, found) == pytest.approx(0.003, abs=1e-6)
@@ -184,7 +193,7 @@ def test_a_run_of_the_simulator_is_replayed_exactly(place: Place) -> None:
     assert len(set(means)) == 30
 
 
-def test_drift_is_the_largest_change_of_a_mean_call(place: Place) -> None:
+def test_drift_is_the_largest_change_of_a_mean_call(place: ServedLadder) -> None:
     after = prices()
     after[4]["L"] = PriceRow(0.0, 0.0, 2.5 * 1.07)
     assert drift(prices(), prices(), place) == 0.0
@@ -193,7 +202,7 @@ def test_drift_is_the_largest_change_of_a_mean_call(place: Place) -> None:
 
 
 @pytest.mark.slow
-def test_simulated_prices_are_the_mean_of_both(place: Place) -> None:
+def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
     """Prices that doubled are taken half-way; where one lacks a price the other's holds."""
     found = real(place, 0.0)
     slower = Reality(
@@ -210,7 +219,7 @@ def test_simulated_prices_are_the_mean_of_both(place: Place) -> None:
 
 
 def test_what_was_measured_is_not_measured_again(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: ServedLadder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A complete file needs no server and no prices; another comparison is refused."""
     path, found = tmp_path / "reality.json", real(place, 0.001)
@@ -236,13 +245,15 @@ def test_a_load_that_is_none_is_refused(option: str, value: str, message: str) -
     assert message in found.output
 
 
-def test_nothing_is_measured_for_a_lam_that_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_measured_for_a_lam_that_is_none(
+    place: ServedLadder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reality, "_prices", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="lam must be a finite number"):
         run_reality(place, asked(lam=-1.0), None, lambda _: None, 3)
 
 
-def test_too_few_requests_are_not_compared(place: Place) -> None:
+def test_too_few_requests_are_not_compared(place: ServedLadder) -> None:
     """Two expected requests make no 95th percentile, and some draws of them are empty."""
     found = real(place, 0.0)
     short = Reality(asked=asked(minutes=0.002), before=prices(), idle=found.idle, loads=found.loads)
@@ -253,7 +264,7 @@ def test_too_few_requests_are_not_compared(place: Place) -> None:
 def test_one_stage_with_a_place_of_its_own_is_as_without() -> None:
     """A device that nobody shares changes nothing."""
     ended = []
-    for server in (Server(1, 1), Server(1, 1, "device")):
+    for server in (StageServer(1, 1), StageServer(1, 1, "device")):
         sim = Simulator(
             one_stage(np.array([0.5, 1.5])), {"S": server}, Fixed(Planned()), Open([0, 0.1, 3]), 3
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asd.operations.books import StageWindow, Summary
-from asd.operations.runs import Run
+from asd.operations.runs import SimulatedRun
 from asd.research.load import tables
 from asd.research.load.tables import Shop
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
@@ -34,8 +34,8 @@ def rows(table: Any) -> list[dict[str, Any]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def day_of(windows: list[Summary], total: Summary) -> Run:
-    return Run(controller="c", seed=1, total=total, windows=tuple(windows))
+def day_of(windows: list[Summary], total: Summary) -> SimulatedRun:
+    return SimulatedRun(controller="c", seed=1, total=total, windows=tuple(windows))
 
 
 def test_production_is_judged_by_its_targets(shop: Shop) -> None:  # noqa: F811
@@ -141,7 +141,7 @@ def test_situations_are_those_that_they_are_called(
     """What is played, in pairs without and with sight of the queues, and every interval is passed on."""
     played: list[tuple[Any, str, float | None]] = []
 
-    def play(self: Shop, asked: Any, text: str, interval_s: float | None = None) -> Run:
+    def play(self: Shop, asked: Any, text: str, interval_s: float | None = None) -> SimulatedRun:
         played.append((asked, text, interval_s))
         return day_of([], summary())
 

@@ -10,7 +10,7 @@ import pytest
 
 from asd.cascade import Cascade
 from asd.research.offline import comparison, selection
-from asd.research.offline.comparison import Cell, compare
+from asd.research.offline.comparison import ComparisonCell, compare
 from asd.research.offline.curves import SWEEP, Curve, cost_shares, in_order, splits, sweep
 from asd.research.offline.deployable import Deployable, FittedDeployable, ladder_of, traces_of
 from asd.research.recordings.recording import Recording
@@ -74,7 +74,7 @@ def test_the_table_gives_what_a_cascade_comes_to(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr(module, "SWEEP", lams)
     made = records(150, 5, stages=ladder, quality=(0.6, 0.9), cost=(1.0, 10.0))
     rows = recording(tmp_path / "rows.jsonl", made, ladder)
-    found = compare([Cell("made-up", rows)], deployable=True)
+    found = compare([ComparisonCell("made-up", rows)], deployable=True)
     shares = {row.method: list(row.shares.values()) for row in found.rows}
     assert {"asd fit --method dp", "asd fit --method lists", "asd fit --method auto"} < shares.keys()
     folds, curves = list(splits(len(rows), 5, seed=0)), []

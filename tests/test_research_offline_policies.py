@@ -23,11 +23,11 @@ from asd.research.offline.policies import Method, Recorded, as_traces, play, pri
 from asd.research.offline.routing import Foresight, PromptRouter, SingleStage
 from asd.research.offline.selection import (
     Always,
-    Asked,
     Best,
-    Contest,
+    CrossValidation,
     FittedBest,
-    Setting,
+    MixtureShare,
+    SelectedMix,
     deliver,
     reference_stage,
 )
@@ -199,7 +199,7 @@ def test_the_smallest_recorded_llama_is_skipped(method: Method, dataset: str) ->
     assert curve.called[:, :, 0].mean() < 0.05
 
 
-def delivered(fitted: FittedBest, asked: Asked, rows: Recording) -> Curve:
+def delivered(fitted: FittedBest, asked: SelectedMix, rows: Recording) -> Curve:
     """What was picked, played."""
     return deliver(asked, sweep(fitted, rows, asked.lams or LAMS), rows, fitted.contest.reference)
 
@@ -237,7 +237,7 @@ def test_what_is_asked_is_picked_with_a_margin(tmp_path: Path) -> None:
     assert cheap < dear
 
 
-def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float) -> Contest:
+def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float) -> CrossValidation:
     """Settings 1, 2, ... that lose so much against the reference, with this spread over rows."""
     n = len(rows)
     noise = np.tile([-1.0, 1.0], n // 2)
@@ -249,14 +249,14 @@ def by_hand(rows: Recording, losses: list[float], costs: list[float], sd: float)
     reference = reference_stage(rows)
     alone = rows.scores[:, reference], float(rows.costs[:, reference].mean())
     curve = Curve(np.arange(1.0, len(losses) + 1), quality, cost, shape, np.zeros((*quality.shape, 3), bool))
-    return Contest(0, "by hand", curve, reference, *alone)
+    return CrossValidation(0, "by hand", curve, reference, *alone)
 
 
 def test_the_margin_is_that_of_the_normal_quantile(train: Recording) -> None:
     """A setting that loses 2 points, sd 10 points over 100 rows, passes 3 points at 84 % and not at 85 %."""
     fitted = by_hand(train.take(np.arange(100)), [0.02], [0.0], sd=0.1)
     asked = fitted.ask(0.03, confidence=0.84)
-    assert asked.settings == (Setting(1.0, 1.0),)
+    assert asked.settings == (MixtureShare(1.0, 1.0),)
     assert asked.expected_loss == pytest.approx(0.02)
     assert fitted.ask(0.03, confidence=0.85).settings[0].share < 1.0
 
@@ -270,7 +270,7 @@ def test_a_loss_between_two_settings_is_a_mix_of_them(train: Recording) -> None:
     assert asked.expected_loss == pytest.approx(0.03)
     with_reference = fitted.ask(0.01)
     assert [setting.lam for setting in with_reference.settings] == [3.0, None]
-    assert fitted.ask(0.5).settings == (Setting(1.0, 1.0),)
+    assert fitted.ask(0.5).settings == (MixtureShare(1.0, 1.0),)
     with pytest.raises(ConfigError, match=r"-0\.1"):
         fitted.ask(-0.1)
 
@@ -278,8 +278,10 @@ def test_a_loss_between_two_settings_is_a_mix_of_them(train: Recording) -> None:
 def test_a_mix_is_dealt_by_the_name_of_the_query(train: Recording) -> None:
     """About its share of the rows get each setting, the same ones whatever stands beside them."""
     fitted = Best((Lists(),)).fit(train)
-    mixed = Asked(0.0, (Setting(0.05, 0.3), Setting(None, 0.7)), 0.0)
-    cheap, dear = (delivered(fitted, Asked(0.0, (Setting(lam, 1.0),), 0.0), train) for lam in (0.05, None))
+    mixed = SelectedMix(0.0, (MixtureShare(0.05, 0.3), MixtureShare(None, 0.7)), 0.0)
+    cheap, dear = (
+        delivered(fitted, SelectedMix(0.0, (MixtureShare(lam, 1.0),), 0.0), train) for lam in (0.05, None)
+    )
     curve = delivered(fitted, mixed, train)
     is_cheap = curve.cost[0] == cheap.cost[0]
     assert (np.where(is_cheap, cheap.quality[0], dear.quality[0]) == curve.quality[0]).all()

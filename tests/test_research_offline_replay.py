@@ -12,8 +12,8 @@ from scipy.stats import beta
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.research.offline import replay as replay_module
-from asd.research.offline.certificate import Certificate, certify, clopper_pearson
-from asd.research.offline.comparison import Cell, Comparison, compare
+from asd.research.offline.certificate import CertificateReport, certify, clopper_pearson
+from asd.research.offline.comparison import Comparison, ComparisonCell, compare
 from asd.research.offline.curves import SWEEP, cost_shares, cross_validate
 from asd.research.offline.replay import Report, ours, replay
 from asd.research.recordings.recording import Recording
@@ -179,7 +179,7 @@ def test_certificate_by_hand(tmp_path: Path) -> None:
     assert found.savings[0].saving == pytest.approx(1 - (1 + 0.6 * 10 * (0.39 / 0.4)) / 10, abs=0.02)
     assert found.savings[0].interval.low <= found.savings[0].saving <= found.savings[0].interval.high
     write_record(tmp_path / "certificate.json", found)
-    assert read_record(tmp_path / "certificate.json", Certificate) == found
+    assert read_record(tmp_path / "certificate.json", CertificateReport) == found
 
 
 def test_exact_interval_is_the_textbook_one() -> None:
@@ -193,7 +193,7 @@ def test_exact_interval_is_the_textbook_one() -> None:
 @pytest.mark.slow
 def test_methods_are_compared_on_the_same_folds(tmp_path: Path, train: Recording) -> None:
     """Every method has a share at every loss, ours no dearer than blind mixing, foresight cheapest."""
-    found = compare([Cell("made-up", train)])
+    found = compare([ComparisonCell("made-up", train)])
     shares = {row.method: row.shares["0.02"] for row in found.rows}
     assert shares["oracle"] == min(shares.values())
     assert shares["oracle"] < shares["best by cross-validation"] < shares["single stages"] <= 1.0

@@ -11,7 +11,7 @@ from asd.evidence.prompt.ensemble import MEMBERS
 from asd.evidence.prompt.predictors import FITS, Model
 from asd.ladder import Ladder
 from asd.research.predictors.predictors import PredictorComparison, best, compare, decision_regret, r_squared
-from asd.research.recordings.outcomes import Outcomes, from_recording, from_traces
+from asd.research.recordings.outcomes import RecordedOutcomes, from_recording, from_traces
 from asd.research.recordings.recording import Counts, Recording
 from asd.types import Draft, Outcome, Query, Trace, Usage
 
@@ -70,7 +70,7 @@ def test_own_traces() -> None:
         from_traces([unscored], ladder)
 
 
-def two_kinds(n: int = 240) -> Outcomes:
+def two_kinds(n: int = 240) -> RecordedOutcomes:
     """Easy prompts both stages know; hard ones only the large one; confidence tells who was lucky."""
     rng = np.random.default_rng(0)
     hard = np.arange(n) % 2 == 1
@@ -82,14 +82,14 @@ def two_kinds(n: int = 240) -> Outcomes:
     p = np.where(hard[:, None], [0.3, 0.9], [0.9, 0.95])
     scores = (rng.uniform(size=(n, 2)) < p).astype(float)
     answers = (scores + rng.normal(0.0, 0.3, (n, 2)))[:, :, None]
-    return Outcomes(("S", "L"), prompts, scores, np.tile([0.1, 1.0], (n, 1)), answers, 0)
+    return RecordedOutcomes(("S", "L"), prompts, scores, np.tile([0.1, 1.0], (n, 1)), answers, 0)
 
 
 def test_regret_by_hand() -> None:
     """Stopping on a wrong answer that the largest would have got right costs lam - 1; going on in vain costs
     1."""
     scores = np.array([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]])
-    outcomes = Outcomes(
+    outcomes = RecordedOutcomes(
         ("S", "L"), ("a", "b", "c"), scores, np.tile([0.1, 1.0], (3, 1)), np.zeros((3, 2, 1)), 0
     )
     asked = np.full((3, 2), 0.5)

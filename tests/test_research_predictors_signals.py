@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from asd.research.predictors.signals import ALL, recorded_signals, traced_signals, worth_of_signals
-from asd.research.recordings.outcomes import Outcomes, from_traces
+from asd.research.recordings.outcomes import RecordedOutcomes, from_traces
 from tests import worlds
 from tests.recordings import recording, records
 
 
-def outcomes(n: int = 300) -> tuple[Outcomes, dict[str, np.ndarray]]:
+def outcomes(n: int = 300) -> tuple[RecordedOutcomes, dict[str, np.ndarray]]:
     """S is right with probability p at a fifth of L's cost; one signal is p, one noise, one p blurred."""
     rng = np.random.default_rng(0)
     p = rng.uniform(size=n)
     scores = (rng.uniform(size=(n, 2)) < np.column_stack([p, np.full(n, 0.85)])).astype(float)
     noise = rng.normal(size=(n, 2, 1))
     sure = np.stack([np.column_stack([p, noise[:, 1, 0]])], axis=2)
-    made = Outcomes(
+    made = RecordedOutcomes(
         stages=("S", "L"),
         prompts=tuple(f"prompt {i}" for i in range(n)),
         scores=scores,

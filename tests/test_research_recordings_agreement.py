@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from asd.cli.research.agreement import agreement
 from asd.quality.sandbox import Sandbox
-from asd.research.recordings.agreement import Agreement, Compared, agreements, replies
+from asd.research.recordings.agreement import Agreement, VerdictPair, agreements, replies
 from asd.research.recordings.consensus import consensus
 from asd.workloads.sources import Folder
 from tests.taskfiles import task_files
@@ -81,7 +81,7 @@ def data(tmp_path: Path) -> Folder:
 def test_agreement_is_counted_in_both_directions() -> None:
     """Of four answers two agree; each direction of the others is told."""
     pairs = [(True, True), (False, False), (True, False), (False, True)]
-    compared = tuple(Compared("i", "m", ours, recorded) for ours, recorded in pairs)
+    compared = tuple(VerdictPair("i", "m", ours, recorded) for ours, recorded in pairs)
     found = Agreement("set", "record", compared)
     assert (found.share, found.n_only_ours, found.n_only_recorded) == (0.5, 1, 1)
 

@@ -6,7 +6,7 @@ import pytest
 
 from asd.errors import DataError
 from asd.research.study.claims import UNMEASURED, claims_table, verdict
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.recorded import CASCADE
 from asd.types import Provenance
 from tests.conducted import material
@@ -34,8 +34,8 @@ def test_a_claim_holds_where_the_whole_interval_is_as_good(claimed, better, here
     assert verdict(claimed, better, *here) == expected
 
 
-def table(name: str, rows: list[dict[str, Value]], provenance: Provenance = "replayed") -> Table:
-    return Table(
+def table(name: str, rows: list[dict[str, Value]], provenance: Provenance = "replayed") -> StudyTable:
+    return StudyTable(
         name=name, title=name, provenance=provenance, measured_on="made up", n=100,
         columns=tuple(rows[0]), rows=tuple(tuple(row.values()) for row in rows),
     )  # fmt: skip
@@ -51,7 +51,7 @@ def difference(metric: str, percent: float, p_holm: float, reference: str = "alw
     return {**head, "low_percent": percent - 1, "high_percent": percent + 1, "p_holm": p_holm}
 
 
-def tables() -> dict[str, Table]:
+def tables() -> dict[str, StudyTable]:
     """What a study would hand over; the cascade twice as fast, 40 % cheaper, 2 % worse."""
     speeds = [
         {"method": m, **around("speed_up", x, 0.1), **around("speed_up_drafted", x / 2, 0.1)}
@@ -80,7 +80,7 @@ def tables() -> dict[str, Table]:
     return {one.name: one for one in found}
 
 
-def claims(told: dict[str, Table]) -> list[dict[str, Value]]:
+def claims(told: dict[str, StudyTable]) -> list[dict[str, Value]]:
     found = claims_table(material(), told)
     return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 

@@ -10,7 +10,7 @@ import pytest
 
 from asd.errors import DataError
 from asd.research.recordings.recording import Recording, read_recording
-from asd.research.study.record import Table
+from asd.research.study.record import StudyTable
 from asd.research.study.recorded import CASCADE, EVERYTHING, recorded_tables
 from tests.recordings import QUALITY, STAGES, records, write
 
@@ -35,16 +35,16 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 @pytest.fixture(scope="module")
-def tables(recording: Recording) -> dict[str, Table]:
+def tables(recording: Recording) -> dict[str, StudyTable]:
     """Made once: every data set is fitted five times."""
     return {table.name: table for table in recorded_tables(recording, seed=0)}
 
 
-def named(table: Table) -> list[dict[str, object]]:
+def named(table: StudyTable) -> list[dict[str, object]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def test_single_models_are_as_recorded(recording: Recording, tables: dict[str, Table]) -> None:
+def test_single_models_are_as_recorded(recording: Recording, tables: dict[str, StudyTable]) -> None:
     """Mean score, mean cost, mean seconds; the last one is its own reference."""
     rows = [row for row in named(tables["recorded"]) if row["dataset"] == EVERYTHING]
     assert [row["method"] for row in rows] == [*(f"always-{stage}" for stage in STAGES), CASCADE]
@@ -56,7 +56,7 @@ def test_single_models_are_as_recorded(recording: Recording, tables: dict[str, T
     assert (rows[2]["quality_percent"], rows[2]["cost_percent"], rows[2]["speed_up"]) == (0.0, 0.0, 1.0)
 
 
-def test_the_cascade_saves_and_keeps(tables: dict[str, Table]) -> None:
+def test_the_cascade_saves_and_keeps(tables: dict[str, StudyTable]) -> None:
     """Where confidences tell right from wrong, much cheaper at 95 % of the quality, within the noise."""
     row = named(tables["recorded"])[-1]
     assert row["method"] == CASCADE
@@ -68,7 +68,7 @@ def test_the_cascade_saves_and_keeps(tables: dict[str, Table]) -> None:
 
 
 @pytest.mark.parametrize(("name", "key"), [("recorded", "method"), ("recorded_lambda", "lambda")])
-def test_all_data_sets_are_the_mean_of_each(tables: dict[str, Table], name: str, key: str) -> None:
+def test_all_data_sets_are_the_mean_of_each(tables: dict[str, StudyTable], name: str, key: str) -> None:
     """Equally many queries in each, so the plain mean."""
     rows = named(tables[name])
     for row in (row for row in rows if row["dataset"] == EVERYTHING):
@@ -77,7 +77,7 @@ def test_all_data_sets_are_the_mean_of_each(tables: dict[str, Table], name: str,
             assert row[metric] == pytest.approx(np.mean([part[metric] for part in parts]))
 
 
-def test_falling_rows_are_flagged(tables: dict[str, Table]) -> None:
+def test_falling_rows_are_flagged(tables: dict[str, StudyTable]) -> None:
     """Exactly those whose quality or cost is below the row before."""
     rows = [row for row in named(tables["recorded_lambda"]) if row["dataset"] == "easy"]
     for before, row in pairwise(rows):

@@ -23,7 +23,7 @@ from asd.policies import FixedStage, RandomMix
 from asd.research.study import run
 from asd.research.study.comparisons import references
 from asd.research.study.methods import methods, pooled
-from asd.research.study.record import Table
+from asd.research.study.record import StudyTable
 from asd.research.study.run import LEAST, PER_QUESTION, conduct
 from tests import worlds
 from tests.conducted import DATASETS, QUICK, Conducted, N, material
@@ -40,7 +40,7 @@ def rows(done: Conducted, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def named(table: Table) -> list[dict[str, object]]:
+def named(table: StudyTable) -> list[dict[str, object]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
@@ -267,10 +267,10 @@ def test_one_seed_one_result(done: Conducted, tmp_path: Path) -> None:
 def test_a_study_that_was_stopped_goes_on(done: Conducted, tmp_path: Path) -> None:
     """Ctrl-C in a step: the steps before it are read and not made again, and the result is the same."""
 
-    def interrupted(*_: object) -> list[Table]:
+    def interrupted(*_: object) -> list[StudyTable]:
         raise KeyboardInterrupt
 
-    def never(*_: object) -> list[Table]:
+    def never(*_: object) -> list[StudyTable]:
         raise AssertionError("a finished step was made again")
 
     names = list(QUICK)

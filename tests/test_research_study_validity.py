@@ -16,7 +16,7 @@ from asd.cli import main
 from asd.cli.research import study
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, Sweep, grant
-from asd.research.recordings.outcomes import Outcomes, from_recording
+from asd.research.recordings.outcomes import RecordedOutcomes, from_recording
 from asd.research.recordings.recording import read_recording
 from asd.research.study.validity import RowPopulation, check_validity, from_outcomes, from_traces
 from tests import worlds
@@ -34,14 +34,14 @@ def population(n: int = 2000) -> RowPopulation:
     return RowPopulation("made up", 0, everyone)
 
 
-def outcomes(n: int = 900) -> Outcomes:
+def outcomes(n: int = 900) -> RecordedOutcomes:
     """Two stages; the small one's single feature says how likely it is right."""
     rng = np.random.default_rng(1)
     known = rng.random(n)
     scores = np.column_stack([rng.random(n) < known, rng.random(n) < 0.95]).astype(float)
     answers = np.stack([np.column_stack([known, known]), np.zeros((n, 2))], axis=1)
     costs = np.tile([0.1, 1.0], (n, 1))
-    return Outcomes(("S", "L"), ("p",) * n, scores, costs, answers, 0)
+    return RecordedOutcomes(("S", "L"), ("p",) * n, scores, costs, answers, 0)
 
 
 @pytest.mark.parametrize("replaced", [True, False])

@@ -11,7 +11,7 @@ from asd.engines.runtimes import runtimes
 from asd.ladder import PRESETS, Ladder
 from asd.policy import artifact
 from asd.research.study.material import Material, gather
-from asd.research.study.record import Table
+from asd.research.study.record import StudyTable
 from asd.research.theory.lenient import TOLERANCES, lenient_tables
 from asd.traces import read_header
 from asd.workloads.catalogue import find_workloads
@@ -53,12 +53,12 @@ def test_traces_say_what_ran(material: Material, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def table(material: Material) -> Table:
+def table(material: Material) -> StudyTable:
     [found] = lenient_tables(material, n_asked=N)
     return found
 
 
-def test_lossless_is_what_the_largest_stage_writes_alone(table: Table, material: Material) -> None:
+def test_lossless_is_what_the_largest_stage_writes_alone(table: StudyTable, material: Material) -> None:
     """Its quality is the recorded one, and it loses nothing by definition."""
     traces = [trace for outcomes in material.test for trace in outcomes.traces]
     scores = [trace.outcomes["L"].score for trace in traces]
@@ -71,7 +71,7 @@ def test_lossless_is_what_the_largest_stage_writes_alone(table: Table, material:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [0.5, 0.0001])
-def test_rows_are_means_over_questions(table: Table, material: Material, tolerance: float) -> None:
+def test_rows_are_means_over_questions(table: StudyTable, material: Material, tolerance: float) -> None:
     """Quality, accepted share and passes of every question, read by itself."""
     workloads = {workload.name: workload for workload in material.workloads}
     verifier, acceptance = alone(material.engines["L"]), Acceptance(tolerance=tolerance)
@@ -87,7 +87,7 @@ def test_rows_are_means_over_questions(table: Table, material: Material, toleran
     )
 
 
-def test_the_more_is_tolerated_the_more_is_accepted(table: Table) -> None:
+def test_the_more_is_tolerated_the_more_is_accepted(table: StudyTable) -> None:
     """Accepted prefixes only grow as the tolerance falls, and the verifier writes no more than before."""
     for pair in ("S>L", "M>L"):
         accepted = [row[6] for row in table.rows if row[0] == pair]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from asd.serving.endpoint.bodies import MOST_CHARACTERS, MOST_ROOM, ROOM, Asked, Endpoint, read
+from asd.serving.endpoint.bodies import MOST_CHARACTERS, MOST_ROOM, ROOM, Endpoint, ParsedRequest, read
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
 from asd.stops import MOST
@@ -18,7 +18,7 @@ ASKS: dict[Endpoint, dict[str, Any]] = {
 }
 
 
-def reads(endpoint: Endpoint = "chat", headers: dict[str, str] | None = None, **fields: Any) -> Asked:
+def reads(endpoint: Endpoint = "chat", headers: dict[str, str] | None = None, **fields: Any) -> ParsedRequest:
     body = {"model": "asd"} | ASKS[endpoint] | fields
     return read(endpoint, json.dumps(body).encode(), (headers or {}).items(), "r1")
 

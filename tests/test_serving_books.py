@@ -20,7 +20,7 @@ from asd.policies import FixedStage
 from asd.serving.admission import RequestFacts
 from asd.serving.cashier import Cashier
 from asd.serving.endpoint.service import Capacity, tariff_of
-from asd.serving.keys import Keyring, Limits
+from asd.serving.keys import KeyLimits, Keyring
 from asd.serving.spending import read_spending
 from asd.serving.tariff import prompt_bound
 from asd.types import Draft, Query
@@ -113,7 +113,7 @@ def test_no_cap_is_passed_however_many_ask_at_once(
     """Those that could pass it are refused, with when to come again; the others are answered."""
     cap = 40.0
     with Keyring(path) as keyring:
-        secret = keyring.add("alice", Limits(cap_day=int(cap * 1e6))).secret
+        secret = keyring.add("alice", KeyLimits(cap_day=int(cap * 1e6))).secret
 
     def one(_: int) -> openai.RateLimitError | None:
         try:
@@ -134,7 +134,7 @@ def test_no_cap_is_passed_however_many_ask_at_once(
 def test_a_budget_lowers_what_is_held(connect: Connect, path: Path) -> None:
     """So that a small request fits under a small cap."""
     with Keyring(path) as keyring:
-        ask = connect(keyring.add("alice", Limits(cap_total=5 * 10**6)).secret)
+        ask = connect(keyring.add("alice", KeyLimits(cap_total=5 * 10**6)).secret)
     with pytest.raises(openai.RateLimitError):
         ask.chat.completions.create(model="asd", messages=MESSAGES, max_tokens=2)
     reply = ask.chat.completions.create(

@@ -21,9 +21,9 @@ from asd.errors import (
     UnknownKeyError,
 )
 from asd.serving import database
-from asd.serving.admission import Admission, Settled, Ticket
+from asd.serving.admission import Admission, RequestCharge, Ticket
 from asd.serving.cashier import Cashier
-from asd.serving.keys import LOCAL, Keyring, Limits
+from asd.serving.keys import LOCAL, KeyLimits, Keyring
 from asd.serving.ledger import Caps, Ledger
 from asd.serving.spending import read_spending
 from asd.testing import FakeClock
@@ -45,7 +45,7 @@ def test_a_request_is_admitted_and_settled(path: Path, keyring: Keyring):
     """By its key's alias; the ticket says what is held."""
     secret = keyring.add("alice").secret
 
-    async def serve(admission: Admission) -> Settled:
+    async def serve(admission: Admission) -> RequestCharge:
         alias = admission.authenticate(secret)
         ticket: Ticket = await admission.admit(asked("r1", alias))
         assert ticket.held == ms(5)
@@ -54,7 +54,7 @@ def test_a_request_is_admitted_and_settled(path: Path, keyring: Keyring):
         return first
 
     with Cashier(path, TARIFF) as cashier:
-        assert asyncio.run(serve(cashier)) == Settled("r1", ms(2), 0, ms(5))
+        assert asyncio.run(serve(cashier)) == RequestCharge("r1", ms(2), 0, ms(5))
         asyncio.run(serve_and_release(cashier))
     assert [(row.n_requests, row.n_open, row.micros) for row in read_spending(path).rows] == [(2, 0, ms(2))]
 
@@ -89,7 +89,9 @@ def test_a_key_that_no_one_has_authenticated_is_a_mistake(path: Path):
 
 def test_tokens_that_a_request_did_not_use_come_back(path: Path, keyring: Keyring):
     """All of them where it was refused or released; where it ran, those beyond its longest call."""
-    keyring.add("alice", Limits(tokens_per_minute=30, cap_day=ms(20)))  # a request: 7 of the prompt, and room
+    keyring.add(
+        "alice", KeyLimits(tokens_per_minute=30, cap_day=ms(20))
+    )  # a request: 7 of the prompt, and room
     monotonic = FakeClock()
 
     async def requests(cashier: Cashier) -> None:
@@ -116,7 +118,7 @@ def test_tokens_that_a_request_did_not_use_come_back(path: Path, keyring: Keyrin
 @pytest.mark.parametrize("seed", range(4))
 def test_a_client_that_leaves_at_any_moment_leaves_no_hold(path: Path, keyring: Keyring, seed: int):
     """Cancelled while it is admitted, while it runs, while it is settled; 40 clients each."""
-    keyring.add("alice", Limits(cap_day=ms(60)))
+    keyring.add("alice", KeyLimits(cap_day=ms(60)))
     rng, counted = random.Random(seed), [0]
 
     async def client(cashier: Cashier, name: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from asd.errors import ConfigError, DataError, StorageError, UnknownKeyError
-from asd.serving.keys import Keyring, Limits
+from asd.serving.keys import KeyLimits, Keyring
 from asd.testing import FakeClock
 
 
@@ -32,7 +32,7 @@ def keyring(path: Path, clock: FakeClock) -> Iterator[Keyring]:
 
 def test_a_key_opens_what_it_was_made_for(keyring: Keyring):
     """Under its alias, with its limits, explicit zeros among them; two keys are different."""
-    limits = Limits(requests_per_minute=0, cap_day=5)
+    limits = KeyLimits(requests_per_minute=0, cap_day=5)
     alice, bob = keyring.add("alice", limits), keyring.add("bob")
     assert keyring.authenticate(alice.secret) == alice.key
     assert keyring.authenticate(bob.secret).alias == "bob"
@@ -74,9 +74,9 @@ def test_a_key_expires_when_it_was_said_to(keyring: Keyring, clock: FakeClock):
 
 def test_limits_can_be_changed(keyring: Keyring):
     """All of them at once; the key stays what it was."""
-    secret = keyring.add("alice", Limits(cap_total=5)).secret
-    assert keyring.limit("alice", Limits(tokens_per_minute=9)).limits == Limits(tokens_per_minute=9)
-    assert keyring.authenticate(secret).limits == Limits(tokens_per_minute=9)
+    secret = keyring.add("alice", KeyLimits(cap_total=5)).secret
+    assert keyring.limit("alice", KeyLimits(tokens_per_minute=9)).limits == KeyLimits(tokens_per_minute=9)
+    assert keyring.authenticate(secret).limits == KeyLimits(tokens_per_minute=9)
 
 
 def test_nothing_of_a_key_is_at_rest_or_in_what_is_printed(keyring: Keyring, path: Path):
@@ -101,15 +101,15 @@ def test_an_alias_can_be_shown_anywhere_and_is_one_keys(keyring: Keyring, alias:
 def test_wrong_values_are_refused(keyring: Keyring):
     """Negative limits, a time that has passed, keys that are not there."""
     with pytest.raises(ConfigError, match=r"cap_day must be at least 0 and at most .* not -1"):
-        Limits(cap_day=-1)
+        KeyLimits(cap_day=-1)
     with pytest.raises(ConfigError, match="cap_total"):
-        Limits(cap_total=2**63)
+        KeyLimits(cap_total=2**63)
     with pytest.raises(ConfigError, match="expired already"):
         keyring.add("alice", expires_at=1_000_000.0)
     with pytest.raises(ConfigError, match="no key 'alice'; there are: none"):
         keyring.revoke("alice")
     with pytest.raises(ConfigError, match="no key 'alice'"):
-        keyring.limit("alice", Limits())
+        keyring.limit("alice", KeyLimits())
 
 
 def test_files_that_are_no_ledger_are_left_alone(tmp_path: Path, path: Path):
@@ -138,14 +138,14 @@ def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path: Path) -> 
     """Its keys open what they opened, and none of them is an operator's; new ones may be."""
     path = tmp_path / "ledger.db"
     with Keyring(path) as keyring:
-        secret = keyring.add("alice", Limits(cap_day=5)).secret
+        secret = keyring.add("alice", KeyLimits(cap_day=5)).secret
     with closing(sqlite3.connect(path)) as old:
         old.execute("ALTER TABLE keys DROP COLUMN operator")
         old.execute("PRAGMA user_version = 1")
     for _ in range(2):
         with Keyring(path) as keyring:
             key = keyring.authenticate(secret)
-            assert (key.alias, key.limits, key.operator) == ("alice", Limits(cap_day=5), False)
+            assert (key.alias, key.limits, key.operator) == ("alice", KeyLimits(cap_day=5), False)
     with Keyring(path) as keyring:
         ops = keyring.add("ops", operator=True)
         assert keyring.authenticate(ops.secret).operator

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from asd.errors import CapReachedError, ConfigError, DataError, StorageError
 from asd.prices import Money
 from asd.serving import database
-from asd.serving.admission import Settled
-from asd.serving.keys import Keyring, Limits
+from asd.serving.admission import RequestCharge
+from asd.serving.keys import KeyLimits, Keyring
 from asd.serving.ledger import Caps, Ledger
 from asd.serving.spending import Spend, micros_of, read_spending
 from asd.serving.tariff import Tariff
@@ -55,7 +55,7 @@ def test_a_hold_is_the_bound_and_the_end_books_what_ran(ledger: Ledger, path: Pa
     [before] = read_spending(path).rows
     assert (before.n_open, before.micros, before.held_micros) == (1, 0, ms(105))
     settled = ledger.settle("r1", [ran("S", 3), ran("L", 2, shadow=True)])
-    assert settled == Settled("r1", ms(23), ms(20), held=ms(105))
+    assert settled == RequestCharge("r1", ms(23), ms(20), held=ms(105))
     assert read_spending(path).rows == (Spend("2024-10-04", "alice", 1, 0, ms(23), ms(20), 0, 0),)
     ledger.audit()
 
@@ -124,8 +124,8 @@ def test_a_day_ends_at_midnight_and_a_total_never(path: Path, clock: FakeClock):
 def test_every_key_has_caps_of_its_own_beside_those_of_all(path: Path, clock: FakeClock):
     """One key's cap stops it alone; that of all keys stops everybody, and says nothing of the others."""
     with Keyring(path, clock) as keyring, Ledger(path, TARIFF, Caps(total=ms(20)), clock) as ledger:
-        keyring.add("alice", Limits(cap_day=ms(5)))
-        keyring.add("bob", Limits(cap_total=0))
+        keyring.add("alice", KeyLimits(cap_day=ms(5)))
+        keyring.add("bob", KeyLimits(cap_total=0))
         ledger.hold(asked("r1", room=4))
         with pytest.raises(CapReachedError, match="'alice' may spend 5 ms a day: 0 are spent and 4 held"):
             ledger.hold(asked("r2"))
@@ -135,7 +135,7 @@ def test_every_key_has_caps_of_its_own_beside_those_of_all(path: Path, clock: Fa
         with pytest.raises(CapReachedError) as refused:
             ledger.hold(asked("r5", "dave", room=1))
         assert str(refused.value) == ("this server may spend 20 ms in total; this request may cost up to 1")
-        keyring.limit("alice", Limits(cap_day=ms(6)))
+        keyring.limit("alice", KeyLimits(cap_day=ms(6)))
         ledger.settle("r4", [])
         ledger.hold(asked("r6", room=2))
 
@@ -184,8 +184,8 @@ def test_open_holds_are_settled_at_the_start_by_what_the_engine_has_counted(path
         ledger.settle("r1", [ran("S", 1)])
     with Ledger(path, TARIFF, clock=clock) as ledger:
         assert ledger.recover({"r1": [ran("S", 5)], "r2": [ran("S", 4)]}) == [
-            Settled("r2", ms(4), 0, ms(5)),
-            Settled("r3", 0, 0, ms(5)),
+            RequestCharge("r2", ms(4), 0, ms(5)),
+            RequestCharge("r3", 0, 0, ms(5)),
         ]
         assert ledger.recover({}) == []
         ledger.audit()
@@ -199,7 +199,7 @@ def test_open_holds_that_nobody_has_counted_are_booked_at_their_bound(path: Path
         ledger.hold(asked("r2"))
         ledger.settle("r2", [ran("S", 1)])
     with Ledger(path, TARIFF, clock=clock) as ledger:
-        assert ledger.recover() == [Settled("r1", ms(5), 0, ms(5), estimated=True)]
+        assert ledger.recover() == [RequestCharge("r1", ms(5), 0, ms(5), estimated=True)]
         ledger.audit()
     [row] = read_spending(path).rows
     assert (row.micros, row.estimated_micros, row.n_open, row.held_micros) == (ms(6), ms(5), 0, 0)
@@ -279,7 +279,7 @@ def test_no_order_of_events_passes_a_cap(
     spent: list[tuple[str, int, int]] = []  # key, day, the most that it can still become
     with Keyring(path, clock) as keyring, Ledger(path, TARIFF, Caps(total=ms(of_all)), clock) as ledger:
         for key in "abc":
-            keyring.add(key, Limits(cap_day=ms(of_day)))
+            keyring.add(key, KeyLimits(cap_day=ms(of_day)))
         for i, (key, room, used, what) in enumerate(events):
             day = int(clock() // DAY)
             today = sum(most for of, on, most in spent if (of, on) == (key, day))

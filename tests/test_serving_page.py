@@ -22,10 +22,10 @@ from asd.serving.cashier import Cashier
 from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.pages import COOKIE, Pages
 from asd.serving.endpoint.server import Server
-from asd.serving.keys import Keyring, Limits
+from asd.serving.keys import KeyLimits, Keyring
 from asd.serving.ledger import Caps
 from asd.serving.monitoring.anomalies import Anomaly
-from asd.serving.monitoring.monitor import Watching
+from asd.serving.monitoring.monitor import MonitorSettings
 from asd.serving.monitoring.page import devices
 from asd.serving.monitoring.page.charts import lines
 from asd.serving.spending import read_spending
@@ -85,7 +85,7 @@ def ledger(tmp_path: Path) -> Path:
 
 def with_keys(path: Path, test: Any, **others: Any) -> Any:
     with Keyring(path) as keyring:
-        secret = keyring.add("alice", Limits(cap_day=1000 * MICRO)).secret
+        secret = keyring.add("alice", KeyLimits(cap_day=1000 * MICRO)).secret
     with Cashier(path, Tariff(LADDER), Caps(day=10**9)) as cashier:
         return serve(scripted(), OnePolicy(Climb("S", "L")), lambda app: test(app, secret), admission=cashier)
 
@@ -135,7 +135,7 @@ def test_where_keys_are_needed_nothing_is_seen_without_one(ledger: Path) -> None
 
 def test_a_key_sees_its_own_account_and_the_total_and_no_other(ledger: Path) -> None:
     """On the page and in its events, whoever else looked in that second; operators see all of them."""
-    limits = Limits(cap_day=1000 * MICRO)
+    limits = KeyLimits(cap_day=1000 * MICRO)
     with Keyring(ledger) as keyring:
         secrets = {alias: keyring.add(alias, limits).secret for alias in ("bob", "carol")}
         ops = keyring.add("ops", limits, operator=True).secret
@@ -280,7 +280,7 @@ def test_everything_that_alarms_stands_on_top() -> None:
             monitor.evaluation.compare(same=False)
         return (await get(app, "/")).body.decode()
 
-    watching = Watching(promised=0.95, guarantee=GUARANTEE)
+    watching = MonitorSettings(promised=0.95, guarantee=GUARANTEE)
     page = serve(scripted(), OnePolicy(FixedStage("S")), test, watching=watching)
     alarms = re.findall(r'role="alert">(.*?)<', page)
     assert any("latency 1.62 times what the load explains" in one for one in alarms)
@@ -294,9 +294,9 @@ def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str
     """A server with keys, traffic, comparisons and an anomaly; and a key for it."""
     path = tmp_path_factory.mktemp("page") / "ledger.db"
     with Keyring(path) as keyring:
-        secret = keyring.add("a-rather-long-alias-of-a-key", Limits(cap_day=1000 * MICRO)).secret
+        secret = keyring.add("a-rather-long-alias-of-a-key", KeyLimits(cap_day=1000 * MICRO)).secret
     engines = {name: Slow(name, "3", 0.001) for name in STAGES}
-    watching = Watching(share=0.5, promised=0.95, guarantee=GUARANTEE)
+    watching = MonitorSettings(share=0.5, promised=0.95, guarantee=GUARANTEE)
     with Cashier(path, Tariff(LADDER), Caps(day=10**9)) as cashier:
         parts = {"admission": cashier, "watching": watching}
         with running(engines, OnePolicy(Climb("S", "L")), **parts) as server:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.errors import RateLimitedError
-from asd.serving.keys import Limits
+from asd.serving.keys import KeyLimits
 from asd.serving.rates import Bucket, Rates
 from asd.testing import FakeClock
 
@@ -15,7 +15,7 @@ from asd.testing import FakeClock
 def test_a_minute_allows_so_many_requests_at_once_and_then_one_as_it_refills():
     """Three at once, the fourth a third of a minute later; the error says when."""
     clock = FakeClock()
-    rates, limits = Rates(clock), Limits(requests_per_minute=3)
+    rates, limits = Rates(clock), KeyLimits(requests_per_minute=3)
     for _ in range(3):
         rates.take("alice", limits, 10)
     with pytest.raises(RateLimitedError, match=r"3 requests a minute; come again in 20\.0 s") as refused:
@@ -29,7 +29,7 @@ def test_a_minute_allows_so_many_requests_at_once_and_then_one_as_it_refills():
 def test_tokens_are_counted_apart_from_requests_and_come_back_unused():
     """A refusal for tokens takes no request; what is given back may be asked for at once."""
     clock = FakeClock()
-    rates, limits = Rates(clock), Limits(requests_per_minute=2, tokens_per_minute=100)
+    rates, limits = Rates(clock), KeyLimits(requests_per_minute=2, tokens_per_minute=100)
     rates.take("alice", limits, 90)
     with pytest.raises(RateLimitedError, match=r"100 tokens a minute; come again in 12\.0 s"):
         rates.take("alice", limits, 30)
@@ -44,19 +44,19 @@ def test_what_never_fits_is_not_told_to_wait():
     """More tokens than a minute allows, and limits of nothing."""
     rates = Rates(FakeClock())
     with pytest.raises(RateLimitedError, match="this takes 101; ask for less") as refused:
-        rates.take("alice", Limits(tokens_per_minute=100), 101)
+        rates.take("alice", KeyLimits(tokens_per_minute=100), 101)
     assert refused.value.retry_after_s is None
     with pytest.raises(RateLimitedError, match="0 requests a minute"):
-        rates.take("bob", Limits(requests_per_minute=0), 1)
+        rates.take("bob", KeyLimits(requests_per_minute=0), 1)
 
 
 def test_new_limits_hold_at_once_and_no_limits_hold_nobody():
     """The buckets of the old ones are gone; a key without limits never waits."""
     rates = Rates(FakeClock())
-    rates.take("alice", Limits(requests_per_minute=1), 1)
-    rates.take("alice", Limits(requests_per_minute=2), 1)
+    rates.take("alice", KeyLimits(requests_per_minute=1), 1)
+    rates.take("alice", KeyLimits(requests_per_minute=2), 1)
     for _ in range(100):
-        rates.take("alice", Limits(), 10**9)
+        rates.take("alice", KeyLimits(), 10**9)
     rates.give_back("alice", 5)
     rates.give_back("nobody", 5)
 

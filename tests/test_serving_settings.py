@@ -16,7 +16,7 @@ from asd.policies import FixedStage
 from asd.policy.choice import choose
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
-from asd.serving.endpoint.settings import Setting, SettingCache
+from asd.serving.endpoint.settings import RequestSettings, SettingCache
 
 LADDER = Ladder.load("tiny")
 FITTED = policy_of(LADDER)
@@ -30,7 +30,7 @@ GUARANTEE = Guarantee(
 PROMISED = msgspec.structs.replace(FITTED, guarantee=GUARANTEE)
 
 
-def setting_of(settings: SettingCache, **controls: Any) -> Setting:
+def setting_of(settings: SettingCache, **controls: Any) -> RequestSettings:
     return asyncio.run(settings.of(Controls(**controls)))
 
 
@@ -45,7 +45,7 @@ def test_a_request_that_names_nothing_gets_the_servers_setting(own: dict[str, fl
 def test_a_lam_is_solved_once_and_the_latest_are_kept() -> None:
     settings = SettingCache(FITTED, LADDER, most=2)
 
-    async def of(*lams: float) -> list[Setting]:
+    async def of(*lams: float) -> list[RequestSettings]:
         return await asyncio.gather(*(settings.of(Controls(lam=lam)) for lam in lams))
 
     first, again, other, third = asyncio.run(of(1, 1, 2, 3))

@@ -24,10 +24,10 @@ from asd.serving.endpoint.service import Capacity
 from asd.serving.keys import LOCAL
 from asd.serving.ledger import Caps
 from asd.serving.monitoring.decisions import DecisionLog
-from asd.serving.monitoring.monitor import Watching
+from asd.serving.monitoring.monitor import MonitorSettings
 from asd.serving.spending import read_spending
 from asd.serving.tariff import MICRO, Tariff
-from asd.traces import Header, StageHeader, read_traces
+from asd.traces import StageHeader, TraceHeader, read_traces
 from asd.traces.log import TraceLog
 from asd.traces.served import DRAWN, SERVED
 from asd.types import Trace
@@ -36,22 +36,22 @@ from tests.endpoint import LADDER, STAGES, OnePolicy, Reply, Slow, chat, get, po
 from tests.test_serving_endpoint import Climb
 from tests.test_serving_metrics import scraped
 
-ALL = Watching(share=1.0)
+ALL = MonitorSettings(share=1.0)
 S_ALONE, L_ALONE = 1 + 0.02 + 0.2, 1 + 0.02 + 0.8
 """Costs of the scripted answers: two prompt tokens, two passes."""
 
 
-def header(ladder: Ladder = LADDER) -> Header:
+def header(ladder: Ladder = LADDER) -> TraceHeader:
     stages = {
         one.name: StageHeader(model=one.model, revision="r", dtype=one.dtype, chat_template=one.chat_template)
         for one in ladder.stages
     }
-    return Header(ladder=ladder.name, stages=stages, datasets=(SERVED,), split="fit")
+    return TraceHeader(ladder=ladder.name, stages=stages, datasets=(SERVED,), split="fit")
 
 
 def watched(
     test: Callable[[Application], Awaitable[Any]],
-    watching: Watching = ALL,
+    watching: MonitorSettings = ALL,
     *,
     policy: Any = None,
     engines: Any = None,
@@ -113,7 +113,7 @@ def test_about_as_many_are_drawn_as_were_asked_for() -> None:
         for _ in range(200):
             await post(app, chat())
 
-    _, service = watched(many, Watching(share=0.25))
+    _, service = watched(many, MonitorSettings(share=0.25))
     assert 30 <= service.monitor.evaluation.delivered().n <= 70
 
 
@@ -229,7 +229,7 @@ def test_the_log_holds_decisions_as_traces_and_words_only_if_asked(tmp_path: Pat
 
     for _ in range(2):
         with DecisionLog(path, header(), prompts=prompts) as log:
-            watched(scored, Watching(1.0, every_stage=True, log=log), engines=scripted(L="4"))
+            watched(scored, MonitorSettings(1.0, every_stage=True, log=log), engines=scripted(L="4"))
     first, second = read_traces(path)
     assert first.query.id != second.query.id
     scores = {stage: outcome.score for stage, outcome in first.outcomes.items()}
@@ -248,7 +248,7 @@ def test_an_answer_that_goes_on_from_a_verified_draft_is_missing_and_not_cheap(t
     engines = {name: Slow(name, "3") for name in STAGES}
     for share in (0.0, 1.0):
         with DecisionLog(path, header(), prompts=True) as log:
-            watched(one, Watching(share, log=log), policy=Lossless(("S", "L")), engines=engines)
+            watched(one, MonitorSettings(share, log=log), policy=Lossless(("S", "L")), engines=engines)
     found = {DRAWN in trace.query.tags: trace for trace in read_traces(path)}
     assert set(found[False].outcomes) == {"S"}
     assert set(found[False].verifications) == {"S>L"}

@@ -22,7 +22,7 @@ from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.endpoint.settings import SettingCache
 from asd.serving.monitoring.decisions import DecisionLog
-from asd.serving.monitoring.monitor import UNWATCHED, Watching
+from asd.serving.monitoring.monitor import UNWATCHED, MonitorSettings
 from asd.serving.tariff import prompt_bound
 from asd.testing import ScriptedEngine
 from asd.traces import read_traces
@@ -45,7 +45,9 @@ ASKS: Any = {"model": "asd", "messages": [USER]}
 
 
 @contextmanager
-def served(watching: Watching = UNWATCHED, **accepts: list[str]) -> Iterator[tuple[Server, FakeServer]]:
+def served(
+    watching: MonitorSettings = UNWATCHED, **accepts: list[str]
+) -> Iterator[tuple[Server, FakeServer]]:
     """The embedded policy over scripted stages, the named of which are behind one server and accept these."""
     with serving({"add 1+2": "3"}) as server:
         engines: dict[str, Engine] = dict(scripted())
@@ -88,7 +90,7 @@ def test_the_log_says_that_more_was_asked_than_its_text(tmp_path: Path) -> None:
     """And nothing is fitted on it: such requests are never drawn for the shadow."""
     path = tmp_path / "served.jsonl"
     with DecisionLog(path, header(LADDER), prompts=True) as log:
-        watching = Watching(1.0, every_stage=True, log=log)
+        watching = MonitorSettings(1.0, every_stage=True, log=log)
         with served(watching, L=["tools"]) as (found, server), client(found) as asks:
             server.faults.append(saying(CALLS))
             asks.chat.completions.create(**ASKS, tools=TOOLS)

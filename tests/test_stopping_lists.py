@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.errors import ConfigError
-from asd.stopping.lists import RETURN, Rows, Vote, count
+from asd.stopping.lists import RETURN, RecordedRows, Vote, count
 
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-def made_up(seed: int, n: int = 30, n_stages: int = 3) -> Rows:
+def made_up(seed: int, n: int = 30, n_stages: int = 3) -> RecordedRows:
     """Signals with ties, scores in [0, 1], costs that differ by order and by row."""
     rng = np.random.default_rng(seed)
-    return Rows(
+    return RecordedRows(
         signal=rng.integers(0, 8, (n, n_stages)) / 8.0,
         score=rng.integers(0, 3, (n, n_stages)) / 2.0,
         alone=rng.uniform(0.1, 1.0, (n, n_stages)),
@@ -26,7 +26,7 @@ def made_up(seed: int, n: int = 30, n_stages: int = 3) -> Rows:
     )
 
 
-def by_hand(rows: Rows, weights: np.ndarray, lam: float) -> Iterator[tuple[float, int, int]]:
+def by_hand(rows: RecordedRows, weights: np.ndarray, lam: float) -> Iterator[tuple[float, int, int]]:
     """Value, first and second stage of every list at every threshold that tells rows apart."""
     for i in range(rows.score.shape[1]):
         yield float(weights @ (lam * rows.score[:, i] - rows.alone[:, i])), i, i
@@ -109,7 +109,7 @@ def test_most_lists_decide() -> None:
 def test_equal_signals_go_the_same_way() -> None:
     """A signal that tells nothing apart leaves single stages only."""
     rows = made_up(1)
-    flat = Rows(np.ones_like(rows.signal), rows.score, rows.alone, rows.after)
+    flat = RecordedRows(np.ones_like(rows.signal), rows.score, rows.alone, rows.after)
     table = count(flat)
     assert table.second.tolist() == table.first.tolist() == [0, 1, 2]
 
@@ -117,14 +117,14 @@ def test_equal_signals_go_the_same_way() -> None:
 def test_thresholds_are_no_more_than_asked_and_spread_evenly() -> None:
     """Of the 99 places where a hundred signals rise: the first, the last and some between."""
     rows = made_up(0, n=100, n_stages=2)
-    apart = Rows(np.tile(np.arange(100.0)[:, None], 2), rows.score, rows.alone, rows.after)
+    apart = RecordedRows(np.tile(np.arange(100.0)[:, None], 2), rows.score, rows.alone, rows.after)
     table = count(apart, n_steps=5)
     assert table.threshold[(table.first == 0) & (table.second == 1)].tolist() == [1, 25, 50, 74, 99]
 
 
 def test_a_second_call_costs_by_who_was_asked_first() -> None:
     """By hand for one row: the first alone, then the second after it."""
-    rows = Rows(
+    rows = RecordedRows(
         np.zeros((1, 2)), np.array([[0.0, 1.0]]), np.array([[1.0, 2.0]]), np.array([[[0, 3.0], [5.0, 0]]])
     )
     quality, cost = rows.play(Vote(0, np.array([1]), np.array([0.5]), 0.0))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from asd.errors import DataError
 from asd.messages import Message
-from asd.traces import Header, StageHeader, encode_header, encode_trace, merge, read_header, read_traces
+from asd.traces import StageHeader, TraceHeader, encode_header, encode_trace, merge, read_header, read_traces
 from asd.types import Draft, Outcome, Query, Trace, Usage, Verification, pair_name
 
 
@@ -22,7 +22,7 @@ def stage_header(model: str, revision: str = "r1") -> StageHeader:
     return StageHeader(model=model, revision=revision, dtype="auto", chat_template=False)
 
 
-HEADER = Header(
+HEADER = TraceHeader(
     ladder="two",
     stages={"S": stage_header("small"), "L": stage_header("large")},
     datasets=("sums",),

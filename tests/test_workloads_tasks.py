@@ -20,7 +20,7 @@ from asd.workloads import Split, Versioned, Workload, bbh, mbpp, sources
 from asd.workloads.bbh import BBH
 from asd.workloads.catalogue import HUB, find_workloads, task_names
 from asd.workloads.gsm8k import GSM8K
-from asd.workloads.sources import Folder, Hub, HubTable, Table
+from asd.workloads.sources import Folder, Hub, HubTable, SourceTable
 from asd.workloads.tasks import Options, TaskWorkload, digest, part_of
 from tests.taskfiles import task_files
 
@@ -275,7 +275,7 @@ def test_a_thought_is_not_scored(name: str, data: Path) -> None:
 )
 def test_big_bench_hard_is_read(target: str, given: str, reply: str, right: bool) -> None:
     """An option, a number or a few words, in the forms that models put them."""
-    row = bbh.Question("i", "t", given, target)
+    row = bbh.BbhQuestion("i", "t", given, target)
     assert BBH.score(row, BBH.reply(reply)) == float(right)
 
 
@@ -364,7 +364,9 @@ def test_an_unreachable_hub_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    table = Table("x.jsonl.gz", dict, HubTable("some/where", ("all",), "test", lambda row, *_: dict(row)))
+    table = SourceTable(
+        "x.jsonl.gz", dict, HubTable("some/where", ("all",), "test", lambda row, *_: dict(row))
+    )
     with pytest.raises(DataError, match=r"some/where, all, at abc.*no network"):
         Hub({"some/where": "abc"}).read(table)
 

@@ -45,7 +45,7 @@ def _kinds() -> dict[str, Any]:
         "policy": PolicyArtifact,
         "ladder": ladder._LadderFile,
         "prices": prices.PriceFile,
-        "header": traces.Header,
+        "header": traces.TraceHeader,
         "trace": records._Record,
         "code": CodeTests,
     }

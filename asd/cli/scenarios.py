@@ -14,7 +14,7 @@ from asd.api import policy_of
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.operations.population import Population
-from asd.operations.runs import Asked, Scenario
+from asd.operations.runs import RunsHeader, Scenario
 from asd.policy.artifact import PolicyArtifact
 from asd.schema import msgspec
 from asd.traces import answered, read_traces
@@ -59,7 +59,7 @@ def open_scenario(
         policy: As of `--policy`.
         replicas: Of stages that have several, as M=2,L=4.
         batch: Most queries in a call.
-        asked: The other fields of `Asked`.
+        asked: The other fields of `RunsHeader`.
 
     Raises:
         ConfigError, DataError: What is given makes up no scenario.
@@ -71,7 +71,7 @@ def open_scenario(
     rows = answered([trace for path in traces for trace in read_traces(path)])
     population = Population(rows, steps, fitted.ladder.unit(1), batch)
     given = _replicas(replicas, steps)
-    what = Asked(
+    what = RunsHeader(
         ladder=steps.fingerprint,
         sources={"policy": _hash(fitted), "traces": _hash(*traces)},
         n_queries=len(rows),

@@ -22,7 +22,7 @@ from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Population, Remembered
-from asd.operations.runs import Effort, Run, Runs, Scenario, mean_of, runs_of
+from asd.operations.runs import Effort, Runs, Scenario, SimulatedRun, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing, keeps
 
 
@@ -232,7 +232,7 @@ def _effort(name: str, effort: Effort) -> str:
     return f"{name}: {decisions}, solved {effort.n_solved:,} times in {1e3 * effort.solve_s:.1f} ms"
 
 
-def _row(name: str, runs: Sequence[Run]) -> dict[str, str]:
+def _row(name: str, runs: Sequence[SimulatedRun]) -> dict[str, str]:
     totals = [run.total for run in runs]
     return {
         "policy": name,
@@ -257,7 +257,7 @@ def _tail(totals: Sequence[Summary], name: str) -> str:
     return str(mean_of(values)) if len(values) == len(totals) else "no data"
 
 
-def _closed(run: Run, n_users: int, think_s: float) -> str:
+def _closed(run: SimulatedRun, n_users: int, think_s: float) -> str:
     """The law of a closed loop, with the throughput and latency measured."""
     product = run.total.rate * (run.total.latency_s + think_s)
     parts = f"X = {run.total.rate:.4g}/s, R = {run.total.latency_s:.4g} s, Z = {think_s:g} s"

@@ -25,7 +25,7 @@ from asd.engines.runtimes import UNKNOWN
 from asd.errors import ConfigError, DataError
 from asd.ladder import Ladder, Stage
 from asd.measurement.files import Paths, as_paths
-from asd.traces import Header, Key, StageHeader, as_recorded, merge, read_header, read_traces
+from asd.traces import Key, StageHeader, TraceHeader, as_recorded, merge, read_header, read_traces
 from asd.traces.log import TraceLog
 from asd.traces.served import uncensored
 from asd.types import Draft, Failure, Outcome, Query, Trace, Verification, pair_name
@@ -42,7 +42,7 @@ def header_for(
     workloads: Sequence[Workload],
     split: Split,
     runtimes: Mapping[str, str] | None = None,
-) -> Header:
+) -> TraceHeader:
     """What a trace file of these workloads on this ladder says about itself.
 
     Args:
@@ -53,7 +53,7 @@ def header_for(
         runtimes: What runs every stage (`asd.engines.runtimes`); None: unknown.
     """
     known = runtimes or {}
-    return Header(
+    return TraceHeader(
         ladder=ladder.name,
         stages={
             stage.name: _stage_header(stage, revisions[stage.name], known.get(stage.name, UNKNOWN))
@@ -235,7 +235,9 @@ def _continued(engine: Verifier, pair: str, read: Sequence[Trace]) -> list[Trace
     ]
 
 
-def _check(workloads: Sequence[Workload], engines: Mapping[str, Engine], header: Header, limit: int) -> None:
+def _check(
+    workloads: Sequence[Workload], engines: Mapping[str, Engine], header: TraceHeader, limit: int
+) -> None:
     if limit < 1:
         raise ConfigError(f"limit must be at least 1, not {limit}")
     names = tuple(workload.name for workload in workloads)
@@ -252,7 +254,7 @@ def _told(stages: Mapping[str, StageHeader]) -> str:
     )
 
 
-def _n_recorded(header: Header) -> int:
+def _n_recorded(header: TraceHeader) -> int:
     """How much a header says of its models: files of earlier versions say less (`same_revision`)."""
     return sum(
         len(stage.revision) + (stage.runtime != UNKNOWN) * len(stage.runtime)

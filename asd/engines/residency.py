@@ -25,11 +25,11 @@ from asd.errors import ConfigError
 from asd.prices import Prices
 from asd.types import Draft, Query, Verification
 
-__all__ = ["Load", "Residency"]
+__all__ = ["ModelLoad", "Residency"]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class ModelLoad:
     """One load: which stage, and how long it took in seconds, putting others out included."""
 
     stage: str
@@ -72,7 +72,7 @@ class Residency:
         self._clock = clock
         self._inner = {stage: alone(engine) for stage, engine in engines.items()}
         self._resident: dict[str, None] = {}  # longest unused first
-        self.loads: list[Load] = []
+        self.loads: list[ModelLoad] = []
         self.engines: dict[str, Engine] = {
             stage: _TurningVerifier(engine, self) if isinstance(engine, Verifier) else _Turning(engine, self)
             for stage, engine in self._inner.items()
@@ -119,7 +119,7 @@ class Residency:
                     break
                 self.evict(other)
             self._inner[stage].load()
-            self.loads.append(Load(stage, self._clock() - start))
+            self.loads.append(ModelLoad(stage, self._clock() - start))
         self._resident.pop(stage, None)
         self._resident[stage] = None
 

@@ -74,9 +74,9 @@ def _is_on_cpu(stage: Stage, engine: str, device: str | None) -> bool:
         from asd.engines.vllm.loader import is_cpu_build  # noqa: PLC0415  (for its stages only)
 
         return is_cpu_build()
-    from asd.engines.hf.settings import Settings, find_device  # noqa: PLC0415  (loads torch)
+    from asd.engines.hf.settings import TransformersSettings, find_device  # noqa: PLC0415  (loads torch)
 
-    return find_device(Settings.of(stage).device or device, stage.name).type == "cpu"
+    return find_device(TransformersSettings.of(stage).device or device, stage.name).type == "cpu"
 
 
 def _config(stage: Stage) -> dict[str, Any]:

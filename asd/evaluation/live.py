@@ -23,7 +23,7 @@ from asd.ladder import Ladder
 from asd.measurement.timing import Budget, Clock, Turns, warm_up
 from asd.types import Completion, Query
 
-__all__ = ["Live", "Timed", "run_live", "unit_size"]
+__all__ = ["Live", "TimedPasses", "run_live", "unit_size"]
 
 Array = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ QUEUED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class TimedPasses:
     """Seconds of one arm and of the largest stage alone, of shape (passes, units), in the same passes.
 
     `completions` are those of the last pass, one an item; `expected` are the replayed ones.
@@ -71,13 +71,13 @@ class Live:
         return len(self.turns.arms)
 
     @property
-    def timed(self) -> dict[tuple[str, float | None], Timed]:
+    def timed(self) -> dict[tuple[str, float | None], TimedPasses]:
         """By policy name and lambda, over all passes so far."""
         return {(r.contender.name, r.contender.lam): self._timed(r) for r in self.replays}
 
-    def _timed(self, replay: Replay) -> Timed:
+    def _timed(self, replay: Replay) -> TimedPasses:
         timings, name = self.turns.timings, _arm_name(replay, self.items)
-        return Timed(
+        return TimedPasses(
             contender=replay.contender,
             seconds=timings.seconds[name],
             largest=timings.seconds[_arm_name(self.replays[0], self.items)],

@@ -37,7 +37,7 @@ from asd.stopping.kernels import Binning
 from asd.stopping.states import State, stage_sets, states
 from asd.types import TEXT, Draft, Trace, Usage, Verification, pair_name
 
-__all__ = ["N_FOLDS", "FittedRows", "Rows", "fit_evidence"]
+__all__ = ["N_FOLDS", "FittedRows", "FittingRows", "fit_evidence"]
 
 Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -52,7 +52,7 @@ PROMPT_STRENGTHS = (0.001, 0.01, 0.1, 1.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class FittingRows:
     """The fitting rows as one node sees them, out of fold; every array has shape (n,).
 
     Attributes:
@@ -84,7 +84,7 @@ class FittedRows:
 
     model: EvidenceModel
     folds: IntArray
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, FittingRows]
     best: Mapping[str, Sequence[str]]
     reliability: dict[str, dict[str, Reliability]]
 
@@ -210,7 +210,7 @@ class _View:
 class _FittedNode(NamedTuple):
     model: NodeModel
     heads: Mapping[str, _FittedHead]
-    rows: Rows
+    rows: FittingRows
     best: Sequence[str]
 
 
@@ -233,7 +233,7 @@ def _held_out_logits(rows: Array, scores: Array, folds: IntArray, strength: floa
     return out_of_fold(rows, scores, folds, lambda x, y: fit_logistic(x, y, strength=strength).logits)
 
 
-def _fit_root(p: Array, seed: int) -> tuple[tuple[tuple[float, ...], ...], Rows]:
+def _fit_root(p: Array, seed: int) -> tuple[tuple[tuple[float, ...], ...], FittingRows]:
     """Cells of the vectors of prompt-only probabilities, shape (n, stages), by k-means, easy ones last."""
     from sklearn.cluster import KMeans  # noqa: PLC0415 - needed when fitting only
 
@@ -244,7 +244,7 @@ def _fit_root(p: Array, seed: int) -> tuple[tuple[tuple[float, ...], ...], Rows]
     order = fitted.cluster_centers_.sum(axis=1).argsort()
     centroids = tuple(map(tuple, fitted.cluster_centers_[order].tolist()))
     cells = order.argsort()[fitted.labels_]
-    return centroids, Rows(n_cells, cells, np.zeros(n), np.zeros(n), np.ones(n))
+    return centroids, FittingRows(n_cells, cells, np.zeros(n), np.zeros(n), np.ones(n))
 
 
 def _fit_nodes(
@@ -279,7 +279,7 @@ def _fit_node(
     binning = Binning.fit(p, min(MAX_BINS, max(2, len(p) // ROWS_PER_BIN)))
     model = NodeModel({stage: fitted.head for stage, fitted in heads.items()}, binning.edges, scale)
     scales = np.array([scale(usage) for usage in usages])
-    return _FittedNode(model, heads, Rows(binning.n_bins, binning.index(p), p, score, scales), best)
+    return _FittedNode(model, heads, FittingRows(binning.n_bins, binning.index(p), p, score, scales), best)
 
 
 def _reliability(heads: Mapping[str, _FittedHead], scores: Mapping[str, Array]) -> dict[str, Reliability]:

@@ -26,12 +26,12 @@ __all__ = [
     "Direction",
     "Environment",
     "HardwareKey",
-    "Header",
     "Kind",
     "LadderRecord",
     "Metric",
     "Record",
     "Run",
+    "RunHeader",
 ]
 
 SCHEMA_VERSION = 2
@@ -96,7 +96,7 @@ class LadderRecord(Record, frozen=True, kw_only=True):
     models: dict[str, str]
 
 
-class Header(Record, frozen=True, kw_only=True):
+class RunHeader(Record, frozen=True, kw_only=True):
     """What was run, where, when and from which state of the code.
 
     `step_modes` says by stage how it made its decode steps (`asd.engines.StepMode`), `asked_eager` which
@@ -223,7 +223,7 @@ class Cell(Record, frozen=True, kw_only=True):
 class Run(Record, frozen=True, kw_only=True):
     """One run: header, the items of its datasets, and its cells."""
 
-    header: Header
+    header: RunHeader
     datasets: tuple[DatasetRecord, ...]
     cells: tuple[Cell, ...]
 

@@ -17,7 +17,7 @@ from functools import partial
 
 from asd.errors import ConfigError
 from asd.operations.control.gears import Gears, gears_of
-from asd.operations.control.published import Published, Router
+from asd.operations.control.published import PublishedOptimizer, Router
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.steering import STEERED, Steering, named
@@ -89,9 +89,9 @@ class Contenders:
         policies = [self._optimal(lam * share) for share in _LIGHTER]
         return Gears(f"gears(lam={lam:g})", gears_of(self.population, policies, self.servers))
 
-    def _published(self, lam: float) -> Published:
+    def _published(self, lam: float) -> PublishedOptimizer:
         costs = [p.cost(self.population.mean_usage(s)) for s, p in self.population.prices.items()]
-        return Published(self.population.stages, tuple(costs), lam, self.evidence)
+        return PublishedOptimizer(self.population.stages, tuple(costs), lam, self.evidence)
 
 
 def cheapest_in_time(

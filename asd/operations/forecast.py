@@ -26,7 +26,7 @@ __all__ = [
     "HoltWinters",
     "LastHour",
     "LoadPredictor",
-    "Published",
+    "PublishedForecast",
     "SeasonalNaive",
     "best_of_lately",
     "errors",
@@ -90,7 +90,7 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedForecast:
     """The published formula as we read it: (mean + linear trend) x the hour's share of the day."""
 
     name: str = "published formula"
@@ -183,7 +183,7 @@ def best_of_lately() -> BestOfLately:
 
 
 PREDICTORS: tuple[Callable[[], LoadPredictor], ...] = (
-    LastHour, SeasonalNaive, Published, Changed, HoltWinters, best_of_lately
+    LastHour, SeasonalNaive, PublishedForecast, Changed, HoltWinters, best_of_lately
 )  # fmt: skip
 """Make a predictor for one series each; the first is what the others are compared with."""
 

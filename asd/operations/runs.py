@@ -19,14 +19,14 @@ from asd.operations.control.backlog import QueueAware
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Server
-from asd.operations.traffic import Cap, Controller, Open, Settings, Users
+from asd.operations.stations import StageServer
+from asd.operations.traffic import Cap, Controller, Open, RunSettings, Users
 from asd.schema import msgspec
 
-__all__ = ["Asked", "Effort", "Mean", "Run", "Runs", "Scenario", "mean_of", "run", "runs_of"]
+__all__ = ["Effort", "Mean", "Runs", "RunsHeader", "Scenario", "SimulatedRun", "mean_of", "run", "runs_of"]
 
 
-class Asked(Record, frozen=True, kw_only=True):
+class RunsHeader(Record, frozen=True, kw_only=True):
     """What a file of runs is about; runs share a file only if it is equal.
 
     Attributes:
@@ -72,7 +72,7 @@ class Effort(Record, frozen=True, kw_only=True):
     solve_s: float
 
 
-class Run(Record, frozen=True, kw_only=True):
+class SimulatedRun(Record, frozen=True, kw_only=True):
     """One controller with one seed; `effort` where it decides from tables."""
 
     controller: str
@@ -88,10 +88,10 @@ class Runs(Record, frozen=True, kw_only=True):
     format: Literal["asd-simulation"] = "asd-simulation"
     schema_version: Literal[1] = 1
     provenance: Literal["simulated"] = "simulated"
-    asked: Asked
-    runs: tuple[Run, ...] = ()
+    asked: RunsHeader
+    runs: tuple[SimulatedRun, ...] = ()
 
-    def of(self, controller: str) -> list[Run]:
+    def of(self, controller: str) -> list[SimulatedRun]:
         """The runs of one controller."""
         return [run for run in self.runs if run.controller == controller]
 
@@ -105,7 +105,7 @@ class Scenario:
     """What is run: queries, and what was asked for."""
 
     population: Population
-    asked: Asked
+    asked: RunsHeader
 
     def halves(self) -> tuple[Scenario, Scenario]:
         """The same on one half of the queries each: one to choose on, one to report on."""
@@ -126,8 +126,8 @@ class Scenario:
         else:
             stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]))
             traffic = Open(merged(stream, *overloads(faults, rng)))
-        servers = {name: Server(*server) for name, server in asked.servers.items()}
-        settings = Settings(asked.window_s, asked.most_inside, cap)
+        servers = {name: StageServer(*server) for name, server in asked.servers.items()}
+        settings = RunSettings(asked.window_s, asked.most_inside, cap)
         sim = Simulator(self.population, servers, controller, traffic, seed, settings)
         plan(sim, faults)
         return sim
@@ -172,13 +172,15 @@ def _recorded(path: str, rate: float | None, rng: np.random.Generator) -> Iterat
     return iter([instant * (len(instants) / instants[-1]) / rate for instant in instants])
 
 
-def run(scenario: Scenario, controller: Controller, seed: int, progress: Callable[[Summary], object]) -> Run:
+def run(
+    scenario: Scenario, controller: Controller, seed: int, progress: Callable[[Summary], object]
+) -> SimulatedRun:
     """One run from its beginning to its end; `progress` is told of every window."""
     sim, windows = scenario.simulator(controller, seed), []
     for window in sim.run(scenario.asked.seconds):
         windows.append(window)
         progress(window)
-    return Run(
+    return SimulatedRun(
         controller=controller.name,
         seed=seed,
         total=sim.books.total(),
@@ -248,7 +250,7 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * error)
 
 
-def _faults(asked: Asked, rng: np.random.Generator) -> list[Fault]:
+def _faults(asked: RunsHeader, rng: np.random.Generator) -> list[Fault]:
     found = [parse(text) for text in asked.faults]
     for stage, (between, repair) in asked.mtbf.items():
         if stage not in asked.servers:

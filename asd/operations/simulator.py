@@ -22,8 +22,8 @@ from asd.operations.books import Books, StageStay, Summary
 from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Decider, Lookup, Population, Step, decider_of
 from asd.operations.state import StageState, SystemState
-from asd.operations.stations import Agenda, Ended, Place, Request, Server, Station
-from asd.operations.traffic import DAY_S, KEPT, Controller, Open, Settings, Users, Watching
+from asd.operations.stations import Agenda, EndedCalls, Request, SharedDevice, StageServer, Station
+from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Open, RunSettings, Users
 from asd.policies import Policy
 
 __all__ = ["Simulator"]
@@ -60,15 +60,15 @@ class Simulator:
     def __init__(
         self,
         population: Population,
-        servers: Mapping[str, Server],
+        servers: Mapping[str, StageServer],
         controller: Controller,
         traffic: Open | Users,
         seed: int,
-        settings: Settings = KEPT,
+        settings: RunSettings = KEPT,
     ) -> None:
         _check_servers(servers, population)
         self.agenda = Agenda()
-        places = {server.place: Place() for server in servers.values() if server.place is not None}
+        places = {server.place: SharedDevice() for server in servers.values() if server.place is not None}
         self.stations = {
             name: self._station(name, servers[name], places.get(servers[name].place or ""))
             for name in population.stages
@@ -84,7 +84,7 @@ class Simulator:
         self._settings = settings
         self.on_end: Callable[[Request, float], None] | None = None
         self._deciders: dict[int, Decider | Lookup] = {}
-        if isinstance(controller, Watching):
+        if isinstance(controller, LoadAware):
             controller.watch(self.stations)
         self.decider = self._deciding(controller.policy(None))
         self._down: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ class Simulator:
         self.spent = self._spent_before = self._day = 0.0
         self._recent = _Recent(0.0)
 
-    def _station(self, name: str, server: Server, place: Place | None) -> Station:
+    def _station(self, name: str, server: StageServer, place: SharedDevice | None) -> Station:
         return Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
 
     def run(self, seconds: float) -> Iterator[Summary]:
@@ -138,7 +138,7 @@ class Simulator:
         return state
 
     def _stage_state(self, station: Station, seconds: float) -> StageState:
-        ended, station.ended = station.ended, Ended()
+        ended, station.ended = station.ended, EndedCalls()
         available = seconds * station.replicas
         return StageState(
             replicas=station.replicas,
@@ -327,7 +327,7 @@ class _Recent:
     quality: float = 0.0
 
 
-def _check_servers(servers: Mapping[str, Server], population: Population) -> None:
+def _check_servers(servers: Mapping[str, StageServer], population: Population) -> None:
     if servers.keys() != set(population.stages):
         raise ConfigError(f"servers are given for {sorted(servers)}, stages are {list(population.stages)}")
     for name, server in servers.items():

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from asd.errors import ConfigError
 from asd.operations.books import Summary
-from asd.operations.runs import Asked, Scenario
+from asd.operations.runs import RunsHeader, Scenario
 from asd.operations.traffic import Controller
 from asd.schema import msgspec
 
@@ -100,7 +100,7 @@ class Sizing:
         """What a setting comes to with these replicas."""
         asked = self.scenario.asked
         servers = {stage: (replicas.get(stage, 1), batch) for stage, (_, batch) in asked.servers.items()}
-        there: Asked = msgspec.structs.replace(asked, servers=servers)
+        there: RunsHeader = msgspec.structs.replace(asked, servers=servers)
         sim = replace(self.scenario, asked=there).simulator(self.controller(text, servers), self.seed)
         for _ in sim.run(asked.seconds):
             pass

@@ -19,11 +19,11 @@ from asd.errors import ConfigError
 from asd.operations.occupancy import Occupancy
 from asd.operations.population import Situation, Step
 
-__all__ = ["Agenda", "Place", "Request", "Server", "Station"]
+__all__ = ["Agenda", "Request", "SharedDevice", "StageServer", "Station"]
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class StageServer:
     """How a stage is run.
 
     Attributes:
@@ -66,7 +66,7 @@ class Agenda:
         self.now = until
 
 
-class Place:
+class SharedDevice:
     """A device that stages share: one call works at a time, in the order in which they were begun."""
 
     __slots__ = ("_busy", "_waiting")
@@ -125,7 +125,7 @@ class _Call:
 
 
 @dataclass(slots=True)
-class Ended:
+class EndedCalls:
     """Calls that ended since somebody last looked.
 
     Attributes:
@@ -167,13 +167,13 @@ class Station:
     failed: Callable[[Request], None]
     replicas: int
     batch: int
-    place: Place | None = None
+    place: SharedDevice | None = None
     slowdown: float = 1.0
     delay_s: float = 0.0
     visits: Occupancy = field(default_factory=Occupancy)
     calls: Occupancy = field(default_factory=Occupancy)
     n_waiting: int = 0
-    ended: Ended = field(default_factory=Ended)
+    ended: EndedCalls = field(default_factory=EndedCalls)
     _queues: dict[str, deque[Request]] = field(default_factory=dict)
     _running: dict[_Call, None] = field(default_factory=dict)
 

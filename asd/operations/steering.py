@@ -15,7 +15,7 @@ import numpy as np
 from asd.errors import ConfigError
 from asd.evidence import Evidence
 from asd.ladder import ROOT, Ladder
-from asd.operations.control.backlog import Problem, QueueAware, Solved, surcharge
+from asd.operations.control.backlog import BacklogProblem, QueueAware, Solved, surcharge
 from asd.operations.control.target import P95Target
 from asd.operations.population import Array, ladder_rates
 from asd.operations.state import StageState
@@ -78,9 +78,9 @@ class Steering:
             lam, {stage: surcharge(state, size, mu) for stage, (state, size) in states.items()}
         )
 
-    def _problem(self, graph: Graph) -> Problem:
+    def _problem(self, graph: Graph) -> BacklogProblem:
         usage = {(e.source, e.action): np.array(e.usage) for e in self.fitted.problem.edges}
-        return Problem(graph, usage, self.rates, scaled=self.fitted.fit.scaled)
+        return BacklogProblem(graph, usage, self.rates, scaled=self.fitted.fit.scaled)
 
     def _price(self, lam: float, mu: float) -> QueueAware:
         graph = self.fitted.graph(batch=self.batch)

@@ -11,7 +11,18 @@ from asd.errors import ConfigError
 from asd.operations.state import SystemState
 from asd.policies import Policy
 
-__all__ = ["DAY_S", "KEPT", "Cap", "Controller", "Fixed", "Gauge", "Open", "Settings", "Users", "Watching"]
+__all__ = [
+    "DAY_S",
+    "KEPT",
+    "Cap",
+    "Controller",
+    "Fixed",
+    "Gauge",
+    "LoadAware",
+    "Open",
+    "RunSettings",
+    "Users",
+]
 
 DAY_S = 86_400.0
 
@@ -52,7 +63,7 @@ class Gauge(Protocol):
 
 
 @runtime_checkable
-class Watching(Protocol):
+class LoadAware(Protocol):
     """A controller whose policy reads the stages at every decision."""
 
     def watch(self, gauges: Mapping[str, Gauge]) -> None:
@@ -120,7 +131,7 @@ class Cap:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class RunSettings:
     """How a run is kept.
 
     Attributes:
@@ -138,5 +149,5 @@ class Settings:
             raise ConfigError(f"windows last longer than 0 s: {self}")
 
 
-KEPT = Settings()
+KEPT = RunSettings()
 """As runs are kept where nobody says otherwise."""

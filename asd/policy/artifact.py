@@ -30,7 +30,7 @@ from asd.measurement.records import Record
 from asd.policies import FixedStage, ListPolicy, Lossless, OptimalPolicy, Policy
 from asd.policy.lists import ListRows
 from asd.policy.problem import GraphRecord, LadderPrices
-from asd.policy.record import FitRecord, Kept, Replayed
+from asd.policy.record import FitRecord, HeldOutSetting, Replayed
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.stopping.states import stage_sets
@@ -172,7 +172,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         """The lam of `keeping`."""
         return self.keeping(share, batch).lam
 
-    def keeping(self, share: float, batch: int = 1) -> Kept:
+    def keeping(self, share: float, batch: int = 1) -> HeldOutSetting:
         """The lam of least cost that keeps a share of the largest stage's quality and costs less than it.
 
         Both are read off the out-of-fold replays, each with a margin that holds with probability
@@ -192,14 +192,16 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         cheaper = [r for r in good if r.upper_cost(z) < 1.0]
         if cheaper:
             best = min(cheaper, key=lambda r: r.cost)
-            return Kept(best.lam, f"lam {best.lam:g} keeps {share:.4g} of {largest}'s quality: {best}")
+            return HeldOutSetting(
+                best.lam, f"lam {best.lam:g} keeps {share:.4g} of {largest}'s quality: {best}"
+            )
         what = (
             f"every lam that keeps {share:.4g} of {largest}'s quality may cost as much"
             if good
             else f"no lam surely keeps {share:.4g} of {largest}'s quality"
         )
         n_rows = sum(self.fit.n_rows.values())
-        return Kept(None, f"{what}, by {n_rows} rows: {largest} alone, nothing is saved")
+        return HeldOutSetting(None, f"{what}, by {n_rows} rows: {largest} alone, nothing is saved")
 
     def replayed(self, batch: int = 1) -> tuple[Replayed, ...]:
         """The out-of-fold replays at the prices of a batch size.

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError
 from asd.policy.heldout import Alone, HeldOut
-from asd.policy.record import Contest
+from asd.policy.record import MethodComparison
 from asd.stopping.hull import Hull
 
 __all__ = ["compete"]
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 _N_RESAMPLES = 200
 
 
-def compete(dp: HeldOut, lists: HeldOut, alone: Alone, share: float, seed: int = 0) -> Contest:
+def compete(dp: HeldOut, lists: HeldOut, alone: Alone, share: float, seed: int = 0) -> MethodComparison:
     """Compare two methods on the same rows.
 
     Args:
@@ -45,7 +45,9 @@ def compete(dp: HeldOut, lists: HeldOut, alone: Alone, share: float, seed: int =
     weights = np.concatenate([np.full((1, n), 1.0 / n), drawn])
     by_dp, by_lists = (_costs(method, alone, share, weights) for method in (dp, lists))
     error = (by_lists - by_dp)[1:].std(ddof=1)
-    return Contest(share=share, dp=float(by_dp[0]), lists=float(by_lists[0]), error=float(error), n_rows=n)
+    return MethodComparison(
+        share=share, dp=float(by_dp[0]), lists=float(by_lists[0]), error=float(error), n_rows=n
+    )
 
 
 def _costs(method: HeldOut, alone: Alone, share: float, weights: Array) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.engines import continuation_usage
-from asd.evidence.fitting import Rows
+from asd.evidence.fitting import FittingRows
 from asd.ladder import ROOT
 from asd.policy.problem import GraphRecord
 from asd.stopping.graph import Edge, Graph, Node
@@ -20,13 +20,13 @@ from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.states import Move
 from asd.types import Trace, Usage, pair_name
 
-__all__ = ["Table", "estimate_graph", "move_usages", "problem_of"]
+__all__ = ["EstimationTable", "estimate_graph", "move_usages", "problem_of"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table:
+class EstimationTable:
     """What an estimate of the stopping problem is made of.
 
     Attributes:
@@ -34,24 +34,24 @@ class Table:
         costs: Cost of every move on every row, cost units, by move, shape (n,).
     """
 
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, FittingRows]
     costs: Mapping[Move, Array]
 
-    def where(self, mask: npt.NDArray[np.bool_]) -> Table:
+    def where(self, mask: npt.NDArray[np.bool_]) -> EstimationTable:
         """The rows of a mask."""
         rows = {
-            name: Rows(node.n_bins, node.bins[mask], node.p[mask], node.score[mask], node.scale[mask])
+            name: FittingRows(node.n_bins, node.bins[mask], node.p[mask], node.score[mask], node.scale[mask])
             for name, node in self.rows.items()
         }
-        return Table(rows, {move: cost[mask] for move, cost in self.costs.items()})
+        return EstimationTable(rows, {move: cost[mask] for move, cost in self.costs.items()})
 
-    def unscaled(self) -> Table:
+    def unscaled(self) -> EstimationTable:
         """The same with every query taken as long as the mean."""
         rows = {name: replace(node, scale=np.ones_like(node.scale)) for name, node in self.rows.items()}
         return replace(self, rows=rows)
 
 
-def estimate_graph(table: Table) -> Graph:
+def estimate_graph(table: EstimationTable) -> Graph:
     """The stopping problem of these rows: means, costs and kernels by bin, each shrunk where rows are few.
 
     The quality of a bin is the mean calibrated probability plus the shrunk mean of what was really scored
@@ -63,13 +63,13 @@ def estimate_graph(table: Table) -> Graph:
     return Graph(tuple(nodes), tuple(edges), np.bincount(root.bins, minlength=root.n_bins) / len(root.bins))
 
 
-def _estimate_node(name: str, rows: Rows) -> Node:
+def _estimate_node(name: str, rows: FittingRows) -> Node:
     p = mean_by_bin(rows.p, rows.bins, rows.n_bins)
     beyond = mean_by_bin(rows.score - rows.p, rows.bins, rows.n_bins)
     return Node(name, np.clip(p + beyond, 0.0, 1.0), may_stop=name != ROOT)
 
 
-def _estimate_edge(table: Table, move: Move) -> Edge:
+def _estimate_edge(table: EstimationTable, move: Move) -> Edge:
     here, there = table.rows[move.source.name], table.rows[move.target.name]
     return Edge(
         source=move.source.name,
@@ -80,7 +80,7 @@ def _estimate_edge(table: Table, move: Move) -> Edge:
     )
 
 
-def problem_of(table: Table, usages: Mapping[Move, Array]) -> GraphRecord:
+def problem_of(table: EstimationTable, usages: Mapping[Move, Array]) -> GraphRecord:
     """The estimate for the artifact: the same means by bin, of counts in place of costs.
 
     Counts are shrunk as far as their cost is, so that at the table's prices they make up its estimate.

@@ -32,11 +32,11 @@ from asd.evidence.length import LengthScale
 from asd.ladder import Ladder
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.contest import compete
-from asd.policy.estimate import Table, move_usages, problem_of
+from asd.policy.estimate import EstimationTable, move_usages, problem_of
 from asd.policy.heldout import Alone, HeldOut, listed, solved, standard_error
 from asd.policy.lists import ListRows
 from asd.policy.problem import LadderPrices
-from asd.policy.record import Contest, FitRecord, Method
+from asd.policy.record import FitRecord, Method, MethodComparison
 from asd.schema import msgspec
 from asd.stopping.states import Move, moves
 from asd.traces import answered
@@ -120,7 +120,7 @@ class _Data(NamedTuple):
     prices: LadderPrices
     fitted: FittedRows
     usages: Mapping[Move, Array]
-    tables: Mapping[int, Table]
+    tables: Mapping[int, EstimationTable]
     largest: Mapping[int, Alone]
     score: Array
 
@@ -135,7 +135,7 @@ def _prepared(traces: Sequence[Trace], ladder: Ladder, seed: int) -> _Data:
     usages = {
         move: move_usages(move, rows, fitted.best.get(move.source.name, ())) for move in moves(stages, pairs)
     }
-    tables = {batch: Table(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
+    tables = {batch: EstimationTable(fitted.rows, _costs(usages, prices, batch)) for batch in prices.batches}
     score = np.array([row.outcomes[stages[-1]].score for row in rows], dtype=np.float64)
     largest = {batch: Alone(score, _alone_costs(alone, prices, batch)) for batch in tables}
     return _Data(rows, pairs, prices, fitted, usages, tables, largest, score)
@@ -156,7 +156,7 @@ class _Chosen(NamedTuple):
     other: Mapping[int, HeldOut]
     scaled: bool
     lists: ListRows | None = None
-    contest: Contest | None = None
+    contest: MethodComparison | None = None
 
 
 def _choose(data: _Data, lams: Array, method: Method | Literal["auto"], quality: float) -> _Chosen:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.ladder import ROOT
-from asd.policy.estimate import Table, estimate_graph
+from asd.policy.estimate import EstimationTable, estimate_graph
 from asd.policy.lists import N_DRAWS
 from asd.policy.record import Errors, Replayed
-from asd.stopping.lists import Rows, count
+from asd.stopping.lists import RecordedRows, count
 from asd.stopping.recursion import Solution, solve
 
 __all__ = ["Alone", "HeldOut", "listed", "replay", "solved", "standard_error"]
@@ -73,7 +73,7 @@ class HeldOut:
         )
 
 
-def solved(table: Table, folds: IntArray, lams: Array) -> HeldOut:
+def solved(table: EstimationTable, folds: IntArray, lams: Array) -> HeldOut:
     """What policies solved on the other folds are worth on each fold."""
     sweep = np.unique(np.concatenate([np.geomspace(lams[0] / 8.0, lams[-1] * 8.0, 200), lams]))
 
@@ -85,7 +85,7 @@ def solved(table: Table, folds: IntArray, lams: Array) -> HeldOut:
     return _cross_played(play, folds, lams)
 
 
-def listed(rows: Rows, folds: IntArray, lams: Array) -> HeldOut:
+def listed(rows: RecordedRows, folds: IntArray, lams: Array) -> HeldOut:
     """What lists counted and elected on the other folds are worth on each fold."""
 
     def play(seen: Mask, held_out: Mask) -> Iterator[_Setting]:
@@ -127,7 +127,7 @@ def standard_error(values: Array) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def replay(solution: Solution, table: Table, lam: float) -> tuple[Array, Array]:
+def replay(solution: Solution, table: EstimationTable, lam: float) -> tuple[Array, Array]:
     """Score and cost of every row of the table under the solved policy, each of shape (n,)."""
     n = len(table.rows[ROOT].bins)
     costs = {(move.source.name, move.action): cost for move, cost in table.costs.items()}

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.measurement.records import Record
-from asd.policy.estimate import Table
-from asd.stopping.lists import ListTable, Rows, count
+from asd.policy.estimate import EstimationTable
+from asd.stopping.lists import ListTable, RecordedRows, count
 from asd.stopping.states import Move, State
 from asd.types import VERIFY
 
@@ -48,7 +48,7 @@ class ListRows(Record, frozen=True, kw_only=True):
     read: dict[int, dict[str, Column]]
 
     @classmethod
-    def of(cls, tables: Mapping[int, Table], stages: Sequence[str], pairs: Sequence[str]) -> Self:
+    def of(cls, tables: Mapping[int, EstimationTable], stages: Sequence[str], pairs: Sequence[str]) -> Self:
         """From what the stopping problem is estimated on, by batch size."""
         nodes = {stage: tables[1].rows[State((stage,)).name] for stage in stages}
         return cls(
@@ -77,7 +77,7 @@ class ListRows(Record, frozen=True, kw_only=True):
             read={batch: of_stages(columns) for batch, columns in self.read.items()},
         )
 
-    def rows(self, batch: int = 1, *, verify: bool = True) -> tuple[Rows, frozenset[str]]:
+    def rows(self, batch: int = 1, *, verify: bool = True) -> tuple[RecordedRows, frozenset[str]]:
         """The rows at the prices of a batch size, and the pairs that read before they answer."""
         stages, alone = list(self.p), _matrix(self.alone[batch])
         after = np.repeat(alone[:, None], len(stages), axis=1)
@@ -87,7 +87,7 @@ class ListRows(Record, frozen=True, kw_only=True):
             if np.mean(costs) < alone[:, j].mean():
                 after[:, i, j] = costs
                 reads.add(pair)
-        return Rows(_matrix(self.p), _matrix(self.score), alone, after), frozenset(reads)
+        return RecordedRows(_matrix(self.p), _matrix(self.score), alone, after), frozenset(reads)
 
     def counted(self, batch: int = 1, *, verify: bool = True) -> tuple[ListTable, frozenset[str]]:
         """Every list, counted, and the pairs that read before they answer."""
@@ -95,7 +95,7 @@ class ListRows(Record, frozen=True, kw_only=True):
         return count(rows, N_DRAWS), reads
 
 
-def _going_on(table: Table, pair: str) -> Array:
+def _going_on(table: EstimationTable, pair: str) -> Array:
     """Of every row, what the second stage takes to read the first one's draft and to continue from it."""
     small, large = pair.split(VERIFY)
     read = State((small,), large)

@@ -9,7 +9,7 @@ from typing import Literal
 from asd.evidence.metrics import Reliability
 from asd.measurement.records import Record
 
-__all__ = ["SURELY", "Contest", "Errors", "FitRecord", "Kept", "Method", "Replayed"]
+__all__ = ["SURELY", "Errors", "FitRecord", "HeldOutSetting", "Method", "MethodComparison", "Replayed"]
 
 Method = Literal["dp", "lists"]
 """Backward induction ("dynamic programming"), or a vote of lists."""
@@ -76,7 +76,7 @@ class Replayed(Record, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class HeldOutSetting:
     """The setting that is to keep a share of the largest stage's quality.
 
     Attributes:
@@ -88,7 +88,7 @@ class Kept:
     why: str
 
 
-class Contest(Record, frozen=True, kw_only=True):
+class MethodComparison(Record, frozen=True, kw_only=True):
     """What the choice of a method rests on.
 
     Attributes:
@@ -161,7 +161,7 @@ class FitRecord(Record, frozen=True, kw_only=True):
     batched: dict[int, tuple[Replayed, ...]]
     n_refused: int = 0
     largest_error: float = 0.0
-    contest: Contest | None = None
+    contest: MethodComparison | None = None
 
     def __repr__(self) -> str:
         return f"FitRecord({sum(self.n_rows.values())} queries, {len(self.replayed)} lams, {self.fitted_at})"

@@ -29,7 +29,7 @@ from asd.research.offline.selection import deliver
 from asd.research.recordings.calls import Priced
 from asd.research.recordings.recording import Recording
 
-__all__ = ["SHARES", "Planned", "Setting", "Stage", "plan"]
+__all__ = ["SHARES", "LadderSetting", "Planned", "StageFigures", "plan"]
 
 Array = npt.NDArray[np.float64]
 
@@ -39,7 +39,7 @@ _N_FOLDS = 5
 _MS = 1e3
 
 
-class Stage(Record, frozen=True, kw_only=True):
+class StageFigures(Record, frozen=True, kw_only=True):
     """One stage alone.
 
     Attributes:
@@ -61,7 +61,7 @@ class Stage(Record, frozen=True, kw_only=True):
     seconds: float
 
 
-class Setting(Record, frozen=True, kw_only=True):
+class LadderSetting(Record, frozen=True, kw_only=True):
     """One way to run the ladder.
 
     Attributes:
@@ -96,8 +96,8 @@ class Planned(Record, frozen=True, kw_only=True):
     prices: str
     batch: int
     n_queries: int
-    stages: tuple[Stage, ...]
-    settings: tuple[Setting, ...]
+    stages: tuple[StageFigures, ...]
+    settings: tuple[LadderSetting, ...]
 
 
 def plan(priced: Priced, sizes: Sequence[str], prices: str, timing: Timing | None, batch: int) -> Planned:
@@ -126,11 +126,13 @@ def plan(priced: Priced, sizes: Sequence[str], prices: str, timing: Timing | Non
     )
 
 
-def _stages(priced: Priced, sizes: Sequence[str], timing: Timing | None, batch: int) -> Iterator[Stage]:
+def _stages(
+    priced: Priced, sizes: Sequence[str], timing: Timing | None, batch: int
+) -> Iterator[StageFigures]:
     rows = priced.rows
     for k, (model, size) in enumerate(zip(rows.stages, sizes, strict=True)):
         n_prompt, n_decoded = priced.n_tokens[model]
-        yield Stage(
+        yield StageFigures(
             model=model,
             size=size,
             priced="measured" if timing is None else timing.how(size, batch),
@@ -141,7 +143,7 @@ def _stages(priced: Priced, sizes: Sequence[str], timing: Timing | None, batch: 
         )
 
 
-def _settings(priced: Priced) -> Iterator[Setting]:
+def _settings(priced: Priced) -> Iterator[LadderSetting]:
     rows, last = priced.rows, len(priced.rows.stages) - 1
     always = np.full(len(rows), last)
     yield _setting(f"{rows.stages[last]} alone", rows, always, rows.costs[:, last])
@@ -167,10 +169,10 @@ def _asked(rows: Recording) -> list[tuple[npt.NDArray[np.intp], Array]]:
     return found
 
 
-def _setting(name: str, rows: Recording, answer: npt.NDArray[np.intp], costs: Array) -> Setting:
+def _setting(name: str, rows: Recording, answer: npt.NDArray[np.intp], costs: Array) -> LadderSetting:
     quality, bootstrap = rows.scores[np.arange(len(rows)), answer], Bootstrap()
     alone = float(rows.costs[:, -1].mean())
-    return Setting(
+    return LadderSetting(
         name=name,
         quality=float(quality.mean()),
         quality_interval=Interval(*mean_interval(quality, bootstrap)),

@@ -23,7 +23,7 @@ from typing import Literal, Protocol, runtime_checkable
 from asd.errors import ConfigError
 from asd.types import NO_CALL, Draft, Usage, Verification
 
-__all__ = ["Account", "Accounts", "Admission", "Call", "RequestFacts", "Settled", "Ticket", "calls_of"]
+__all__ = ["Account", "Accounts", "Admission", "Call", "RequestCharge", "RequestFacts", "Ticket", "calls_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def calls_of(bought: Iterable[Draft | Verification], *, shadow: bool = False) ->
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class RequestCharge:
     """What a request cost, in micro-units of the ladder's price unit.
 
     Attributes:
@@ -150,7 +150,7 @@ class Ticket(Protocol):
     def shadow(self) -> tuple[str, ...]:
         """Stages whose runs in the shadow the hold covers: those of the facts, or, under a cap, none."""
 
-    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:
+    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> RequestCharge:
         """Book these calls and free the rest of the hold; the books are safe from a kill when it returns.
 
         `uncounted` names the stage of every call that was cancelled before anybody knew what it took: each
@@ -159,7 +159,7 @@ class Ticket(Protocol):
         Cancelling the caller does not undo it. A second call returns what the first one booked.
         """
 
-    async def release(self) -> Settled:
+    async def release(self) -> RequestCharge:
         """Settle with no calls: nothing ran."""
 
 

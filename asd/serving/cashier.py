@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from asd.errors import AsdError, CapReachedError, ConfigError, UnknownKeyError
-from asd.serving.admission import Account, Call, RequestFacts, Settled
+from asd.serving.admission import Account, Call, RequestCharge, RequestFacts
 from asd.serving.keys import LOCAL, NO_LIMITS, Keyring, is_secret
 from asd.serving.ledger import NO_CAPS, Caps, Ledger
 from asd.serving.rates import Rates
@@ -128,7 +128,7 @@ class Cashier:
 
     def book(
         self, facts: RequestFacts, calls: Sequence[Call], uncounted: Sequence[str] = ()
-    ) -> Future[Settled]:
+    ) -> Future[RequestCharge]:
         """Settle a request; what it did not use of its tokens may be asked for again."""
         if uncounted:
             most = sum(self._tariff.call_bound(stage, facts) for stage in uncounted)
@@ -170,7 +170,7 @@ class CashTicket:
     def __init__(self, cashier: Cashier, facts: RequestFacts, held: int) -> None:
         self._cashier = cashier
         self._facts = facts
-        self._booking: Future[Settled] | None = None
+        self._booking: Future[RequestCharge] | None = None
         self.held = held
 
     @property
@@ -178,13 +178,13 @@ class CashTicket:
         """As `Ticket.shadow`."""
         return self._facts.shadow
 
-    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:
+    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> RequestCharge:
         """As `Ticket.settle`; where the books could not be written, another call tries again."""
         if self._booking is None or (self._booking.done() and self._booking.exception() is not None):
             self._booking = self._cashier.book(self._facts, calls, uncounted)
         return await _unaborted(self._booking)
 
-    async def release(self) -> Settled:
+    async def release(self) -> RequestCharge:
         """As `Ticket.release`."""
         return await self.settle(())
 

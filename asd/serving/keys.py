@@ -1,6 +1,6 @@
 """API keys: made at random, shown once, hashed at rest; each with an alias that may be shown anywhere.
 
-    issued = keyring.add("alice", Limits(requests_per_minute=60))
+    issued = keyring.add("alice", KeyLimits(requests_per_minute=60))
     issued.secret                          # asd-5d41402abc4b-..., never to be seen again
     keyring.authenticate(secret).alias     # "alice"
 
@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 from asd.errors import ConfigError, UnknownKeyError
 from asd.serving.database import MOST, opened, storing, transaction
 
-__all__ = ["LOCAL", "NO_LIMITS", "ApiKey", "Issued", "Keyring", "Limits", "is_secret"]
+__all__ = ["LOCAL", "NO_LIMITS", "ApiKey", "Issued", "KeyLimits", "Keyring", "is_secret"]
 
 LOCAL = "local"
 """Alias of requests that need no key; no key has it."""
@@ -38,7 +38,7 @@ NOBODY = bytes(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class KeyLimits:
     """What a key may use; None: as much as it likes, 0: nothing.
 
     Attributes:
@@ -63,7 +63,7 @@ class Limits:
                 raise ConfigError(f"{limit.name} must be at least 0 and at most {MOST}, not {value}")
 
 
-NO_LIMITS = Limits()
+NO_LIMITS = KeyLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class ApiKey:
     created_at: float
     expires_at: float | None
     revoked_at: float | None
-    limits: Limits
+    limits: KeyLimits
     operator: bool = False
 
     def state(self, now: float) -> Literal["active", "expired", "revoked"]:
@@ -125,7 +125,7 @@ class Keyring:
     def add(
         self,
         alias: str,
-        limits: Limits = NO_LIMITS,
+        limits: KeyLimits = NO_LIMITS,
         expires_at: float | None = None,
         *,
         operator: bool = False,
@@ -153,7 +153,7 @@ class Keyring:
             raise ConfigError(f"the alias {alias!r} is taken; choose another") from None
         return Issued(key, secret)
 
-    def limit(self, alias: str, limits: Limits) -> ApiKey:
+    def limit(self, alias: str, limits: KeyLimits) -> ApiKey:
         """Give a key other limits; they hold from its next request on.
 
         Raises:
@@ -241,7 +241,7 @@ SELECT = (
 
 def _key(row: tuple[Any, ...]) -> ApiKey:
     alias, name, created_at, expires_at, revoked_at, operator, *limits = row
-    return ApiKey(alias, name, created_at, expires_at, revoked_at, Limits(*limits), bool(operator))
+    return ApiKey(alias, name, created_at, expires_at, revoked_at, KeyLimits(*limits), bool(operator))
 
 
 def _digest(secret: str, salt: bytes) -> bytes:

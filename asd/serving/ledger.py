@@ -27,7 +27,7 @@ from typing import Self
 from asd.errors import CapReachedError, ConfigError, DataError
 from asd.measurement.locking import lock
 from asd.prices import Money
-from asd.serving.admission import Account, Call, RequestFacts, Settled
+from asd.serving.admission import Account, Call, RequestCharge, RequestFacts
 from asd.serving.balances import Balance, balance, balances_of, move
 from asd.serving.database import EVER, EVERYBODY, MOST, opened, storing, transaction
 from asd.serving.tariff import MICRO, Tariff
@@ -148,7 +148,7 @@ class Ledger:
             move(self._database, facts.key, day, 0, bound)
         return bound
 
-    def settle(self, request: str, calls: Sequence[Call], uncounted: int = 0) -> Settled:
+    def settle(self, request: str, calls: Sequence[Call], uncounted: int = 0) -> RequestCharge:
         """Book what ran and free the hold; of a request that is settled, what was booked.
 
         `uncounted` is the most that further calls have cost, micro-units; the request is then estimated, at
@@ -160,7 +160,7 @@ class Ledger:
         """
         return self._end(request, [(call, self._tariff.micros(call)) for call in calls], uncounted)
 
-    def settle_unknown(self, request: str) -> Settled:
+    def settle_unknown(self, request: str) -> RequestCharge:
         """Book the whole hold, as estimated: nobody knows what ran.
 
         Raises:
@@ -168,7 +168,7 @@ class Ledger:
         """
         return self._end(request, [], MOST)
 
-    def recover(self, journal: Mapping[str, Sequence[Call]] | None = None) -> list[Settled]:
+    def recover(self, journal: Mapping[str, Sequence[Call]] | None = None) -> list[RequestCharge]:
         """Settle what is open, as a server does that starts: nothing of it runs any more.
 
         Args:
@@ -249,7 +249,7 @@ class Ledger:
             _retry_after(on, cap, there.micros, bound, now),
         )
 
-    def _end(self, request: str, charged: Sequence[tuple[Call, int]], uncounted: int) -> Settled:
+    def _end(self, request: str, charged: Sequence[tuple[Call, int]], uncounted: int) -> RequestCharge:
         with storing(self._path), transaction(self._database):
             found = self._request(request)
             if found.micros is None:
@@ -258,7 +258,7 @@ class Ledger:
                 self._book(request, found, micros, charged, estimated=uncounted > 0)
         booked = self._request(request)
         assert booked.micros is not None
-        return Settled(request, booked.micros, self._shadow(request), booked.held, booked.estimated)
+        return RequestCharge(request, booked.micros, self._shadow(request), booked.held, booked.estimated)
 
     def _book(
         self,

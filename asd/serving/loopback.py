@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from asd.serving.admission import Call, RequestFacts, Settled
+from asd.serving.admission import Call, RequestCharge, RequestFacts
 from asd.serving.keys import LOCAL
 
 __all__ = ["Loopback", "is_loopback"]
@@ -20,13 +20,13 @@ class _Free:
     shadow: tuple[str, ...] = ()
     held: int = 0
 
-    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> Settled:  # noqa: ARG002
+    async def settle(self, calls: Sequence[Call], uncounted: Sequence[str] = ()) -> RequestCharge:  # noqa: ARG002
         """Nothing is booked."""
-        return Settled(self.id, 0, 0, 0)
+        return RequestCharge(self.id, 0, 0, 0)
 
-    async def release(self) -> Settled:
+    async def release(self) -> RequestCharge:
         """Nothing was held."""
-        return Settled(self.id, 0, 0, 0)
+        return RequestCharge(self.id, 0, 0, 0)
 
 
 class Loopback:

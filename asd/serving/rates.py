@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from asd.errors import RateLimitedError
-from asd.serving.keys import Limits
+from asd.serving.keys import KeyLimits
 
 __all__ = ["Bucket", "Rates"]
 
@@ -60,7 +60,7 @@ class _Buckets:
     requests: Bucket | None
     tokens: Bucket | None
 
-    def are_for(self, limits: Limits) -> bool:
+    def are_for(self, limits: KeyLimits) -> bool:
         of = [None if bucket is None else bucket.per_minute for bucket in (self.requests, self.tokens)]
         return of == [limits.requests_per_minute, limits.tokens_per_minute]
 
@@ -76,7 +76,7 @@ class Rates:
         self._clock = clock
         self._buckets: dict[str, _Buckets] = {}
 
-    def take(self, alias: str, limits: Limits, n_tokens: int) -> None:
+    def take(self, alias: str, limits: KeyLimits, n_tokens: int) -> None:
         """Take one request and so many tokens, or nothing.
 
         Raises:
@@ -97,7 +97,7 @@ class Rates:
         if buckets is not None and buckets.tokens is not None:
             buckets.tokens.give_back(n_tokens)
 
-    def _of(self, alias: str, limits: Limits) -> _Buckets:
+    def _of(self, alias: str, limits: KeyLimits) -> _Buckets:
         known = self._buckets.get(alias)
         if known is not None and known.are_for(limits):
             return known

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError
 
-__all__ = ["RETURN", "ListTable", "Rows", "Vote", "count"]
+__all__ = ["RETURN", "ListTable", "RecordedRows", "Vote", "count"]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -30,7 +30,7 @@ RETURN = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class RecordedRows:
     """Recorded outcomes of K stages on n queries; costs in any common unit.
 
     Attributes:
@@ -48,9 +48,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self.score)
 
-    def where(self, rows: npt.NDArray[np.bool_]) -> Rows:
+    def where(self, rows: npt.NDArray[np.bool_]) -> RecordedRows:
         """The rows of a mask."""
-        return Rows(self.signal[rows], self.score[rows], self.alone[rows], self.after[rows])
+        return RecordedRows(self.signal[rows], self.score[rows], self.alone[rows], self.after[rows])
 
     def play(self, vote: Vote) -> tuple[Array, Array]:
         """Score and cost of every row by an elected list, shape (n,) each."""
@@ -129,7 +129,7 @@ def _best(values: Array, closed: npt.NDArray[np.bool_]) -> Index:
     return np.asarray(np.where(closed[:, None], -np.inf, values).argmax(axis=0), dtype=np.intp)
 
 
-def count(rows: Rows, n_draws: int = 0, n_steps: int = 50) -> ListTable:
+def count(rows: RecordedRows, n_draws: int = 0, n_steps: int = 50) -> ListTable:
     """Quality and cost of every list, thresholds at `n_steps` quantiles of the first stage's signal.
 
     Args:
@@ -150,13 +150,13 @@ def _weights(n: int, n_draws: int) -> Array:
     return np.random.default_rng(0).multinomial(n, np.full(n, 1.0 / n), size=n_draws) / n
 
 
-def _alone(weights: Array, rows: Rows, i: int) -> ListTable:
+def _alone(weights: Array, rows: RecordedRows, i: int) -> ListTable:
     itself = np.array([i])
     quality, cost = weights @ rows.score[:, i], weights @ rows.alone[:, i]
     return ListTable(itself, itself, np.array([-np.inf]), quality[None], cost[None])
 
 
-def _pairs(weights: Array, rows: Rows, i: int, n_steps: int) -> ListTable:
+def _pairs(weights: Array, rows: RecordedRows, i: int, n_steps: int) -> ListTable:
     """Every list that begins with stage `i` and may go on, at every threshold."""
     order, going = _cuts(rows.signal[:, i], n_steps)
     others = np.delete(np.arange(rows.score.shape[1]), i)

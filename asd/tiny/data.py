@@ -18,7 +18,7 @@ from asd.tiny.tasks import FAMILIES, LEVELS, RETIRED, Item, Maker, draw, letters
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingExample:
     """Token ids of a prompt and of its answer, and which answer tokens can be known from the prompt."""
 
     prompt: list[int]
@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TrainingBatch:
     """Right-padded token ids (rows, length) and the loss weight of predicting each of them (same shape)."""
 
     ids: torch.Tensor
@@ -88,7 +88,9 @@ def _item(rng: np.random.Generator, family: str, level: int) -> Item:
     return draw(rng, family, level, "train")
 
 
-def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, groups: int = 1) -> list[Batch]:
+def batches(
+    items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, groups: int = 1
+) -> list[TrainingBatch]:
     """Encode items as up to `groups` batches of similar length.
 
     An answer's tokens weigh length^-1/2 each, so that long answers count more, but not in proportion; all
@@ -100,7 +102,7 @@ def batches(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast, groups: i
     return [pad(rows[a:b], scale) for a, b in pairwise(bounds) if b > a]
 
 
-def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[Row]:
+def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[TrainingExample]:
     """Token ids of prompt and answer (stop token included) of each item."""
     prompts = tokenizer([item.prompt for item in items])["input_ids"]
     answers = tokenizer([item.answer for item in items], add_special_tokens=False)["input_ids"]
@@ -108,12 +110,12 @@ def encode(items: Sequence[Item], tokenizer: PreTrainedTokenizerFast) -> list[Ro
     return [_row(item.family, prompt, [*answer, tokenizer.eos_token_id]) for item, prompt, answer in rows]
 
 
-def _row(family: str, prompt: list[int], answer: list[int]) -> Row:
+def _row(family: str, prompt: list[int], answer: list[int]) -> TrainingExample:
     asked_back = family in ASKED_BACK
-    return Row(prompt, answer, [not asked_back or k % 2 == 1 for k in range(len(answer))])
+    return TrainingExample(prompt, answer, [not asked_back or k % 2 == 1 for k in range(len(answer))])
 
 
-def pad(rows: Sequence[Row], scale: float) -> Batch:
+def pad(rows: Sequence[TrainingExample], scale: float) -> TrainingBatch:
     """Right-padded ids and weights of some rows; a knowable token weighs (their number)^-1/2 / scale."""
     length = max(map(len, rows))
     ids = torch.zeros(len(rows), length, dtype=torch.long)
@@ -122,4 +124,4 @@ def pad(rows: Sequence[Row], scale: float) -> Batch:
         ids[k, : len(row)] = torch.tensor(row.prompt + row.answer)
         knowable = torch.tensor(row.knowable, dtype=torch.float32)
         weights[k, len(row.prompt) : len(row)] = knowable * sum(row.knowable) ** -0.5 / scale
-    return Batch(ids, weights)
+    return TrainingBatch(ids, weights)

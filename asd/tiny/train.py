@@ -27,7 +27,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from asd.errors import ConfigError, DataError
 from asd.schema.explained import explained
-from asd.tiny.data import Batch, batches, encode, pad, step_items
+from asd.tiny.data import TrainingBatch, batches, encode, pad, step_items
 from asd.tiny.model import PLAIN_ATTENTION, grow, new_model
 from asd.tiny.tasks import GRADED, Item, held_out
 from asd.tiny.tokenizer import build_tokenizer
@@ -221,7 +221,7 @@ class Trainer:
         self.tokenizer.save_pretrained(self.folder)
 
 
-def weighted_loss(model: LlamaForCausalLM, batch: Batch, device: str) -> torch.Tensor:
+def weighted_loss(model: LlamaForCausalLM, batch: TrainingBatch, device: str) -> torch.Tensor:
     """Weighted sum of the negative log-likelihoods of the answer tokens of one batch, scalar."""
     ids, weights = batch.ids.to(device), batch.weights.to(device)
     with torch.autocast(torch.device(device).type, torch.bfloat16):

@@ -1,7 +1,7 @@
 """Traces: what every stage answered to every query, and what later stages said of it, as JSON lines.
 
-The first line is a `Header`: which ladder, which datasets, how sampled. Every other line is one query with
-the outcomes of one or more stages in `outputs`, of verifications in `verifications` ("S>M": M read S's
+The first line is a `TraceHeader`: which ladder, which datasets, how sampled. Every other line is one query
+with the outcomes of one or more stages in `outputs`, of verifications in `verifications` ("S>M": M read S's
 draft), and in `refusals` what a stage will never do for it; the last two are left out where there are none.
 Lines of the same query are merged, so a file grows by appending (`asd.traces.log`):
 
@@ -40,7 +40,7 @@ from asd.traces.records import decode_trace, encode_trace
 from asd.types import TEXT, Outcome, Query, Trace
 from asd.workloads import Split
 
-__all__ = ["Header", "StageHeader", "answered", "encode_trace", "read_header", "read_traces"]
+__all__ = ["StageHeader", "TraceHeader", "answered", "encode_trace", "read_header", "read_traces"]
 
 Key = tuple[str, str]
 """Dataset and query id: what identifies a trace within a file."""
@@ -67,7 +67,7 @@ class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     runtime: str = UNKNOWN
 
 
-class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TraceHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a trace file is about; runs may share a file only if their headers are equal.
 
     Attributes:
@@ -99,7 +99,7 @@ class Contents:
         cut: What follows the last whole line; empty for an intact file.
     """
 
-    header: Header | None
+    header: TraceHeader | None
     traces: dict[Key, Trace]
     cut: bytes
 
@@ -130,7 +130,7 @@ def answered(traces: Iterable[Trace]) -> list[Trace]:
     return [trace for trace in traces if not trace.refusals]
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path) -> TraceHeader:
     """What a trace file is about, without reading the traces.
 
     Raises:
@@ -146,7 +146,7 @@ def parse(path: Path) -> Contents:
     Raises:
         DataError: The file is missing, or a line other than the last is broken.
     """
-    header: Header | None = None
+    header: TraceHeader | None = None
     traces: dict[Key, Trace] = {}
     for number, line in enumerate(_lines(path), start=1):
         if not line.endswith(b"\n"):
@@ -161,9 +161,9 @@ def parse(path: Path) -> Contents:
     return Contents(header, traces, cut=b"")
 
 
-def _decode_header(path: Path, line: bytes) -> Header:
+def _decode_header(path: Path, line: bytes) -> TraceHeader:
     try:
-        return msgspec.json.decode(line.removeprefix(BOM_UTF8), type=Header)
+        return msgspec.json.decode(line.removeprefix(BOM_UTF8), type=TraceHeader)
     except ValueError as error:  # not JSON, not text, or not a header
         raise DataError(f"{path} does not begin with the header of a trace file: {error}") from error
 
@@ -238,6 +238,6 @@ def _as_recorded(recorded: StageHeader, wanted: StageHeader) -> StageHeader:
     return msgspec.structs.replace(wanted, **same)
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: TraceHeader) -> bytes:
     """The first line of a trace file."""
     return msgspec.json.encode(header) + b"\n"

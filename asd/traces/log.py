@@ -19,7 +19,17 @@ from asd.engines.runtimes import UNKNOWN
 from asd.errors import ConfigError, DataError, StorageError
 from asd.measurement.locking import lock
 from asd.schema import msgspec
-from asd.traces import Header, Key, StageHeader, as_recorded, check_same, encode_header, key_of, merge, parse
+from asd.traces import (
+    Key,
+    StageHeader,
+    TraceHeader,
+    as_recorded,
+    check_same,
+    encode_header,
+    key_of,
+    merge,
+    parse,
+)
 from asd.traces.records import decode_trace, encode_trace
 from asd.types import Query, Trace, pair_name
 
@@ -44,7 +54,7 @@ class TraceLog:
         StorageError: The file cannot be opened, locked or written.
     """
 
-    def __init__(self, path: str | Path, header: Header) -> None:
+    def __init__(self, path: str | Path, header: TraceHeader) -> None:
         path = Path(path)
         if path.suffix == ".gz":
             raise ConfigError(
@@ -198,8 +208,10 @@ def _says_less(recorded: Mapping[str, StageHeader], wanted: Mapping[str, StageHe
     )
 
 
-def _difference(path: Path, found: Header, wanted: Header) -> str:
-    name = next(name for name in Header.__struct_fields__ if getattr(found, name) != getattr(wanted, name))
+def _difference(path: Path, found: TraceHeader, wanted: TraceHeader) -> str:
+    name = next(
+        name for name in TraceHeader.__struct_fields__ if getattr(found, name) != getattr(wanted, name)
+    )
     return (
         f"{path} was collected with {name} {getattr(found, name)!r}, not {getattr(wanted, name)!r}; "
         "collect into another file"

@@ -10,13 +10,13 @@ from asd.quality.choice import choice_of
 from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["ARC_CHALLENGE"]
 
 
-class Question(msgspec.Struct, frozen=True):
+class ArcQuestion(msgspec.Struct, frozen=True):
     """One question; `labels` are letters or digits, `answer` is one of them."""
 
     id: str
@@ -44,17 +44,17 @@ def _columns(split: str, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _table(split: str, hub_split: str) -> Table[Question]:
+def _table(split: str, hub_split: str) -> SourceTable[ArcQuestion]:
     hub = HubTable(
         "allenai/ai2_arc", ("ARC-Challenge",), hub_split, lambda row, _config, _position: _columns(split, row)
     )
-    return Table("arc_challenge.jsonl.gz", Question, hub)
+    return SourceTable("arc_challenge.jsonl.gz", ArcQuestion, hub)
 
 
 TEST, DEV = _table("test", "test"), _table("dev", "validation")
 
 
-def _show(row: Question, *, answered: bool) -> str:
+def _show(row: ArcQuestion, *, answered: bool) -> str:
     return lettered(row.question, row.choices, row.right if answered else "")
 
 

@@ -15,7 +15,7 @@ from asd.quality.exact import stated
 from asd.quality.number import number_of
 from asd.schema import msgspec
 from asd.types import AnswerForm
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet, digest
 
 __all__ = ["BBH"]
@@ -38,7 +38,7 @@ _OPTION = re.compile(r"^\(([A-Z])\)[ \t]*(.*)$", re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+")
 
 
-class Question(msgspec.Struct, frozen=True):
+class BbhQuestion(msgspec.Struct, frozen=True):
     """One question of one task."""
 
     id: str
@@ -51,16 +51,16 @@ def _columns(row: Mapping[str, Any], task: str, position: int) -> dict[str, Any]
     return {**row, "id": f"bbh-{task}-{position}", "task": task}
 
 
-TABLE = Table("bbh.jsonl.gz", Question, HubTable("lukaemon/bbh", TASKS, "test", _columns))
+TABLE = SourceTable("bbh.jsonl.gz", BbhQuestion, HubTable("lukaemon/bbh", TASKS, "test", _columns))
 
 
-def _form(row: Question) -> AnswerForm:
+def _form(row: BbhQuestion) -> AnswerForm:
     if _OPTION.fullmatch(row.target):
         return AnswerForm("choice", options=tuple(text for _, text in _OPTION.findall(row.input)))
     return AnswerForm("number" if _NUMBER.fullmatch(row.target) else "words")
 
 
-def _score(row: Question, text: str) -> float:
+def _score(row: BbhQuestion, text: str) -> float:
     """1.0 for the right option, the same number or the same words; case, commas and marks do not count."""
     form = _form(row)
     if form.kind == "choice":
@@ -70,11 +70,11 @@ def _score(row: Question, text: str) -> float:
     return float(_plain(row.target) in {_plain(stated(text)), _plain(text)})
 
 
-def _show(row: Question, *, answered: bool) -> str:
+def _show(row: BbhQuestion, *, answered: bool) -> str:
     return f"Q: {row.input}\nA:{f' {row.target}' if answered else ''}"
 
 
-def _is_example(row: Question) -> bool:
+def _is_example(row: BbhQuestion) -> bool:
     return digest(row.input)[0] >= FIRST_EXAMPLE
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from asd.quality.number import same_number
 from asd.schema import msgspec
 from asd.types import AnswerForm
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["GSM8K"]
@@ -17,7 +17,7 @@ __all__ = ["GSM8K"]
 _CALCULATOR = re.compile(r"<<[^>]*>>")
 
 
-class Problem(msgspec.Struct, frozen=True):
+class Gsm8kProblem(msgspec.Struct, frozen=True):
     """One problem; `answer` is a worked solution that ends in "#### number"."""
 
     id: str
@@ -25,17 +25,19 @@ class Problem(msgspec.Struct, frozen=True):
     answer: str
 
 
-def _table(split: str) -> Table[Problem]:
+def _table(split: str) -> SourceTable[Gsm8kProblem]:
     def columns(row: Mapping[str, Any], _: str, position: int) -> dict[str, Any]:
         return {**row, "id": f"gsm8k-{split}-{position}"}
 
-    return Table(f"gsm8k_{split}.jsonl.gz", Problem, HubTable("openai/gsm8k", ("main",), split, columns))
+    return SourceTable(
+        f"gsm8k_{split}.jsonl.gz", Gsm8kProblem, HubTable("openai/gsm8k", ("main",), split, columns)
+    )
 
 
 TEST, TRAIN = _table("test"), _table("train")
 
 
-def _show(row: Problem, *, answered: bool) -> str:
+def _show(row: Gsm8kProblem, *, answered: bool) -> str:
     solution = f" {_CALCULATOR.sub('', row.answer)}" if answered else ""
     return f"Question: {row.question}\nAnswer:{solution}"
 

@@ -9,13 +9,13 @@ from asd.quality.code import complete
 from asd.quality.sandbox import CodeTests, Sandbox
 from asd.schema import msgspec
 from asd.types import AnswerForm
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["humaneval", "tests_of"]
 
 
-class Task(msgspec.Struct, frozen=True):
+class HumanEvalTask(msgspec.Struct, frozen=True):
     """One function: its beginning, a solution, and a program that defines `check(candidate)`."""
 
     task_id: str
@@ -34,15 +34,17 @@ def _columns(row: Mapping[str, Any], _config: str, _position: int) -> dict[str, 
     return dict(row)
 
 
-TABLE = Table(
-    "humaneval.jsonl.gz", Task, HubTable("openai/openai_humaneval", ("openai_humaneval",), "test", _columns)
+TABLE = SourceTable(
+    "humaneval.jsonl.gz",
+    HumanEvalTask,
+    HubTable("openai/openai_humaneval", ("openai_humaneval",), "test", _columns),
 )
 
 
-def humaneval(sandbox: Sandbox) -> TaskSet[Task]:
+def humaneval(sandbox: Sandbox) -> TaskSet[HumanEvalTask]:
     """All 164 functions; answers are run in `sandbox`."""
 
-    def passes(row: Task, text: str) -> float:
+    def passes(row: HumanEvalTask, text: str) -> float:
         return float(sandbox.run(complete(row.prompt, text, row.entry_point), tests_of(row)).passed)
 
     return TaskSet(
@@ -63,13 +65,13 @@ def humaneval(sandbox: Sandbox) -> TaskSet[Task]:
     )
 
 
-def tests_of(row: Task) -> CodeTests:
+def tests_of(row: HumanEvalTask) -> CodeTests:
     """The task's tests; helper functions in the prompt are the tests' own copy."""
     return CodeTests(
         tests=f"{row.test}\ncheck({row.entry_point})", names=(row.entry_point,), prelude=row.prompt
     )
 
 
-def _show(row: Task, *, answered: bool) -> str:
+def _show(row: HumanEvalTask, *, answered: bool) -> str:
     solution = f"\n```python\n{row.prompt}{row.canonical_solution}```" if answered else ""
     return f"```python\n{row.prompt}```{solution}"

@@ -13,7 +13,7 @@ from asd.quality.code import program_of
 from asd.quality.sandbox import CodeTests, Sandbox
 from asd.schema import msgspec
 from asd.types import AnswerForm
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["mbpp", "tests_of"]
@@ -21,7 +21,7 @@ __all__ = ["mbpp", "tests_of"]
 ASKED, EXAMPLES = range(11, 511), (2, 3, 4)
 
 
-class Task(msgspec.Struct, frozen=True):
+class MbppTask(msgspec.Struct, frozen=True):
     """One task: what to do, a solution, assertions, and statements that go before these."""
 
     task_id: int
@@ -40,17 +40,17 @@ def _columns(row: Mapping[str, Any], _config: str, _position: int) -> dict[str, 
     return dict(row)
 
 
-TABLE = Table(
+TABLE = SourceTable(
     "mbpp.jsonl.gz",
-    Task,
+    MbppTask,
     HubTable("google-research-datasets/mbpp", ("full",), "train+test+validation+prompt", _columns),
 )
 
 
-def mbpp(sandbox: Sandbox) -> TaskSet[Task]:
+def mbpp(sandbox: Sandbox) -> TaskSet[MbppTask]:
     """The test split; answers are run in `sandbox`."""
 
-    def passes(row: Task, text: str) -> float:
+    def passes(row: MbppTask, text: str) -> float:
         tests = tests_of(row)
         answer = text.partition("[DONE]")[0].replace("[BEGIN]", "")
         return float(sandbox.run(program_of(answer, tests.names[0]), tests).passed)
@@ -72,7 +72,7 @@ def mbpp(sandbox: Sandbox) -> TaskSet[Task]:
     )
 
 
-def tests_of(row: Task) -> CodeTests:
+def tests_of(row: MbppTask) -> CodeTests:
     """The task's tests; they take the solution's functions from the answer and import for themselves."""
     solution = ast.parse(row.code)
     tests = "\n".join([row.test_setup_code, *row.test_list])
@@ -84,7 +84,7 @@ def tests_of(row: Task) -> CodeTests:
     )
 
 
-def _show(row: Task, *, answered: bool) -> str:
+def _show(row: MbppTask, *, answered: bool) -> str:
     """The authors' words."""
     tests = "\n".join(row.test_list)
     solution = f"{row.code}\n[DONE]" if answered else ""

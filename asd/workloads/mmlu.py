@@ -10,13 +10,13 @@ from asd.quality.choice import choice_of
 from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["MMLU"]
 
 
-class Question(msgspec.Struct, frozen=True):
+class MmluQuestion(msgspec.Struct, frozen=True):
     """One question; `answer` is a letter."""
 
     id: str
@@ -26,17 +26,19 @@ class Question(msgspec.Struct, frozen=True):
     answer: str
 
 
-def _table(split: str) -> Table[Question]:
+def _table(split: str) -> SourceTable[MmluQuestion]:
     def columns(row: Mapping[str, Any], _: str, position: int) -> dict[str, Any]:
         return {**row, "id": f"mmlu-{split}-{position}", "answer": letter(row["answer"])}
 
-    return Table(f"mmlu_{split}.jsonl.gz", Question, HubTable("cais/mmlu", ("all",), split, columns))
+    return SourceTable(
+        f"mmlu_{split}.jsonl.gz", MmluQuestion, HubTable("cais/mmlu", ("all",), split, columns)
+    )
 
 
 TEST, DEV = _table("test"), _table("dev")
 
 
-def _show(row: Question, *, answered: bool) -> str:
+def _show(row: MmluQuestion, *, answered: bool) -> str:
     return lettered(row.question, row.choices, row.answer if answered else "")
 
 

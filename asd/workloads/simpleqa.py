@@ -14,13 +14,13 @@ from typing import Any
 from asd.quality.exact import contains
 from asd.schema import msgspec
 from asd.types import AnswerForm
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["SIMPLEQA"]
 
 
-class Question(msgspec.Struct, frozen=True):
+class SimpleQaQuestion(msgspec.Struct, frozen=True):
     """One question."""
 
     id: str
@@ -41,10 +41,12 @@ def _columns(row: Mapping[str, Any], _: str, position: int) -> dict[str, Any]:
     }
 
 
-TABLE = Table("simpleqa.jsonl.gz", Question, HubTable("basicv8vc/SimpleQA", ("default",), "test", _columns))
+TABLE = SourceTable(
+    "simpleqa.jsonl.gz", SimpleQaQuestion, HubTable("basicv8vc/SimpleQA", ("default",), "test", _columns)
+)
 
 
-def _show(row: Question, *, answered: bool) -> str:
+def _show(row: SimpleQaQuestion, *, answered: bool) -> str:
     return f"Question: {row.problem}\nAnswer:{f' {row.answer}' if answered else ''}"
 
 

@@ -21,7 +21,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from asd.errors import ConfigError, DataError
 from asd.schema import msgspec
 
-__all__ = ["Folder", "Hub", "HubTable", "Source", "Table"]
+__all__ = ["Folder", "Hub", "HubTable", "Source", "SourceTable"]
 
 RowT = TypeVar("RowT")
 
@@ -46,7 +46,7 @@ class HubTable:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Table(Generic[RowT]):
+class SourceTable(Generic[RowT]):
     """Rows of one kind: the file that holds them, their class, and where they are on the hub."""
 
     file: str
@@ -57,10 +57,10 @@ class Table(Generic[RowT]):
 class Source(Protocol):
     """Where rows are read; reading twice gives the same."""
 
-    def read(self, table: Table[RowT]) -> list[RowT]:
+    def read(self, table: SourceTable[RowT]) -> list[RowT]:
         """All rows of a table."""
 
-    def version(self, table: Table[Any]) -> str:
+    def version(self, table: SourceTable[Any]) -> str:
         """What exactly is read: equal versions have equal rows."""
 
 
@@ -69,9 +69,9 @@ class Folder:
     """Files on this machine, `.jsonl.gz` or `.jsonl`, in a folder or in `tasks/` and `traces/` below it."""
 
     path: Path
-    _read: dict[Table[Any], list[Any]] = field(default_factory=dict, repr=False)
+    _read: dict[SourceTable[Any], list[Any]] = field(default_factory=dict, repr=False)
 
-    def read(self, table: Table[RowT]) -> list[RowT]:
+    def read(self, table: SourceTable[RowT]) -> list[RowT]:
         """All rows of a table.
 
         Raises:
@@ -81,7 +81,7 @@ class Folder:
             self._read[table] = self._decode(table)
         return self._read[table]
 
-    def _decode(self, table: Table[RowT]) -> list[RowT]:
+    def _decode(self, table: SourceTable[RowT]) -> list[RowT]:
         path = self._find(table.file)
         try:
             rows = msgspec.json.Decoder(table.row).decode_lines(_content(path))
@@ -91,7 +91,7 @@ class Folder:
             raise DataError(f"{path} is empty")
         return rows
 
-    def version(self, table: Table[Any]) -> str:
+    def version(self, table: SourceTable[Any]) -> str:
         """Checksum of the content, however it is packed."""
         return "sha256:" + hashlib.sha256(_content(self._find(table.file))).hexdigest()
 
@@ -115,9 +115,9 @@ class Hub:
     """
 
     pinned: Mapping[str, str] = field(default_factory=dict)
-    _read: dict[Table[Any], list[Any]] = field(default_factory=dict, repr=False)
+    _read: dict[SourceTable[Any], list[Any]] = field(default_factory=dict, repr=False)
 
-    def read(self, table: Table[RowT]) -> list[RowT]:
+    def read(self, table: SourceTable[RowT]) -> list[RowT]:
         """All rows of a table.
 
         Raises:
@@ -128,7 +128,7 @@ class Hub:
             self._read[table] = self._convert(table)
         return self._read[table]
 
-    def _convert(self, table: Table[RowT]) -> list[RowT]:
+    def _convert(self, table: SourceTable[RowT]) -> list[RowT]:
         there, commit = table.hub, self._commit(table.hub.repo)
         rows: Iterable[dict[str, Any]] = (
             there.columns(row, config, position)
@@ -140,7 +140,7 @@ class Hub:
         except (msgspec.ValidationError, KeyError) as error:
             raise DataError(f"{there.repo} at {commit} does not hold rows as expected: {error}") from error
 
-    def version(self, table: Table[Any]) -> str:
+    def version(self, table: SourceTable[Any]) -> str:
         """Repository and commit."""
         return f"{table.hub.repo}@{self._commit(table.hub.repo)}"
 

@@ -21,12 +21,12 @@ from asd.errors import ConfigError, DataError
 from asd.quality.thinking import without_thinking
 from asd.types import TEXT, AnswerForm, Query
 from asd.workloads import Split
-from asd.workloads.sources import Source, Table
+from asd.workloads.sources import Source, SourceTable
 
-__all__ = ["Options", "Row", "Show", "TaskSet", "TaskWorkload", "digest", "part_of"]
+__all__ = ["Options", "Show", "TaskRow", "TaskSet", "TaskWorkload", "digest", "part_of"]
 
 
-class Row(Protocol):
+class TaskRow(Protocol):
     """One question of a task set."""
 
     @property
@@ -34,7 +34,7 @@ class Row(Protocol):
         """Unique in its set."""
 
 
-RowT = TypeVar("RowT", bound=Row)
+RowT = TypeVar("RowT", bound=TaskRow)
 RowIn_contra = TypeVar("RowIn_contra", contravariant=True)
 
 
@@ -72,7 +72,7 @@ class TaskSet(Generic[RowT]):
 
     name: str
     kind: str
-    tables: tuple[Table[RowT], ...]
+    tables: tuple[SourceTable[RowT], ...]
     rows: Callable[[Source], Sequence[RowT]]
     question: Callable[[RowT], str]
     instruction: Callable[[RowT], str]

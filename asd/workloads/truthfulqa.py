@@ -14,13 +14,13 @@ from asd.quality.choice import choice_of
 from asd.schema import msgspec
 from asd.types import AnswerForm
 from asd.workloads.choices import letter, lettered
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet, digest
 
 __all__ = ["TRUTHFULQA"]
 
 
-class Question(msgspec.Struct, frozen=True):
+class TruthfulQaQuestion(msgspec.Struct, frozen=True):
     """One question with the two answers that are offered."""
 
     id: str
@@ -45,9 +45,9 @@ def _columns(row: Mapping[str, Any], _: str, position: int) -> dict[str, Any]:
     return {**row, "id": f"truthfulqa-{position}", "best_incorrect_answer": row["incorrect_answers"][0]}
 
 
-TABLE = Table(
+TABLE = SourceTable(
     "truthfulqa.jsonl.gz",
-    Question,
+    TruthfulQaQuestion,
     HubTable("truthfulqa/truthful_qa", ("generation",), "validation", _columns),
 )
 

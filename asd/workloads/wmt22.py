@@ -10,7 +10,7 @@ from typing import Any
 
 from asd.errors import ConfigError
 from asd.schema import msgspec
-from asd.workloads.sources import HubTable, Table
+from asd.workloads.sources import HubTable, SourceTable
 from asd.workloads.tasks import TaskSet
 
 __all__ = ["WMT22"]
@@ -29,7 +29,9 @@ def _columns(row: Mapping[str, Any], pair: str, position: int) -> dict[str, Any]
     return {"id": f"wmt22-{pair}-{position}", "prompt": both["de"], "reference": both["en"]}
 
 
-TABLE = Table("wmt22_de_en.jsonl.gz", Sentence, HubTable("haoranxu/WMT22-Test", ("de-en",), "test", _columns))
+TABLE = SourceTable(
+    "wmt22_de_en.jsonl.gz", Sentence, HubTable("haoranxu/WMT22-Test", ("de-en",), "test", _columns)
+)
 
 
 def _score(row: Sentence, text: str) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from asd.measurement.records import Header, Run
+from asd.measurement.records import Run, RunHeader
 from bench.gate.verdicts import Finding, Verdict
 
 __all__ = ["fallen_back", "other_steps"]
@@ -17,7 +17,7 @@ __all__ = ["fallen_back", "other_steps"]
 CAPTURED = ("graph", "compiled")
 
 
-def other_steps(here: Header, there: Header) -> str:
+def other_steps(here: RunHeader, there: RunHeader) -> str:
     """Which stages step in another mode than in the baseline; empty if none does."""
     moved = [
         f"{stage} {was} -> {now}"

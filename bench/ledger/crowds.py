@@ -20,7 +20,7 @@ from asd.ladder import Drafter, Ladder, Stage
 from asd.prices import Prices
 from asd.serving.admission import Call, RequestFacts
 from asd.serving.cashier import Cashier
-from asd.serving.keys import Keyring, Limits
+from asd.serving.keys import KeyLimits, Keyring
 from asd.serving.ledger import Caps, Ledger
 from asd.serving.spending import read_spending
 from asd.serving.tariff import Tariff
@@ -207,7 +207,7 @@ def schedule(seed: int, folder: Path, n_clients: int = 32, n_requests: int = 4) 
     caps = {("", 0): day, ("", -1): total} | {(key, -1): of_key for key in KEYS}
     with Keyring(path, clock) as keyring:
         for key in KEYS:
-            keyring.add(key, Limits(cap_total=of_key))
+            keyring.add(key, KeyLimits(cap_total=of_key))
     with Cashier(path, tariff, Caps(day, total), clock=clock) as cashier:
         crowd = Crowd(cashier, clock, caps, seed)
         asyncio.run(crowd.run(n_clients, n_requests))

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from asd.evaluation.live import Live, Timed
+from asd.evaluation.live import Live, TimedPasses
 from asd.evaluation.replay import Replay
 from asd.evaluation.statistics import (
     Bootstrap,
@@ -92,7 +92,7 @@ def cost_cell(replay: Replay) -> Cell:
     return _cell("cost", replay, cost, *counts, *shares)
 
 
-def latency_cell(replay: Replay, timed: Timed, device: str) -> Cell:
+def latency_cell(replay: Replay, timed: TimedPasses, device: str) -> Cell:
     """Speed-up over the largest stage alone, and seconds at the median."""
     return _cell(
         "latency",

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from asd.engines import Engine, alone
 from asd.engines.batches import in_batches
 from asd.engines.timing import take_turns
-from asd.evaluation.live import Timed, unit_size
+from asd.evaluation.live import TimedPasses, unit_size
 from asd.evaluation.replay import calls
 from asd.measurement.timing import Turns, warm_up
 from asd.policies import FixedStage, Lossless, Oracle, Policy
@@ -132,7 +132,7 @@ def _memory(session: Session, asked: set[str]) -> float | None:
     return sum(known) if len(known) == len(each) else None
 
 
-def _visible(timed: Timed, first: Mapping[str, float]) -> list[float]:
+def _visible(timed: TimedPasses, first: Mapping[str, float]) -> list[float]:
     return [ttft_s(done, timed.contender.policy, first) for done in timed.completions]
 
 

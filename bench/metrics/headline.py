@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asd.evaluation.live import Timed
+from asd.evaluation.live import TimedPasses
 from asd.evaluation.replay import Replay
 from asd.measurement.timing import Turns
 from bench.metrics.ties import Ties, ties_of
@@ -48,7 +48,7 @@ class Headline:
     quality: Array
     reference: Array
     costs: Array
-    timed: tuple[Timed, ...]
+    timed: tuple[TimedPasses, ...]
     ties: tuple[Ties, ...] = ()
 
 
@@ -70,7 +70,7 @@ def headline(session: Session, name: str) -> Headline:
     )
 
 
-def live_of(session: Session, setting: Setting) -> tuple[Timed, ...]:
+def live_of(session: Session, setting: Setting) -> tuple[TimedPasses, ...]:
     """The live passes of a setting, by dataset."""
     return tuple(session.live(dataset).timed[setting] for dataset in session.matrix.datasets)
 
@@ -86,7 +86,7 @@ def side_by_side(parts: Sequence[Array]) -> Array:
     return np.concatenate([part[:n_passes] for part in parts], axis=1)
 
 
-def _ties(session: Session, timed: Sequence[Timed]) -> tuple[Ties, ...]:
+def _ties(session: Session, timed: Sequence[TimedPasses]) -> tuple[Ties, ...]:
     """In the order of the datasets."""
     dtype = session.matrix.hardware.dtype
     return tuple(

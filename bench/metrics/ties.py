@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from asd.engines import Engine, Verifier, alone
-from asd.evaluation.live import Timed
+from asd.evaluation.live import TimedPasses
 from asd.evaluation.replay import walk_of
 from asd.types import Completion, Draft, Query, Trace
 
@@ -59,7 +59,7 @@ def rounding(dtype: str) -> float:
     return max(ROUNDING.get(part, ROUNDING["bfloat16"]) for part in dtype.split("+"))
 
 
-def ties_of(timed: Timed, traces: Sequence[Trace], engines: Mapping[str, Engine], dtype: str) -> Ties:
+def ties_of(timed: TimedPasses, traces: Sequence[Trace], engines: Mapping[str, Engine], dtype: str) -> Ties:
     """Every live answer beside the replayed one.
 
     Args:

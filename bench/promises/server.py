@@ -21,7 +21,7 @@ from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.server import Server, listening
 from asd.serving.endpoint.service import Capacity, Service, tariff_of
-from asd.serving.endpoint.settings import Setting
+from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.loopback import Loopback
 from bench.promises.stages import LADDER, Climb, WritingStage
 
@@ -34,10 +34,10 @@ class Climbing:
     """Settings that give every request the same policy: from S to L."""
 
     def __init__(self) -> None:
-        self.setting = Setting(Climb(STAGES), STAGES)
-        self.hurried = Setting(FixedStage("S"), ("S",), "busy")
+        self.setting = RequestSettings(Climb(STAGES), STAGES)
+        self.hurried = RequestSettings(FixedStage("S"), ("S",), "busy")
 
-    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:  # noqa: ARG002
+    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> RequestSettings:  # noqa: ARG002
         """The one setting."""
         return self.setting
 

@@ -30,7 +30,7 @@ from asd.evaluation.live import Live, run_live
 from asd.evaluation.replay import SHARES, Outcomes, Replay, contenders
 from asd.ladder import Stage
 from asd.measurement.environment import code_revision, read_environment
-from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, Header, LadderRecord
+from asd.measurement.records import SCHEMA_VERSION, DatasetRecord, LadderRecord, RunHeader
 from asd.measurement.timing import Budget, Clock, Timings, Turns
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.artifact import load as load_policy
@@ -214,11 +214,11 @@ class Session:
         """What its passes have seen so far."""
         return self.turns(name, make).timings
 
-    def header(self) -> Header:
+    def header(self) -> RunHeader:
         """Who, where and when, for the record; models are read for their revision, not loaded."""
         ladder = self.matrix.ladder
         code = code_revision(CHECKOUT)
-        return Header(
+        return RunHeader(
             schema_version=SCHEMA_VERSION,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             git_commit=code.commit,

@@ -107,9 +107,9 @@ def _held(engine: str, stage: Stage, device: str, weights: float | None) -> floa
 def _transformers_cache(stage: Stage, device: str) -> float:
     import torch  # noqa: PLC0415 - a run of other engines may be without it
 
-    from asd.engines.hf.settings import Settings  # noqa: PLC0415
+    from asd.engines.hf.settings import TransformersSettings  # noqa: PLC0415
 
-    return Settings.of(stage).cache_gib(torch.device(device))
+    return TransformersSettings.of(stage).cache_gib(torch.device(device))
 
 
 def _number(value: object, unit: float = 1.0) -> float | None:

@@ -15,7 +15,7 @@ import stamina
 
 from asd.cascade import Cascade
 from asd.engines.hf.engine import TransformersEngine
-from asd.engines.http.client import Server
+from asd.engines.http.client import ServerClient
 from asd.engines.http.engine import OpenAIEngine
 from asd.engines.http.stages import open_stage
 from asd.engines.http.vllm import VllmServerEngine
@@ -157,13 +157,13 @@ def test_one_request_a_verification(
 ) -> None:
     """A new engine, which has seen no answer end, needs none to judge the end of a draft."""
     sent: list[tuple[str, object]] = []
-    post = Server.post
+    post = ServerClient.post
 
-    def counted(self: Server, path: str, body: Mapping[str, object], reply: type[Any]) -> Any:
+    def counted(self: ServerClient, path: str, body: Mapping[str, object], reply: type[Any]) -> Any:
         sent.append((path, body.get("max_tokens")))
         return post(self, path, body, reply)
 
-    monkeypatch.setattr(Server, "post", counted)
+    monkeypatch.setattr(ServerClient, "post", counted)
     engine = open_stage(served(server))
     assert isinstance(engine, VllmServerEngine)
     finished = [(q, d) for q, d in zip(asked, reference, strict=True) if d.finished]

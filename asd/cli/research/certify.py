@@ -11,7 +11,7 @@ from asd.cli.examples import examples
 from asd.cli.options import numbers, split
 from asd.cli.paths import NEW_FILE
 from asd.measurement.files import write_record
-from asd.research.offline.certificate import Certificate
+from asd.research.offline.certificate import CertificateReport
 from asd.research.offline.certificate import certify as look
 from asd.research.recordings.recording import models_in, read_recording
 
@@ -30,7 +30,7 @@ def certify(files: tuple[Path, ...], stages: str | None, costs: str | None, out:
     _show(certificate)
 
 
-def _show(certificate: Certificate) -> None:
+def _show(certificate: CertificateReport) -> None:
     rows = [
         {
             "stage": rung.stage,

@@ -17,7 +17,7 @@ from asd.cli.options import numbers, split
 from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.runs import mean_of
-from asd.research.load.contest import LARGEST, SETTINGS, Asked, Cell, Contest, run_contest
+from asd.research.load.contest import LARGEST, SETTINGS, ContestFile, ContestHeader, LoadCell, run_contest
 from asd.research.load.recorded import read_timed
 
 OURS = "queue"
@@ -68,7 +68,7 @@ def contest(  # noqa: PLR0913, PLR0917  (one argument an option)
     if not split(arrivals):
         raise ConfigError(f"--arrivals {arrivals!r}: give poisson or files of recorded clients")
     traces = read_timed(files, names)
-    asked = Asked(
+    asked = ContestHeader(
         stages=names,
         devices=tuple(map(int, sizes)),
         total=total,
@@ -86,7 +86,7 @@ def contest(  # noqa: PLR0913, PLR0917  (one argument an option)
     click.echo("provenance: simulated, with recorded outcomes and seconds of real models; 95 % intervals")
 
 
-def _show(found: Contest, cell: Cell) -> None:
+def _show(found: ContestFile, cell: LoadCell) -> None:
     runs = {name: found.totals(cell, name) for name in (LARGEST, *SETTINGS)}
     click.echo(f"\nload {cell.rho:g} of {found.asked.stages[-1]} alone, arrivals {cell.arrivals}")
     rows = [_row(name, list(days.values()), found.asked.stages) for name, days in runs.items() if days]

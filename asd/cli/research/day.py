@@ -15,7 +15,7 @@ from asd.cli.scenarios import open_scenario, servers_options, traffic_option, wo
 from asd.errors import ConfigError
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
-from asd.research.load.tables import MAKERS, Kept, Shop, hours_simulated
+from asd.research.load.tables import MAKERS, Shop, TablesFile, hours_simulated
 from asd.research.study.record import Study, write_study
 
 
@@ -63,9 +63,9 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
     )
     ours, blind = f"queue:{lam:g}:{mu:g}", f"optimal:{lam:g}"
     file, asked = out / "made.json", opened.scenario.asked
-    kept = Kept(asked=asked, policy=ours, seed=seed)
+    kept = TablesFile(asked=asked, policy=ours, seed=seed)
     if file.exists():
-        found = read_record(file, Kept)
+        found = read_record(file, TablesFile)
         if (found.asked, found.policy, found.seed) != (kept.asked, kept.policy, kept.seed):
             raise ConfigError(f"{out} holds another day ({found.policy}, seed {found.seed}); choose another")
         kept = found
@@ -76,12 +76,12 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
         for name, make in MAKERS.items():
             if name not in {table.name for table in kept.tables}:
                 tables = (*kept.tables, *make(shop))
-                kept = Kept(asked=asked, policy=ours, seed=seed, tables=tables)
+                kept = TablesFile(asked=asked, policy=ours, seed=seed, tables=tables)
                 write_record(file, kept)
     _write(kept, ladder, out)
 
 
-def _write(kept: Kept, ladder: str, out: Path) -> None:
+def _write(kept: TablesFile, ladder: str, out: Path) -> None:
     try:
         from asd.research.load.page import drawn  # noqa: PLC0415  (matplotlib)
         from asd.research.report.page import render_page  # noqa: PLC0415

@@ -16,7 +16,7 @@ from asd.errors import ConfigError
 
 if TYPE_CHECKING:
     from asd.ladder import Ladder
-    from asd.research.recordings.outcomes import Outcomes
+    from asd.research.recordings.outcomes import RecordedOutcomes
     from asd.research.recordings.recording import Recording
     from asd.types import Trace
 
@@ -195,13 +195,13 @@ def _source(
     return _Traces([trace for file in files for trace in read_traces(file)], Ladder.load(ladder))
 
 
-def _outcomes(source: Recording | _Traces) -> Outcomes:
+def _outcomes(source: Recording | _Traces) -> RecordedOutcomes:
     from asd.research.recordings.outcomes import from_recording, from_traces  # noqa: PLC0415
 
     return from_traces(*source) if isinstance(source, _Traces) else from_recording(source)
 
 
-def _signals(source: Recording | _Traces, outcomes: Outcomes, seed: int) -> str:
+def _signals(source: Recording | _Traces, outcomes: RecordedOutcomes, seed: int) -> str:
     """The worth of every signal, as a table."""
     from asd.research.predictors.signals import (  # noqa: PLC0415
         recorded_signals,
@@ -232,7 +232,7 @@ def _numbers(text: str) -> list[float]:
         raise ConfigError(f"--costs {text}: give numbers separated by commas, as in 1,4.5,10") from error
 
 
-def _about(outcomes: Outcomes) -> str:
+def _about(outcomes: RecordedOutcomes) -> str:
     shares = ", ".join(
         f"{stage} {score:.3f} at cost {cost:.3f}"
         for stage, score, cost in zip(

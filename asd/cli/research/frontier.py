@@ -12,7 +12,7 @@ from asd.cli.options import numbers, split
 from asd.cli.paths import NEW_FILE
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
-from asd.research.offline.comparison import Cell, Comparison, Row, compare
+from asd.research.offline.comparison import Comparison, ComparisonCell, MethodRow, compare
 from asd.research.offline.deployable import COMMAND
 from asd.research.recordings.recording import read_recording
 
@@ -43,8 +43,10 @@ def frontier(
     _show(comparison)
 
 
-def _cell(path: Path, stages: list[str], costs: list[float] | None) -> Cell:
-    return Cell(f"{path.name.split('.')[0]} {stages[0]}..{stages[-1]}", read_recording([path], stages, costs))
+def _cell(path: Path, stages: list[str], costs: list[float] | None) -> ComparisonCell:
+    return ComparisonCell(
+        f"{path.name.split('.')[0]} {stages[0]}..{stages[-1]}", read_recording([path], stages, costs)
+    )
 
 
 def _show(comparison: Comparison) -> None:
@@ -70,12 +72,12 @@ def _show(comparison: Comparison) -> None:
     click.echo(f"provenance: {comparison.provenance}, five folds; cost over the best single model's")
 
 
-def _cells(row: Row) -> dict[str, str]:
+def _cells(row: MethodRow) -> dict[str, str]:
     shares = {cell: "/".join(f"{s:.0%}" for s in found.values()) for cell, found in row.cells.items()}
     return {"method": row.method} | shares
 
 
-def _row(row: Row) -> dict[str, str]:
+def _row(row: MethodRow) -> dict[str, str]:
     return {"method": row.method} | {
         f"at -{float(loss):.0%}": f"{row.shares[loss]:.0%} ({interval.low:.0%} to {interval.high:.0%})"
         for loss, interval in row.intervals.items()

@@ -16,11 +16,11 @@ from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.policy.choice import DEFAULT_LAM
 from asd.research.load.reality import (
-    Asked,
     Figures,
-    Load,
-    Place,
+    MeasuredLoad,
     Reality,
+    RealityHeader,
+    ServedLadder,
     compare,
     drift,
     overhead,
@@ -75,8 +75,8 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     if not minutes < math.inf:
         raise ConfigError(f"--minutes {minutes:g}: a run has an end; give a number of minutes")
     rows = answered([trace for path in traces for trace in read_traces(path)])
-    place = Place(ladder, steps, policy, policy_of(steps, policy), rows)
-    asked = Asked(
+    place = ServedLadder(ladder, steps, policy, policy_of(steps, policy), rows)
+    asked = RealityHeader(
         ladder=steps.fingerprint, lam=lam, batch=batch, loads=rhos, minutes=minutes, n_queries=len(rows)
     )
     found = run_reality(place, asked, out, lambda what: click.echo(what, err=True), limit)
@@ -90,7 +90,7 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     click.echo("provenance: real measured, replay and band simulated; checked at these loads only")
 
 
-def _show(place: Place, found: Reality, load: Load, drawn: int) -> None:
+def _show(place: ServedLadder, found: Reality, load: MeasuredLoad, drawn: int) -> None:
     real, replayed, others = compare(place, found, load, drawn)
     lags = [sent.lag_s for sent in load.sent]
     click.echo(

@@ -33,7 +33,7 @@ from asd.serving.loopback import Loopback, is_loopback
 from asd.serving.monitoring.decisions import DecisionLog
 from asd.serving.spending import micros_of
 from asd.serving.tariff import Tariff
-from asd.traces import Header
+from asd.traces import TraceHeader
 from asd.traces.served import SERVED
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         from asd.serving.endpoint.server import Server, listening, set_up_logs, url_of  # noqa: PLC0415
         from asd.serving.endpoint.service import Capacity, Service, load, tariff_of  # noqa: PLC0415
         from asd.serving.endpoint.settings import SettingCache  # noqa: PLC0415
-        from asd.serving.monitoring.monitor import Watching  # noqa: PLC0415  (prometheus-client)
+        from asd.serving.monitoring.monitor import MonitorSettings  # noqa: PLC0415  (prometheus-client)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
     _check_watched(shadow, shadow_all, log_path, log_prompts)
@@ -145,7 +145,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
 
         guarantee = fitted.guarantee if settings.default.guaranteed and steering is None else None
         promised = quality if guarantee is None else guarantee.keep
-        watching = Watching(shadow, shadow_all, promised, guarantee, log)
+        watching = MonitorSettings(shadow, shadow_all, promised, guarantee, log)
 
         def service() -> Service:
             found = Service(engines, steps, settings, fitted.model.forms, admission, capacity, watching)
@@ -190,7 +190,7 @@ def _log_of(
         yield None
         return
     stages = header_for(ladder, revisions(ladder, engine), (), "fit", runtimes(ladder, engine, device)).stages
-    header = Header(ladder=ladder.name, stages=stages, datasets=(SERVED,), split="fit")
+    header = TraceHeader(ladder=ladder.name, stages=stages, datasets=(SERVED,), split="fit")
     with DecisionLog(path, header, prompts=prompts) as log:
         yield log
 

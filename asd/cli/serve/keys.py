@@ -17,7 +17,7 @@ from asd.cli.examples import examples
 from asd.cli.options import ladder_option, ledger_option, new_ledger_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
-from asd.serving.keys import ApiKey, Keyring, Limits
+from asd.serving.keys import ApiKey, KeyLimits, Keyring
 from asd.serving.spending import micros_of, read_spending
 from asd.serving.tariff import MICRO
 
@@ -108,7 +108,7 @@ def list_(ledger: Path, as_json: bool) -> None:
         _show(known)
 
 
-def _limits(ledger: Path, given: _Limited) -> Limits:
+def _limits(ledger: Path, given: _Limited) -> KeyLimits:
     steps = Ladder.load(given["ladder"])
 
     def micros(cap: str | None) -> int | None:
@@ -117,7 +117,7 @@ def _limits(ledger: Path, given: _Limited) -> Limits:
     cap_day, cap_total = micros(given["cap_day"]), micros(given["cap_total"])
     if (cap_day, cap_total) != (None, None):
         _check_unit(ledger, steps)
-    return Limits(given["requests_per_minute"], given["tokens_per_minute"], cap_day, cap_total)
+    return KeyLimits(given["requests_per_minute"], given["tokens_per_minute"], cap_day, cap_total)
 
 
 def _check_unit(ledger: Path, ladder: Ladder) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from asd.engines.hf.model import Loaded
 from asd.engines.hf.outputs import Ends, Stretch
-from asd.engines.hf.sampler import Choice
+from asd.engines.hf.sampler import TokenSampler
 
 __all__ = ["Batch", "decode", "prefill"]
 
@@ -56,7 +56,7 @@ class Batch(Protocol):
             Logits [sum(n_last), vocab] float32, the first row's first.
         """
 
-    def write(self, choose: Choice, step: int, *, scored: bool = True) -> None:
+    def write(self, choose: TokenSampler, step: int, *, scored: bool = True) -> None:
         """Choose a token for every row; the tokens chosen before are fed first, the last ones never.
 
         Args:
@@ -65,7 +65,7 @@ class Batch(Protocol):
             scored: Log-probabilities will be asked for.
         """
 
-    def look(self, choose: Choice, *, more: bool) -> list[int]:
+    def look(self, choose: TokenSampler, *, more: bool) -> list[int]:
         """The tokens chosen last; where `more` are to come, the next step may begin before the wait."""
 
     def collect(self) -> Stretch:
@@ -101,7 +101,7 @@ def prefill(batch: Batch, prompts: Sequence[Sequence[int]]) -> Batch:
     return batch
 
 
-def decode(batch: Batch, ends: Ends, choose: Choice) -> list[Stretch]:
+def decode(batch: Batch, ends: Ends, choose: TokenSampler) -> list[Stretch]:
     """Write for every row until it ends, at its limit at the latest; consumes the batch.
 
     Every token but the last of each row costs one forward pass. Looking for rows that have ended waits for

@@ -29,9 +29,9 @@ from asd.engines.hf.decoder import Batch, decode, prefill
 from asd.engines.hf.kv_store import Keeper
 from asd.engines.hf.model import Loaded, load
 from asd.engines.hf.outputs import Answer, Ends, harvest
-from asd.engines.hf.readings import Reading, Result, read_all, results
-from asd.engines.hf.sampler import Choice, chooser
-from asd.engines.hf.settings import Settings, find_device
+from asd.engines.hf.readings import Result, VerificationPass, read_all, results
+from asd.engines.hf.sampler import TokenSampler, chooser
+from asd.engines.hf.settings import TransformersSettings, find_device
 from asd.engines.hf.verifier import first_tokens
 from asd.engines.memory import release, translated
 from asd.engines.prompts import encode
@@ -57,7 +57,7 @@ class TransformersEngine(Closing):
     batch runs for its slower rows are in `seconds` only.
 
     Args:
-        stage: What to run; its `options.transformers` are `asd.engines.hf.settings.Settings`.
+        stage: What to run; its `options.transformers` are `asd.engines.hf.settings.TransformersSettings`.
         device: Device in torch's words ("cpu", "cuda:1") of a stage whose options name none; None takes a
             CUDA device if there is one.
         clock: Seconds now, for `Draft.seconds`.
@@ -78,7 +78,7 @@ class TransformersEngine(Closing):
         launching: Launching = launcher_for,
     ) -> None:
         self.stage = stage
-        self.settings = Settings.of(stage)
+        self.settings = TransformersSettings.of(stage)
         self.device = find_device(self.settings.device or device, stage.name)
         self._clock = clock
         self._loader = loader
@@ -328,7 +328,7 @@ class TransformersEngine(Closing):
     def _encode(self, loaded: Loaded, query: Query) -> list[int]:
         return encode(query, self.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
 
-    def _keep(self, readings: Sequence[Reading], keys: Sequence[Hashable | None]) -> None:
+    def _keep(self, readings: Sequence[VerificationPass], keys: Sequence[Hashable | None]) -> None:
         """Keep the caches of the last reading of every row that has a key."""
         last = {place: reading for reading in readings for place in reading.places}
         for reading in readings:
@@ -355,7 +355,7 @@ class TransformersEngine(Closing):
         batch: Batch,
         queries: Sequence[Query],
         begun: Sequence[Answer],
-        choose: Choice,
+        choose: TokenSampler,
     ) -> list[Answer]:
         """Bring answers to their ends; the rows of the batch stand where they were `begun`."""
         limits = [q.max_new_tokens - len(a.tokens) for q, a in zip(queries, begun, strict=True)]
@@ -370,7 +370,7 @@ class TransformersEngine(Closing):
         rejected: Sequence[Sequence[int]],
         limits: Sequence[int],
         acceptance: Acceptance,
-    ) -> Choice:
+    ) -> TokenSampler:
         """How rows go on after their accepted prefixes, the rest of whose drafts is `rejected`."""
         choose = chooser(acceptance.sampling, len(limits), max(limits), self.device)
         rng = check_sampling(acceptance.sampling)

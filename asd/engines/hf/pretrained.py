@@ -22,7 +22,7 @@ from transformers import (
 
 from asd.engines.hf.caches.memory import check_room
 from asd.engines.hf.quantization import is_scale, missing_libraries, quantization_method
-from asd.engines.hf.settings import Settings
+from asd.engines.hf.settings import TransformersSettings
 from asd.engines.memory import is_out_of_memory
 from asd.engines.revisions import local_directory
 from asd.errors import EngineError, StageTooLargeError
@@ -122,7 +122,7 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
             config=config,
             revision=commit,
             dtype="float32" if stage.dtype == "auto" and on_cpu else stage.dtype,
-            attn_implementation=Settings.of(stage).attention,
+            attn_implementation=TransformersSettings.of(stage).attention,
             device_map={"": device} if goes_straight else None,
             ignore_mismatched_sizes=True,  # they are reported, and refused here
             use_safetensors=True,

@@ -23,11 +23,11 @@ from asd.engines.hf.retokenizer import Carried, carry_behind, carry_over
 from asd.engines.hf.verifier import Judged, read_drafts
 from asd.types import Draft
 
-__all__ = ["Reading", "Result", "read_all", "results"]
+__all__ = ["Result", "VerificationPass", "read_all", "results"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class VerificationPass:
     """One forward pass over some of a call's drafts.
 
     Attributes:
@@ -84,7 +84,7 @@ def read_all(
     drafts: Sequence[Draft],
     rooms: Sequence[int],
     acceptance: Acceptance,
-) -> list[Reading]:
+) -> list[VerificationPass]:
     """Read all drafts in one pass, and in a second one those that need another seam.
 
     Args:
@@ -102,7 +102,7 @@ def read_all(
     judged = read_drafts(batch, prompts, carried, acceptance)
     batch.logits = judged.after
     n_judged = [len(tokens) for tokens in judged.tokens]
-    first = Reading(list(range(len(prompts))), carried, judged, n_judged, batch)
+    first = VerificationPass(list(range(len(prompts))), carried, judged, n_judged, batch)
     if not loaded.rewinds or acceptance.sampling.temperature != 0:
         return [first]
     own = judged.after.argmax(-1).tolist()
@@ -121,8 +121,8 @@ def _names(loaded: Loaded) -> dict[str, Any]:
 
 
 def _read_behind(
-    first: Reading, tokens: list[int], tails: dict[int, Carried], acceptance: Acceptance
-) -> Reading:
+    first: VerificationPass, tokens: list[int], tails: dict[int, Carried], acceptance: Acceptance
+) -> VerificationPass:
     """Let the rows of some drafts read a token each and then what was carried over behind it."""
     places, judged = list(tails), first.judged
     index = torch.tensor(places, device=judged.after.device)
@@ -131,7 +131,7 @@ def _read_behind(
     behind = read_drafts(batch, [[token] for token in tokens], list(tails.values()), acceptance)
     batch.logits = behind.after
     logprobs = judged.after[index].log_softmax(-1).amax(-1).tolist()
-    return Reading(
+    return VerificationPass(
         places,
         [
             replace(tail, tokens=[token, *tail.tokens])
@@ -148,7 +148,7 @@ def _read_behind(
     )
 
 
-def results(readings: Sequence[Reading]) -> list[Result]:
+def results(readings: Sequence[VerificationPass]) -> list[Result]:
     """What came of every draft, in the order of the call; the first reading holds all of them."""
     found: dict[int, Result] = {}
     for reading in readings:

@@ -29,13 +29,13 @@ from asd.engines.sampling import check_sampling
 from asd.engines.stops import Watch
 from asd.types import Usage
 
-__all__ = ["Rounds", "Row"]
+__all__ = ["DecodingRow", "Rounds"]
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(slots=True)
-class Row:
+class DecodingRow:
     """One answer in the making.
 
     Attributes:
@@ -119,7 +119,9 @@ class Rounds:
         sampling: How the verifier chooses tokens, and the drafter too.
     """
 
-    def __init__(self, small: Batch, big: Batch, rows: Sequence[Row], block: int, sampling: Sampling) -> None:
+    def __init__(
+        self, small: Batch, big: Batch, rows: Sequence[DecodingRow], block: int, sampling: Sampling
+    ) -> None:
         self._rows = list(rows)
         self._block = block
         self._sampling = sampling

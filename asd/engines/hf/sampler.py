@@ -14,11 +14,11 @@ from torch import Tensor
 from asd.engines import GREEDY, Sampling
 from asd.engines.sampling import check_sampling
 
-__all__ = ["Choice", "chooser", "draw", "probabilities", "softened"]
+__all__ = ["TokenSampler", "chooser", "draw", "probabilities", "softened"]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TokenSampler:
     """How the rows of a batch choose their tokens.
 
     One uniform number per prompt and step, drawn beforehand: a row's answer depends on neither the order in
@@ -92,7 +92,7 @@ def draw(
     return torch.minimum(token, last).squeeze(1)
 
 
-def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.device) -> Choice:
+def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.device) -> TokenSampler:
     """What `sampling` asks for; draws all its uniform numbers at once.
 
     Raises:
@@ -100,6 +100,6 @@ def chooser(sampling: Sampling, n_prompts: int, n_steps: int, device: torch.devi
     """
     rng = check_sampling(sampling)
     if rng is None:
-        return Choice(sampling)
+        return TokenSampler(sampling)
     uniforms = rng.random((n_prompts, n_steps), dtype=np.float32)
-    return Choice(sampling, torch.from_numpy(uniforms).to(device))
+    return TokenSampler(sampling, torch.from_numpy(uniforms).to(device))

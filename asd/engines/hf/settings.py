@@ -17,10 +17,10 @@ from asd.ladder import Stage
 from asd.schema import msgspec
 from asd.schema.explained import explained
 
-__all__ = ["Settings", "find_device"]
+__all__ = ["TransformersSettings", "find_device"]
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TransformersSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys of `options.transformers` of a stage.
 
     Attributes:
@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.compile or self.graphs == "on" or (self.graphs == "auto" and device.type == "cuda")
 
     @classmethod
-    def of(cls, stage: Stage) -> Settings:
+    def of(cls, stage: Stage) -> TransformersSettings:
         """What a stage's `options.transformers` say.
 
         Raises:

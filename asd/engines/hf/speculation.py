@@ -33,7 +33,7 @@ from asd.engines.closing import Closing
 from asd.engines.hf.decoder import Batch
 from asd.engines.hf.engine import Resumed, TransformersEngine
 from asd.engines.hf.outputs import Answer
-from asd.engines.hf.rounds import Rounds, Row
+from asd.engines.hf.rounds import DecodingRow, Rounds
 from asd.engines.memory import translated
 from asd.engines.prompts import encode
 from asd.engines.stops import watch
@@ -291,20 +291,24 @@ class SpeculativeEngine(Closing):
                 answers[i], usages[i] = _answer(row), row.usage
         return self.verifier.drafts(queries, answers, usages, start)
 
-    def _run(self, rows: Sequence[Row], big: Batch, sampling: Sampling) -> None:
+    def _run(self, rows: Sequence[DecodingRow], big: Batch, sampling: Sampling) -> None:
         small = self.drafter.open_batch([len(row.unread_small) + row.room for row in rows], rewinds=True)
         Rounds(small, big, rows, self.block, sampling).run()
 
-    def _row(self, query: Query) -> Row:
+    def _row(self, query: Query) -> DecodingRow:
         """A row that has read nothing yet."""
         small, big = self._prompt(self.drafter, query), self._prompt(self.verifier, query)
         watching = watch(query, self.verifier.loaded.tokenizer)
         [cancel] = tokens_of([query])
-        return Row(small, big, query.max_new_tokens, Usage(len(big), 0, 0), watch=watching, cancel=cancel)
+        return DecodingRow(
+            small, big, query.max_new_tokens, Usage(len(big), 0, 0), watch=watching, cancel=cancel
+        )
 
-    def _rows_on(self, queries: Sequence[Query], prompts: Sequence[list[int]], resumed: Resumed) -> list[Row]:
+    def _rows_on(
+        self, queries: Sequence[Query], prompts: Sequence[list[int]], resumed: Resumed
+    ) -> list[DecodingRow]:
         """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
-        rows: list[Row] = []
+        rows: list[DecodingRow] = []
         logits = resumed.batch.logits
         tokens = logits.argmax(-1)
         logprobs = logits.log_softmax(-1).gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
@@ -312,7 +316,7 @@ class SpeculativeEngine(Closing):
             resumed.open, resumed.n_read, tokens.tolist(), logprobs, strict=True
         ):
             before = resumed.answers[i]
-            row = Row(
+            row = DecodingRow(
                 unread_small=[*prompts[i], *before.tokens, token],
                 unread_big=[token],
                 limit=queries[i].max_new_tokens,
@@ -332,5 +336,5 @@ class SpeculativeEngine(Closing):
         return encode(query, engine.stage, loaded.tokenizer, loaded.context, loaded.n_vocab)
 
 
-def _answer(row: Row) -> Answer:
+def _answer(row: DecodingRow) -> Answer:
     return Answer(tuple(row.tokens), tuple(row.logprobs), row.finished)

@@ -34,10 +34,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from asd.cancellation import token_of_call
 from asd.engines.http.credentials import read_key
 from asd.engines.http.refusals import Trouble, not_json, trouble_in, words_of
-from asd.engines.http.settings import ASKED, Settings
+from asd.engines.http.settings import ASKED, OpenAISettings
 from asd.errors import CallCancelledError, ConfigError, EngineError, UnavailableError
 
-__all__ = ["Server", "Settings"]
+__all__ = ["OpenAISettings", "ServerClient"]
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class _Open(NamedTuple):
     ending: ExitStack
 
 
-class Server:
+class ServerClient:
     """A connection pool to the server of one stage; safe to use from several threads.
 
     Args:
@@ -65,7 +65,7 @@ class Server:
         ConfigError: The variable that should hold the key is not set, or holds no key.
     """
 
-    def __init__(self, stage_name: str, settings: Settings) -> None:
+    def __init__(self, stage_name: str, settings: OpenAISettings) -> None:
         self.where = f"stage {stage_name!r} at {settings.base_url}"
         self._settings = settings
         self._key = read_key(stage_name, settings.api_key_env)

@@ -22,7 +22,7 @@ import msgspec
 from asd.cancellation import cancellable, tokens_of
 from asd.engines import GREEDY, Sampling
 from asd.engines.closing import Closing
-from asd.engines.http.client import Server, Settings
+from asd.engines.http.client import OpenAISettings, ServerClient
 from asd.engines.http.counting import Counter
 from asd.engines.http.gauges import read_gauges
 from asd.engines.http.schema import Models, Reply, Served, Written
@@ -62,7 +62,7 @@ class OpenAIEngine(Closing):
     `Draft.seconds` are those of the query's own request.
 
     Args:
-        stage: What to run; its `options.openai` are `asd.engines.http.client.Settings`.
+        stage: What to run; its `options.openai` are `asd.engines.http.settings.OpenAISettings`.
         clock: Seconds now, for `Draft.seconds`.
 
     Raises:
@@ -71,10 +71,10 @@ class OpenAIEngine(Closing):
 
     def __init__(self, stage: Stage, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.stage = stage
-        self.settings = Settings.of(stage)
+        self.settings = OpenAISettings.of(stage)
         self._model = self.settings.model or stage.model
         self._clock = clock
-        self._server = Server(stage.name, self.settings)
+        self._server = ServerClient(stage.name, self.settings)
         self._counter = Counter(stage, self.settings.tokenizer)
         self._warned = False
 

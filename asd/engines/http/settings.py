@@ -12,7 +12,7 @@ from asd.errors import ConfigError
 from asd.ladder import Stage
 from asd.schema.explained import explained
 
-__all__ = ["ASKED", "Settings"]
+__all__ = ["ASKED", "OpenAISettings"]
 
 LONGEST_S = 1e6
 """Most that a wait may be set to; operating systems count milliseconds in 32 bits."""
@@ -22,7 +22,7 @@ ROOM = "max_tokens"
 """Field for the room for an answer, unless a stage calls it otherwise."""
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OpenAISettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The keys of `options.openai` of a stage.
 
     Attributes:
@@ -71,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @classmethod
-    def of(cls, stage: Stage) -> Settings:
+    def of(cls, stage: Stage) -> OpenAISettings:
         """What a stage's `options.openai` say.
 
         Raises:
@@ -109,7 +109,7 @@ def _check_url(base_url: str) -> None:
         )
 
 
-def _check_form(settings: Settings) -> None:
+def _check_form(settings: OpenAISettings) -> None:
     """Refuse what would change what is asked, or what a verification means."""
     room = settings.max_tokens_field
     if not room or room in ASKED:

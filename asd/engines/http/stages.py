@@ -8,9 +8,9 @@ One server a stage, each spread over as many devices and nodes as it likes:
     engine = "openai"
     options.openai = { base_url = "http://gpu-3:8000/v1", dialect = "vllm", api_key_env = "GPU_3_KEY" }
 
-`asd.engines.http.settings.Settings` lists the keys. Any such server answers (`asd.engines.http.engine`);
-vLLM's also verifies drafts (`asd.engines.http.vllm`). Start it with `--generation-config vllm`: what a
-checkpoint suggests about sampling would change greedy answers too.
+`asd.engines.http.settings.OpenAISettings` lists the keys. Any such server answers
+(`asd.engines.http.engine`); vLLM's also verifies drafts (`asd.engines.http.vllm`). Start it with
+`--generation-config vllm`: what a checkpoint suggests about sampling would change greedy answers too.
 
 A server may want requests of another form, as OpenAI's reasoning models do, or report no usage:
 
@@ -27,7 +27,7 @@ A server may want requests of another form, as OpenAI's reasoning models do, or 
 from __future__ import annotations
 
 from asd.engines.http.engine import OpenAIEngine
-from asd.engines.http.settings import Settings
+from asd.engines.http.settings import OpenAISettings
 from asd.engines.http.vllm import VllmServerEngine
 from asd.ladder import Stage
 
@@ -44,4 +44,4 @@ def open_stage(stage: Stage, device: str | None = None) -> OpenAIEngine:  # noqa
     Raises:
         ConfigError: The options are missing or wrong, or the key's variable is not set.
     """
-    return VllmServerEngine(stage) if Settings.of(stage).dialect == "vllm" else OpenAIEngine(stage)
+    return VllmServerEngine(stage) if OpenAISettings.of(stage).dialect == "vllm" else OpenAIEngine(stage)

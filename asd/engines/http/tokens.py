@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from asd.engines.hf.retokenizer import at_seam
-from asd.engines.http.client import Server
+from asd.engines.http.client import ServerClient
 from asd.engines.http.schema import Text, Tokens
 from asd.engines.prompts import as_written
 from asd.ladder import Stage
@@ -54,7 +54,7 @@ class ServedTokens:
         stage: Whose prompts.
     """
 
-    def __init__(self, server: Server, model: str, stage: Stage) -> None:
+    def __init__(self, server: ServerClient, model: str, stage: Stage) -> None:
         self._server = server
         self._model = model
         self._stage = stage

@@ -36,7 +36,7 @@ from asd.engines.prompts import encode
 from asd.engines.sampling import choices
 from asd.engines.stops import as_tokens_read, first_end, watch
 from asd.engines.vllm.loader import Running, asked_steps, check_device, require_vllm, start, steps_of, stop
-from asd.engines.vllm.requests import Reply, Request, Score, ask
+from asd.engines.vllm.requests import RequestOutput, Score, TokenRequest, ask
 from asd.errors import ConfigError, UnavailableError
 from asd.ladder import Stage
 from asd.stopping.acceptance import accept_lenient, n_leading
@@ -117,7 +117,7 @@ class VllmEngine(Closing):
         replies = self._ask(
             running,
             [
-                Request(
+                TokenRequest(
                     prompt,
                     query.max_new_tokens,
                     {**way, "skip_reading_prefix_cache": True},
@@ -128,7 +128,7 @@ class VllmEngine(Closing):
             ],
         )
         drafts = [
-            self._draft(running, query, Reply(), reply, len(prompt))
+            self._draft(running, query, RequestOutput(), reply, len(prompt))
             for query, prompt, reply in zip(queries, prompts, replies, strict=True)
         ]
         return self._timed(drafts, began)
@@ -151,7 +151,7 @@ class VllmEngine(Closing):
         prompts = [self._encode(running, query) for query in queries]
         carried = [self._carry(running, *pair) for pair in zip(queries, drafts, prompts, strict=True)]
         scoring = [
-            Request([*prompt, *read.tokens], 1, {"temperature": 0.0, "prompt_logprobs": 1})
+            TokenRequest([*prompt, *read.tokens], 1, {"temperature": 0.0, "prompt_logprobs": 1})
             for prompt, read in zip(prompts, carried, strict=True)
         ]
         replies = self._ask(running, scoring)
@@ -183,9 +183,9 @@ class VllmEngine(Closing):
         drafts = []
         for query, verification, request in zip(queries, verifications, requests, strict=True):
             n = verification.n_accepted
-            reply = Reply() if request is None else next(replies)
+            reply = RequestOutput() if request is None else next(replies)
             n_read = 0 if request is None else len(request.tokens) - reply.n_cached
-            before = Reply(list(verification.tokens[:n]), list(verification.logprobs[:n]))
+            before = RequestOutput(list(verification.tokens[:n]), list(verification.logprobs[:n]))
             drafts.append(self._draft(running, query, before, reply, n_read))
         return self._timed(drafts, began)
 
@@ -194,7 +194,7 @@ class VllmEngine(Closing):
             self._running = start(self.stage)
         return self._running
 
-    def _ask(self, running: Running, requests: Sequence[Request]) -> list[Reply]:
+    def _ask(self, running: Running, requests: Sequence[TokenRequest]) -> list[RequestOutput]:
         try:
             return ask(running, requests)
         except UnavailableError:
@@ -221,7 +221,7 @@ class VllmEngine(Closing):
         query: Query,
         drafter: str,
         read: Carried,
-        reply: Reply,
+        reply: RequestOutput,
         tolerance: float | None,
     ) -> Verification:
         n_prompt = len(reply.scores) - len(read.tokens)
@@ -245,7 +245,7 @@ class VllmEngine(Closing):
             text=cut(_text(running, tokens), query.stop) if is_answer else None,
         )
 
-    def _rest(self, running: Running, query: Query, verification: Verification) -> Request | None:
+    def _rest(self, running: Running, query: Query, verification: Verification) -> TokenRequest | None:
         """What is still to be written; None: the accepted prefix is the answer."""
         if verification.stage != self.stage.name:
             raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
@@ -257,14 +257,14 @@ class VllmEngine(Closing):
         watching = watch(query, running.tokenizer, prefix)
         [cancel] = tokens_of([query])
         tokens = [*self._encode(running, query), *prefix]
-        return Request(tokens, room, {"temperature": 0.0}, watching, cancel)
+        return TokenRequest(tokens, room, {"temperature": 0.0}, watching, cancel)
 
     def _draft(
         self,
         running: Running,
         query: Query,
-        before: Reply,
-        reply: Reply,
+        before: RequestOutput,
+        reply: RequestOutput,
         n_read: int,
     ) -> Draft:
         tokens = (*before.tokens, *reply.tokens)

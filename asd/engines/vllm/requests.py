@@ -15,7 +15,7 @@ from asd.engines.stops import Watch
 from asd.engines.vllm.loader import Running, unwarned
 from asd.errors import EngineError, OutOfMemoryError, UnavailableError
 
-__all__ = ["Reply", "Request", "Score", "ask"]
+__all__ = ["RequestOutput", "Score", "TokenRequest", "ask"]
 
 
 class Score(Protocol):
@@ -26,7 +26,7 @@ class Score(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class TokenRequest:
     """Token ids in, at most `room` out.
 
     `params` are further ones of vLLM's `SamplingParams`. `watch` knows the stop strings of the answer:
@@ -42,7 +42,7 @@ class Request:
 
 
 @dataclass(slots=True)
-class Reply:
+class RequestOutput:
     """What came of a request.
 
     Attributes:
@@ -80,7 +80,7 @@ class Reply:
         return True
 
 
-def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
+def ask(running: Running, requests: Sequence[TokenRequest]) -> list[RequestOutput]:
     """Run requests together; the replies are in their order.
 
     Raises:
@@ -91,7 +91,7 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
     from vllm.exceptions import VLLMError  # noqa: PLC0415  (loaded with the stage)
     from vllm.v1.engine.exceptions import EngineDeadError  # noqa: PLC0415
 
-    replies = {str(i): Reply() for i in range(len(requests))}
+    replies = {str(i): RequestOutput() for i in range(len(requests))}
     try:
         with unwarned():
             _run(running, requests, replies)
@@ -106,7 +106,7 @@ def ask(running: Running, requests: Sequence[Request]) -> list[Reply]:
     return list(replies.values())
 
 
-def _run(running: Running, requests: Sequence[Request], replies: Mapping[str, Reply]) -> None:
+def _run(running: Running, requests: Sequence[TokenRequest], replies: Mapping[str, RequestOutput]) -> None:
     for name, request in zip(replies, requests, strict=True):
         prompt = {"prompt_token_ids": list(request.tokens)}
         running.engine.add_request(name, prompt, _params(running, request))
@@ -119,7 +119,7 @@ def _run(running: Running, requests: Sequence[Request], replies: Mapping[str, Re
                 running.engine.abort_request([name])
 
 
-def _params(running: Running, request: Request) -> Any:
+def _params(running: Running, request: TokenRequest) -> Any:
     from vllm import SamplingParams  # noqa: PLC0415
     from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415
 

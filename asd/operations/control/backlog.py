@@ -31,7 +31,7 @@ from asd.operations.traffic import Gauge
 from asd.stopping.graph import FloatArray, Graph
 from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
 
-__all__ = ["LEVELS", "BacklogPolicy", "Problem", "QueueAware", "Solved", "Surcharge", "Table"]
+__all__ = ["LEVELS", "BacklogPolicy", "BacklogProblem", "BacklogTable", "QueueAware", "Solved", "Surcharge"]
 
 LEVELS = (0.0, 1.0, 2.5, 6.0, 15.0, math.inf)
 """Backlogs that policies are solved for, in calls; infinite: the stage is out of reach."""
@@ -92,7 +92,7 @@ class _Edge(NamedTuple):
     usage: FloatArray
 
 
-class Problem:
+class BacklogProblem:
     """A stopping problem whose edges are charged anew again and again.
 
     Args:
@@ -166,16 +166,16 @@ class Problem:
             actions[node.name] = chosen.tobytes()
         return Solved(self, actions)
 
-    def place(self, state: Judgement) -> Place:
+    def place(self, state: Judgement) -> BacklogState:
         """Where a judged state is found in every solution."""
         n_bins, scales = self.graph.node(state.node).n_bins, self.scales
         nearest = min(range(len(scales)), key=lambda i: abs(math.log(scales[i] / state.scale)))
         offset = nearest * n_bins + state.bin
-        return Place(state.node, offset, len(scales) * n_bins, self._names[state.node], state.answer)
+        return BacklogState(state.node, offset, len(scales) * n_bins, self._names[state.node], state.answer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
+class BacklogState:
     """Where a query stands, found once: which numbers of a solution are about it.
 
     Attributes:
@@ -197,10 +197,10 @@ class Place:
 class Solved:
     """One solution: by node, a number for every combination of backlogs, length and bin."""
 
-    problem: Problem
+    problem: BacklogProblem
     actions: Mapping[str, bytes]
 
-    def choices(self, place: Place) -> set[str]:
+    def choices(self, place: BacklogState) -> set[str]:
         """The actions at a place over all backlogs, every stage in reach."""
         numbers = np.frombuffer(self.actions[place.node], dtype=np.int8)
         return {
@@ -209,7 +209,7 @@ class Solved:
 
 
 @dataclass(slots=True, eq=False)
-class Table:
+class BacklogTable:
     """What changes under a policy, and under those that were made of it (`BacklogPolicy.without`).
 
     Attributes:
@@ -236,7 +236,7 @@ class BacklogPolicy:
 
     name: str
     evidence: Evidence
-    table: Table
+    table: BacklogTable
     out: frozenset[str] = frozenset()
 
     def decide(
@@ -250,11 +250,11 @@ class BacklogPolicy:
             raise NoStageLeftError(f"no stage is left for query {query.id!r} without {out}", [], [])
         return Decision(action, state.answer, state.p_good)
 
-    def place(self, state: Judgement) -> Place:
+    def place(self, state: Judgement) -> BacklogState:
         """Where a judged state is found; the same in every solution."""
         return self.table.solved.problem.place(state)
 
-    def action(self, place: Place, out: Collection[str] = ()) -> str | None:
+    def action(self, place: BacklogState, out: Collection[str] = ()) -> str | None:
         """What to do at a place; None where every stage is out and no answer in hand."""
         table = self.table
         table.n_decisions += 1
@@ -291,7 +291,7 @@ class QueueAware:
         mu: Cost units that a second is worth.
         batch: Most queries in a call, by stage.
         stages: What is known of every stage; at first, what its calls are expected to take.
-        ahead: As of `Problem.solve`.
+        ahead: As of `BacklogProblem.solve`.
         interval_s: Seconds between two solutions.
         memory: Weight of the old state in the smoothed one, in [0, 1).
         n_solved: Solutions so far.
@@ -302,7 +302,7 @@ class QueueAware:
     """
 
     name: str
-    problem: Problem
+    problem: BacklogProblem
     evidence: Evidence
     lam: float
     mu: float
@@ -320,7 +320,7 @@ class QueueAware:
             raise ConfigError(f"mu is at least 0 and memory in [0, 1), not {self.mu:g} and {self.memory:g}")
         if not (0.0 <= self.ahead <= 1.0 and 0.0 <= self.lam < math.inf):
             raise ConfigError(f"lam is at least 0 and ahead in [0, 1], not {self.lam:g} and {self.ahead:g}")
-        self._policy = BacklogPolicy(self.name, self.evidence, Table(self._solve()))
+        self._policy = BacklogPolicy(self.name, self.evidence, BacklogTable(self._solve()))
 
     def watch(self, gauges: Mapping[str, Gauge]) -> None:
         """Read the queues here from now on."""

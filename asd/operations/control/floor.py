@@ -26,19 +26,19 @@ from asd.errors import ConfigError
 from asd.evidence import Evidence
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
-from asd.operations.control.backlog import BacklogPolicy, Solved, Table
+from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
 from asd.operations.control.target import ascended
 from asd.operations.population import Array, Population, Situation
 from asd.operations.state import SystemState
 from asd.operations.traffic import Gauge
 from asd.types import Decision
 
-__all__ = ["Certificate", "Floored", "Setting", "certify", "worst_scores"]
+__all__ = ["Certificate", "FloorSetting", "Floored", "certify", "worst_scores"]
 
 _LOG = logging.getLogger(__name__)
 
 
-class Setting(NamedTuple):
+class FloorSetting(NamedTuple):
     """One table.
 
     Attributes:
@@ -65,13 +65,13 @@ class Certificate:
         floor: The same in mean score on the calibration rows.
     """
 
-    settings: Sequence[Setting]
+    settings: Sequence[FloorSetting]
     n_passed: int
     keep: float
     floor: float
 
     @property
-    def certified(self) -> Sequence[Setting]:
+    def certified(self) -> Sequence[FloorSetting]:
         """Settings that control may use.
 
         Raises:
@@ -132,7 +132,7 @@ def certify(
     reference = np.array(scores, dtype=np.float64)[order]
     p_values = kept(quality, reference, promise.keep, promise.delta)
     settings = [
-        Setting(mu, table, float(row.mean()), float(p))
+        FloorSetting(mu, table, float(row.mean()), float(p))
         for mu, table, row, p in zip(mus, solved, quality, p_values, strict=True)
     ]
     n = int(n_passed(p_values, promise.delta))
@@ -156,7 +156,7 @@ class Floored:
     """
 
     name: str
-    settings: Sequence[Setting]
+    settings: Sequence[FloorSetting]
     evidence: Evidence
     lam: float
     target_s: float
@@ -171,7 +171,7 @@ class Floored:
         if not 0.0 < self.target_s < math.inf:
             raise ConfigError(f"a target is positive and finite, not {self.target_s:g}")
         self._mu = self.settings[0].mu
-        self._policy = BacklogPolicy(self.name, self.evidence, Table(self.settings[0].solved))
+        self._policy = BacklogPolicy(self.name, self.evidence, BacklogTable(self.settings[0].solved))
 
     def watch(self, gauges: Mapping[str, Gauge]) -> None:
         """Read the queues here from now on."""

@@ -10,11 +10,11 @@ from asd.operations.state import SystemState
 from asd.policies import ClosedForm, Policy
 from asd.policies.routing import ComplexityRule, Routed
 
-__all__ = ["Published", "Router"]
+__all__ = ["PublishedOptimizer", "Router"]
 
 
 @dataclass(slots=True, eq=False)
-class Published:
+class PublishedOptimizer:
     """The published optimiser as printed: multipliers on the costs of its closed-form thresholds.
 
     Mean latency above 1.2 x target: the smallest stage x .95, the largest x 1.05; mean utilisation above .85:

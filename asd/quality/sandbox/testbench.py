@@ -134,7 +134,7 @@ def tests_side(job: dict[str, Any], pipe: Pipe) -> str:
 
 def answer_side(requests: BinaryIO, replies: BinaryIO) -> None:
     """Define the answer's program, then do what the tests ask until they hang up."""
-    answer = Answer()
+    answer = AnswerProgram()
     for line in requests:
         try:
             reply = {"value": encode(answer.do(json.loads(line)), answer.keep)}
@@ -143,7 +143,7 @@ def answer_side(requests: BinaryIO, replies: BinaryIO) -> None:
         replies.write(json.dumps(reply).encode() + b"\n")
 
 
-class Answer:
+class AnswerProgram:
     """The answer's program and those of its objects that the tests hold a handle of."""
 
     def __init__(self) -> None:

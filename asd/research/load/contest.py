@@ -27,14 +27,24 @@ from asd.operations.contenders import Contenders
 from asd.operations.population import Population, Remembered
 from asd.operations.simulator import Simulator
 from asd.operations.sizing import placements
-from asd.operations.stations import Server
-from asd.operations.traffic import Open, Settings
+from asd.operations.stations import StageServer
+from asd.operations.traffic import Open, RunSettings
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
 from asd.research.load.recorded import priced_ladder
 from asd.types import Trace
 
-__all__ = ["LARGEST", "POISSON", "Asked", "Cell", "Contest", "Day", "Tuned", "placed", "run_contest"]
+__all__ = [
+    "LARGEST",
+    "POISSON",
+    "ContestFile",
+    "ContestHeader",
+    "Day",
+    "LoadCell",
+    "Tuned",
+    "placed",
+    "run_contest",
+]
 
 LARGEST, POISSON = "always", "poisson"
 _QUARTERS = 4
@@ -54,7 +64,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """By name, the settings of every contender; "one step" is ours without the recursion."""
 
 
-class Asked(Record, frozen=True, kw_only=True):
+class ContestHeader(Record, frozen=True, kw_only=True):
     """What a contest is about; a file is gone on from only if it is equal.
 
     Attributes:
@@ -78,7 +88,7 @@ class Asked(Record, frozen=True, kw_only=True):
     n_queries: int
 
 
-class Cell(Record, frozen=True, kw_only=True):
+class LoadCell(Record, frozen=True, kw_only=True):
     """One load and kind of arrivals."""
 
     rho: float
@@ -88,7 +98,7 @@ class Cell(Record, frozen=True, kw_only=True):
 class Tuned(Record, frozen=True, kw_only=True):
     """What a policy was tuned to for one quarter; `text` "" where nothing reached the quality."""
 
-    cell: Cell
+    cell: LoadCell
     quarter: int
     name: str
     text: str
@@ -98,30 +108,30 @@ class Tuned(Record, frozen=True, kw_only=True):
 class Day(Record, frozen=True, kw_only=True):
     """One policy on one held-out day; None: its setting of that quarter does not reach the quality."""
 
-    cell: Cell
+    cell: LoadCell
     day: int
     name: str
     total: Summary | None
 
 
-class Contest(Record, frozen=True, kw_only=True):
+class ContestFile(Record, frozen=True, kw_only=True):
     """The file."""
 
     format: Literal["asd-contest"] = "asd-contest"
     schema_version: Literal[1] = 1
     provenance: Literal["simulated"] = "simulated"
-    asked: Asked
+    asked: ContestHeader
     tuned: tuple[Tuned, ...] = ()
     days: tuple[Day, ...] = ()
 
-    def totals(self, cell: Cell, name: str) -> dict[int, Summary]:
+    def totals(self, cell: LoadCell, name: str) -> dict[int, Summary]:
         """A policy's days in a cell, where it was run."""
         return {d.day: d.total for d in self.days if d.cell == cell and d.name == name and d.total}
 
     @property
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[LoadCell]:
         """All of them, in order."""
-        return [Cell(rho=rho, arrivals=a) for a in self.asked.arrivals for rho in self.asked.loads]
+        return [LoadCell(rho=rho, arrivals=a) for a in self.asked.arrivals for rho in self.asked.loads]
 
 
 class _Traffic(NamedTuple):
@@ -153,7 +163,7 @@ class _Play:
         traces: Recorded queries, in an order of chance.
     """
 
-    asked: Asked
+    asked: ContestHeader
     traces: Sequence[Trace]
     _quarters: dict[int, _Quarter]
     _clients: dict[str, list[Client]]
@@ -178,15 +188,15 @@ class _Play:
         sizes = {stage: (n, 1) for stage, n in servers.items()}
         controller = Contenders(place.fitted, place.tuning, sizes, 1, place.evidence).of(text)
         seconds = traffic.instants[-1] + 1e-6
-        made = {stage: Server(n, 1) for stage, n in servers.items()}
+        made = {stage: StageServer(n, 1) for stage, n in servers.items()}
         sim = Simulator(
-            judged, made, controller, Open(traffic.instants, traffic.queries), 0, Settings(seconds)
+            judged, made, controller, Open(traffic.instants, traffic.queries), 0, RunSettings(seconds)
         )
         for _ in sim.run(seconds):
             pass
         return sim.books.total()
 
-    def traffic(self, cell: Cell, judged: Population, seed: int, n: int) -> _Traffic:
+    def traffic(self, cell: LoadCell, judged: Population, seed: int, n: int) -> _Traffic:
         """The requests of a day: the same for every policy."""
         largest = self.asked.stages[-1]
         mean_s = float(np.mean([q.trace.outcomes[largest].draft.seconds for q in judged.queries]))
@@ -210,7 +220,7 @@ class _Play:
         scale = (n / rate) / (found[-1] - found[0])
         return [(instant - found[0]) * scale for instant in found]
 
-    def tuned(self, cell: Cell, number: int, name: str) -> Tuned:
+    def tuned(self, cell: LoadCell, number: int, name: str) -> Tuned:
         """The setting and placement of least P95 that reach the quality on the tuning traffic."""
         place = self.quarter(number)
         tries = [(t, r) for t in SETTINGS[name] for r in placed(self.asked.devices, self.asked.total)]
@@ -234,12 +244,12 @@ class _Play:
 
 
 def run_contest(
-    asked: Asked,
+    asked: ContestHeader,
     traces: Sequence[Trace],
     days: Sequence[int],
     path: str | Path | None = None,
     tell: Callable[[], object] = lambda: None,
-) -> Contest:
+) -> ContestFile:
     """Tune every policy in every cell and quarter, and run it on every day; kept in a file as it goes.
 
     Args:
@@ -255,9 +265,9 @@ def run_contest(
     """
     if not placed(asked.devices, asked.total):
         raise ConfigError(f"{asked.total} devices do not hold a replica of every stage: {asked.devices}")
-    found = Contest(asked=asked)
+    found = ContestFile(asked=asked)
     if path is not None and Path(path).exists():
-        found = read_record(path, Contest)
+        found = read_record(path, ContestFile)
         if found.asked != asked:
             raise ConfigError(f"{path} holds another contest ({found.asked}); choose another file")
     order = np.random.default_rng(0).permutation(len(traces))
@@ -272,8 +282,8 @@ def run_contest(
 
 
 def _step(
-    play: _Play, found: Contest, cell: Cell, day: int, name: str, tell: Callable[[], object]
-) -> Contest:
+    play: _Play, found: ContestFile, cell: LoadCell, day: int, name: str, tell: Callable[[], object]
+) -> ContestFile:
     """One policy on one day, tuned before if it has not been."""
     if any(d.cell == cell and d.day == day and d.name == name for d in found.days):
         tell()
@@ -285,15 +295,17 @@ def _step(
     else:
         kept = [t for t in found.tuned if (t.cell, t.quarter, t.name) == (cell, number, name)]
         tuned = kept[0] if kept else play.tuned(cell, number, name)
-        found = found if kept else Contest(asked=found.asked, tuned=(*found.tuned, tuned), days=found.days)
+        found = (
+            found if kept else ContestFile(asked=found.asked, tuned=(*found.tuned, tuned), days=found.days)
+        )
         best = (tuned.text, tuned.replicas)
     traffic = play.traffic(cell, place.judged, day, play.asked.n_requests)
     total = play.run(place, place.judged, *best, traffic) if best[0] else None
     tell()
     done = Day(cell=cell, day=day, name=name, total=total)
-    return Contest(asked=found.asked, tuned=found.tuned, days=(*found.days, done))
+    return ContestFile(asked=found.asked, tuned=found.tuned, days=(*found.days, done))
 
 
-def _alone(asked: Asked) -> tuple[int, ...]:
+def _alone(asked: ContestHeader) -> tuple[int, ...]:
     """All devices for the largest stage; the others have a replica that is never called."""
     return (*(1 for _ in asked.stages[:-1]), asked.total // asked.devices[-1])

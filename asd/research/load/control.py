@@ -20,10 +20,10 @@ from asd.operations.books import Summary
 from asd.operations.control.budget import Paced
 from asd.operations.control.floor import Floored, certify
 from asd.operations.population import Decider
-from asd.operations.runs import Asked, Run, arrivals_of
+from asd.operations.runs import RunsHeader, SimulatedRun, arrivals_of
 from asd.operations.traffic import DAY_S, Cap
 from asd.research.load.tables import HOUR, Shop
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.schema import msgspec
 
 __all__ = ["CONTROL", "loss"]
@@ -40,7 +40,7 @@ ARMS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 LOOKS_S = 10.0
 
 
-def loss(shop: Shop) -> list[Table]:
+def loss(shop: Shop) -> list[StudyTable]:
     """One replica of a stage is gone for a sixth of the run, at the load of the peak."""
     servers = {stage: (REPLICAS, batch) for stage, (_, batch) in shop.asked.servers.items()}
     span = min(HOUR, shop.asked.seconds)
@@ -66,7 +66,7 @@ def loss(shop: Shop) -> list[Table]:
     return [shop.table("loss", "A device lost at the peak", columns, rows, note)]
 
 
-def _lost(done: Run, start: float, end: float) -> tuple[Value, ...]:
+def _lost(done: SimulatedRun, start: float, end: float) -> tuple[Value, ...]:
     """What `loss` prints of a run; windows of its first sixth are left out."""
     before = [w for w in done.windows if start / 2 <= w.start_s and w.start_s + w.seconds <= start + 1e-9]
     during = [w for w in done.windows if start <= w.start_s < end]
@@ -100,7 +100,7 @@ def _quality(windows: Sequence[Summary]) -> float:
     return sum(w.quality * w.n_answered for w in windows) / sum(w.n_answered for w in windows)
 
 
-def budget(shop: Shop) -> list[Table]:
+def budget(shop: Shop) -> list[StudyTable]:
     """Runs of several days; what a day will be like is taken from another one."""
     expected = _by_hour(shop.asked.arrivals)
     lam = float(shop.ours.split(":")[1])
@@ -153,7 +153,7 @@ def _shares(by_hour: np.ndarray, amount: float, expected: np.ndarray) -> tuple[f
     return float(days.max()), float(1.0 - days.min()), float((by_hour / due).max())
 
 
-def floor(shop: Shop) -> list[Table]:
+def floor(shop: Shop) -> list[StudyTable]:
     """Half of the queries certify, the others come faster than the largest stage alone could take."""
     calibration, judged = shop.scenario.population.halves()
     asked = shop.short(arrivals=f"poisson:{1.5 * shop.rate():g}")
@@ -190,7 +190,7 @@ def floor(shop: Shop) -> list[Table]:
     return [*tables, shop.table("floor", "A floor under load", under_load, rows, note)]
 
 
-def _floored(shop: Shop, asked: Asked, made: Floored) -> tuple[Value, ...]:
+def _floored(shop: Shop, asked: RunsHeader, made: Floored) -> tuple[Value, ...]:
     """One run, in windows that end with a look."""
     asked = msgspec.structs.replace(asked, window_s=made.interval_s)
     sim = replace(shop.scenario, asked=asked).simulator(made, shop.seed)
@@ -203,7 +203,7 @@ def _floored(shop: Shop, asked: Asked, made: Floored) -> tuple[Value, ...]:
     return made.name, total.quality, KEEP * largest, total.p95_s, len(said), sum(said)
 
 
-def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> Asked:
+def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> RunsHeader:
     """Six tenths of the peak's load, twice that for a minute in ten, up to a share of the run."""
     span, rate = min(HOUR, shop.asked.seconds), 0.6 * shop.rate()
     starts = np.arange(span / 12, until * span, span / 6)
@@ -211,7 +211,7 @@ def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> Asked:
     return shop.short(arrivals=f"poisson:{rate:g}", faults=faults, window_s=window_s)
 
 
-def regret(shop: Shop) -> list[Table]:
+def regret(shop: Shop) -> list[StudyTable]:
     """What a window lost, in lam (1 - quality) + cost + mu * latency an answer, summed up."""
     lam, mu = map(float, shop.ours.split(":")[1:3])
     asked = _bursty(shop, 30.0)
@@ -261,7 +261,7 @@ def _slope(counts: Sequence[int], regrets: Sequence[float]) -> float | None:
     return float(np.polyfit(np.log(counts), np.log(regrets), 1)[0])
 
 
-def stability(shop: Shop) -> list[Table]:
+def stability(shop: Shop) -> list[StudyTable]:
     """A look every ten seconds; bursts in the first half only."""
     asked = _bursty(shop, LOOKS_S, 0.5)
     lam = float(shop.ours.split(":")[1])
@@ -288,7 +288,7 @@ def _swing(windows: Sequence[Summary], stage: str) -> float:
     return float(np.mean([abs(b - a) for a, b in pairwise(shares)]))
 
 
-CONTROL: dict[str, Callable[[Shop], list[Table]]] = {
+CONTROL: dict[str, Callable[[Shop], list[StudyTable]]] = {
     "loss": loss,
     "floor": floor,
     "regret": regret,

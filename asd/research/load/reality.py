@@ -30,8 +30,8 @@ from asd.measurement.records import Record
 from asd.operations.arrivals import poisson
 from asd.operations.population import Decider, Population, Situation
 from asd.operations.simulator import Simulator
-from asd.operations.stations import Request, Server
-from asd.operations.traffic import Fixed, Open, Settings
+from asd.operations.stations import Request, StageServer
+from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.policies import OptimalPolicy
 from asd.policy.artifact import PolicyArtifact
 from asd.prices import PriceFile, PriceRow
@@ -39,7 +39,7 @@ from asd.research.load.client import Sent, ask_all
 from asd.schema import msgspec
 from asd.types import Trace
 
-__all__ = ["Asked", "Figures", "Load", "Reality", "compare", "drift", "run_reality"]
+__all__ = ["Figures", "MeasuredLoad", "Reality", "RealityHeader", "compare", "drift", "run_reality"]
 
 _BATCHES = "1,4"
 _IDLE = 40
@@ -51,7 +51,7 @@ _FEWEST = 20
 Prices = dict[int, dict[str, PriceRow]]
 
 
-class Asked(Record, frozen=True, kw_only=True):
+class RealityHeader(Record, frozen=True, kw_only=True):
     """What a comparison is about; a file is gone on from only if it is equal.
 
     Attributes:
@@ -71,7 +71,7 @@ class Asked(Record, frozen=True, kw_only=True):
     n_queries: int
 
 
-class Load(Record, frozen=True, kw_only=True):
+class MeasuredLoad(Record, frozen=True, kw_only=True):
     """One real run."""
 
     rho: float
@@ -92,11 +92,11 @@ class Reality(Record, frozen=True, kw_only=True):
     format: Literal["asd-reality"] = "asd-reality"
     schema_version: Literal[1] = 1
     provenance: Literal["measured"] = "measured"
-    asked: Asked
+    asked: RealityHeader
     before: Prices = {}
     after: Prices = {}
     idle: tuple[Sent, ...] = ()
-    loads: tuple[Load, ...] = ()
+    loads: tuple[MeasuredLoad, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ServedLadder:
     """What is served, and how its figures are simulated.
 
     Attributes:
@@ -158,7 +158,11 @@ class Place:
 
 
 def run_reality(
-    place: Place, asked: Asked, path: str | Path | None, tell: Callable[[str], object], limit: int
+    place: ServedLadder,
+    asked: RealityHeader,
+    path: str | Path | None,
+    tell: Callable[[str], object],
+    limit: int,
 ) -> Reality:
     """Measure what is not in the file yet.
 
@@ -196,14 +200,14 @@ def run_reality(
     return found
 
 
-def _begun(path: str | Path | None, asked: Asked) -> Reality:
+def _begun(path: str | Path | None, asked: RealityHeader) -> Reality:
     """What the file holds; nothing yet where there is none."""
     if path is None or not Path(path).exists():
         return Reality(asked=asked)
     return read_record(path, Reality)
 
 
-def _runs(place: Place, found: Reality, url: str, tell: Callable[[str], object]) -> Iterator[Reality]:
+def _runs(place: ServedLadder, found: Reality, url: str, tell: Callable[[str], object]) -> Iterator[Reality]:
     queries = [trace.query for trace in place.traces]
     rng = np.random.default_rng(1)
     if not found.idle:
@@ -217,12 +221,12 @@ def _runs(place: Place, found: Reality, url: str, tell: Callable[[str], object])
         tell(f"load {rho:g}")
         rate = rho / (busy_s + overhead(place, found))
         due = _due(np.random.default_rng([2, round(1000 * rho)]), rate, found.asked)
-        load = Load(rho=rho, rate=rate, sent=tuple(ask_all(url, found.asked.lam, queries, due)))
+        load = MeasuredLoad(rho=rho, rate=rate, sent=tuple(ask_all(url, found.asked.lam, queries, due)))
         found = msgspec.structs.replace(found, loads=(*found.loads, load))
         yield found
 
 
-def _due(rng: np.random.Generator, rate: float, asked: Asked) -> list[tuple[float, int]]:
+def _due(rng: np.random.Generator, rate: float, asked: RealityHeader) -> list[tuple[float, int]]:
     """Poisson instants of one run, in seconds, each with the position of a query."""
     expected = 60.0 * asked.minutes * rate
     if expected < _FEWEST:
@@ -245,7 +249,7 @@ def _calls(decider: Decider, situation: Situation) -> list[float]:
     return [step.demand[0] for step in decider.walk(situation) if step.demand]
 
 
-def overhead(place: Place, found: Reality) -> float:
+def overhead(place: ServedLadder, found: Reality) -> float:
     """Seconds of a call beyond its price on the idle server: the median over its requests, at least 0."""
     population = place.population(found.before, found.asked.batch)
     decider = Decider(population, place.policy_at(found.asked.lam))
@@ -256,7 +260,7 @@ def overhead(place: Place, found: Reality) -> float:
     return max(0.0, float(np.median(beyond)))
 
 
-def drift(before: Prices, after: Prices, place: Place) -> float:
+def drift(before: Prices, after: Prices, place: ServedLadder) -> float:
     """The largest relative change of what a mean call of a stage costs, over stages and batch sizes."""
     changes = [0.0]
     population = place.population(before, 1)
@@ -268,7 +272,9 @@ def drift(before: Prices, after: Prices, place: Place) -> float:
     return max(changes)
 
 
-def compare(place: Place, found: Reality, load: Load, n_drawn: int) -> tuple[Figures, Figures, list[Figures]]:
+def compare(
+    place: ServedLadder, found: Reality, load: MeasuredLoad, n_drawn: int
+) -> tuple[Figures, Figures, list[Figures]]:
     """The real figures of a load, those of its replay, and those of other runs of that rate and length."""
     prices = _mean(found.before, found.after or found.before)
     population = place.population(prices, found.asked.batch)
@@ -293,9 +299,9 @@ def _simulated(
     due: Sequence[tuple[float, int]],
     seed: int,
 ) -> Figures:
-    servers = {stage: Server(1, batch, _PLACE) for stage in population.stages}
+    servers = {stage: StageServer(1, batch, _PLACE) for stage in population.stages}
     seconds, queries = zip(*sorted(due), strict=True)
-    settings = Settings(window_s=seconds[-1] + 600.0)
+    settings = RunSettings(window_s=seconds[-1] + 600.0)
     sim = Simulator(population, servers, fixed, Open(seconds, queries), seed, settings)
     for station in sim.stations.values():
         station.delay_s = extra_s
@@ -361,7 +367,7 @@ def _prices(ladder: str, limit: int) -> Prices:
 
 
 @contextmanager
-def _served(place: Place, batch: int) -> Iterator[str]:
+def _served(place: ServedLadder, batch: int) -> Iterator[str]:
     """The cascade behind its endpoint, in a process of its own."""
     asked = ["serve", "--ladder", place.name, "--port", "0", "--batch", str(batch), "--max-open", "100000"]
     asked += [] if place.policy is None else ["--policy", str(place.policy)]

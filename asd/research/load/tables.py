@@ -26,14 +26,14 @@ from asd.operations.books import Summary
 from asd.operations.contenders import Contenders
 from asd.operations.control.target import P95Target
 from asd.operations.population import Remembered
-from asd.operations.runs import Asked, Run, Scenario, run
+from asd.operations.runs import RunsHeader, Scenario, SimulatedRun, run
 from asd.operations.stations import Request
 from asd.operations.traffic import Controller, Fixed
 from asd.policy.artifact import PolicyArtifact
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.schema import msgspec
 
-__all__ = ["MAKERS", "Kept", "Shop"]
+__all__ = ["MAKERS", "Shop", "TablesFile"]
 
 HOUR = 3600.0
 TARGETS = {"error_rate": 0.01, "quality": 0.85, "uptime": 0.999}
@@ -47,15 +47,15 @@ PUBLISHED = ((10, 13.8, 0.823, None), (50, None, None, 1.478))
 """Users, answers a second, mean and P95 latency in seconds, as far as they were published."""
 
 
-class Kept(Record, frozen=True, kw_only=True):
+class TablesFile(Record, frozen=True, kw_only=True):
     """Tables made so far, so that a run that was cut off goes on from them."""
 
     format: Literal["asd-day"] = "asd-day"
     schema_version: Literal[1] = 1
-    asked: Asked
+    asked: RunsHeader
     policy: str
     seed: int
-    tables: tuple[Table, ...] = ()
+    tables: tuple[StudyTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Shop:
     progress: Callable[[Summary], object] = lambda _: None
 
     @property
-    def asked(self) -> Asked:
+    def asked(self) -> RunsHeader:
         """Of the day."""
         return self.scenario.asked
 
@@ -88,7 +88,7 @@ class Shop:
         """The last stage."""
         return self.scenario.population.stages[-1]
 
-    def short(self, **others: object) -> Asked:
+    def short(self, **others: object) -> RunsHeader:
         """At most an hour at the day's mean rate, instead of the day."""
         seconds = min(HOUR, self.asked.seconds)
         changed = {"seconds": seconds, "window_s": seconds, "arrivals": f"poisson:{self.rate():g}"}
@@ -99,19 +99,19 @@ class Shop:
         replicas, batch = self.asked.servers[self.largest]
         return 0.85 * replicas / self.scenario.population.mean_call_s(self.largest, batch)
 
-    def play(self, asked: Asked, text: str, interval_s: float | None = None) -> Run:
+    def play(self, asked: RunsHeader, text: str, interval_s: float | None = None) -> SimulatedRun:
         """One run."""
         scenario = replace(self.scenario, asked=asked)
         return run(scenario, self.controller(asked, text, interval_s), self.seed, self.progress)
 
-    def controller(self, asked: Asked, text: str, interval_s: float | None = None) -> Controller:
+    def controller(self, asked: RunsHeader, text: str, interval_s: float | None = None) -> Controller:
         """What the text names; looking at other times where that is asked for."""
         made = self.contenders(asked).of(text)
         if interval_s is not None:
             _look_every(made, interval_s)
         return made
 
-    def contenders(self, asked: Asked) -> Contenders:
+    def contenders(self, asked: RunsHeader) -> Contenders:
         """Makes controllers for these servers."""
         batch = max(size for _, size in asked.servers.values())
         return Contenders(
@@ -124,9 +124,9 @@ class Shop:
 
     def table(
         self, name: str, title: str, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]], note: str
-    ) -> Table:
+    ) -> StudyTable:
         """A table of this shop."""
-        return Table(
+        return StudyTable(
             name=name,
             title=title,
             provenance="simulated",
@@ -138,13 +138,13 @@ class Shop:
         )
 
 
-def day(shop: Shop) -> list[Table]:
+def day(shop: Shop) -> list[StudyTable]:
     """The day with failures: as a whole, by six hours, and by stage."""
     done = shop.play(_failing(shop), shop.ours)
     return [_production(shop, done), _hours(shop, done), _devices(shop, done)]
 
 
-def _failing(shop: Shop) -> Asked:
+def _failing(shop: Shop) -> RunsHeader:
     """A failure of every stage a day, and ten minutes of smaller calls, a slow network and a surge."""
     span, stages = shop.asked.seconds, shop.scenario.population.stages
     faults = (
@@ -157,7 +157,7 @@ def _failing(shop: Shop) -> Asked:
     return msgspec.structs.replace(shop.asked, faults=faults, mtbf=mtbf)
 
 
-def _production(shop: Shop, done: Run) -> Table:
+def _production(shop: Shop, done: SimulatedRun) -> StudyTable:
     total = done.total
     up = sum(w.error_rate < TARGETS["error_rate"] for w in done.windows) / len(done.windows)
     rows: list[tuple[Value, ...]] = [
@@ -181,7 +181,7 @@ def _mean_use(total: Summary) -> float:
     return sum(stage.utilisation for stage in total.stages.values()) / len(total.stages)
 
 
-def _hours(shop: Shop, done: Run) -> Table:
+def _hours(shop: Shop, done: SimulatedRun) -> StudyTable:
     quarter, rows = shop.asked.seconds / 4, []
     for i in range(4):
         own = [w for w in done.windows if i * quarter <= w.start_s < (i + 1) * quarter]
@@ -207,7 +207,7 @@ def _weighted(windows: Sequence[Summary], name: str) -> float:
     return sum(float(getattr(w, name)) * w.n_answered for w in windows) / n
 
 
-def _devices(shop: Shop, done: Run) -> Table:
+def _devices(shop: Shop, done: SimulatedRun) -> StudyTable:
     rows: list[tuple[Value, ...]] = []
     for name, whole in done.total.stages.items():
         peak = max(w.stages[name].utilisation for w in done.windows)
@@ -217,7 +217,7 @@ def _devices(shop: Shop, done: Run) -> Table:
     return shop.table("devices", "The day by stage", columns, rows, "Peak: the busiest window.")
 
 
-def before_after(shop: Shop) -> list[Table]:
+def before_after(shop: Shop) -> list[StudyTable]:
     """Four situations, without and with sight of the queues."""
     rate, seconds = shop.rate(), min(HOUR, shop.asked.seconds)
     lam = float(shop.ours.split(":")[1])
@@ -248,7 +248,7 @@ def before_after(shop: Shop) -> list[Table]:
     return [shop.table("before_after", "Without and with sight of the queues", columns, rows, note)]
 
 
-def intervals(shop: Shop) -> list[Table]:
+def intervals(shop: Shop) -> list[StudyTable]:
     """Seconds between two looks, of ours and of the published optimiser."""
     rows: list[tuple[Value, ...]] = []
     for text in (shop.ours, "published:0.2"):
@@ -275,7 +275,7 @@ def _relaxation(total: Summary) -> float:
     return found
 
 
-def categories(shop: Shop) -> list[Table]:
+def categories(shop: Shop) -> list[StudyTable]:
     """What the largest stage answers, by policy and data set."""
     rows: list[tuple[Value, ...]] = []
     texts = (shop.blind, shop.ours, "static:0.8", "router:1:0.8", f"always:{shop.largest}")
@@ -303,7 +303,7 @@ def categories(shop: Shop) -> list[Table]:
     return [shop.table("categories", "Use of the largest stage", columns, rows, note)]
 
 
-def users(shop: Shop) -> list[Table]:
+def users(shop: Shop) -> list[StudyTable]:
     """A closed loop, every row with its law."""
     rows: list[tuple[Value, ...]] = []
     for n in USERS:
@@ -325,7 +325,7 @@ def users(shop: Shop) -> list[Table]:
     ]
     return [
         found,
-        Table(
+        StudyTable(
             name="published_users",
             title="The published scalability table",
             provenance="replayed",
@@ -346,7 +346,7 @@ def _verdict(n: int, rate: float | None, mean: float | None, p95: float | None) 
     return "possible"
 
 
-def load(shop: Shop) -> list[Table]:
+def load(shop: Shop) -> list[StudyTable]:
     """Latency by load, of the largest stage alone and of the cascade without and with sight of the queues."""
     rows: list[tuple[Value, ...]] = []
     for factor in LOADS:
@@ -360,7 +360,7 @@ def load(shop: Shop) -> list[Table]:
     return [shop.table("load", "Latency by load", columns, rows, note)]
 
 
-MAKERS: dict[str, Callable[[Shop], list[Table]]] = {
+MAKERS: dict[str, Callable[[Shop], list[StudyTable]]] = {
     "production": day,
     "before_after": before_after,
     "intervals": intervals,

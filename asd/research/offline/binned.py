@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from asd.research.offline.curves import SWEEP
 from asd.research.offline.logistic import fit_many, sigmoid
-from asd.research.offline.policies import STOPS, Bought, Choice
+from asd.research.offline.policies import STOPS, Bought, RowActions
 from asd.research.offline.signals import Signals
 from asd.research.recordings.recording import Recording
 from asd.stopping.graph import Edge, Graph, Node
@@ -97,11 +97,11 @@ class _Sight(NamedTuple):
     bins: Index
     rank: Index
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
         last = max(bought, key=lambda k: int(self.rank[k]), default=-1)
         node, here = (
             (_ROOT, np.zeros(len(index), dtype=np.intp)) if last < 0 else (str(last), self.bins[index, last])
         )
         actions = np.array([int(edge.action) for edge in self.solution.graph.outgoing(node)] + [STOPS])
         picked = self.solution.action[node][self.solution.nearest(lam), here]
-        return Choice(actions[picked], np.full(len(index), max(last, 0)))
+        return RowActions(actions[picked], np.full(len(index), max(last, 0)))

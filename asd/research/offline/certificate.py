@@ -26,7 +26,7 @@ from asd.research.offline.replay import MIN_ROWS, Interval
 from asd.research.offline.selection import reference_stage
 from asd.research.recordings.recording import Counts, Recording
 
-__all__ = ["Certificate", "Rung", "Saving", "certify"]
+__all__ = ["CertificateReport", "Rung", "Saving", "certify"]
 
 Array = npt.NDArray[np.float64]
 
@@ -58,7 +58,7 @@ class Saving(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     interval: Interval
 
 
-class Certificate(Record, frozen=True, kw_only=True):
+class CertificateReport(Record, frozen=True, kw_only=True):
     """What `asd certify --json` writes.
 
     Attributes:
@@ -90,7 +90,7 @@ class Certificate(Record, frozen=True, kw_only=True):
     savings: tuple[Saving, ...]
 
 
-def certify(rows: Recording) -> Certificate:
+def certify(rows: Recording) -> CertificateReport:
     """Look at recorded outcomes.
 
     Raises:
@@ -101,7 +101,7 @@ def certify(rows: Recording) -> Certificate:
     best = reference_stage(rows)
     n_fail = int((rows.scores.max(axis=1) == 0.0).sum())
     pair = _best_pair(rows, best)
-    return Certificate(
+    return CertificateReport(
         counts=rows.counts,
         rungs=tuple(_rung(rows, k) for k in np.argsort(rows.costs.mean(axis=0), kind="stable").tolist()),
         best_single=rows.stages[best],

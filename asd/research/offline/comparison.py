@@ -29,18 +29,18 @@ from asd.research.offline.deployable import Deployable
 from asd.research.offline.policies import Method
 from asd.research.offline.replay import Interval, ours
 from asd.research.offline.routing import Foresight, PromptRouter, SingleStage
-from asd.research.offline.selection import CONFIDENCE, Contest, deliver, reference_stage
+from asd.research.offline.selection import CONFIDENCE, CrossValidation, deliver, reference_stage
 from asd.research.offline.stopping import Stopping
 from asd.research.recordings.recording import Recording
 
-__all__ = ["Comparison", "Delivered", "Row", "compare", "rivals"]
+__all__ = ["Comparison", "DeliveredLoss", "MethodRow", "compare", "rivals"]
 
 Array = npt.NDArray[np.float64]
 
 _N_FOLDS = 5
 
 
-class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MethodRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One method.
 
     Attributes:
@@ -56,7 +56,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     cells: dict[str, dict[str, float]]
 
 
-class Delivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class DeliveredLoss(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A loss asked of ours, over cells.
 
     Attributes:
@@ -90,11 +90,11 @@ class Comparison(Record, frozen=True, kw_only=True):
     version: Literal[1] = 1
     provenance: Literal["replayed"] = "replayed"
     n_rows: dict[str, int]
-    rows: tuple[Row, ...]
-    asked: tuple[Delivered, ...]
+    rows: tuple[MethodRow, ...]
+    asked: tuple[DeliveredLoss, ...]
 
 
-class Cell(NamedTuple):
+class ComparisonCell(NamedTuple):
     """A file and a ladder."""
 
     name: str
@@ -118,7 +118,7 @@ def rivals(n_stages: int, *, deployable: bool = False) -> tuple[Method, ...]:
     )
 
 
-def compare(cells: Sequence[Cell], *, deployable: bool = False) -> Comparison:
+def compare(cells: Sequence[ComparisonCell], *, deployable: bool = False) -> Comparison:
     """Fit and play every method on the same folds of every cell, behind a progress bar.
 
     Args:
@@ -144,7 +144,7 @@ def compare(cells: Sequence[Cell], *, deployable: bool = False) -> Comparison:
     )
 
 
-def _check_priced(cell: Cell) -> None:
+def _check_priced(cell: ComparisonCell) -> None:
     best = reference_stage(cell.rows)
     if not cell.rows.costs[:, best].mean() > 0.0:
         raise DataError(
@@ -176,17 +176,17 @@ def _cross_validated(rows: Recording, *, deployable: bool) -> tuple[dict[str, Cu
     return {name: in_order(own, back) for name, own in zip(names, found, strict=True)}, joined
 
 
-def _ask(contest: Contest, played: Curve, rows: Recording, loss: float) -> Array:
+def _ask(contest: CrossValidation, played: Curve, rows: Recording, loss: float) -> Array:
     """What was lost and paid on every row, shape (2, n)."""
     curve = deliver(contest.ask(loss), played, rows, contest.reference)
     return np.stack([rows.scores[:, contest.reference] - curve.quality[0], curve.cost[0]])
 
 
-def _row(name: str, found: dict[str, Array]) -> Row:
+def _row(name: str, found: dict[str, Array]) -> MethodRow:
     pooled = np.exp(np.mean([np.log(np.maximum(draws, 1e-6)) for draws in found.values()], axis=0))
     low, high = np.quantile(pooled[1:], [0.025, 0.975], axis=0)
     names = [f"{loss:g}" for loss in LOSSES]
-    return Row(
+    return MethodRow(
         method=name,
         shares=dict(zip(names, pooled[0].tolist(), strict=True)),
         intervals={loss: Interval(float(low[i]), float(high[i])) for i, loss in enumerate(names)},
@@ -194,12 +194,12 @@ def _row(name: str, found: dict[str, Array]) -> Row:
     )
 
 
-def _delivered(i: int, cells: Sequence[Cell], delivered: dict[str, list[Array]]) -> Delivered:
+def _delivered(i: int, cells: Sequence[ComparisonCell], delivered: dict[str, list[Array]]) -> DeliveredLoss:
     lost = {cell.name: delivered[cell.name][i][0] for cell in cells}
     beyond = np.array([values.mean() - LOSSES[i] for values in lost.values()])
     noise = np.array([values.std(ddof=1) / np.sqrt(len(values)) for values in lost.values()])
     shares = [delivered[c.name][i][1].mean() / c.rows.costs[:, reference_stage(c.rows)].mean() for c in cells]
-    return Delivered(
+    return DeliveredLoss(
         asked=LOSSES[i],
         confidence=CONFIDENCE,
         delivered=float(beyond.mean() + LOSSES[i]),

@@ -21,7 +21,7 @@ from asd.policies import ListPolicy, OptimalPolicy
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
 from asd.policy.record import Method
-from asd.research.offline.policies import STOPS, Bought, Choice, as_traces, prices_of
+from asd.research.offline.policies import STOPS, Bought, RowActions, as_traces, prices_of
 from asd.research.recordings.recording import Recording
 from asd.schema import msgspec
 from asd.types import Trace
@@ -103,7 +103,7 @@ class _Sight:
     _judged: dict[Bought, _Judged] = field(default_factory=dict, init=False)
     _policies: dict[float, ListPolicy | OptimalPolicy] = field(default_factory=dict, init=False)
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
         """What the policy decides."""
         if lam not in self._policies:
             self._policies[lam] = self.artifact.policy(lam)
@@ -112,24 +112,24 @@ class _Sight:
             return self._by_vote(policy, bought, index)
         return self._by_solution(policy, bought, index)
 
-    def _by_vote(self, policy: ListPolicy, bought: Bought, index: Index) -> Choice:
+    def _by_vote(self, policy: ListPolicy, bought: Bought, index: Index) -> RowActions:
         first = policy.elected().first
         if not bought:
-            return Choice(np.full(len(index), first), np.full(len(index), first))
+            return RowActions(np.full(len(index), first), np.full(len(index), first))
         if bought != (first,):
             second = next(k for k in bought if k != first)
-            return Choice(np.full(len(index), STOPS), np.full(len(index), second))
+            return RowActions(np.full(len(index), STOPS), np.full(len(index), second))
         action = policy.elected(policy.stages[first]).choose(self._state(bought).p[index])
-        return Choice(action, np.full(len(index), first))
+        return RowActions(action, np.full(len(index), first))
 
-    def _by_solution(self, policy: OptimalPolicy, bought: Bought, index: Index) -> Choice:
+    def _by_solution(self, policy: OptimalPolicy, bought: Bought, index: Index) -> RowActions:
         stages, judged, solution = self.artifact.model.stages, self._state(bought), policy.solution
         node = "+".join(stages[k] for k in bought) or ROOT
         positions = [stages.index(edge.action) for edge in solution.graph.outgoing(node)]
         lam_index = [solution.nearest(policy.lam / scale) for scale in judged.scale[index].tolist()]
         action = solution.action[node][lam_index, judged.bins[index]]
         # The solver's -1 stops; of the others each is the position of an edge.
-        return Choice(np.array([*positions, STOPS])[action], judged.answer[index])
+        return RowActions(np.array([*positions, STOPS])[action], judged.answer[index])
 
     def _state(self, bought: Bought) -> _Judged:
         if bought not in self._judged:

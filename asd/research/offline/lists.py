@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from asd.research.folds import deal
 from asd.research.offline.logistic import fit_folds
-from asd.research.offline.policies import STOPS, Bought, Choice
+from asd.research.offline.policies import STOPS, Bought, RowActions
 from asd.research.offline.signals import Signals
 from asd.research.offline.texts import Texts
 from asd.research.recordings.recording import Recording
-from asd.stopping.lists import ListTable, Rows, count
+from asd.stopping.lists import ListTable, RecordedRows, count
 
 __all__ = ["Lists"]
 
@@ -56,7 +56,7 @@ class Lists:
         if self.words:
             reader, numbers = _Reader.fit(train, numbers)
         after = np.broadcast_to(costs[:, None], (len(train), *(2 * costs.shape[1:])))
-        rows = Rows(numbers, train.scores, costs, after)
+        rows = RecordedRows(numbers, train.scores, costs, after)
         return _FittedLists(signals, reader, count(rows, self.n_draws, self.n_steps))
 
 
@@ -105,12 +105,12 @@ class _Sight(NamedTuple):
     table: ListTable
     numbers: Array
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
         vote = self.table.elect(lam)
         i = vote.first
         if not bought:
-            return Choice(np.full(len(index), i), np.full(len(index), i))
+            return RowActions(np.full(len(index), i), np.full(len(index), i))
         if bought != (i,):
             second = next(k for k in bought if k != i)
-            return Choice(np.full(len(index), STOPS), np.full(len(index), second))
-        return Choice(vote.choose(self.numbers[index, i]), np.full(len(index), i))
+            return RowActions(np.full(len(index), STOPS), np.full(len(index), second))
+        return RowActions(vote.choose(self.numbers[index, i]), np.full(len(index), i))

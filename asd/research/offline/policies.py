@@ -28,7 +28,17 @@ from asd.prices import Prices
 from asd.research.recordings.recording import Recording
 from asd.types import STOP, Decision, Draft, Outcome, Query, Trace, Usage, Verification
 
-__all__ = ["Choice", "Fitted", "Method", "Played", "Recorded", "Sight", "as_traces", "play", "prices_of"]
+__all__ = [
+    "Fitted",
+    "Method",
+    "Recorded",
+    "ReplayedSetting",
+    "RowActions",
+    "Sight",
+    "as_traces",
+    "play",
+    "prices_of",
+]
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -41,7 +51,7 @@ _QUANTUM = 1e-12
 """Recorded costs are billed as a count of these."""
 
 
-class Choice(NamedTuple):
+class RowActions(NamedTuple):
     """For every row asked about: what to do next, and whose answer is the best so far (shape (m,) each)."""
 
     action: Index
@@ -51,7 +61,7 @@ class Choice(NamedTuple):
 class Sight(Protocol):
     """A fitted method before some rows."""
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
         """Choose for the rows at `index`, all in the state `bought`; the answer is not read before a call."""
 
 
@@ -73,7 +83,7 @@ class Method(Protocol):
         """Learn from recorded outcomes of every stage."""
 
 
-class Played(NamedTuple):
+class ReplayedSetting(NamedTuple):
     """One setting of one method on n rows.
 
     Attributes:
@@ -89,7 +99,7 @@ class Played(NamedTuple):
     called: npt.NDArray[np.bool_]
 
 
-def play(sight: Sight, rows: Recording, lam: float) -> Played:
+def play(sight: Sight, rows: Recording, lam: float) -> ReplayedSetting:
     """Walk every row from nothing bought to an answer returned."""
     n, n_stages = rows.scores.shape
     answer, called = np.zeros(n, dtype=np.intp), np.zeros((n, n_stages), dtype=bool)
@@ -104,7 +114,7 @@ def play(sight: Sight, rows: Recording, lam: float) -> Played:
             called[going, stage] = True
             open_at.append((tuple(sorted((*bought, stage))), going))
     quality = rows.scores[np.arange(n), answer]
-    return Played(quality, np.where(called, rows.costs, 0.0).sum(axis=1), answer, called)
+    return ReplayedSetting(quality, np.where(called, rows.costs, 0.0).sum(axis=1), answer, called)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,10 +26,10 @@ from asd.research.offline.routing import Foresight
 from asd.research.offline.selection import (
     CONFIDENCE,
     Always,
-    Asked,
     Best,
     FittedBest,
-    Setting,
+    MixtureShare,
+    SelectedMix,
     deliver,
     reference_stage,
 )
@@ -103,7 +103,7 @@ class AskedAndDelivered(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
     asked: float
     confidence: float
-    settings: dict[str, tuple[Setting, ...]]
+    settings: dict[str, tuple[MixtureShare, ...]]
     expected: float
     delivered: float
     delivered_interval: Interval
@@ -248,7 +248,7 @@ class _Played(NamedTuple):
     name: str
     method: str
     curve: Curve
-    asked: tuple[Asked, ...]
+    asked: tuple[SelectedMix, ...]
     lost: tuple[Array, ...]
     paid: tuple[Array, ...]
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.research.offline.grams import Grams, count_grams, products
-from asd.research.offline.policies import STOPS, Bought, Choice
+from asd.research.offline.policies import STOPS, Bought, RowActions
 from asd.research.offline.signals import Signals, cost_unit
 from asd.research.recordings.recording import Recording
 
@@ -32,11 +32,11 @@ class _Table(NamedTuple):
     quality: Array
     cost: Array
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
         if bought:
-            return Choice(np.full(len(index), STOPS), np.full(len(index), bought[0]))
+            return RowActions(np.full(len(index), STOPS), np.full(len(index), bought[0]))
         best = (lam * self.quality[index] - self.cost[index]).argmax(axis=1)
-        return Choice(best, best)
+        return RowActions(best, best)
 
 
 @dataclass(frozen=True, slots=True)

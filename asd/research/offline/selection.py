@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError
 from asd.research.offline.curves import SWEEP, Curve, cross_validate_all, sweep
-from asd.research.offline.policies import STOPS, Bought, Choice, Fitted, Method, Sight
+from asd.research.offline.policies import STOPS, Bought, Fitted, Method, RowActions, Sight
 from asd.research.offline.signals import cost_unit
 from asd.research.recordings.recording import Recording
 from asd.stopping.hull import Hull
@@ -38,11 +38,11 @@ from asd.stopping.hull import Hull
 __all__ = [
     "CONFIDENCE",
     "Always",
-    "Asked",
     "Best",
-    "Contest",
+    "CrossValidation",
     "FittedBest",
-    "Setting",
+    "MixtureShare",
+    "SelectedMix",
     "deliver",
     "reference_stage",
 ]
@@ -58,7 +58,7 @@ SURELY = 2.0
 """Standard errors by which a member must be worth more than the first."""
 
 
-class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MixtureShare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Played for a share of the queries; lam None: the reference stage alone."""
 
     lam: float | None
@@ -66,7 +66,7 @@ class Setting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SelectedMix:
     """What was picked for an asked loss.
 
     Attributes:
@@ -76,7 +76,7 @@ class Asked:
     """
 
     loss: float
-    settings: tuple[Setting, ...]
+    settings: tuple[MixtureShare, ...]
     expected_loss: float
 
     @property
@@ -105,14 +105,14 @@ class Best:
         contest = self.compete(train)
         return FittedBest(self.members[contest.winner].fit(train), contest)
 
-    def compete(self, train: Recording) -> Contest:
+    def compete(self, train: Recording) -> CrossValidation:
         """Cross-validate every member."""
         train = train.thinned(self.most_rows)
         curves = cross_validate_all(self.members, train, SWEEP, self.n_folds)
         unit = cost_unit(train)
         best = _surely_best(np.stack([(1.0 / (1.0 + curve.lams)) @ curve.values(unit) for curve in curves]))
         reference = reference_stage(train)
-        return Contest(
+        return CrossValidation(
             winner=best,
             name=self.members[best].name,
             curve=curves[best],
@@ -130,7 +130,7 @@ def _surely_best(worth: Array) -> int:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Contest:
+class CrossValidation:
     """What cross-validation said.
 
     Attributes:
@@ -149,7 +149,7 @@ class Contest:
     quality: Array
     cost: float
 
-    def ask(self, loss: float, confidence: float = CONFIDENCE) -> Asked:
+    def ask(self, loss: float, confidence: float = CONFIDENCE) -> SelectedMix:
         """The cheapest mix that loses no more than asked, as sure as stated; else the fallback.
 
         Raises:
@@ -164,8 +164,8 @@ class Contest:
         cost = np.append(self.curve.cost.mean(axis=1), self.cost)
         lams = [*self.curve.lams.tolist(), None]
         mix = _mix(cost, surely, -loss)
-        settings = tuple(Setting(lams[i], share) for i, share in mix)
-        return Asked(loss, settings, float(sum(share * lost[i] for i, share in mix)))
+        settings = tuple(MixtureShare(lams[i], share) for i, share in mix)
+        return SelectedMix(loss, settings, float(sum(share * lost[i] for i, share in mix)))
 
 
 def _mix(cost: Array, quality: Array, wanted: float) -> list[tuple[int, float]]:
@@ -189,14 +189,14 @@ class FittedBest:
     """The winner, and how it won."""
 
     fitted: Fitted
-    contest: Contest
+    contest: CrossValidation
 
     def on(self, rows: Recording) -> Sight:
         """Look at rows with the winner."""
         return self.fitted.on(rows)
 
 
-def deliver(asked: Asked, played: Curve, rows: Recording, reference: int) -> Curve:
+def deliver(asked: SelectedMix, played: Curve, rows: Recording, reference: int) -> Curve:
     """Rows by what was picked; where that is a mix, a checksum of its name says which a query gets.
 
     Args:
@@ -242,7 +242,7 @@ class Always:
         """Nothing to look at."""
         return self
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:  # noqa: ARG002
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:  # noqa: ARG002
         """Call the stage, then stop."""
         action = STOPS if self.stage in bought else self.stage
-        return Choice(np.full(len(index), action), np.full(len(index), self.stage))
+        return RowActions(np.full(len(index), action), np.full(len(index), self.stage))

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from asd.research.folds import deal
 from asd.research.offline.logistic import fit_folds, sigmoid
-from asd.research.offline.policies import STOPS, Bought, Choice
+from asd.research.offline.policies import STOPS, Bought, RowActions
 from asd.research.offline.signals import Signals
 from asd.research.offline.texts import Texts
 from asd.research.recordings.recording import Recording
@@ -317,7 +317,7 @@ class _Sight:
     def expected(self) -> Array:
         return self.fitted.signals.costs(self.rows)
 
-    def choose(self, lam: float, bought: Bought, index: Index) -> Choice:
+    def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
         """Compare stopping with every stage that is left."""
         x, gains = (part[index] for part in self._evidence(bought))
         going = self.fitted.open_at(bought, self.fitted.kept)
@@ -330,7 +330,7 @@ class _Sight:
         if bought in weights:
             values += x @ weights[bought]
         best = np.concatenate([stop[:, None], values], axis=1).argmax(axis=1)
-        return Choice(np.array([STOPS, *going])[best], answer)
+        return RowActions(np.array([STOPS, *going])[best], answer)
 
     def _evidence(self, bought: Bought) -> tuple[Array, Array]:
         if bought not in self._known:

@@ -14,12 +14,12 @@ from asd.evidence.prompt.predictors import FITS, Fit
 from asd.research.predictors.predictors import PredictorComparison, compare
 from asd.research.recordings.outcomes import from_traces
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 
 __all__ = ["predictors_table"]
 
 
-def predictors_table(material: Material, fits: Mapping[str, Fit] = FITS) -> Table:
+def predictors_table(material: Material, fits: Mapping[str, Fit] = FITS) -> StudyTable:
     """R^2, AUROC, Brier score, calibration error and decision regret of every predictor.
 
     Args:
@@ -31,7 +31,7 @@ def predictors_table(material: Material, fits: Mapping[str, Fit] = FITS) -> Tabl
     """
     traces = [trace for outcomes in material.test for trace in outcomes.traces]
     found = compare(from_traces(traces, material.ladder), seed=material.seed, fits=fits)
-    return Table(
+    return StudyTable(
         name="predictors",
         title="Predictors of quality",
         provenance="replayed",

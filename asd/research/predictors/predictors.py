@@ -27,7 +27,7 @@ from asd.evidence.prompt.ensemble import MEMBERS, Ensemble, EnsembleModel, to_lo
 from asd.evidence.prompt.predictors import FITS, Fit, stacked
 from asd.evidence.prompt.published import published_features
 from asd.evidence.prompt.semantics import Projection, fit_semantics
-from asd.research.recordings.outcomes import Outcomes
+from asd.research.recordings.outcomes import RecordedOutcomes
 
 __all__ = ["LAMS", "PredictorComparison", "best", "compare", "decision_regret", "r_squared"]
 
@@ -60,7 +60,7 @@ class PredictorComparison:
 
 
 def compare(
-    outcomes: Outcomes, *, seed: int, lams: Sequence[float] = LAMS, fits: Mapping[str, Fit] = FITS
+    outcomes: RecordedOutcomes, *, seed: int, lams: Sequence[float] = LAMS, fits: Mapping[str, Fit] = FITS
 ) -> list[PredictorComparison]:
     """All predictors, from the prompt alone and with the answer so far.
 
@@ -94,7 +94,7 @@ def r_squared(p: Array, scores: Array) -> float:
     return float(1.0 - np.sum((p - scores) ** 2) / np.sum((scores - scores.mean()) ** 2))
 
 
-def decision_regret(p_answered: Array, p_asked: Array, outcomes: Outcomes, lam: float) -> float:
+def decision_regret(p_answered: Array, p_asked: Array, outcomes: RecordedOutcomes, lam: float) -> float:
     """What foresight gains over the decisions "stop or ask the largest stage", mean over rows and stages.
 
     Args:
@@ -110,7 +110,7 @@ def decision_regret(p_answered: Array, p_asked: Array, outcomes: Outcomes, lam: 
 
 
 def _predict(
-    outcomes: Outcomes, folds: IntArray, seed: int, fits: Mapping[str, Fit], *, with_answers: bool
+    outcomes: RecordedOutcomes, folds: IntArray, seed: int, fits: Mapping[str, Fit], *, with_answers: bool
 ) -> dict[str, Array]:
     """Calibrated out-of-fold probabilities by predictor, each of shape (n, K)."""
     n, k = outcomes.scores.shape
@@ -130,7 +130,7 @@ def _calibrate(logits: Array, scores: Array, folds: IntArray) -> Array:
 
 
 def _fit_and_predict(
-    outcomes: Outcomes,
+    outcomes: RecordedOutcomes,
     seen: npt.NDArray[np.bool_],
     seed: int,
     fits: Mapping[str, Fit],

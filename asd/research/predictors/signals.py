@@ -25,10 +25,10 @@ from asd.evidence.signals import kinds_of
 from asd.policy.heldout import listed
 from asd.research.offline.curves import LOSSES, SWEEP
 from asd.research.offline.texts import Texts
-from asd.research.recordings.outcomes import Outcomes
+from asd.research.recordings.outcomes import RecordedOutcomes
 from asd.research.recordings.recording import Recording
 from asd.stopping.hull import Hull
-from asd.stopping.lists import Rows
+from asd.stopping.lists import RecordedRows
 from asd.types import Trace
 
 __all__ = ["ALL", "Worth", "recorded_signals", "traced_signals", "worth_of_signals"]
@@ -57,7 +57,7 @@ class Worth:
     shares: dict[float, float]
 
 
-def worth_of_signals(outcomes: Outcomes, signals: Mapping[str, Array], *, seed: int) -> list[Worth]:
+def worth_of_signals(outcomes: RecordedOutcomes, signals: Mapping[str, Array], *, seed: int) -> list[Worth]:
     """Every signal on the same folds, then all together; the first row knows nothing of an answer.
 
     Args:
@@ -71,7 +71,7 @@ def worth_of_signals(outcomes: Outcomes, signals: Mapping[str, Array], *, seed: 
     return [_worth(name, table, outcomes, folds) for name, table in tables.items()]
 
 
-def _worth(name: str, table: Array, outcomes: Outcomes, folds: npt.NDArray[np.intp]) -> Worth:
+def _worth(name: str, table: Array, outcomes: RecordedOutcomes, folds: npt.NDArray[np.intp]) -> Worth:
     stages = range(len(outcomes.stages))
     told = [
         out_of_fold(
@@ -84,7 +84,7 @@ def _worth(name: str, table: Array, outcomes: Outcomes, folds: npt.NDArray[np.in
     mean = float(np.mean(known)) if known and name != NONE else None
     after = np.repeat(outcomes.costs[:, None], len(stages), axis=1)
     played = listed(
-        Rows(np.column_stack(told), outcomes.scores, outcomes.costs, after), folds, np.array(SWEEP)
+        RecordedRows(np.column_stack(told), outcomes.scores, outcomes.costs, after), folds, np.array(SWEEP)
     )
     return Worth(name, mean, _shares(outcomes, played.cost.mean(axis=1), played.quality.mean(axis=1)))
 
@@ -96,7 +96,7 @@ def _fit(x: Array, scores: Array) -> Callable[[Array], Array]:
     return lambda rows: logistic.logits(rows) - mean
 
 
-def _shares(outcomes: Outcomes, costs: Array, qualities: Array) -> dict[float, float]:
+def _shares(outcomes: RecordedOutcomes, costs: Array, qualities: Array) -> dict[float, float]:
     alone = list(
         zip(outcomes.costs.mean(axis=0).tolist(), outcomes.scores.mean(axis=0).tolist(), strict=True)
     )

@@ -23,15 +23,15 @@ from asd.quality.sandbox import CodeTests, Sandbox
 from asd.types import AnswerForm
 from asd.workloads import humaneval, mbpp
 from asd.workloads.choices import letter
-from asd.workloads.sources import Folder, HubTable, Table
+from asd.workloads.sources import Folder, HubTable, SourceTable
 
-__all__ = ["Agreement", "Compared", "RecordedReply", "agreements", "replies"]
+__all__ = ["Agreement", "RecordedReply", "VerdictPair", "agreements", "replies"]
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class VerdictPair:
     """One answer: who gave it to which question, and the two verdicts."""
 
     id: str
@@ -46,7 +46,7 @@ class Agreement:
 
     name: str
     against: str
-    answers: tuple[Compared, ...]
+    answers: tuple[VerdictPair, ...]
 
     @property
     def share(self) -> float:
@@ -131,9 +131,9 @@ def replies(data: Folder, name: str) -> Iterator[RecordedReply]:
     return readers[name](data) if name in readers else _phrases(data, name)
 
 
-def _compared(reply: RecordedReply) -> Compared:
+def _compared(reply: RecordedReply) -> VerdictPair:
     ours = answer_of(reply.form, reply.text) == reply.right
-    return Compared(reply.id, reply.model, ours, reply.recorded)
+    return VerdictPair(reply.id, reply.model, ours, reply.recorded)
 
 
 def _outputs(rows: Iterable[Row]) -> Iterator[tuple[Row, str, str, Row]]:
@@ -193,13 +193,15 @@ def _phrases(data: Folder, name: str) -> Iterator[RecordedReply]:
         yield RecordedReply(row["id"], model, text, AnswerForm("words"), None, output["score"] == 1)
 
 
-def _solutions(data: Folder, sandbox: Sandbox, n: int) -> Iterator[Compared]:
+def _solutions(data: Folder, sandbox: Sandbox, n: int) -> Iterator[VerdictPair]:
     for function in data.read(humaneval.TABLE)[:n]:
         solution = function.prompt + function.canonical_solution
         ours = sandbox.run(solution, humaneval.tests_of(function)).passed
-        yield Compared(function.id, "solution", ours, recorded=True)
+        yield VerdictPair(function.id, "solution", ours, recorded=True)
     for task in data.read(mbpp.TABLE)[:n]:
-        yield Compared(task.id, "solution", sandbox.run(task.code, mbpp.tests_of(task)).passed, recorded=True)
+        yield VerdictPair(
+            task.id, "solution", sandbox.run(task.code, mbpp.tests_of(task)).passed, recorded=True
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,23 +234,23 @@ def _renamed(program: str, name: str) -> str:
     return program if not defined or name in defined else f"{program}\n{name} = {defined[0]}\n"
 
 
-def _one_process(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[Compared]:
+def _one_process(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[VerdictPair]:
     for answer in answers:
         tests = answer.tests
         together = "\n".join([tests.prelude, answer.program, tests.tests])
         plain = sandbox.run(together, CodeTests(tests="", names=())).passed
-        yield Compared(answer.id, answer.model, sandbox.run(answer.program, tests).passed, plain)
+        yield VerdictPair(answer.id, answer.model, sandbox.run(answer.program, tests).passed, plain)
 
 
-def _as_recorded(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[Compared]:
+def _as_recorded(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[VerdictPair]:
     for answer in answers:
         ours = sandbox.run(answer.program, answer.tests).passed
-        yield Compared(answer.id, answer.model, ours, answer.recorded)
+        yield VerdictPair(answer.id, answer.model, ours, answer.recorded)
 
 
 def _rows(data: Folder, name: str) -> list[Row]:
     hub = HubTable("", (), "", lambda row, *_: dict(row))
-    return data.read(Table(f"{name}.jsonl.gz", dict, hub))
+    return data.read(SourceTable(f"{name}.jsonl.gz", dict, hub))
 
 
 def _text(field: str) -> str:

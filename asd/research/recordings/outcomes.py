@@ -19,7 +19,7 @@ from asd.quality.answers import answer_of
 from asd.research.recordings.recording import Recording
 from asd.types import Trace
 
-__all__ = ["RECORDED_ANSWER", "Outcomes", "from_recording", "from_traces", "scored_on"]
+__all__ = ["RECORDED_ANSWER", "RecordedOutcomes", "from_recording", "from_traces", "scored_on"]
 
 Array = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ _LEAST_CONFIDENCE = -100.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Outcomes:
+class RecordedOutcomes:
     """n queries on K stages.
 
     Attributes:
@@ -51,7 +51,7 @@ class Outcomes:
     n_left_out: int
 
 
-def from_recording(recording: Recording) -> Outcomes:
+def from_recording(recording: Recording) -> RecordedOutcomes:
     """Recorded outcomes of stages in ladder order, with `RECORDED_ANSWER` of every answer.
 
     Raises:
@@ -64,7 +64,7 @@ def from_recording(recording: Recording) -> Outcomes:
     confidence = np.where(known, np.maximum(recording.confidence, _LEAST_CONFIDENCE), 0.0)
     length = np.log1p(np.nan_to_num(recording.words))
     answers = np.stack([confidence, known, length, _agreement(recording.agreement)], axis=2)
-    return Outcomes(
+    return RecordedOutcomes(
         stages=recording.stages,
         prompts=tuple(recording.prompts),
         scores=recording.scores,
@@ -89,7 +89,7 @@ def _agreement(pairs: Array) -> Array:
     return np.asarray((np.nan_to_num(pairs) * earlier).sum(axis=2))
 
 
-def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
+def from_traces(traces: Sequence[Trace], ladder: Ladder) -> RecordedOutcomes:
     """The same table from own traces: per-token features of each answer, and agreement with smaller stages.
 
     Raises:
@@ -110,7 +110,7 @@ def from_traces(traces: Sequence[Trace], ladder: Ladder) -> Outcomes:
         [(*answer_features(draft), agreed) for draft, agreed in zip(row, agreement, strict=True)]
         for row, agreement in zip(drafts, agreements, strict=True)
     ]
-    return Outcomes(
+    return RecordedOutcomes(
         stages=stages,
         prompts=tuple(trace.query.prompt for trace in scored),
         scores=np.array([[t.outcomes[s].score for s in stages] for t in scored], dtype=np.float64),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 
 __all__ = ["Column", "Sheet", "sheet", "spread", "worded"]
 
@@ -28,7 +28,7 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
 
 
-def sheet(table: Table) -> Sheet:
+def sheet(table: StudyTable) -> Sheet:
     """Every row of the table; a column followed by its low and its high end becomes one."""
     groups = list(_groups(table.columns))
     columns = tuple(Column(_heading(table.columns, group), _kind(table, group[0])) for group in groups)
@@ -72,7 +72,7 @@ def _heading(columns: Sequence[str], group: tuple[int, ...]) -> str:
     return f"{name} [95 %]" if len(group) > 1 else name
 
 
-def _kind(table: Table, index: int) -> str:
+def _kind(table: StudyTable, index: int) -> str:
     values = [row[index] for row in table.rows]
     if any(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return "number"

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from asd.research.report.reading import around, basis, has, kinds, milliseconds_around, numbers
 from asd.research.report.style import Figure, finished, line, panels
-from asd.research.study.record import Study, Table
+from asd.research.study.record import Study, StudyTable
 
 __all__ = ["contest", "mark"]
 
@@ -43,11 +43,11 @@ def _caption(reference: str, study: Study) -> str:
     )
 
 
-def _largest(differences: Table) -> str:
+def _largest(differences: StudyTable) -> str:
     return kinds(differences, "reference")[0]
 
 
-def _dots(axes: Axes, table: Table, column: str, title: str, names: list[str]) -> None:
+def _dots(axes: Axes, table: StudyTable, column: str, title: str, names: list[str]) -> None:
     at = {name: i for i, name in enumerate(names)}
     rows = np.array([at[name] for name in map(str, table.column("method"))])
     values = numbers(table, column)

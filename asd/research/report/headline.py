@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from asd.research.report.cells import spread
 from asd.research.report.reading import has, kinds
 from asd.research.study.methods import DRAFTED
-from asd.research.study.record import Study, Table, Value
+from asd.research.study.record import Study, StudyTable, Value
 
 __all__ = ["Finding", "headline", "under_study"]
 
@@ -54,13 +54,13 @@ def headline(study: Study) -> list[Finding]:
     return found
 
 
-def _basis(table: Table) -> str:
+def _basis(table: StudyTable) -> str:
     return f"{table.provenance}, n = {table.n}"
 
 
-def _row(table: Table, **key: str) -> Mapping[str, Value]:
+def _row(table: StudyTable, **key: str) -> Mapping[str, Value]:
     return next(row for row in _named(table) if all(row[name] == value for name, value in key.items()))
 
 
-def _named(table: Table) -> Iterator[dict[str, Value]]:
+def _named(table: StudyTable) -> Iterator[dict[str, Value]]:
     return (dict(zip(table.columns, row, strict=True)) for row in table.rows)

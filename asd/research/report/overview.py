@@ -19,7 +19,7 @@ from asd.research.report.reading import (
     rows_where,
 )
 from asd.research.report.style import Figure, finished, hatch, line, panels, ticks_at
-from asd.research.study.record import Study, Table
+from asd.research.study.record import Study, StudyTable
 
 __all__ = ["overview"]
 
@@ -73,13 +73,13 @@ def _latency(axes: Axes, study: Study) -> None:
     ticks_at(axes, TICKS)
 
 
-def _against_lambda(axes: Axes, table: Table, column: str, title: str, label: str) -> None:
+def _against_lambda(axes: Axes, table: StudyTable, column: str, title: str, label: str) -> None:
     axes.plot(numbers(table, "lambda"), numbers(table, column), **line(0))
     axes.set(title=title, xlabel="lambda", ylabel=label)
     ticks_at(axes, TICKS)
 
 
-def _surface(axes: Axes, table: Table) -> ColorizingArtist:
+def _surface(axes: Axes, table: StudyTable) -> ColorizingArtist:
     """Value lost by solving for lambda (x) where an answer is worth another number (y)."""
     lams, quality, cost = (numbers(table, name) for name in ("lambda", "quality", "cost"))
     value = lams[:, None] * quality - cost
@@ -95,7 +95,7 @@ def _surface(axes: Axes, table: Table) -> ColorizingArtist:
     return shades
 
 
-def _stage_use(axes: Axes, table: Table) -> ColorizingArtist:
+def _stage_use(axes: Axes, table: StudyTable) -> ColorizingArtist:
     datasets, stages = kinds(table, "dataset"), columns_like(table, "share_")
     parts = {name: rows_where(table, "dataset", name) for name in datasets}
     shares = np.array([numbers(parts[name], f"share_{stage}") for name in datasets for stage in stages])
@@ -116,7 +116,7 @@ def _short(dataset: str) -> str:
     return dataset.rpartition("-")[2][:10]
 
 
-def _levels(axes: Axes, table: Table) -> None:
+def _levels(axes: Axes, table: StudyTable) -> None:
     below = np.zeros(len(table.rows))
     for k, stage in enumerate(columns_like(table, "share_")):
         share = numbers(table, f"share_{stage}")
@@ -126,7 +126,7 @@ def _levels(axes: Axes, table: Table) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=4)
 
 
-def _frontier(axes: Axes, over: Table, methods: Table) -> None:
+def _frontier(axes: Axes, over: StudyTable, methods: StudyTable) -> None:
     axes.plot(numbers(over, "cost"), numbers(over, "quality"), label="policy over lambda", **line(0))
     for k, row in enumerate(kinds(methods, "method"), start=1):
         one = rows_where(methods, "method", row)

@@ -20,7 +20,7 @@ from asd.research.report.figures import left_out
 from asd.research.report.headline import headline, under_study
 from asd.research.report.reading import has
 from asd.research.report.style import Figure
-from asd.research.study.record import Study, Table
+from asd.research.study.record import Study, StudyTable
 
 __all__ = ["LONG", "render_page"]
 
@@ -54,7 +54,7 @@ class _Part:
 
     title: str
     figures: tuple[Figure, ...]
-    tables: tuple[Table, ...]
+    tables: tuple[StudyTable, ...]
 
     @property
     def anchor(self) -> str:

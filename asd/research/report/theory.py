@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from asd.research.report.reading import Array, basis, kinds, numbers, rows_where
 from asd.research.report.style import Figure, finished, hatch, line, log_axis, panels, ticks_at, tiles
-from asd.research.study.record import Study, Table
+from asd.research.study.record import Study, StudyTable
 
 __all__ = ["acceptance", "regret", "reliability", "samples", "thresholds", "training"]
 
@@ -39,11 +39,11 @@ def regret(study: Study) -> Figure:
         return finished("regret", caption, canvas)
 
 
-def _highest(tables: Sequence[Table]) -> float:
+def _highest(tables: Sequence[StudyTable]) -> float:
     return 1.2 * max(float(np.nanmax(numbers(table, "regret_high"))) for table in tables)
 
 
-def _streams(axes: Axes, rows: Table) -> None:
+def _streams(axes: Axes, rows: StudyTable) -> None:
     for k, learner in enumerate(kinds(rows, "learner")):
         own = rows_where(rows, "learner", learner)
         rounds, mean = numbers(own, "rounds"), numbers(own, "regret")

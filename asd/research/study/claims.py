@@ -15,7 +15,7 @@ from typing import Literal
 from asd.errors import DataError
 from asd.research.study.material import Material
 from asd.research.study.methods import DRAFTED, drafted, swept
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.recorded import CASCADE
 from asd.research.theory.learners import DRIFTING
 
@@ -42,7 +42,7 @@ UNMEASURED = (
 class _Found:
     """A quantity as it came out here and the table it is read from; `on` and `n` where a row has its own."""
 
-    table: Table
+    table: StudyTable
     value: float
     low: float | None = None
     high: float | None = None
@@ -50,7 +50,7 @@ class _Found:
     n: int | None = None
 
 
-def claims_table(material: Material, tables: Mapping[str, Table]) -> Table:
+def claims_table(material: Material, tables: Mapping[str, StudyTable]) -> StudyTable:
     """Every headline number of the published study beside what was found here.
 
     Args:
@@ -63,7 +63,7 @@ def claims_table(material: Material, tables: Mapping[str, Table]) -> Table:
     """
     rows = [*_rows(material, tables)]
     rows += [(*head, None, None, None, None, "not measured", None, "not measured") for head in UNMEASURED]
-    return Table(
+    return StudyTable(
         name="claims",
         title="Published claims beside what was measured here",
         provenance="replayed",
@@ -79,7 +79,7 @@ def claims_table(material: Material, tables: Mapping[str, Table]) -> Table:
     )
 
 
-def _rows(material: Material, tables: Mapping[str, Table]) -> Iterator[tuple[Value, ...]]:
+def _rows(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[tuple[Value, ...]]:
     for text, quantity, claimed, better, found in [
         *_headline(material, tables),
         *_recorded(tables),
@@ -96,7 +96,7 @@ def _rows(material: Material, tables: Mapping[str, Table]) -> Iterator[tuple[Val
 _Claim = tuple[str, str, float, Better, _Found]
 
 
-def _headline(material: Material, tables: Mapping[str, Table]) -> Iterator[_Claim]:
+def _headline(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     own, largest = swept(material.fitted), f"always-{material.stages[-1]}"
     quality, cost, seconds = (
         _difference(tables[table], own, largest, metric)
@@ -120,7 +120,7 @@ def _headline(material: Material, tables: Mapping[str, Table]) -> Iterator[_Clai
         yield "all comparisons p < .001", about, 0.001, "lower", worst
 
 
-def _drafter_aside(own: str, tables: Mapping[str, Table]) -> Iterator[_Claim]:
+def _drafter_aside(own: str, tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     """The same against the largest stage with its own drafter: what the policy adds to lossless drafting."""
     largest = "the largest with its own drafter"
     cost = _difference(tables["differences"], own, DRAFTED, "cost")
@@ -161,7 +161,7 @@ def _better(quality: _Found) -> Iterator[_Claim]:
         yield f"quality +{claimed:g} %", "quality against the largest, per cent", claimed, "higher", quality
 
 
-def _recorded(tables: Mapping[str, Table]) -> Iterator[_Claim]:
+def _recorded(tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     """The cascade on recorded models, all data sets together."""
     if "recorded" not in tables:
         return
@@ -178,14 +178,14 @@ def _recorded(tables: Mapping[str, Table]) -> Iterator[_Claim]:
         yield from _cheaper(found("cost_percent"))
 
 
-def _mixture(material: Material, tables: Mapping[str, Table]) -> Iterator[_Claim]:
+def _mixture(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     own = _row(tables["methods"], method=swept(material.fitted))
     for stage, claimed in zip(material.stages, MIXES.get(len(material.stages), ()), strict=False):
         found = _Found(tables["methods"], _number(own[f"share_{stage}"]))
         yield f"{claimed:.1%} answered by one stage", f"share answered by {stage}", claimed, "equal", found
 
 
-def _foretold(tables: Mapping[str, Table]) -> Iterator[_Claim]:
+def _foretold(tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     """R^2 of the published network and of the published ensemble, from the prompt as published."""
     for predictor, claimed in (("mlp", 0.489), ("ensemble", 0.76)):
         row = _row(tables["predictors"], known="prompt", predictor=predictor)
@@ -194,7 +194,7 @@ def _foretold(tables: Mapping[str, Table]) -> Iterator[_Claim]:
         yield f"R^2 {claimed:g} of the quality predictor ({predictor})", about, claimed, "higher", found
 
 
-def _theory(tables: Mapping[str, Table]) -> Iterator[_Claim]:
+def _theory(tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     for name in ("regret_simulated", "regret"):
         for row in _named(tables[name]) if name in tables else ():
             drifts = str(row["stream"]).startswith(DRIFTING)  # of which the theory does not speak
@@ -219,29 +219,29 @@ def verdict(claimed: float, better: Better, value: float, low: float | None, hig
     return "yes" if worst >= claimed else "no" if best < claimed else "undecided"
 
 
-def _difference(table: Table, method: str, reference: str, metric: str) -> _Found:
+def _difference(table: StudyTable, method: str, reference: str, metric: str) -> _Found:
     row = _row(table, method=method, reference=reference, metric=metric)
     value, low, high = (_number(row[name]) for name in ("percent", "low_percent", "high_percent"))
     return _Found(table, value, low, high)
 
 
-def _found(table: Table, column: str, **key: str) -> _Found:
+def _found(table: StudyTable, column: str, **key: str) -> _Found:
     return _interval(table, _row(table, **key), column)
 
 
-def _interval(table: Table, row: Mapping[str, Value], column: str) -> _Found:
+def _interval(table: StudyTable, row: Mapping[str, Value], column: str) -> _Found:
     value, low, high = (_number(row[name]) for name in (column, f"{column}_low", f"{column}_high"))
     return _Found(table, value, low, high)
 
 
-def _row(table: Table, **key: str) -> Mapping[str, Value]:
+def _row(table: StudyTable, **key: str) -> Mapping[str, Value]:
     for row in _named(table):
         if all(row[name] == value for name, value in key.items()):
             return row
     raise DataError(f"table {table.name!r} has no row of {key}")
 
 
-def _named(table: Table) -> Iterator[dict[str, Value]]:
+def _named(table: StudyTable) -> Iterator[dict[str, Value]]:
     return (dict(zip(table.columns, row, strict=True)) for row in table.rows)
 
 

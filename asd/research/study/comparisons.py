@@ -17,7 +17,7 @@ from scipy import stats
 from asd.research.study.items import vectors
 from asd.research.study.material import Material
 from asd.research.study.methods import DRAFTED, drafted
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.significance import (
     SMALLEST_EFFECT,
     Difference,
@@ -37,7 +37,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def methods_table(material: Material, items: Table) -> Table:
+def methods_table(material: Material, items: StudyTable) -> StudyTable:
     """Quality, cost, passes and stage mix of every method, over all data sets."""
     rng = np.random.default_rng(material.seed)
     quality, cost, passes = (vectors(items, metric) for metric in ("quality", "cost", "passes"))
@@ -56,7 +56,7 @@ def methods_table(material: Material, items: Table) -> Table:
         )
         rows.append((*head, float(passes[method.name].mean()), *shares))
     shares_of = tuple(f"share_{stage}" for stage in material.stages)
-    return Table(
+    return StudyTable(
         name="methods",
         title="Methods: quality and cost",
         provenance="replayed",
@@ -115,7 +115,9 @@ def references(stages: Sequence[str], *, drafted: bool) -> tuple[str, ...]:
     return (*(f"always-{stage}" for stage in chosen), *([DRAFTED] if drafted else []), "static")
 
 
-def difference_tables(material: Material, items: Table, seconds: Table) -> tuple[Table, Table]:
+def difference_tables(
+    material: Material, items: StudyTable, seconds: StudyTable
+) -> tuple[StudyTable, StudyTable]:
     """Replayed differences in quality and cost, measured differences in seconds."""
     rng = np.random.default_rng(material.seed)
     against = references(material.stages, drafted=drafted(material.fitted))
@@ -127,10 +129,10 @@ def difference_tables(material: Material, items: Table, seconds: Table) -> tuple
     )
 
 
-def _table(name: str, title: str, source: Table, pairs: Sequence[_Pair]) -> Table:
+def _table(name: str, title: str, source: StudyTable, pairs: Sequence[_Pair]) -> StudyTable:
     adjusted = adjust([pair.p for pair in pairs])
     rows = zip(pairs, adjusted.holm, adjusted.bonferroni, strict=True)
-    return Table(
+    return StudyTable(
         name=name,
         title=title,
         provenance=source.provenance,
@@ -145,7 +147,7 @@ def _table(name: str, title: str, source: Table, pairs: Sequence[_Pair]) -> Tabl
     )
 
 
-def _pairs(table: Table, metric: str, against: Sequence[str], rng: np.random.Generator) -> list[_Pair]:
+def _pairs(table: StudyTable, metric: str, against: Sequence[str], rng: np.random.Generator) -> list[_Pair]:
     values = vectors(table, metric)
     return [
         _Pair(method, reference, metric, float(values[reference].mean()),

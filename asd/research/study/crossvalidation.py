@@ -14,7 +14,7 @@ from asd.policy.fit import fit
 from asd.research.folds import deal
 from asd.research.study.material import Material
 from asd.research.study.methods import KEPT, LAMS
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.sweep import means, mix
 from asd.types import Trace
 
@@ -23,7 +23,7 @@ __all__ = ["N_FOLDS", "folds_table"]
 N_FOLDS = 5
 
 
-def folds_table(material: Material) -> Table:
+def folds_table(material: Material) -> StudyTable:
     """Held-out quality and cost of every fold, and their mean and standard deviation."""
     rows = [_row(material, fold) for fold in range(N_FOLDS)]
     numbers = np.array([row[3:] for row in rows], dtype=float)
@@ -31,7 +31,7 @@ def folds_table(material: Material) -> Table:
         ("mean", None, None, *numbers.mean(axis=0).tolist()),
         ("sd", None, None, *numbers.std(axis=0, ddof=1).tolist()),
     ]
-    return Table(
+    return StudyTable(
         name="folds",
         title=f"{N_FOLDS}-fold cross-validation of the whole pipeline",
         provenance="replayed",

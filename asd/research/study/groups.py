@@ -14,7 +14,7 @@ import numpy as np
 
 from asd.research.study.material import Material
 from asd.research.study.methods import DRAFTED, swept
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.types import Query
 
 __all__ = ["LEVEL", "group_tables"]
@@ -38,7 +38,7 @@ class _Answered:
     cost_drafted: float | None
 
 
-def group_tables(material: Material) -> list[Table]:
+def group_tables(material: Material) -> list[StudyTable]:
     """By level and by domain where any question has one, and by data set."""
     by = (
         ("levels", "By level of difficulty", "level", lambda query: query.tags.get(LEVEL)),
@@ -55,11 +55,11 @@ def _domain(query: Query) -> str | None:
 
 def _table(
     material: Material, name: str, title: str, column: str, label: Callable[[Query], str | None]
-) -> Table | None:
+) -> StudyTable | None:
     groups = _groups(material, label)
     if not groups:
         return None
-    return Table(
+    return StudyTable(
         name=name,
         title=title,
         provenance="replayed",

@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asd.errors import DataError
-from asd.evaluation.live import Timed
+from asd.evaluation.live import TimedPasses
 from asd.evaluation.replay import Replay, calls
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 
 __all__ = ["items_table", "seconds_table", "vectors"]
 
 Array = NDArray[np.float64]
 
 
-def items_table(material: Material) -> Table:
+def items_table(material: Material) -> StudyTable:
     """Quality, cost, cost by stage, passes and tokens of every method on every question."""
     rows = [row for replays in material.walks.values() for replay in replays for row in _rows(replay)]
     by_stage = tuple(f"cost_{stage}" for stage in material.stages)
-    return Table(
+    return StudyTable(
         name="items",
         title="Every method on every question",
         provenance="replayed",
@@ -51,7 +51,7 @@ def _rows(replay: Replay) -> Iterator[tuple[Value, ...]]:
         yield (*head, float(quality), float(cost), *paid.values(), int(n_passes), int(n_decoded))
 
 
-def seconds_table(material: Material, timed: Mapping[str, Sequence[Timed]]) -> Table:
+def seconds_table(material: Material, timed: Mapping[str, Sequence[TimedPasses]]) -> StudyTable:
     """Seconds of every timed method, question and pass.
 
     Args:
@@ -64,7 +64,7 @@ def seconds_table(material: Material, timed: Mapping[str, Sequence[Timed]]) -> T
             for i, completion in enumerate(part.completions):
                 head = (name, completion.query.dataset, completion.query.id)
                 rows += [(*head, k, float(s)) for k, s in enumerate(part.seconds[:, i])]
-    return Table(
+    return StudyTable(
         name="seconds",
         title="Seconds of every method on every timed question",
         provenance="measured",
@@ -75,7 +75,7 @@ def seconds_table(material: Material, timed: Mapping[str, Sequence[Timed]]) -> T
     )
 
 
-def vectors(table: Table, metric: str) -> dict[str, Array]:
+def vectors(table: StudyTable, metric: str) -> dict[str, Array]:
     """By method, one value a question, questions in one order; the mean over passes where there are several.
 
     Raises:

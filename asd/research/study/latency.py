@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from asd.evaluation.live import Timed, run_live
+from asd.evaluation.live import TimedPasses, run_live
 from asd.evaluation.replay import calls
 from asd.evaluation.statistics import samples_needed
 from asd.measurement.timing import Budget
@@ -15,7 +15,7 @@ from asd.research.study.groups import LEVEL
 from asd.research.study.items import seconds_table
 from asd.research.study.material import Material
 from asd.research.study.methods import DRAFTED, swept
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 
 __all__ = ["latency_tables", "speed_up"]
 
@@ -30,7 +30,9 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def latency_tables(material: Material, *, n_timed: int = N_TIMED, n_passes: int = N_PASSES) -> list[Table]:
+def latency_tables(
+    material: Material, *, n_timed: int = N_TIMED, n_passes: int = N_PASSES
+) -> list[StudyTable]:
     """Latency of every method, over lambda, by level where questions have one, and the seconds behind it.
 
     Args:
@@ -42,8 +44,8 @@ def latency_tables(material: Material, *, n_timed: int = N_TIMED, n_passes: int 
     rng = np.random.default_rng(material.seed)
     seconds = seconds_table(material, methods)
 
-    def table(name: str, title: str, first: str, rows: Sequence[tuple[Value, ...]]) -> Table:
-        return Table(
+    def table(name: str, title: str, first: str, rows: Sequence[tuple[Value, ...]]) -> StudyTable:
+        return StudyTable(
             name=name,
             title=title,
             provenance="measured",
@@ -68,7 +70,7 @@ def latency_tables(material: Material, *, n_timed: int = N_TIMED, n_passes: int 
     ]
 
 
-def _levels_table(material: Material, own: Sequence[Timed], n: int) -> list[Table]:
+def _levels_table(material: Material, own: Sequence[TimedPasses], n: int) -> list[StudyTable]:
     """Seconds of the policy under study by level; none where no question has a level."""
     tags = [done.query.tags.get(LEVEL) for part in own for done in part.completions]
     ours, largest = (
@@ -83,7 +85,7 @@ def _levels_table(material: Material, own: Sequence[Timed], n: int) -> list[Tabl
     if not rows:
         return []
     return [
-        Table(
+        StudyTable(
             name="levels_latency",
             title="Seconds by level of difficulty",
             provenance="measured",
@@ -99,10 +101,10 @@ def _levels_table(material: Material, own: Sequence[Timed], n: int) -> list[Tabl
 
 def _timed(
     material: Material, n_timed: int, n_passes: int
-) -> tuple[Mapping[str, list[Timed]], Mapping[float, list[Timed]]]:
+) -> tuple[Mapping[str, list[TimedPasses]], Mapping[float, list[TimedPasses]]]:
     """By method and by lambda, one a data set; equal walks are run once."""
-    methods: dict[str, list[Timed]] = {name: [] for name in material.walks}
-    sweep: dict[float, list[Timed]] = {lam: [] for lam in material.sweep}
+    methods: dict[str, list[TimedPasses]] = {name: [] for name in material.walks}
+    sweep: dict[float, list[TimedPasses]] = {lam: [] for lam in material.sweep}
     for i, outcomes in enumerate(material.test):
         largest = material.walks[f"always-{outcomes.largest}"][i]
         others = [
@@ -126,7 +128,10 @@ def _timed(
 
 
 def _row(
-    material: Material, parts: Sequence[Timed], drafted: Sequence[Timed] | None, rng: np.random.Generator
+    material: Material,
+    parts: Sequence[TimedPasses],
+    drafted: Sequence[TimedPasses] | None,
+    rng: np.random.Generator,
 ) -> tuple[Value, ...]:
     seconds, largest = (
         np.concatenate([getattr(part, which) for part in parts], axis=1) for which in ("seconds", "largest")
@@ -144,13 +149,13 @@ def _row(
     )
 
 
-def _against(reference: Sequence[Timed], seconds: Array, rng: np.random.Generator) -> tuple[float, ...]:
+def _against(reference: Sequence[TimedPasses], seconds: Array, rng: np.random.Generator) -> tuple[float, ...]:
     """Speed-up over another method, timed in the same passes."""
     theirs = np.concatenate([part.seconds for part in reference], axis=1)
     return speed_up(seconds.mean(axis=0), theirs.mean(axis=0), rng)
 
 
-def _device_seconds(material: Material, parts: Sequence[Timed]) -> float:
+def _device_seconds(material: Material, parts: Sequence[TimedPasses]) -> float:
     devices = {stage.name: stage.tensor_parallel for stage in material.ladder.stages}
     completions = [completion for part in parts for completion in part.completions]
     paid = [call for completion in completions for call in calls(completion)]

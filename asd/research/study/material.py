@@ -21,7 +21,7 @@ from asd.measurement.timing import Clock
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
 from asd.research.recordings.recording import Recording
-from asd.research.study.methods import LAMS, Method, families, methods, swept
+from asd.research.study.methods import LAMS, StudyMethod, families, methods, swept
 from asd.traces import answered
 from asd.traces.log import TraceLog
 from asd.types import Trace
@@ -78,7 +78,7 @@ class Material:
         return f"ladder {self.ladder.name} on held-out questions of {names}"
 
     @cached_property
-    def methods(self) -> list[Method]:
+    def methods(self) -> list[StudyMethod]:
         """Everything compared, at settings chosen on the calibration rows."""
         return methods(self.fitted, self.calibration)
 

@@ -27,7 +27,7 @@ __all__ = [
     "KEPT",
     "LAMS",
     "OPTIMAL",
-    "Method",
+    "StudyMethod",
     "drafted",
     "families",
     "methods",
@@ -57,7 +57,7 @@ _SCALES = 2.0 ** np.linspace(-3.0, 3.0, 129)
 
 
 @dataclass(frozen=True, slots=True)
-class Method:
+class StudyMethod:
     """A name, a setting if it has one, the policy for a data set; `drafter` as in `Contender`."""
 
     name: str
@@ -70,7 +70,7 @@ class Method:
         return outcomes.walk(Contender(self.name, self.lam, self.policy(outcomes), self.drafter))
 
 
-Family = Callable[[float], Method]
+Family = Callable[[float], StudyMethod]
 """From a lambda to a method."""
 
 
@@ -99,7 +99,7 @@ def families(fitted: PolicyArtifact) -> dict[str, Family]:
 
 
 def _family(name: str, policy: Callable[[Outcomes, float], Policy]) -> Family:
-    return lambda lam: Method(name, lam, lambda outcomes: policy(outcomes, lam))
+    return lambda lam: StudyMethod(name, lam, lambda outcomes: policy(outcomes, lam))
 
 
 def prompt_only(fitted: PolicyArtifact, lam: float) -> OptimalPolicy:
@@ -112,7 +112,7 @@ def prompt_only(fitted: PolicyArtifact, lam: float) -> OptimalPolicy:
     return OptimalPolicy(fitted.evidence(), solve(Graph(nodes, edges, graph.start), lams), lam)
 
 
-def methods(fitted: PolicyArtifact, calibration: Sequence[Outcomes]) -> list[Method]:
+def methods(fitted: PolicyArtifact, calibration: Sequence[Outcomes]) -> list[StudyMethod]:
     """Everything that is compared, the single stages first and the oracle last.
 
     "random" draws stages so that its expected cost on the calibration rows is that of "optimal".
@@ -144,11 +144,11 @@ def swept(fitted: PolicyArtifact) -> str:
     return "optimal-verified" if fitted.verifies else OPTIMAL
 
 
-def _fixed(name: str, policy: Policy, *, drafter: bool = True) -> Method:
-    return Method(name, None, lambda _: policy, drafter)
+def _fixed(name: str, policy: Policy, *, drafter: bool = True) -> StudyMethod:
+    return StudyMethod(name, None, lambda _: policy, drafter)
 
 
-def _choose(family: Family, name: str, calibration: Sequence[Outcomes], wanted: float) -> Method:
+def _choose(family: Family, name: str, calibration: Sequence[Outcomes], wanted: float) -> StudyMethod:
     """The cheapest setting that is good enough, else the best."""
     candidates = [family(lam) for lam in (_CLOSED_FORM if name == "closed-form" else LAMS)]
     walked = [[method.walk(outcomes) for outcomes in calibration] for method in candidates]

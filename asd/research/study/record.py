@@ -21,7 +21,7 @@ from asd.measurement.files import write_atomically, write_record
 from asd.measurement.records import Environment, Record
 from asd.types import Provenance
 
-__all__ = ["SCHEMA_VERSION", "Study", "Table", "Value", "write_study"]
+__all__ = ["SCHEMA_VERSION", "Study", "StudyTable", "Value", "write_study"]
 
 SCHEMA_VERSION = 1
 
@@ -29,7 +29,7 @@ Value = str | int | float | bool | None
 """One entry of a table; None: not defined here."""
 
 
-class Table(Record, frozen=True, kw_only=True):
+class StudyTable(Record, frozen=True, kw_only=True):
     """One table of a study.
 
     Attributes:
@@ -101,7 +101,7 @@ class Study(Record, frozen=True, kw_only=True):
     environment: Environment
     seed: int
     ladder: str
-    tables: tuple[Table, ...]
+    tables: tuple[StudyTable, ...]
 
     def __post_init__(self) -> None:
         if self.schema_version != SCHEMA_VERSION:
@@ -110,7 +110,7 @@ class Study(Record, frozen=True, kw_only=True):
         if len(set(names)) < len(names):
             raise DataError(f"two tables of a study have one name: {names}")
 
-    def table(self, name: str) -> Table:
+    def table(self, name: str) -> StudyTable:
         """The table of that name.
 
         Raises:

@@ -27,7 +27,7 @@ from asd.research.recordings.recording import Recording
 from asd.research.study.comparisons import interval
 from asd.research.study.latency import speed_up
 from asd.research.study.methods import KEPT, LAMS
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.significance import compare
 from asd.research.study.sweep import flagged
 
@@ -55,7 +55,7 @@ class _Played:
         return [(f"always-{s}", sweep(Always(k), self.rows, [1.0])) for k, s in enumerate(self.rows.stages)]
 
 
-def recorded_tables(recording: Recording, seed: int) -> list[Table]:
+def recorded_tables(recording: Recording, seed: int) -> list[StudyTable]:
     """The cascade beside every model alone, and the sweep over lambda.
 
     Args:
@@ -118,10 +118,10 @@ def _pooled(played: Sequence[_Played], recording: Recording, datasets: NDArray[n
     return _Played(EVERYTHING, recording.take(order), *(in_order(parts, straight) for parts in curves))
 
 
-def _methods(played: Sequence[_Played], seed: int) -> Table:
+def _methods(played: Sequence[_Played], seed: int) -> StudyTable:
     stages = played[0].rows.stages
     rng = np.random.default_rng(seed)
-    return Table(
+    return StudyTable(
         name="recorded",
         title="Recorded models: every model alone, and the cascade",
         provenance="replayed",
@@ -171,9 +171,9 @@ def _percent(values: Array, reference: Array, rng: np.random.Generator) -> tuple
     return tuple(100.0 * value / level for value in (found.mean, found.low, found.high))
 
 
-def _sweep(played: Sequence[_Played]) -> Table:
+def _sweep(played: Sequence[_Played]) -> StudyTable:
     stages = played[0].rows.stages
-    return Table(
+    return StudyTable(
         name="recorded_lambda",
         title="Recorded models over lambda",
         provenance="replayed",

@@ -35,7 +35,7 @@ from asd.research.study.groups import group_tables
 from asd.research.study.items import items_table
 from asd.research.study.latency import latency_tables
 from asd.research.study.material import Material
-from asd.research.study.record import Study, Table, write_study
+from asd.research.study.record import Study, StudyTable, write_study
 from asd.research.study.recorded import described, recorded_tables
 from asd.research.study.sweep import lambda_tables
 from asd.research.theory.sensitivity import sensitivity_table
@@ -49,7 +49,7 @@ LEAST = math.ceil(MIN_ROWS * N_FOLDS / (N_FOLDS - 1))
 PER_QUESTION = ("items", "seconds")
 """Tables of one row a question: written as CSV, too long for a page."""
 
-Step = Callable[[Material, "KeptSteps"], Sequence[Table]]
+Step = Callable[[Material, "KeptSteps"], Sequence[StudyTable]]
 
 
 class _Identity(Record, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class _Identity(Record, frozen=True, kw_only=True):
 class _Tables(Record, frozen=True, kw_only=True):
     """What a finished step left."""
 
-    tables: tuple[Table, ...]
+    tables: tuple[StudyTable, ...]
 
 
 class KeptSteps:
@@ -77,7 +77,7 @@ class KeptSteps:
 
     def __init__(self, folder: str | Path, identity: _Identity) -> None:
         self._folder = folder = Path(folder)
-        self._found: dict[str, Table] = {}
+        self._found: dict[str, StudyTable] = {}
         path = folder / "study.json"
         if not path.exists():
             write_record(path, identity)
@@ -87,10 +87,10 @@ class KeptSteps:
                 "folder, or empty this one"
             )
 
-    def __getitem__(self, name: str) -> Table:
+    def __getitem__(self, name: str) -> StudyTable:
         return self._found[name]
 
-    def take(self, step: str, make: Callable[[], Sequence[Table]]) -> None:
+    def take(self, step: str, make: Callable[[], Sequence[StudyTable]]) -> None:
         """Read the step's tables, or make and write them."""
         path = self._folder / f"{step}.json"
         if not path.exists():
@@ -98,12 +98,12 @@ class KeptSteps:
         self._found |= {table.name: table for table in read_record(path, _Tables).tables}
 
     @property
-    def tables(self) -> tuple[Table, ...]:
+    def tables(self) -> tuple[StudyTable, ...]:
         """All of them, in the order of the steps."""
         return tuple(self._found.values())
 
 
-def _alone(make: Callable[[Material], Sequence[Table]]) -> Step:
+def _alone(make: Callable[[Material], Sequence[StudyTable]]) -> Step:
     """A step that reads no other step's tables."""
     return lambda material, _: make(material)
 

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from asd.evaluation.replay import Replay
 from asd.research.study.material import Material
 from asd.research.study.methods import pooled, swept
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 
 __all__ = ["flagged", "lambda_tables", "means", "mix"]
 
 
-def lambda_tables(material: Material) -> tuple[Table, Table]:
+def lambda_tables(material: Material) -> tuple[StudyTable, StudyTable]:
     """Over all data sets, and by data set."""
     shares = tuple(f"share_{stage}" for stage in material.stages)
     return (
-        Table(
+        StudyTable(
             name="lambda",
             title="Over lambda: cost, quality, stage mix",
             provenance="replayed",
@@ -32,7 +32,7 @@ def lambda_tables(material: Material) -> tuple[Table, Table]:
             note=f"Policy {swept(material.fitted)}. Efficiency: quality per cost. A flag names what fell "
             "below the row before, which theory rules out on the fitted problem, not on held-out questions.",
         ),
-        Table(
+        StudyTable(
             name="lambda_datasets",
             title="Over lambda, by data set",
             provenance="replayed",

@@ -32,7 +32,7 @@ from asd.guarantee.record import EVERYTHING
 from asd.ladder import Ladder
 from asd.measurement.records import Record
 from asd.policy.fit import fit
-from asd.research.recordings.outcomes import Outcomes
+from asd.research.recordings.outcomes import RecordedOutcomes
 from asd.types import Trace
 
 __all__ = ["RowPopulation", "Validity", "check_validity", "from_outcomes", "from_traces"]
@@ -174,7 +174,9 @@ def from_traces(
     return RowPopulation(name, n_fit, play_sweep(artifact, fitting, rest, ladder, promise)[EVERYTHING])
 
 
-def from_outcomes(name: str, outcomes: Outcomes, n_fit: int, rng: np.random.Generator) -> RowPopulation:
+def from_outcomes(
+    name: str, outcomes: RecordedOutcomes, n_fit: int, rng: np.random.Generator
+) -> RowPopulation:
     """A population of recorded outcomes: a walk up the stages, its probabilities fitted on `n_fit` rows.
 
     Raises:
@@ -202,7 +204,7 @@ def from_outcomes(name: str, outcomes: Outcomes, n_fit: int, rng: np.random.Gene
     return RowPopulation(name, n_fit, everyone.at(rest))
 
 
-def _p_good(outcomes: Outcomes, fitting: npt.NDArray[np.intp]) -> Array:
+def _p_good(outcomes: RecordedOutcomes, fitting: npt.NDArray[np.intp]) -> Array:
     """Success probability of every stage's answer given it, those before and the prompt's length, (n, K)."""
     n = len(outcomes.prompts)
     length = np.log1p([[len(prompt)] for prompt in outcomes.prompts])
@@ -214,7 +216,7 @@ def _p_good(outcomes: Outcomes, fitting: npt.NDArray[np.intp]) -> Array:
     return np.column_stack(columns)
 
 
-def _walk(outcomes: Outcomes, p: Array, threshold: float) -> tuple[Array, Array]:
+def _walk(outcomes: RecordedOutcomes, p: Array, threshold: float) -> tuple[Array, Array]:
     """Score and cost of every row: the first stage whose probability reaches the threshold, or the last."""
     stops = p >= threshold
     stops[:, -1] = True

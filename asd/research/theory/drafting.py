@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.stopping.acceptance import acceptance_rate, expected_tokens
 from asd.types import Trace, Verification
 
@@ -28,7 +28,7 @@ Counts = tuple[int, int]
 """Accepted and drafted tokens of one draft, its end not counted."""
 
 
-def acceptance_tables(material: Material) -> list[Table]:
+def acceptance_tables(material: Material) -> list[StudyTable]:
     """Tokens per verification pass, and the shares of drafts that are accepted; none if nobody verified."""
     traces = [trace for outcomes in material.test for trace in outcomes.traces]
     counts = {pair: _counts(pair, traces) for pair in material.fitted.model.pairs}
@@ -52,9 +52,9 @@ def _of(verification: Verification, *, ended: bool) -> Counts:
     return min(verification.n_accepted, drafted), drafted
 
 
-def _yield_table(material: Material, counts: dict[str, list[Counts]]) -> Table:
+def _yield_table(material: Material, counts: dict[str, list[Counts]]) -> StudyTable:
     rng = np.random.default_rng(material.seed)
-    return Table(
+    return StudyTable(
         name="acceptance",
         title="Tokens per verification pass",
         provenance="replayed",
@@ -81,7 +81,7 @@ def _yield(pair: str, counts: Sequence[Counts], rng: np.random.Generator) -> tup
     return (*head, float(tokens.mean()), low, high, formula)
 
 
-def _share_table(material: Material, counts: dict[str, list[Counts]]) -> Table:
+def _share_table(material: Material, counts: dict[str, list[Counts]]) -> StudyTable:
     edges = np.linspace(0.0, 1.0, N_BINS + 1)
     rows: list[tuple[Value, ...]] = []
     for pair, found in counts.items():
@@ -91,7 +91,7 @@ def _share_table(material: Material, counts: dict[str, list[Counts]]) -> Table:
             (pair, float(low), float(high), int(k))
             for low, high, k in zip(edges[:-1], edges[1:], n, strict=True)
         ]
-    return Table(
+    return StudyTable(
         name="acceptance_shares",
         title="Share of a draft that the verifier accepts",
         provenance="replayed",

@@ -1,8 +1,8 @@
 """Every state of recorded queries as a fitted evidence sees it: all that a policy could have met.
 
-The result is an `asd.policy.estimate.Table`, so that rows which fitted nothing can be binned, walked and
-turned into a stopping problem by the code that fits. Scope: states and costs; nothing is fitted or
-decided.
+The result is an `asd.policy.estimate.EstimationTable`, so that rows which fitted nothing can be binned,
+walked and turned into a stopping problem by the code that fits. Scope: states and costs; nothing is fitted
+or decided.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from asd.errors import DataError
 from asd.evidence import Evidence, Judgement
-from asd.evidence.fitting import Rows
+from asd.evidence.fitting import FittingRows
 from asd.ladder import Ladder
 from asd.policy.artifact import PolicyArtifact
-from asd.policy.estimate import Table, move_usages
+from asd.policy.estimate import EstimationTable, move_usages
 from asd.stopping.kernels import Binning
 from asd.stopping.states import State, moves, states
 from asd.types import Trace, pair_name
@@ -34,7 +34,7 @@ def judged(
     *,
     verify: bool = True,
     unit: float | None = None,
-) -> Table:
+) -> EstimationTable:
     """All states of scored traces.
 
     Args:
@@ -54,7 +54,7 @@ def judged(
     pairs = fitted.model.pairs if verify else ()
     unit = fitted.ladder.unit() if unit is None else unit
     evidence, prices = fitted.evidence(), ladder.prices_at()
-    rows: dict[str, Rows] = {}
+    rows: dict[str, FittingRows] = {}
     best: dict[str, list[str]] = {}
     for state in states(fitted.model.stages, pairs):
         read = best.get("+".join(state.answered), [])
@@ -65,7 +65,7 @@ def judged(
         move: move_usages(move, traces, best[move.source.name]) @ prices[move.stage].rates / unit
         for move in moves(fitted.model.stages, pairs)
     }
-    return Table(rows, costs)
+    return EstimationTable(rows, costs)
 
 
 def _judge(evidence: Evidence, trace: Trace, state: State, read: str | None) -> Judgement:
@@ -75,8 +75,8 @@ def _judge(evidence: Evidence, trace: Trace, state: State, read: str | None) -> 
     return evidence.judge(trace.query, drafts, trace.verifications[pair_name(read, state.verifier)])
 
 
-def _rows(seen: Sequence[Judgement], traces: Sequence[Trace], n_bins: int) -> Rows:
-    return Rows(
+def _rows(seen: Sequence[Judgement], traces: Sequence[Trace], n_bins: int) -> FittingRows:
+    return FittingRows(
         n_bins,
         np.array([judgement.bin for judgement in seen]),
         np.array([judgement.p_good[judgement.answer] if judgement.answer else 0.0 for judgement in seen]),
@@ -98,15 +98,15 @@ def _n_bins(fitted: PolicyArtifact, name: str) -> int:
     return next(len(node.p) for node in fitted.problem.nodes if node.name == name)
 
 
-def coarse(table: Table, like: Table, n_bins: int) -> Table:
+def coarse(table: EstimationTable, like: EstimationTable, n_bins: int) -> EstimationTable:
     """The same rows in at most `n_bins` bins a node: bins of equal mass on the rows of `like`."""
-    return Table(
+    return EstimationTable(
         {name: _coarse(rows, like.rows[name], n_bins) for name, rows in table.rows.items()}, table.costs
     )
 
 
-def _coarse(rows: Rows, like: Rows, n_bins: int) -> Rows:
+def _coarse(rows: FittingRows, like: FittingRows, n_bins: int) -> FittingRows:
     # Bins are in ascending order of p everywhere, and the root's cells in that of their ease.
     binning = Binning.fit(like.bins.astype(float), n_bins)
     bins: IntArray = binning.index(rows.bins.astype(float))
-    return Rows(binning.n_bins, bins, rows.p, rows.score, np.ones_like(rows.scale))
+    return FittingRows(binning.n_bins, bins, rows.p, rows.score, np.ones_like(rows.scale))

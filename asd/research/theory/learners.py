@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asd.policy.estimate import Table as States
+from asd.policy.estimate import EstimationTable as States
 from asd.policy.estimate import estimate_graph
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.theory.judged import coarse, judged
 from asd.research.theory.learning import (
     Beliefs,
@@ -77,7 +77,9 @@ class _Stream:
     worlds: Sequence[World]
 
 
-def regret_tables(material: Material, *, n_rounds: int = N_ROUNDS, n_seeds: int = N_SEEDS) -> list[Table]:
+def regret_tables(
+    material: Material, *, n_rounds: int = N_ROUNDS, n_seeds: int = N_SEEDS
+) -> list[StudyTable]:
     """For the simulated and the recorded streams, final regret with slopes, and the courses.
 
     Args:
@@ -155,7 +157,9 @@ def theory_slope(rounds: IntArray) -> float:
     return float(np.polyfit(np.log(late), 0.5 * np.log(late * np.log(late)), 1)[0])
 
 
-def _tables(material: Material, provenance: Provenance, fared: Sequence[tuple[str, Course]]) -> list[Table]:
+def _tables(
+    material: Material, provenance: Provenance, fared: Sequence[tuple[str, Course]]
+) -> list[StudyTable]:
     rng = np.random.default_rng(material.seed)
     title = "Regret of learning while answering" + (", simulated" if provenance == "simulated" else "")
     suffix = "_simulated" if provenance == "simulated" else ""
@@ -164,7 +168,7 @@ def _tables(material: Material, provenance: Provenance, fared: Sequence[tuple[st
         f"a 95 % interval; slopes are of log regret over log rounds from {FROM_ROUND} on, a dash where "
         "regret does not grow there. A regret below zero would say that the table found is not the best."
     )
-    final = Table(
+    final = StudyTable(
         name=f"regret{suffix}",
         title=title,
         provenance=provenance,
@@ -177,7 +181,7 @@ def _tables(material: Material, provenance: Provenance, fared: Sequence[tuple[st
         rows=tuple(_final(stream, course, rng) for stream, course in fared),
         note=note,
     )
-    courses = Table(
+    courses = StudyTable(
         name=f"regret_course{suffix}",
         title=f"{title}: the course",
         provenance=provenance,

@@ -16,7 +16,7 @@ import numpy as np
 from asd.engines import Acceptance, Verifier, alone
 from asd.engines.batches import call_in_batches
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.significance import compare
 from asd.types import Query, Trace, pair_name
 
@@ -37,7 +37,7 @@ class _Read:
     passes: float
 
 
-def lenient_tables(material: Material, *, n_asked: int = N_ASKED) -> list[Table]:
+def lenient_tables(material: Material, *, n_asked: int = N_ASKED) -> list[StudyTable]:
     """One row a drafter and tolerance; none where the largest stage cannot verify, or nobody can score."""
     largest = alone(material.engines[material.stages[-1]])
     if not isinstance(largest, Verifier) or not material.workloads:
@@ -46,7 +46,7 @@ def lenient_tables(material: Material, *, n_asked: int = N_ASKED) -> list[Table]
     rows = [row for drafter in material.stages[:-1] for row in _rows(material, largest, drafter, asked)]
     largest.unload()
     return [
-        Table(
+        StudyTable(
             name="lenient",
             title="A tolerant verifier: what it saves and what it costs",
             provenance="measured",

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from statsmodels.stats.proportion import proportion_confint
 
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.theory.judged import judged
 
 __all__ = ["reliability_table", "training_table"]
@@ -24,7 +24,7 @@ N_BINS = 10
 Array = npt.NDArray[np.float64]
 
 
-def reliability_table(material: Material) -> Table:
+def reliability_table(material: Material) -> StudyTable:
     """Predicted and observed success of every stage's own answer, by bin, with the stage's answer alone."""
     traces = [trace for outcomes in material.test for trace in outcomes.traces]
     states = judged(material.fitted, material.ladder, traces, verify=False)
@@ -33,7 +33,7 @@ def reliability_table(material: Material) -> Table:
         own = states.rows[stage]
         parts = np.array_split(np.argsort(own.p, kind="stable"), min(N_BINS, len(own.p)))
         rows += [(stage, k, *_bin(own.p[part], own.score[part])) for k, part in enumerate(parts)]
-    return Table(
+    return StudyTable(
         name="reliability",
         title="Calibration: predicted and observed success of every stage",
         provenance="replayed",
@@ -51,9 +51,9 @@ def _bin(p: Array, score: Array) -> tuple[Value, ...]:
     return float(p.mean()), float(score.mean()), float(low), float(high), len(score)
 
 
-def training_table() -> Table:
+def training_table() -> StudyTable:
     """Loss of the embedded ladder's training by phase and token, from the log that ships with its weights."""
-    return Table(
+    return StudyTable(
         name="training",
         title="Training of the embedded ladder",
         provenance="measured",

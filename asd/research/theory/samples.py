@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from asd.policy.estimate import Table as States
+from asd.policy.estimate import EstimationTable as States
 from asd.policy.estimate import estimate_graph
 from asd.policy.fit import MIN_ROWS, fit
 from asd.policy.heldout import replay
 from asd.research.study.material import Material
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.theory.judged import judged
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
@@ -50,7 +50,7 @@ Losses = Mapping[int, Array]
 
 def sample_tables(
     material: Material, *, n_draws: int = N_TABLE_DRAWS, n_fit_draws: int = N_FIT_DRAWS
-) -> list[Table]:
+) -> list[StudyTable]:
     """Sub-optimality by number of training queries, and its slopes.
 
     Args:
@@ -98,13 +98,13 @@ def _losses(
     return {size: best - np.array([value(index) for index in draws]) for size, draws in drawn.items()}
 
 
-def _points(material: Material, lost: Mapping[str, Losses], n: int, rng: np.random.Generator) -> Table:
+def _points(material: Material, lost: Mapping[str, Losses], n: int, rng: np.random.Generator) -> StudyTable:
     rows: list[tuple[Value, ...]] = []
     for what, losses in lost.items():
         for size, values in losses.items():
             ends = _ends(_resampled(values, rng)) if len(values) >= ENOUGH else (None, None)
             rows.append((what, size, len(values), float(values.mean()), *ends))
-    return Table(
+    return StudyTable(
         name="samples",
         title="Sub-optimality by number of training queries",
         provenance="replayed",
@@ -119,8 +119,8 @@ def _points(material: Material, lost: Mapping[str, Losses], n: int, rng: np.rand
     )
 
 
-def _slopes(material: Material, lost: Mapping[str, Losses], rng: np.random.Generator) -> Table:
-    return Table(
+def _slopes(material: Material, lost: Mapping[str, Losses], rng: np.random.Generator) -> StudyTable:
+    return StudyTable(
         name="sample_slopes",
         title="How fast sub-optimality falls with training queries",
         provenance="replayed",

@@ -17,7 +17,7 @@ from asd.evaluation.replay import STATIC_THRESHOLD, Contender
 from asd.policies import OptimalPolicy, Policy, StaticWalk
 from asd.research.study.material import Material
 from asd.research.study.methods import swept
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.study.sweep import means
 from asd.stopping.graph import Edge, Graph
 from asd.stopping.recursion import solve
@@ -38,14 +38,14 @@ class _Point:
     cost: float
 
 
-def sensitivity_table(material: Material) -> Table:
+def sensitivity_table(material: Material) -> StudyTable:
     """Every assumption a tenth lower and higher."""
     rows = [
         (name, 100.0 * change, *_compared(base, changed))
         for name, base, points in _experiments(material)
         for change, changed in zip(CHANGES, points, strict=True)
     ]
-    return Table(
+    return StudyTable(
         name="sensitivity",
         title="A tenth more or less of every assumption",
         provenance="replayed",

@@ -14,7 +14,7 @@ import numpy as np
 
 from asd.evaluation.problems import subset_problem
 from asd.measurement.timing import Clock
-from asd.research.study.record import Table
+from asd.research.study.record import StudyTable
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 
@@ -32,7 +32,7 @@ Choices = Mapping[tuple[str, int], int]
 """By node and bin, -1 to stop or the index of an outgoing edge."""
 
 
-def solving_table(seed: int, clock: Clock) -> Table:
+def solving_table(seed: int, clock: Clock) -> StudyTable:
     """Milliseconds to solve for a hundred lambdas, the fastest of some repeats."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -40,7 +40,7 @@ def solving_table(seed: int, clock: Clock) -> Table:
         problem = subset_problem(LETTERS[:n_stages], n_bins, rng)
         fastest = min(_seconds(problem, clock) for _ in range(N_REPEATS))
         rows.append((n_stages, n_bins, len(problem.nodes), len(problem.edges), fastest * 1e3))
-    return Table(
+    return StudyTable(
         name="solving",
         title="Time to solve the stopping problem",
         provenance="timing-only",
@@ -58,7 +58,7 @@ def _seconds(problem: Graph, clock: Clock) -> float:
     return clock() - began
 
 
-def exactness_table(seed: int) -> Table:
+def exactness_table(seed: int) -> StudyTable:
     """Largest difference between the recursion's value and that of the best of all policies."""
     rng = np.random.default_rng(seed)
     rows = []
@@ -70,7 +70,7 @@ def exactness_table(seed: int) -> Table:
             differences.append(abs(max(values) - float(solve(problem, [lam]).expected_value[0])))
             n_policies = len(values)
         rows.append((len(stages), n_bins, N_CASES, n_policies, max(differences)))
-    return Table(
+    return StudyTable(
         name="exactness",
         title="Backward induction against trying every policy",
         provenance="simulated",

@@ -17,7 +17,7 @@ import numpy as np
 
 from asd.research.study.material import Material
 from asd.research.study.methods import LAMS
-from asd.research.study.record import Table, Value
+from asd.research.study.record import StudyTable, Value
 from asd.research.theory.drafting import acceptance_tables
 from asd.research.theory.learners import regret_tables
 from asd.research.theory.lenient import lenient_tables
@@ -32,7 +32,7 @@ EMBEDDED = "tiny"
 """The ladder whose training log ships with the package."""
 
 
-THEORY: Mapping[str, Callable[[Material], Sequence[Table]]] = {
+THEORY: Mapping[str, Callable[[Material], Sequence[StudyTable]]] = {
     "regret": regret_tables,
     "samples": sample_tables,
     "thresholds": lambda m: [thresholds_table(m)],
@@ -45,11 +45,11 @@ THEORY: Mapping[str, Callable[[Material], Sequence[Table]]] = {
 """By step, how its tables are made; regret takes a minute or two, samples half a minute."""
 
 
-def thresholds_table(material: Material) -> Table:
+def thresholds_table(material: Material) -> StudyTable:
     """The lowest success probability at which each node stops, by lambda."""
     solution = solve(material.fitted.graph(), LAMS)
     n_rows = material.fitted.fit.n_rows
-    return Table(
+    return StudyTable(
         name="thresholds",
         title="Where the policy stops, over lambda",
         provenance="replayed",

@@ -25,7 +25,7 @@ from asd.stops import MOST
 from asd.traces.served import SERVED
 from asd.types import Query
 
-__all__ = ["FORMS", "Asked", "Endpoint", "read"]
+__all__ = ["FORMS", "Endpoint", "ParsedRequest", "read"]
 
 Endpoint = Literal["chat", "text"]
 
@@ -160,7 +160,7 @@ FORMS: dict[Endpoint, type[_Chat | _Text]] = {"chat": _Chat, "text": _Text}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ParsedRequest:
     """One request that can be answered.
 
     Attributes:
@@ -184,7 +184,7 @@ class Asked:
     logprobs: bool
 
 
-def read(endpoint: Endpoint, body: bytes, headers: Iterable[tuple[str, str]], request: str) -> Asked:
+def read(endpoint: Endpoint, body: bytes, headers: Iterable[tuple[str, str]], request: str) -> ParsedRequest:
     """The request in a body.
 
     Args:
@@ -202,7 +202,7 @@ def read(endpoint: Endpoint, body: bytes, headers: Iterable[tuple[str, str]], re
     options = given.stream_options or _StreamOptions()
     if given.stream_options is not None and not given.stream:
         raise RequestError(400, "stream_options goes with stream = true", param="stream_options")
-    return Asked(
+    return ParsedRequest(
         endpoint=endpoint,
         model=given.model,
         query=_query(given, request),

@@ -25,7 +25,7 @@ from asd.serving.endpoint.http import (
 )
 from asd.serving.endpoint.refusals import RequestError, refusal_of
 from asd.serving.endpoint.replies import DONE, Replies, comment, event, text_of
-from asd.serving.endpoint.runs import Run
+from asd.serving.endpoint.runs import ActiveRequest
 from asd.serving.endpoint.service import Service
 from asd.serving.endpoint.shows import Change, Screen
 from asd.serving.endpoint.walks import Delivered
@@ -77,7 +77,7 @@ class Completions:
         finally:
             run.close()
 
-    async def _reply(self, run: Run, price_unit: str, send: Send) -> None:
+    async def _reply(self, run: ActiveRequest, price_unit: str, send: Send) -> None:
         replies = Replies(run.asked, run.setting, price_unit)
         end = asyncio.create_task(run.end())
         try:
@@ -96,7 +96,9 @@ class Completions:
             await asyncio.wait({end})
 
 
-async def _events(run: Run, end: asyncio.Task[Delivered], replies: Replies) -> AsyncGenerator[bytes]:
+async def _events(
+    run: ActiveRequest, end: asyncio.Task[Delivered], replies: Replies
+) -> AsyncGenerator[bytes]:
     """The stream: comments while nothing may be shown, text, the end with what was delivered."""
     screen = Screen(run.asked.controls.show or "hold", run.setting.stages)
     if not end.done():
@@ -134,7 +136,7 @@ def _shown(change: Change, replies: Replies) -> bytes:
     return event(replies.replacement(change.text) if change.replaces else replies.piece(change.text))
 
 
-async def _moved(run: Run, end: asyncio.Task[Delivered]) -> bool:
+async def _moved(run: ActiveRequest, end: asyncio.Task[Delivered]) -> bool:
     """Until the walk has made a step or ended; False: neither happened for a while."""
     moved = asyncio.create_task(run.walk.moved.wait())
     try:

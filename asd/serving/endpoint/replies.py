@@ -14,8 +14,8 @@ from urllib.parse import quote
 import msgspec
 
 from asd.serving.admission import calls_of
-from asd.serving.endpoint.bodies import Asked
-from asd.serving.endpoint.settings import Setting
+from asd.serving.endpoint.bodies import ParsedRequest
+from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.endpoint.walks import Delivered
 from asd.types import Draft
 
@@ -60,7 +60,7 @@ class Replies:
         price_unit: Of costs.
     """
 
-    def __init__(self, asked: Asked, setting: Setting, price_unit: str) -> None:
+    def __init__(self, asked: ParsedRequest, setting: RequestSettings, price_unit: str) -> None:
         self._asked = asked
         self._setting = setting
         self._price_unit = price_unit

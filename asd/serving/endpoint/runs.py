@@ -18,8 +18,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from asd.serving.admission import Ticket, calls_of
-from asd.serving.endpoint.bodies import Asked
-from asd.serving.endpoint.settings import Setting
+from asd.serving.endpoint.bodies import ParsedRequest
+from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.endpoint.walks import Delivered, Walk
 from asd.serving.monitoring.decisions import from_the_prompt, trace_of
 from asd.serving.monitoring.events import Ended, Outcome
@@ -28,12 +28,12 @@ from asd.serving.monitoring.shadow import Shadowed
 if TYPE_CHECKING:
     from asd.serving.endpoint.service import Service
 
-__all__ = ["Run"]
+__all__ = ["ActiveRequest"]
 
 _LOG = logging.getLogger(__name__)
 
 
-class Run:
+class ActiveRequest:
     """One request that was taken on; `close` it however it ends.
 
     Attributes:
@@ -42,7 +42,9 @@ class Run:
         walk: Its way through the cascade.
     """
 
-    def __init__(self, service: Service, asked: Asked, setting: Setting, ticket: Ticket, walk: Walk) -> None:
+    def __init__(
+        self, service: Service, asked: ParsedRequest, setting: RequestSettings, ticket: Ticket, walk: Walk
+    ) -> None:
         self.asked = asked
         self.setting = setting
         self.walk = walk

@@ -25,18 +25,18 @@ from asd.engines.closing import close_all
 from asd.ladder import Ladder
 from asd.operations.live import Meter, stage_now
 from asd.operations.traffic import Controller
-from asd.operations.traffic import Watching as Watched
+from asd.operations.traffic import LoadAware as Watched
 from asd.policies import FixedStage
 from asd.resilience import FAILURES, Health
 from asd.serving.admission import Admission, RequestFacts
-from asd.serving.endpoint.bodies import Asked
+from asd.serving.endpoint.bodies import ParsedRequest
 from asd.serving.endpoint.controls import Controls, Priority
 from asd.serving.endpoint.past.history import History
 from asd.serving.endpoint.refusals import RequestError
-from asd.serving.endpoint.runs import Run
-from asd.serving.endpoint.settings import Setting, SettingCache
+from asd.serving.endpoint.runs import ActiveRequest
+from asd.serving.endpoint.settings import RequestSettings, SettingCache
 from asd.serving.endpoint.walks import Allowance, Walk
-from asd.serving.monitoring.monitor import UNWATCHED, Monitor, Watching
+from asd.serving.monitoring.monitor import UNWATCHED, Monitor, MonitorSettings
 from asd.serving.monitoring.shadow import Shadow
 from asd.serving.monitoring.vitals import Vitals
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
@@ -96,7 +96,7 @@ class Service:
         forms: tuple[AnswerKind, ...],
         admission: Admission,
         capacity: Capacity,
-        watching: Watching = UNWATCHED,
+        watching: MonitorSettings = UNWATCHED,
     ) -> None:
         self.ladder = ladder
         self._stages = tuple(stage.name for stage in ladder.stages)
@@ -114,7 +114,7 @@ class Service:
         self._settings = settings
         self._forms = forms
         self._rng = np.random.default_rng()
-        self._cascades: WeakKeyDictionary[Setting, Cascade] = WeakKeyDictionary()
+        self._cascades: WeakKeyDictionary[RequestSettings, Cascade] = WeakKeyDictionary()
         self._background: set[asyncio.Task[None]] = set()
         self._n_open = 0
         alone = {name: self._new_cascade(_alone(name), LOSSLESS) for name in self._stages}
@@ -127,7 +127,7 @@ class Service:
         return self._n_open
 
     @property
-    def setting(self) -> Setting:
+    def setting(self) -> RequestSettings:
         """Of requests that name none."""
         return self._settings.default
 
@@ -164,7 +164,7 @@ class Service:
             state = self.monitor.meter.state(self._n_open)
             self._settings.steer(await asyncio.to_thread(self._controller.policy, state))
 
-    async def open(self, asked: Asked, key: str, arrived: float) -> Run:
+    async def open(self, asked: ParsedRequest, key: str, arrived: float) -> ActiveRequest:
         """Take a request on.
 
         Args:
@@ -202,9 +202,9 @@ class Service:
             self._n_open -= 1
             raise
         allowed = Allowance(self.tariff, facts, arrived, self._seconds(asked))
-        return Run(self, asked, setting, ticket, Walk(self.dispatcher, cascade, query, allowed))
+        return ActiveRequest(self, asked, setting, ticket, Walk(self.dispatcher, cascade, query, allowed))
 
-    def _possible(self, asked: Asked) -> Controls:
+    def _possible(self, asked: ParsedRequest) -> Controls:
         """The request's controls; where it needs what not all stages accept, with those that do."""
         needs, named = asked.query.needs, asked.controls.stages
         if not needs:
@@ -223,7 +223,7 @@ class Service:
             )
         return structs.replace(asked.controls, stages=allowed)
 
-    def _seconds(self, asked: Asked) -> float:
+    def _seconds(self, asked: ParsedRequest) -> float:
         return min(asked.controls.deadline_s or self.capacity.seconds, self.capacity.seconds)
 
     def _check_open(self, asked: Controls) -> None:
@@ -242,7 +242,7 @@ class Service:
         """Whether a request that says nothing of quality gets a cheap answer, so that later ones get any."""
         return self._n_open >= PLACES[asked.priority or "normal"] * self.capacity.open / 2
 
-    def _form(self, asked: Asked) -> AnswerKind:
+    def _form(self, asked: ParsedRequest) -> AnswerKind:
         kind = asked.controls.answers or self._forms[0]
         if kind not in self._forms:
             known = ", ".join(self._forms)
@@ -251,7 +251,7 @@ class Service:
             )
         return kind
 
-    def _cascade(self, setting: Setting, sampling: Sampling) -> Cascade:
+    def _cascade(self, setting: RequestSettings, sampling: Sampling) -> Cascade:
         """One a setting, so that its way round failing stages is solved once; one a request that samples."""
         if sampling.temperature > 0:
             drawn = sampling if sampling.rng else replace(sampling, rng=self._rng)
@@ -260,7 +260,7 @@ class Service:
             self._cascades[setting] = self._new_cascade(setting, LOSSLESS)
         return self._cascades[setting]
 
-    def _new_cascade(self, setting: Setting, acceptance: Acceptance) -> Cascade:
+    def _new_cascade(self, setting: RequestSettings, acceptance: Acceptance) -> Cascade:
         return Cascade(self._engines, setting.policy, self.ladder.prices_at(1), self.health, acceptance)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -285,8 +285,8 @@ class Service:
         close_all(self._engines.values())
 
 
-def _alone(stage: str) -> Setting:
-    return Setting(FixedStage(stage), (stage,))
+def _alone(stage: str) -> RequestSettings:
+    return RequestSettings(FixedStage(stage), (stage,))
 
 
 def tariff_of(ladder: Ladder, engines: Mapping[str, Engine]) -> Tariff:

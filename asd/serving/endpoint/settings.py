@@ -20,14 +20,14 @@ from asd.policy.choice import DEFAULT_LAM, choose
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
 
-__all__ = ["Setting", "SettingCache"]
+__all__ = ["RequestSettings", "SettingCache"]
 
 
 UNFITTED = "the policy was fitted on answers that are text: of tools and formats p_good is an estimate"
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Setting:
+class RequestSettings:
     """How requests of one kind are answered.
 
     Attributes:
@@ -85,7 +85,7 @@ class SettingCache:
         self._certified = certified
         self._residency = residency
         self._most = most
-        self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Setting]] = OrderedDict()
+        self._kept: OrderedDict[tuple[object, ...], asyncio.Future[RequestSettings]] = OrderedDict()
         self.default = self._of_all(Controls())
         promises = quality is not None or (lam is None and fitted.guarantee is not None)
         self.hurried = self.default if promises else _alone(self.default.stages[0])
@@ -97,9 +97,9 @@ class SettingCache:
     def steer(self, policy: Policy) -> None:
         """Requests that name nothing get this policy from now on, also while the server is busy."""
         if policy is not self.default.policy:
-            self.default = self.hurried = Setting(policy, self._stages)
+            self.default = self.hurried = RequestSettings(policy, self._stages)
 
-    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> Setting:
+    async def of(self, asked: Controls, temperature: float = 0.0, *, verify: bool = True) -> RequestSettings:
         """The setting of a request, solved in a thread where it is a new one.
 
         Without `verify` no stage reads another's draft, and no quality is promised.
@@ -115,7 +115,7 @@ class SettingCache:
             raise RequestError(400, note, param="temperature")
         return replace(found, note=note)
 
-    async def _of(self, asked: Controls, verify: bool) -> Setting:
+    async def _of(self, asked: Controls, verify: bool) -> RequestSettings:
         if verify and asked.is_own:
             return self.default
         key = (asked.lam, asked.quality, None if asked.stages is None else frozenset(asked.stages), verify)
@@ -127,7 +127,7 @@ class SettingCache:
             self._kept.popitem(last=False)
         return await asyncio.shield(solving)
 
-    def _solved(self, asked: Controls, verify: bool) -> Setting:
+    def _solved(self, asked: Controls, verify: bool) -> RequestSettings:
         stages = self._stages if asked.stages is None else self._allowed(asked.stages)
         try:
             if verify and len(stages) == len(self._stages):
@@ -146,7 +146,7 @@ class SettingCache:
             )
         return tuple(stage for stage in self._stages if stage in named)
 
-    def _of_all(self, asked: Controls) -> Setting:
+    def _of_all(self, asked: Controls) -> RequestSettings:
         own = asked.lam is None and asked.quality is None
         lam, quality = (self._lam, self._quality) if own else (asked.lam, asked.quality)
         note = "" if quality is None else self._uncovered(quality)
@@ -155,7 +155,7 @@ class SettingCache:
         chosen = choose(self._fitted, self._ladder, lam=lam, quality=quality)
         stages = (chosen.policy.stage,) if isinstance(chosen.policy, FixedStage) else self._stages
         guaranteed = lam is None and self._fitted.guarantee is not None and not note
-        return Setting(self._adapted(chosen.policy), stages, chosen.note or note, guaranteed)
+        return RequestSettings(self._adapted(chosen.policy), stages, chosen.note or note, guaranteed)
 
     def _uncovered(self, share: float) -> str:
         """Why a share of quality is an estimate only; "": the guarantee of the policy covers it."""
@@ -166,7 +166,7 @@ class SettingCache:
         covered = "no quality" if kept is None else f"quality up to {kept:g}"
         return f"quality {share:g} is estimated from held-out rows: the policy guarantees {covered}"
 
-    def _among(self, asked: Controls, stages: tuple[str, ...], verify: bool) -> Setting:
+    def _among(self, asked: Controls, stages: tuple[str, ...], verify: bool) -> RequestSettings:
         """A policy for part of the ladder: what is promised of quality holds for the whole alone."""
         if asked.quality is not None:
             raise RequestError(
@@ -176,11 +176,11 @@ class SettingCache:
                 param="quality",
             )
         if len(stages) == 1:
-            return Setting(FixedStage(stages[0]), stages)
+            return RequestSettings(FixedStage(stages[0]), stages)
         lam = next(lam for lam in (asked.lam, self._lam, DEFAULT_LAM) if lam is not None)
         policy = self._fitted.policy(lam, ladder=self._ladder, verify=verify)
         left = policy.without(set(self._stages) - set(stages))
-        return Setting(self._adapted(left), stages, "" if verify else UNFITTED)
+        return RequestSettings(self._adapted(left), stages, "" if verify else UNFITTED)
 
     def _adapted(self, policy: Policy) -> Policy:
         """The policy that reckons with loads, where stages take turns in memory."""
@@ -188,6 +188,6 @@ class SettingCache:
         return with_loads(policy, self._residency, prices, 1, unit)
 
 
-def _alone(stage: str) -> Setting:
+def _alone(stage: str) -> RequestSettings:
     note = f"{stage} alone answered: the server is busy, and the request names no lam, quality or stages"
-    return Setting(FixedStage(stage), (stage,), note)
+    return RequestSettings(FixedStage(stage), (stage,), note)

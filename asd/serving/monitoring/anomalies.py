@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from asd.serving.monitoring.cusum import LIMIT, Cell, Cells, Cusum, Signal, up_or_down
+from asd.serving.monitoring.cusum import LIMIT, Cells, Cusum, Signal, Stratum, up_or_down
 
 __all__ = ["Anomaly", "AnomalyDetector", "Observation"]
 
@@ -100,7 +100,7 @@ class _Step:
 
     def add(self, signal: str, value: float, at: int = 0) -> None:
         """One request, for one signal."""
-        self.cells.setdefault(signal, {}).setdefault(at, Cell()).add(1.0, value)
+        self.cells.setdefault(signal, {}).setdefault(at, Stratum()).add(1.0, value)
 
     def take(self, seen: Observation, stages: Sequence[str]) -> None:
         """One request, for all signals."""

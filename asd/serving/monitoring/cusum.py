@@ -12,7 +12,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
-__all__ = ["GUARD", "LIMIT", "STEPS", "WARM_UP", "Cell", "Cells", "Cusum", "Level", "Signal", "up_or_down"]
+__all__ = ["GUARD", "LIMIT", "STEPS", "WARM_UP", "Cells", "Cusum", "Level", "Signal", "Stratum", "up_or_down"]
 
 GUARD = 15
 """Steps after which a step enters the forecast."""
@@ -31,7 +31,7 @@ RARE = 0.002
 
 
 @dataclass(slots=True)
-class Cell:
+class Stratum:
     """Requests that are alike, how many and what they add up to."""
 
     n: float = 0.0
@@ -43,7 +43,7 @@ class Cell:
         self.total += total
 
 
-Cells = dict[int, Cell]
+Cells = dict[int, Stratum]
 
 
 @dataclass(slots=True)
@@ -75,12 +75,12 @@ class Level:
             cell.n *= keep
             cell.total *= keep
         for at, cell in step.items():
-            self.cells.setdefault(at, Cell()).add(cell.n, cell.total)
+            self.cells.setdefault(at, Stratum()).add(cell.n, cell.total)
         n = sum(cell.n for cell in step.values())
         self.weight = keep * self.weight + 1.0
         self.variance += (n * error**2 - self.variance) / self.weight
 
-    def _total(self, at: int, cell: Cell) -> float:
+    def _total(self, at: int, cell: Stratum) -> float:
         known = self.cells.get(at)
         if known is None or (known.n < FEW and len(self.cells) > 1):
             return cell.total
@@ -101,18 +101,18 @@ class Cusum:
     direction: int
     value: float = 0.0
     since_s: float = 0.0
-    found: Cell = field(default_factory=Cell)
-    expected: Cell = field(default_factory=Cell)
+    found: Stratum = field(default_factory=Stratum)
+    expected: Stratum = field(default_factory=Stratum)
 
     @property
     def is_over(self) -> bool:
         """It is certain."""
         return self.value >= LIMIT
 
-    def add(self, ratio: float, start_s: float, whole: Cell, expected: float) -> None:
+    def add(self, ratio: float, start_s: float, whole: Stratum, expected: float) -> None:
         """One step that began at `start_s`."""
         if self.value <= 0.0:
-            self.since_s, self.found, self.expected = start_s, Cell(), Cell()
+            self.since_s, self.found, self.expected = start_s, Stratum(), Stratum()
         self.found.add(whole.n, whole.total)
         self.expected.add(whole.n, whole.n * expected)
         self.value = min(max(0.0, self.value + min(ratio, LIMIT / 3.0)), 2.0 * LIMIT)
@@ -154,7 +154,7 @@ class Signal:
 
     def close(self, step: Cells, start_s: float) -> Cusum | None:
         """Take the next step; the CUSUM that is over its limit, if one is."""
-        whole = Cell(sum(cell.n for cell in step.values()), sum(cell.total for cell in step.values()))
+        whole = Stratum(sum(cell.n for cell in step.values()), sum(cell.total for cell in step.values()))
         expected = self.level.expected(step) if self.n_learned else whole.total / whole.n
         self.waiting.append((step, whole.total / whole.n - expected))
         if self.is_warm:
@@ -178,19 +178,19 @@ class Signal:
             self.level.learn(*self.waiting.popleft())
             self.n_learned += 1
 
-    def _ratio(self, direction: int, whole: Cell, expected: float) -> float:
+    def _ratio(self, direction: int, whole: Stratum, expected: float) -> float:
         """Log-likelihood ratio of the shift against none, for the mean of a step; its own mean is bounded."""
         given = self._binomial if self.is_share else self._normal
         ratio, mean = given(direction, whole, expected)
         return ratio * min(1.0, LIMIT / STEPS / max(mean, 1e-12))
 
-    def _normal(self, direction: int, whole: Cell, expected: float) -> tuple[float, float]:
+    def _normal(self, direction: int, whole: Stratum, expected: float) -> tuple[float, float]:
         """The ratio, and its mean where the shift is there."""
         shift = direction * self.shift * (expected if self.is_relative else 1.0)
         precision = whole.n * shift / max(self.level.variance, 1e-12)
         return precision * (whole.total / whole.n - expected - shift / 2.0), precision * shift / 2.0
 
-    def _binomial(self, direction: int, whole: Cell, expected: float) -> tuple[float, float]:
+    def _binomial(self, direction: int, whole: Stratum, expected: float) -> tuple[float, float]:
         """The same of shares, over how much more than binomial those of steps vary."""
         p = min(max(expected, RARE), 1.0 - RARE)
         if direction * (p - expected) < 0.0:  # what is rarer than that cannot be seen to become rarer

@@ -19,7 +19,7 @@ from typing import Self
 
 from asd.errors import AsdError
 from asd.serving.monitoring.events import Ended
-from asd.traces import Header
+from asd.traces import TraceHeader
 from asd.traces.log import TraceLog
 from asd.traces.served import DRAWN
 from asd.types import Draft, Outcome, Query, Trace, Verification, pair_name
@@ -41,7 +41,7 @@ class DecisionLog:
         ConfigError, DataError, StorageError: As `TraceLog`.
     """
 
-    def __init__(self, path: str | Path, header: Header, *, prompts: bool) -> None:
+    def __init__(self, path: str | Path, header: TraceHeader, *, prompts: bool) -> None:
         self.prompts = prompts
         self._log = TraceLog(path, header)
         self._log.forget()

@@ -29,7 +29,7 @@ from asd.guarantee.p_values import betting_p_value
 from asd.quality.answers import answer_of
 from asd.types import Draft, Query
 
-__all__ = ["Compared", "Delivered", "Evaluation", "agree"]
+__all__ = ["Compared", "DeliveredQuality", "Evaluation", "agree"]
 
 Array = npt.NDArray[np.float64]
 
@@ -72,7 +72,7 @@ class Compared:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivered:
+class DeliveredQuality:
     """What is known of the delivered quality.
 
     Attributes:
@@ -123,7 +123,7 @@ class Evaluation:
         """Somebody has scored an answer of which the evidence had said `p_good`."""
         self._scored.append((p_good, score))
 
-    def delivered(self) -> Delivered:
+    def delivered(self) -> DeliveredQuality:
         """What is known now."""
         rows = np.array([(row.score, row.reference) for row in self._compared]).reshape(-1, 2)
         score, reference = rows.T
@@ -131,7 +131,7 @@ class Evaluation:
         low, high = _interval(score, reference) if len(rows) else (0.0, MOST_SHARE)
         p, seen = np.array(self._scored).reshape(-1, 2).T
         calibration = reliability(p, seen) if len(p) >= FEWEST else None
-        return Delivered(len(rows), share, low, high, self.promised, self.at_risk, calibration)
+        return DeliveredQuality(len(rows), share, low, high, self.promised, self.at_risk, calibration)
 
     def _bet(self, x: float) -> None:
         assert self.promised is not None

@@ -24,7 +24,7 @@ from asd.serving.monitoring.timeline import Timeline
 from asd.serving.monitoring.vitals import Vitals
 from asd.types import Draft, Query, Trace
 
-__all__ = ["UNWATCHED", "Monitor", "Watching"]
+__all__ = ["UNWATCHED", "Monitor", "MonitorSettings"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ SHIFT_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Watching:
+class MonitorSettings:
     """How a server is watched.
 
     Attributes:
@@ -61,7 +61,7 @@ class Watching:
         return stages if self.every_stage else (self.reference(stages),)
 
 
-UNWATCHED = Watching()
+UNWATCHED = MonitorSettings()
 """Metrics and anomalies only."""
 
 
@@ -88,7 +88,7 @@ class Monitor:
         vitals: Callable[[], Vitals],
         meter: Meter,
         stages: tuple[str, ...],
-        watching: Watching = UNWATCHED,
+        watching: MonitorSettings = UNWATCHED,
     ) -> None:
         self.vitals = vitals
         self.meter = meter

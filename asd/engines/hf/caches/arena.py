@@ -22,7 +22,7 @@ from torch import Tensor
 from asd.engines.hf.caches.launching import Launcher, Step
 from asd.engines.hf.caches.slots import SlotCache, Visibility, bucket
 from asd.engines.hf.model import Loaded
-from asd.engines.hf.sampler import Choice, draw, nucleus
+from asd.engines.hf.sampler import TokenSampler, draw, nucleus
 
 __all__ = ["Arena", "Shape"]
 
@@ -55,7 +55,7 @@ class Way:
     n_vocab: int | None
 
     @classmethod
-    def of(cls, choice: Choice) -> Way:
+    def of(cls, choice: TokenSampler) -> Way:
         """That of a choice."""
         draws = choice.uniforms is not None
         return cls(draws, draws and nucleus(choice.sampling) is not None, choice.n_vocab)
@@ -128,7 +128,7 @@ class Arena:
         self.logprobs[rows, 0] = logits.log_softmax(-1).gather(1, chosen.unsqueeze(1)).squeeze(1)
         self.step.fill_(1)
 
-    def draw_by(self, at: Sequence[int], rows: Tensor, choice: Choice) -> None:
+    def draw_by(self, at: Sequence[int], rows: Tensor, choice: TokenSampler) -> None:
         """Take over what the draws of a choice go by, for the prompts `rows` in the rows `at`."""
         if choice.uniforms is None:
             return

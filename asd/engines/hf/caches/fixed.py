@@ -18,7 +18,7 @@ from asd.engines.hf.caches.arena import Arena, Way
 from asd.engines.hf.caches.pool import Lease, Pool
 from asd.engines.hf.model import Loaded
 from asd.engines.hf.outputs import Stretch
-from asd.engines.hf.sampler import Choice
+from asd.engines.hf.sampler import TokenSampler
 
 __all__ = ["FixedBatch", "open_fixed"]
 
@@ -106,7 +106,7 @@ class FixedBatch:
         flat = [row * n_columns + column for row, column in zip(rows, columns, strict=True)]
         return logits.flatten(0, 1)[self._upload(flat)].float()
 
-    def write(self, choose: Choice, step: int, *, scored: bool = True) -> None:  # noqa: ARG002 - always scored
+    def write(self, choose: TokenSampler, step: int, *, scored: bool = True) -> None:  # noqa: ARG002 - always scored
         """Choose a token for every row, unless that is under way."""
         if step == 0:
             logits = self.logits
@@ -118,13 +118,13 @@ class FixedBatch:
             self._step(choose)
         self._n_written += 1
 
-    def _step(self, choose: Choice) -> None:
+    def _step(self, choose: TokenSampler) -> None:
         self._arena.decode(Way.of(choose))
         self._logits = None
         self._n_chosen += 1
         self.lengths = [length + 1 for length in self.lengths]
 
-    def look(self, choose: Choice, *, more: bool) -> list[int]:
+    def look(self, choose: TokenSampler, *, more: bool) -> list[int]:
         """The tokens written last; the next step is queued before the device is waited for."""
         tokens = self._arena.fetch(self._n_written - 1)
         if more and self._n_chosen == self._n_written:

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from asd.engines.hf.model import Loaded
 from asd.engines.hf.outputs import Stretch
-from asd.engines.hf.sampler import Choice
+from asd.engines.hf.sampler import TokenSampler
 
 __all__ = ["GrowingBatch", "open_growing"]
 
@@ -132,7 +132,7 @@ class GrowingBatch:
         at = [index[column] for of_row in wanted for column in of_row]
         return logits[torch.tensor(rows, device=device), torch.tensor(at, device=device)].float()
 
-    def write(self, choose: Choice, step: int, *, scored: bool = True) -> None:
+    def write(self, choose: TokenSampler, step: int, *, scored: bool = True) -> None:
         """Choose a token for every row, after feeding the one chosen before: one forward pass, or none."""
         if self._chosen is not None:
             self._feed(self._chosen)
@@ -149,7 +149,7 @@ class GrowingBatch:
         self.n_slots += 1
         self.logits = output.logits[:, -1].float()
 
-    def look(self, choose: Choice, *, more: bool) -> list[int]:  # noqa: ARG002 - one signature for all batches
+    def look(self, choose: TokenSampler, *, more: bool) -> list[int]:  # noqa: ARG002 - one signature for all batches
         """The tokens chosen last."""
         return self._tokens[-1].tolist()
 

@@ -12,16 +12,16 @@ from weakref import WeakSet
 import torch
 from transformers import AutoModelForCausalLM
 
-from asd.engines.hf.settings import Settings
+from asd.engines.hf.settings import TransformersSettings
 from asd.errors import StageTooLargeError
 from asd.ladder import Stage
 
-__all__ = ["PROMISES", "Promise", "check_room", "free_bytes", "weight_bytes"]
+__all__ = ["PROMISES", "CacheReservation", "check_room", "free_bytes", "weight_bytes"]
 
 GIB = 2**30
 
 
-class Promise(Protocol):
+class CacheReservation(Protocol):
     """Caches of a stage in memory."""
 
     @property
@@ -33,7 +33,7 @@ class Promise(Protocol):
         """Bytes that they were promised and have not allocated."""
 
 
-PROMISES: WeakSet[Promise] = WeakSet()
+PROMISES: WeakSet[CacheReservation] = WeakSet()
 """Those of this process."""
 
 
@@ -49,7 +49,7 @@ def check_room(stage: Stage, config: Any, device: torch.device, *, is_quantised:
     Raises:
         StageTooLargeError: With all numbers and the remedy.
     """
-    free, settings = free_bytes(device), Settings.of(stage)
+    free, settings = free_bytes(device), TransformersSettings.of(stage)
     if free is None:
         return
     weights = 0 if is_quantised else weight_bytes(config, stage.dtype)

@@ -16,7 +16,7 @@ from asd.engines.hf.caches.pool import NoRoomError, Pool
 from asd.engines.hf.caches.slots import obstacle
 from asd.engines.hf.decoder import Batch
 from asd.engines.hf.model import Loaded
-from asd.engines.hf.settings import Settings
+from asd.engines.hf.settings import TransformersSettings
 
 __all__ = ["Caches"]
 
@@ -37,7 +37,7 @@ class Caches:
     def __init__(
         self,
         stage: str,
-        settings: Settings,
+        settings: TransformersSettings,
         device: torch.device,
         spare: Callable[[], bool],
         launching: Launching,

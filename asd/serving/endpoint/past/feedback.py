@@ -18,7 +18,7 @@ from msgspec import Meta
 from asd.quality.answers import answer_of
 from asd.schema.explained import explained
 from asd.serving.endpoint.bodies import MOST_CHARACTERS
-from asd.serving.endpoint.past.history import History, Kept
+from asd.serving.endpoint.past.history import History, PastRequest
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.monitoring.monitor import Monitor
 from asd.types import Trace
@@ -70,7 +70,7 @@ def take(history: History, monitor: Monitor, key: str, body: bytes) -> dict[str,
     return {"id": given.id, "object": "asd.feedback", "scores": dict(kept.scores)}
 
 
-def _scores(given: Feedback, kept: Kept) -> dict[str, float]:
+def _scores(given: Feedback, kept: PastRequest) -> dict[str, float]:
     if (given.score is None) == (given.reference is None):
         raise RequestError(400, "give a score or a reference", param="score")
     if given.reference is not None:
@@ -83,7 +83,7 @@ def _scores(given: Feedback, kept: Kept) -> dict[str, float]:
     return {stage: given.score}
 
 
-def _by_reference(reference: str, kept: Kept) -> dict[str, float]:
+def _by_reference(reference: str, kept: PastRequest) -> dict[str, float]:
     if kept.form.kind == "code":
         raise RequestError(400, "programs are not run here; give a score", param="reference")
     right = answer_of(kept.form, reference)
@@ -92,7 +92,7 @@ def _by_reference(reference: str, kept: Kept) -> dict[str, float]:
     return {stage: float(answer_of(kept.form, draft.text) == right) for stage, draft in kept.drafts.items()}
 
 
-def _book(monitor: Monitor, kept: Kept, stage: str, score: float) -> None:
+def _book(monitor: Monitor, kept: PastRequest, stage: str, score: float) -> None:
     monitor.metrics.scored(score)
     is_returned = stage == kept.stage
     if is_returned and kept.p_good is not None:

@@ -10,17 +10,17 @@ from typing import Any
 import msgspec
 
 from asd.explanation import explain
-from asd.serving.endpoint.bodies import Asked
-from asd.serving.endpoint.settings import Setting
+from asd.serving.endpoint.bodies import ParsedRequest
+from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.endpoint.walks import Delivered
 from asd.serving.monitoring.evaluation import Compared
 from asd.types import AnswerForm, Draft, Trace
 
-__all__ = ["History", "Kept"]
+__all__ = ["History", "PastRequest"]
 
 
 @dataclass(slots=True)
-class Kept:
+class PastRequest:
     """One request.
 
     Attributes:
@@ -55,15 +55,15 @@ class History:
 
     def __init__(self, most: int = 1000) -> None:
         self._most = most
-        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._kept: OrderedDict[str, PastRequest] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, asked: Asked, key: str, setting: Setting, delivered: Delivered) -> None:
+    def keep(self, asked: ParsedRequest, key: str, setting: RequestSettings, delivered: Delivered) -> None:
         """Remember a request under its id, for whoever has the same key."""
         completion = delivered.completion
-        self._kept[asked.query.id] = Kept(
+        self._kept[asked.query.id] = PastRequest(
             key,
             msgspec.json.encode(_explained(asked, setting, delivered)),
             completion.stage,
@@ -82,13 +82,13 @@ class History:
             kept.drafts |= shadow
             kept.compared, kept.logged = compared, logged
 
-    def find(self, request: str, key: str) -> Kept | None:
+    def find(self, request: str, key: str) -> PastRequest | None:
         """A request; None: it is not known, or another key's."""
         kept = self._kept.get(request)
         return kept if kept is not None and kept.key == key else None
 
 
-def _explained(asked: Asked, setting: Setting, delivered: Delivered) -> dict[str, Any]:
+def _explained(asked: ParsedRequest, setting: RequestSettings, delivered: Delivered) -> dict[str, Any]:
     completion = delivered.completion
     return {
         "id": asked.query.id,

@@ -24,7 +24,7 @@ from asd.serving.monitoring.page.devices import Device, devices
 from asd.serving.monitoring.timeline import BIN_S, BINS, Bin, Timeline, percentiles
 from asd.serving.tariff import MICRO
 
-__all__ = ["Facts", "Table", "view"]
+__all__ = ["Facts", "PageTable", "view"]
 
 FULL = 0.7
 """Utilisation that a plan allows for: beyond it, bursts make queues."""
@@ -52,7 +52,7 @@ class Facts:
     engines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
-class Table(NamedTuple):
+class PageTable(NamedTuple):
     """Names of columns, and rows of texts; the first column names the row."""
 
     columns: tuple[str, ...]
@@ -120,7 +120,7 @@ def _alarms(monitor: Monitor) -> Iterator[str]:
         yield f"stage {name} rests after failures"
 
 
-def _latency(timeline: Timeline) -> Table:
+def _latency(timeline: Timeline) -> PageTable:
     recent = timeline.recent()
     rows = {
         "request": [one.seconds for one in recent],
@@ -129,7 +129,7 @@ def _latency(timeline: Timeline) -> Table:
     }
     for stage in sorted({one.stage for one in recent}):
         rows[f"answered by {stage}"] = [one.seconds for one in recent if one.stage == stage]
-    return Table(
+    return PageTable(
         ("", "n", "P50", "P95", "P99"),
         [(name, str(len(of)), *map(_time, percentiles(of).values())) for name, of in rows.items()],
     )
@@ -142,14 +142,16 @@ def _latency_chart(timeline: Timeline) -> Markup:
     return lines({"P50": of(0.5), "P95": of(0.95)}, " s")
 
 
-def _outcomes(bins: Sequence[Bin], seconds: float) -> Table:
+def _outcomes(bins: Sequence[Bin], seconds: float) -> PageTable:
     counts = _count(bins)
     rows = [(name, str(n), f"{n / seconds:.3g}") for name, n in counts.most_common()]
     tokens = sum(one.n_tokens for one in bins)
-    return Table(("", "n", "a second"), [*rows, ("tokens decoded", f"{tokens:,}", f"{tokens / seconds:.3g}")])
+    return PageTable(
+        ("", "n", "a second"), [*rows, ("tokens decoded", f"{tokens:,}", f"{tokens / seconds:.3g}")]
+    )
 
 
-def _quality(monitor: Monitor) -> Table:
+def _quality(monitor: Monitor) -> PageTable:
     found = monitor.evaluation.delivered()
     known = [one.p_good for one in monitor.timeline.recent() if one.p_good is not None]
     share = NONE if found.share is None else f"{found.share:.1%} ({found.low:.1%} to {found.high:.1%})"
@@ -160,8 +162,10 @@ def _quality(monitor: Monitor) -> Table:
         ("promised", NONE if found.promised is None else f"{found.promised:.1%}"),
     ]
     if (told := found.calibration) is None:
-        return Table(("", ""), [*rows, ("calibration of p_good", "too few scores (POST /v1/asd/feedback)")])
-    return Table(("", ""), [
+        return PageTable(
+            ("", ""), [*rows, ("calibration of p_good", "too few scores (POST /v1/asd/feedback)")]
+        )
+    return PageTable(("", ""), [
         *rows,
         ("scored by people", f"{told.n}, mean {told.base_rate:.3f}"),
         ("calibration error of p_good", f"{told.calibration_error:.3f}"),
@@ -192,7 +196,7 @@ def _account(one: Account, facts: Facts) -> tuple[str, str, str, str, float | No
     return f"{one.key or 'all keys'}, {when}", _amount(one.micros, facts), _amount(one.held, facts), cap, gone
 
 
-def _stages(monitor: Monitor, bins: Sequence[Bin]) -> Table:
+def _stages(monitor: Monitor, bins: Sequence[Bin]) -> PageTable:
     rows, now = [], monitor.vitals()
     for name, stage in now.stages.items():
         busy = _mean(bins, f"busy {name}")
@@ -200,18 +204,18 @@ def _stages(monitor: Monitor, bins: Sequence[Bin]) -> Table:
         failed, state = ", ".join(own) or NONE, "rests" if name in now.resting else "asked"
         share = NONE if busy is None else f"{busy:.0%}"
         rows.append((name, str(stage.n_waiting), str(stage.n_in_flight), share, state, failed))
-    return Table(("", "waiting", "in calls", "busy", "breaker", "failed calls"), rows)
+    return PageTable(("", "waiting", "in calls", "busy", "breaker", "failed calls"), rows)
 
 
-def _devices(found: Iterable[Device], engines: Mapping[str, Mapping[str, float]]) -> Table:
+def _devices(found: Iterable[Device], engines: Mapping[str, Mapping[str, float]]) -> PageTable:
     rows = [(one.name, _percent(one.busy), _percent(one.memory), one.detail) for one in found]
     for stage, gauges in engines.items():
         told = ", ".join(f"{name} {value:g}" for name, value in gauges.items())
         rows.append((f"engine of {stage}", NONE, _percent(gauges.get("kv cache in use")), told))
-    return Table(("", "busy", "memory", ""), rows)
+    return PageTable(("", "busy", "memory", ""), rows)
 
 
-def _plan(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> Table:
+def _plan(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> PageTable:
     """What the stages could take, from how busy they are, and what the next hour may bring."""
     rate = sum(_count(bins).values()) / seconds
     hours = monitor.timeline.hours()
@@ -230,7 +234,7 @@ def _plan(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> Table:
         rows.append((f"room until {name} is {FULL:.0%} busy", f"{room:.3g} requests/s"))
         needed = int(np.ceil(max(rate, expected or 0.0) / room))
         rows.append(("servers like this one for the larger of both", str(max(needed, 1))))
-    return Table(("", ""), rows)
+    return PageTable(("", ""), rows)
 
 
 def _predicted(hours: Sequence[float]) -> float | None:
@@ -267,9 +271,9 @@ def _steering(bins: Sequence[Bin]) -> list[tuple[str, str]]:
     return [(name.removeprefix("set "), f"{bins[-1].mean(name):.4g}") for name in names]
 
 
-def _network(bins: Sequence[Bin], seconds: float) -> Table:
+def _network(bins: Sequence[Bin], seconds: float) -> PageTable:
     rows = {"received": sum(one.received for one in bins), "sent": sum(one.sent for one in bins)}
-    return Table(
+    return PageTable(
         ("", "kB", "kB a second"),
         [(name, f"{n / 1e3:,.1f}", f"{n / 1e3 / seconds:.3g}") for name, n in rows.items()],
     )
