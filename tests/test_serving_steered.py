@@ -18,7 +18,7 @@ from asd.cli import main
 from asd.engines import GREEDY, Sampling
 from asd.ladder import Ladder
 from asd.operations.control.backlog import BacklogPolicy, QueueAware
-from asd.operations.steering import STEERED, named, steering_of
+from asd.operations.control.steering import STEERED, named, steering_of
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit

@@ -1,7 +1,7 @@
 """The controllers that are compared, by name and setting, and their comparison at equal quality.
 
 optimal:LAM          backward induction at every load
-queue, target, price what sees the queues (`asd.operations.steering`)
+queue, target, price what sees the queues (`asd.operations.control.steering`)
 router:LAM:P         the published router for the largest stage, else the static walk
 gears:LAM            settings up to LAM, chosen by the rate of arrivals
 published:LAM        the published optimiser
@@ -18,9 +18,9 @@ from functools import partial
 from asd.errors import ConfigError
 from asd.operations.control.gears import Gears, gears_of
 from asd.operations.control.published import PublishedOptimizer, Router
+from asd.operations.control.steering import STEERED, Steering, named
 from asd.operations.population import Population, Remembered
 from asd.operations.runs import Runs, Scenario, runs_of
-from asd.operations.steering import STEERED, Steering, named
 from asd.operations.traffic import Controller, Fixed
 from asd.policies import FixedStage, OptimalPolicy, StaticWalk
 from asd.policy.artifact import PolicyArtifact

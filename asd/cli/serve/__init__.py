@@ -23,7 +23,7 @@ from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.ladder import Ladder
-from asd.operations.steering import STEERED, named, steering_of
+from asd.operations.control.steering import STEERED, named, steering_of
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
 from asd.serving.admission import Admission

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 
 from asd.measurement.files import write_record
 from asd.measurement.records import Metric, Run
-from bench.same import same
+from bench.gate.same import same
 from tests.fabricated import baseline_of, change, fabricate, slower
 
 

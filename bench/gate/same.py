@@ -1,6 +1,6 @@
 """Two baselines of one ladder: is everything but time the same, to every digit?
 
-    python -m bench.same OLD.json NEW.json
+    python -m bench.gate.same OLD.json NEW.json
 
 For a baseline that is recorded again because times are counted otherwise: quality, cost and counts, item by
 item, may not have moved with it. Prints what differs, what was retired by name and what is new; exit code 1
