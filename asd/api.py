@@ -10,7 +10,7 @@ Everything is put together from parts that can be had one by one: `asd.Ladder`, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -88,30 +88,56 @@ def load(  # noqa: PLR0913  (what the command has as options)
     check_sampling(sampling)
     steps = ladder if isinstance(ladder, Ladder) else Ladder.load(ladder)
     fitted = policy_of(steps, policy) if policy is None or isinstance(policy, str | Path) else policy
-    if isinstance(fitted, PolicyArtifact):
-        chosen, note = choose(fitted, steps, lam=lam, quality=quality, batch=batch)
-        if note:
-            _LOG.warning("%s", note)
-        if fitted.guarantee is not None and lam is None and sampling.temperature > 0:
-            _LOG.warning("the guarantee is for temperature 0; at %g it does not hold", sampling.temperature)
-        form = AnswerForm(fitted.model.forms[0])
-    elif lam is None and quality is None and route is None:
-        chosen, form = fitted, AnswerForm()
-    else:
-        raise ConfigError(f"policy {fitted.name!r} is not a fitted one; leave lam, quality and route out")
-
-    def in_use() -> float:
-        return cascade.utilisation(steps.stages[-1].name)
-
+    chosen = _choose(fitted, steps, lam, quality, route, batch, sampling)
     opened = open_engines(steps, device, engine, batch=batch)
-    deployed = deploy(steps, opened, lambda: revisions(steps, engine))
-    prices = steps.prices_at(batch)
+    engines, residency = deploy(steps, opened, lambda: revisions(steps, engine))
+    prices, largest = steps.prices_at(batch), steps.stages[-1].name
     if isinstance(fitted, PolicyArtifact):
-        chosen = with_loads(chosen, deployed.residency, prices, batch, fitted.ladder.unit(batch))
-        if route is not None:
-            chosen = routed(route, chosen, fitted, lam=lam, batch=batch, utilisation=in_use)
-    cascade = Cascade(deployed.engines, chosen, prices, Health(), Acceptance(sampling), form)
+        chosen = with_loads(chosen, residency, prices, batch, fitted.ladder.unit(batch))
+        chosen = _routed(route, chosen, fitted, lam, batch, lambda: cascade.utilisation(largest))
+    cascade = Cascade(engines, chosen, prices, Health(), Acceptance(sampling), _form_of(fitted))
     return cascade
+
+
+def _choose(
+    fitted: PolicyArtifact | Policy,
+    ladder: Ladder,
+    lam: float | None,
+    quality: float | None,
+    route: str | None,
+    batch: int,
+    sampling: Sampling,
+) -> Policy:
+    """The policy of a lam or of a share of quality, with a warning of what it does not keep."""
+    if not isinstance(fitted, PolicyArtifact):
+        if not (lam is None and quality is None and route is None):
+            raise ConfigError(f"policy {fitted.name!r} is not a fitted one; leave lam, quality and route out")
+        return fitted
+    chosen, note = choose(fitted, ladder, lam=lam, quality=quality, batch=batch)
+    if note:
+        _LOG.warning("%s", note)
+    if fitted.guarantee is not None and lam is None and sampling.temperature > 0:
+        _LOG.warning("the guarantee is for temperature 0; at %g it does not hold", sampling.temperature)
+    return chosen
+
+
+def _routed(
+    route: str | None,
+    policy: Policy,
+    fitted: PolicyArtifact,
+    lam: float | None,
+    batch: int,
+    utilisation: Callable[[], float],
+) -> Policy:
+    """The policy, its first stage chosen by the rule where there is one."""
+    if route is None:
+        return policy
+    return routed(route, policy, fitted, lam=lam, batch=batch, utilisation=utilisation)
+
+
+def _form_of(fitted: PolicyArtifact | Policy) -> AnswerForm:
+    """What answers are taken to be where a query does not say."""
+    return AnswerForm(fitted.model.forms[0]) if isinstance(fitted, PolicyArtifact) else AnswerForm()
 
 
 def with_loads(

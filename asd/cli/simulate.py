@@ -107,26 +107,40 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
         mtbf=dict(map(_failures, mtbf)),
         most_inside=most_inside,
     )
-    scenario, population = opened.scenario, opened.scenario.population
-    contenders = Contenders(
-        opened.fitted, population, scenario.asked.servers, batch, Remembered(opened.fitted.evidence())
-    )
-    texts = policies.split(",")
+    contenders, texts = _contenders(opened, batch), policies.split(",")
     for text in texts:
         contenders.of(text)  # refuses what names no policy, before anything is run
     if plan is not None:
         _plan(opened, contenders, texts, plan, at_quality or 0.0, most_devices)
-        return
-    if at_quality is not None:
-        tried, scenario = scenario.halves()
-        quality = at_quality * _largest_quality(tried.population)
-        contenders = replace(contenders, population=tried.population)
-        texts = cheapest_in_time(tried, contenders, texts, quality, seed=0)
-        click.echo(
-            f"settings were chosen on one half of the queries; this is the other half, where "
-            f"{population.stages[-1]} alone scores {_largest_quality(scenario.population):.3f}"
-        )
-    _run(scenario, contenders, texts, seeds, out)
+    elif at_quality is not None:
+        _run_best(opened.scenario, contenders, texts, at_quality, seeds, out)
+    else:
+        _run(opened.scenario, contenders, texts, seeds, out)
+
+
+def _contenders(opened: Opened, batch: int) -> Contenders:
+    """What makes the policies by their names."""
+    population, servers = opened.scenario.population, opened.scenario.asked.servers
+    return Contenders(opened.fitted, population, servers, batch, Remembered(opened.fitted.evidence()))
+
+
+def _run_best(
+    scenario: Scenario,
+    contenders: Contenders,
+    texts: Sequence[str],
+    share: float,
+    seeds: int,
+    out: Path | None,
+) -> None:
+    """Choose every policy's setting of least P95 on one half of the queries, and run these on the other."""
+    tried, judged = scenario.halves()
+    contenders = replace(contenders, population=tried.population)
+    texts = cheapest_in_time(tried, contenders, texts, share * _largest_quality(tried.population), seed=0)
+    click.echo(
+        f"settings were chosen on one half of the queries; this is the other half, where "
+        f"{scenario.population.stages[-1]} alone scores {_largest_quality(judged.population):.3f}"
+    )
+    _run(judged, contenders, texts, seeds, out)
 
 
 def _run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ from asd.workloads.catalogue import default_names, find_workloads
 
 if TYPE_CHECKING:
     from asd.research.recordings.recording import Recording
+    from asd.research.study.material import Material
     from asd.research.study.validity import RowPopulation, Validity
 
 _RECORDED = {
@@ -97,13 +99,8 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         raise ConfigError("give --out DIR, where the study goes")
     # one thread is fastest for small models; torch reads the variable when it is imported
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:  # the report's libraries take seconds to import
-        from asd.research.report.figures import draw, write_figures  # noqa: PLC0415
-        from asd.research.report.page import render_page  # noqa: PLC0415
-        from asd.research.study.material import gather  # noqa: PLC0415
-        from asd.research.study.run import conduct  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"a study needs {error.name}: pip install 'asd[report]'") from error
+    _check_installed()
+    from asd.research.study.material import gather  # noqa: PLC0415
 
     recorded, steps = _recorded(traces, stages, costs), Ladder.load(ladder)
     names = default_names() if datasets is None else datasets.split(",")
@@ -120,6 +117,24 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         runs_on=f"{engine}, device {device or 'by default'}",
         recorded=recorded,
     )
+    _write_report(material, out)
+
+
+def _check_installed() -> None:
+    """The report's libraries, which take seconds to import."""
+    try:
+        for module in ("report.figures", "report.page", "study.material", "study.run"):
+            import_module(f"asd.research.{module}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"a study needs {error.name}: pip install 'asd[report]'") from error
+
+
+def _write_report(material: Material, out: Path) -> None:
+    """Make the tables of a study, its figures and its page."""
+    from asd.research.report.figures import draw, write_figures  # noqa: PLC0415
+    from asd.research.report.page import render_page  # noqa: PLC0415
+    from asd.research.study.run import conduct  # noqa: PLC0415
+
     found = conduct(material, out)
     figures = draw(found)
     write_figures(figures, out / "figures")

@@ -17,7 +17,7 @@ from asd.cli.options import device_option, engine_option, ladder_option, policy_
 from asd.cli.serve.keys import keys
 from asd.cli.serve.ledger import correct, ledger
 from asd.collection import header_for
-from asd.engines.deployment import deploy
+from asd.engines.deployment import Deployed, deploy
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
@@ -111,50 +111,38 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         _check_no_option(ctx)
         return
     try:
-        from asd.serving.endpoint.application import Application  # noqa: PLC0415  (starlette)
-        from asd.serving.endpoint.server import Server, listening, set_up_logs, url_of  # noqa: PLC0415
-        from asd.serving.endpoint.service import Capacity, Service, load, tariff_of  # noqa: PLC0415
-        from asd.serving.endpoint.settings import SettingCache  # noqa: PLC0415
-        from asd.serving.monitoring.monitor import MonitorSettings  # noqa: PLC0415  (prometheus-client)
+        from asd.cli.serve import endpoint  # noqa: PLC0415  (starlette and prometheus-client)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
     _check_watched(shadow, shadow_all, log_path, log_prompts)
     if controller is not None and (lam is not None or quality is not None or certified):
         raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
     steps, local = Ladder.load(ladder), is_loopback(host)
-    keep_quiet(steps)
     fitted = policy_of(steps, policy)
     steering = None if controller is None else _steering(controller, fitted, steps)
-    deployed = deploy(steps, open_engines(steps, device, engine), lambda: revisions(steps, engine))
-    if steering is not None and deployed.residency is not None:
-        raise ConfigError("--controller reckons with no loads of stages; give them memory, or a --lam")
-    engines = closed_at_the_end(deployed.engines)
-    settings = SettingCache(
+    deployed = _deployed(steps, device, engine, is_steered=steering is not None)
+    settings = endpoint.SettingCache(
         fitted, steps, lam=lam, quality=quality, certified=certified, residency=deployed.residency
     )
-    caps = Caps(_micros(cap_day, steps), _micros(cap_total, steps))
-    capacity = Capacity(max_open, batch, max_seconds)
+    capacity = endpoint.Capacity(max_open, batch, max_seconds)
+    opened = endpoint.Endpoint(steps, deployed, fitted, settings, capacity, steering)
     with (
-        _admission(ledger_path, tariff_of(steps, engines), caps, keyless=local) as admission,
-        listening(host, port) as at,
+        _admission(ledger_path, opened.tariff, _caps(cap_day, cap_total, steps), keyless=local) as admission,
+        endpoint.listening(host, port) as at,
         _log_of(log_path, steps, engine, device, prompts=log_prompts) as log,
     ):
-        set_up_logs()
-        if deployed.residency is None:
-            load(engines)
+        watching = endpoint.MonitorSettings(shadow, shadow_all, quality, log=log)
+        opened.run(at, admission, watching, loopback_only=local)
 
-        guarantee = fitted.guarantee if settings.default.guaranteed and steering is None else None
-        promised = quality if guarantee is None else guarantee.keep
-        watching = MonitorSettings(shadow, shadow_all, promised, guarantee, log)
 
-        def service() -> Service:
-            found = Service(engines, steps, settings, fitted.model.forms, admission, capacity, watching)
-            if steering is not None:
-                found.steer_by(steering)
-            return found
-
-        click.echo(f"{steps.name} at {url_of(at)}", err=True)
-        Server(Application(service, loopback_only=local)).run([at])
+def _deployed(ladder: Ladder, device: str | None, engine: str, *, is_steered: bool) -> Deployed:
+    """The engines of the stages, closed when the command ends."""
+    keep_quiet(ladder)
+    found = deploy(ladder, open_engines(ladder, device, engine), lambda: revisions(ladder, engine))
+    if is_steered and found.residency is not None:
+        raise ConfigError("--controller reckons with no loads of stages; give them memory, or a --lam")
+    closed_at_the_end(found.engines)
+    return found
 
 
 def _steering(text: str, fitted: PolicyArtifact, ladder: Ladder) -> Steers:
@@ -210,8 +198,11 @@ def _check_no_option(ctx: click.Context) -> None:
             )
 
 
-def _micros(amount: str | None, ladder: Ladder) -> int | None:
-    return None if amount is None else micros_of(amount, ladder.price_unit, ladder.money)
+def _caps(day: str | None, total: str | None, ladder: Ladder) -> Caps:
+    def micros(amount: str | None) -> int | None:
+        return None if amount is None else micros_of(amount, ladder.price_unit, ladder.money)
+
+    return Caps(micros(day), micros(total))
 
 
 for command in (keys, ledger, correct):

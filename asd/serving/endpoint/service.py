@@ -24,8 +24,7 @@ from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier
 from asd.engines.closing import close_all
 from asd.ladder import Ladder
 from asd.operations.live import Meter, stage_now
-from asd.operations.traffic import Controller
-from asd.operations.traffic import LoadAware as Watched
+from asd.operations.traffic import Controller, LoadAware
 from asd.policies import FixedStage
 from asd.resilience import FAILURES, Health
 from asd.serving.admission import Admission, RequestFacts
@@ -153,7 +152,7 @@ class Service:
         """Let this controller choose the policy of requests that name nothing; before any has come."""
         run = {name: (self.dispatcher.width(name), self.dispatcher.batch(name)) for name in self._stages}
         self._controller = steering(run)
-        if isinstance(self._controller, Watched):
+        if isinstance(self._controller, LoadAware):
             self._controller.watch(self.monitor.meter.gauges)
         self._settings.steer(self._controller.policy(None))
 
