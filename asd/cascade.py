@@ -219,7 +219,7 @@ class Cascade:
         return [self._completion(journey) for journey in journeys if journey.has_stopped]
 
     def step(self, journeys: Sequence[Journey], batch_size: int) -> list[Journey]:
-        """One round: decide for every open query, run each chosen stage on its group, return what goes on."""
+        """One round: decide for every open query, run each chosen stage on its group; those still open."""
         for journey in journeys:
             self.decide(journey)
         going_on = [j for j in journeys if j.decision is not None and not j.has_stopped]

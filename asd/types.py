@@ -212,7 +212,7 @@ class Draft:
 
     @property
     def n_tokens(self) -> int:
-        """Length of the answer in tokens, its end included, as far as the stage tells."""
+        """Length of the answer in tokens, its end included, as far as the stage reports it."""
         return len(self.tokens) or len(self.logprobs) or self.usage.n_decoded
 
 
@@ -225,16 +225,16 @@ class Verification:
         drafter: Name of the stage whose draft was read.
         tokens: The draft in the verifier's own tokens, as far as there is room for an answer. The end of a
             finished draft is the verifier's most probable stop token there; a server that would not end there
-            tells none, and it is left out.
+            reports none, and it is left out.
         logprobs: Natural log-probability of each of them under the verifier, same length as `tokens`.
         n_accepted: Length of the accepted prefix of `tokens`; the verifier continues from there.
         usage: Counts of this call: the prompt, the verified tokens (`len(tokens)` in one pass), and the
             passes: a second one where the draft was tried with the verifier's own leading white space too.
         seconds: Wall time of the batch the query was in (not divided by its size).
         complete: The whole draft was read, its end included where it is finished; False where it exceeds the
-            room, or the verifier's answer would end earlier or cannot end, or its server tells no end.
+            room, or the verifier's answer would end earlier or cannot end, or its server reports no end.
         text: The verifier's whole answer, decoded from `tokens`, where it accepted all of them and a stop
-            token or stop string ends them; None: it has to go on.
+            token or stop string ends them; None: it has to continue.
     """
 
     stage: str

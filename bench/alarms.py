@@ -143,7 +143,7 @@ class Reruns:
         n_passes: int = N_PASSES,
     ) -> None:
         if not baseline.run.n_passes:
-            raise DataError("the baseline holds no passes of its times: record it anew")
+            raise DataError("the baseline holds no passes of its times: record it again")
         self._baseline, self._rng, self._state, self._n_passes = baseline, rng, state, n_passes
         cells = baseline.run.cells
         lams = sorted({cell.lam for cell in cells if cell.lam is not None})

@@ -193,7 +193,7 @@ def served(*options: str) -> Iterator[Served]:
 
 
 def _port(log: Path, server: subprocess.Popen[bytes]) -> int:
-    """The port that the server tells, once it takes connections there."""
+    """The port that the server prints, once it takes connections there."""
     while server.poll() is None:
         found = re.search(r"127\.0\.0\.1:(\d+)/v1\n", log.read_text())
         with socket.socket() as probe:

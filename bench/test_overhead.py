@@ -20,7 +20,7 @@ from bench.run.session import Session
 
 @dataclass(frozen=True)
 class Situation:
-    """The adaptive policy, and a query with the smallest stage's draft in hand."""
+    """The adaptive policy, and a query that the smallest stage has answered."""
 
     policy: OptimalPolicy | ListPolicy
     query: Query

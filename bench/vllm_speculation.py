@@ -5,8 +5,8 @@
     plain           the largest stage alone; what the others are compared with
     draft model, n  the largest stage, for which vLLM drafts n tokens at a time with the smallest one
     n-gram, n       the largest stage, for which vLLM drafts n tokens at a time from the prompt
-    draft, verify   the smallest stage answers, the largest reads it in one pass and goes on: the same text
-    both            the same, and where the largest goes on, vLLM drafts 8 tokens at a time
+    draft, verify   the smallest stage answers, the largest reads it in one pass and continues: the same text
+    both            the same, and where the largest continues, vLLM drafts 8 tokens at a time
     cascade         the fitted policy: stops early where it pays, so its quality is told
 
 Reported, never judged. Provenance `measured`; ratios of total seconds within a pass, their median.

@@ -110,4 +110,4 @@ def test_a_baseline_without_passes_is_refused(baseline: Baseline, tmp_path: Path
     write_record(path, baseline_of(msgspec.structs.replace(baseline.run, cells=cells)), expand=3)
     result = CliRunner().invoke(alarms, [str(path)])
     assert result.exit_code == 1
-    assert "record it anew" in result.output
+    assert "record it again" in result.output

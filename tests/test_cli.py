@@ -350,7 +350,7 @@ def test_control_c_leaves_a_file_to_go_on_with(place: Place, tmp_path: Path) -> 
             time.sleep(0.05)
         errors = _interrupt(process)
     assert process.returncode == 130
-    assert f"{out} is intact; give the same command again to go on" in errors
+    assert f"{out} is intact; give the same command again to continue" in errors
     assert "Traceback" not in errors
     assert len(read_traces(out)) >= 1
 

@@ -377,7 +377,7 @@ def test_impossible_verifications_are_refused(engine: TransformersEngine) -> Non
     with pytest.raises(ConfigError, match="needs a random generator"):
         engine.verify(asked, own, Acceptance(Sampling(1.0)))
     foreign = [replace(v, stage="XL") for v in engine.verify(asked, own)]
-    with pytest.raises(ConfigError, match="'XL' verified, so 'L' cannot go on"):
+    with pytest.raises(ConfigError, match="'XL' verified, so 'L' cannot continue"):
         engine.continue_(asked, foreign)
     assert engine.verify([], []) == engine.continue_([], []) == []
 

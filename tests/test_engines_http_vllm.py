@@ -140,7 +140,7 @@ def test_what_cannot_be_verified_here(verifier: VllmServerEngine) -> None:
         verifier.verify(asked, [draft("ab")], sampled)
     with pytest.raises(ConfigError, match="verifies greedily"):
         verifier.continue_(asked, [seen], sampled)
-    with pytest.raises(ConfigError, match="'M' verified, so 'S' cannot go on"):
+    with pytest.raises(ConfigError, match="'M' verified, so 'S' cannot continue"):
         verifier.continue_(asked, [replace(seen, stage="M")])
 
 

@@ -103,7 +103,7 @@ READ = worlds.verified(TRACES, np.random.default_rng(12))
 
 
 def test_a_verified_answer_is_judged_by_the_heads_of_its_node() -> None:
-    """What L says of S's tokens joins what S says of them; other answers in hand are not judged anew."""
+    """What L says of S's tokens joins what S says of them; other answers so far are not judged again."""
     model, evidence = worlds.fitted_verified().model, worlds.fitted_verified().evidence()
     for trace in READ:
         drafts, read = worlds.drafts_of(trace, "S"), trace.verifications["S>L"]

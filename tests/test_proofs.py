@@ -41,7 +41,7 @@ def test_every_proof_runs_small(name: str):
     if (needed := PROOFS[name].get("needs")) and needed not in os.environ:
         pytest.skip(f"{needed} is not set")
     if name == "alarms" and json.loads(BASELINE.read_bytes())["schema_version"] < SCHEMA_VERSION:
-        pytest.skip("the stored baseline is older than the harness: record it anew")
+        pytest.skip("the stored baseline is older than the harness: record it again")
     command = [sys.executable, ".ci/prove", "--small", name]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

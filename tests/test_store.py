@@ -200,7 +200,7 @@ def test_a_baseline_of_the_first_version_is_read_without_its_times(tmp_path: Pat
     baseline = read_baseline(path)
     report = judge(run, baseline, OPTIONS)
     times = {f.note for f in report.findings if f.verdict is Verdict.CANNOT_JUDGE}
-    assert times == {"the baseline's times were recorded with other statistics; record it anew"}
+    assert times == {"the baseline's times were recorded with other statistics; record it again"}
     assert {f.verdict for f in report.findings} == {Verdict.PASS, Verdict.CANNOT_JUDGE}
     assert {f.metric for f in report.findings if f.verdict is Verdict.CANNOT_JUDGE} == {
         "speedup", "decision_s"

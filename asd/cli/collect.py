@@ -91,7 +91,7 @@ def collect(  # noqa: PLR0913, PLR0917  (one argument an option)
                 workloads, engines, log, limit=limit, batch_size=batch, retry_refused=retry_refused
             )
     except KeyboardInterrupt:
-        click.echo(f"{out} is intact; give the same command again to go on", err=True)
+        click.echo(f"{out} is intact; give the same command again to continue", err=True)
         raise
     click.echo(f"{out}: {_summary(traces, list(engines))}")
     if any(trace.refusals for trace in traces):

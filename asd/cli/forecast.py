@@ -43,7 +43,7 @@ def forecast(files: tuple[Path, ...]) -> None:
 def _row(name: str, loads: Array) -> dict[str, object]:
     """Errors beside that of the first predictor; none beside one that is never wrong."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # statsmodels tells of every fit that has not converged
+        warnings.simplefilter("ignore")  # statsmodels warns of every fit that has not converged
         found = {predictor.name: errors(loads, predictor) for predictor in (make() for make in PREDICTORS)}
     first, *others = found
     base = found[first]

@@ -65,7 +65,7 @@ from asd.operations.sizing import Need, Sizing, keeps
 @click.option("--mtbf", multiple=True, help="Failures of replicas: STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR.")
 @click.option("--most-inside", type=click.IntRange(min=1), help="Refuse requests beyond so many inside.")
 @click.option(
-    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every run; go on from it."
+    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every run; continue from it."
 )
 def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],

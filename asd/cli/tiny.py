@@ -57,7 +57,7 @@ def bound(accepted: float) -> None:
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
 def train(out: Path, recipe: Path | None, only: str | None, device: str, threads: int) -> None:
-    """Train the ladder by its recipe; a killed run goes on where its last checkpoint was."""
+    """Train the ladder by its recipe; a killed run continues from its last checkpoint."""
     import torch  # noqa: PLC0415  (takes seconds)
 
     from asd.tiny.train import RECIPE, load_recipe  # noqa: PLC0415
@@ -67,7 +67,7 @@ def train(out: Path, recipe: Path | None, only: str | None, device: str, threads
     try:
         run_recipe(load_recipe(recipe or RECIPE), out, only, device)
     except KeyboardInterrupt:
-        click.echo(f"checkpoints are in {out}; give the same command again to go on", err=True)
+        click.echo(f"checkpoints are in {out}; give the same command again to continue", err=True)
         raise
 
 

@@ -226,7 +226,7 @@ class _Collector:
 
 
 def _continued(engine: Verifier, pair: str, read: Sequence[Trace]) -> list[Trace]:
-    """The same with what going on from these verifications takes; nothing else tells it of a drafter."""
+    """The same with what continuing from these verifications takes; only that shows it of a drafter."""
     if not read:
         return []
     more = engine.continue_([trace.query for trace in read], [trace.verifications[pair] for trace in read])

@@ -3,8 +3,9 @@
 torch says it with a class of its own, with a plain `RuntimeError` (the CPU's allocator, CUDA's libraries) or
 with Python's `MemoryError`; files that are mapped into memory with an `OSError`. Nothing heavy is imported.
 
-An error holds the frames it came through, and these hold the tensors that took the memory. Who goes on after
-one has to let go of them first, so the translated error has no cause; its traceback is logged at level DEBUG.
+An error holds the frames it came through, and these hold the tensors that took the memory. Who continues
+after one has to let go of them first, so the translated error has no cause; its traceback is logged at
+level DEBUG.
 """
 
 from __future__ import annotations

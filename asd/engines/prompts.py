@@ -51,7 +51,7 @@ INSTRUCTED = Query.chat(
 """The same with an instruction: some templates print the date only there."""
 
 DAYS = (datetime(1999, 12, 31, 23, 59, 59), datetime(2031, 1, 1), datetime(2044, 7, 16, 12, 30))
-"""Moments that every way of writing a date or an hour tells apart."""
+"""Moments that every way of writing a date or an hour distinguishes."""
 
 
 def encode(query: Query, stage: Stage, tokenizer: Any, context: int | None, n_vocab: int) -> list[int]:

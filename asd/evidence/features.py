@@ -87,7 +87,7 @@ VERIFICATION_FEATURES: tuple[str, ...] = (
 
 
 def prompt_features(prompt: str) -> list[float]:
-    """What the prompt alone tells, in the order of `PROMPT_FEATURES`.
+    """What the prompt alone says, in the order of `PROMPT_FEATURES`.
 
     The first word, without case, punctuation or the values of its digits, says what is asked for; how much
     harder a longer prompt is depends on it. (A bag of all words was tried: it does worse, on prompts of the

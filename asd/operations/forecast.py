@@ -1,8 +1,9 @@
 """How much load the next hour brings: predictors, and what they are worth on a recorded series.
 
-A predictor sees the hours up to now, oldest first, and tells the next one. It is worth its place only where
-it beats "the same as last hour": weighted error = sum |forecast - load| / sum load, one hour ahead, with
-nothing but the past (rolling origin). The published formula (hourly pattern, linear trend) is a baseline.
+A predictor sees the hours up to now, oldest first, and predicts the next one. It is worth its place only
+where it beats "the same as last hour": weighted error = sum |forecast - load| / sum load, one hour ahead,
+with nothing but the past (rolling origin). The published formula (hourly pattern, linear trend) is a
+baseline.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class PublishedForecast:
 
 @dataclass(slots=True)
 class HoltWinters:
-    """Additive, damped, 24 hours a season (statsmodels); fitted anew once a day, filtered in between.
+    """Additive, damped, 24 hours a season (statsmodels); fitted again once a day, filtered in between.
 
     Raises `ImportError` where statsmodels is not installed (`pip install 'asd[report]'`).
     """
@@ -193,7 +194,7 @@ def errors(series: Array, predictor: LoadPredictor, first: int = 3 * _DAY) -> fl
 
     Args:
         series: Loads by hour.
-        predictor: Sees only the hours before the one it tells.
+        predictor: Sees only the hours before the one it predicts.
         first: The first hour that counts.
 
     Raises:

@@ -49,7 +49,7 @@ class Step(NamedTuple):
         after: The state it leads to; None where the answer is returned.
         demand: Seconds that the query adds to a call of 1, 2, ... queries; empty where no call is needed.
         cost: Priced, cost units.
-        answer: Stage whose answer is the best in hand.
+        answer: Stage whose answer is the best so far.
         score: Of that answer, in [0, 1]; 0 before there is one.
     """
 
@@ -213,7 +213,7 @@ class Decider:
         self._without: dict[tuple[Situation, frozenset[str]], Step | None] = {}
 
     def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        """What to do next; None where no stage is left and no answer in hand."""
+        """What to do next; None where no stage is left and nothing has answered."""
         if out_of_reach:
             return self._around(situation, out_of_reach)
         known = self._known.get(situation)
@@ -278,7 +278,7 @@ class Lookup:
         self._places: dict[Situation, Place] = {}
 
     def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        """What to do next; None where no stage is left and no answer in hand."""
+        """What to do next; None where no stage is left and nothing has answered."""
         place = self._places.get(situation)
         if place is None:
             journey = situation.journey

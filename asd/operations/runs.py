@@ -1,4 +1,4 @@
-"""Runs of several controllers and seeds on one scenario, kept in a file that later runs go on from."""
+"""Runs of several controllers and seeds on one scenario, kept in a file that later runs continue."""
 
 from __future__ import annotations
 

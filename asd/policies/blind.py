@@ -39,7 +39,7 @@ class FixedStage:
 
 @dataclass(frozen=True, slots=True)
 class Lossless:
-    """Every stage drafts for the next, which verifies and goes on: the last one's own answer, sooner.
+    """Every stage drafts for the next, which verifies and continues it: the last one's own answer, sooner.
 
     Changes time, never text: what is returned is what the last stage writes alone.
 
@@ -74,7 +74,7 @@ class Lossless:
         drafts: Mapping[str, Draft],
         verification: Verification | None = None,
     ) -> Decision:
-        """Draft, verify, go on, and so on up to the last stage."""
+        """Draft, verify, continue, and so on up to the last stage."""
         n_done = 2 * len(drafts) - 1 + (verification is not None) if drafts else 0
         latest = self.chain[len(drafts) - 1] if drafts else None
         return Decision(STOP if n_done == len(self.actions) else self.actions[n_done], latest)

@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ListPolicy:
-    """At most two answers: the first stage's, and the second's where most lists go on.
+    """At most two answers: the first stage's, and the second's where most lists escalate.
 
     Attributes:
         evidence: What is known about the answers so far.

@@ -82,7 +82,7 @@ class OptimalPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Myopic:
-    """One-step look-ahead: go on only if the best single next stage, then stopping, beats stopping now.
+    """One-step look-ahead: escalate only if the best single next stage, then stopping, beats stopping now.
 
     At the root it picks the best single stage. It misses what an option to stop later is worth.
 

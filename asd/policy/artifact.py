@@ -293,7 +293,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
             if ladder.prices_at(batch) != self.ladder.prices_at(batch):
                 raise PolicyMismatchError(
                     f"the policy was fitted with other prices of ladder {ladder.name!r} at batch {batch}: "
-                    "fit again, the traces need not be collected anew"
+                    "fit again, the traces need not be collected again"
                 )
 
     def save(self, path: str | Path) -> None:

@@ -1,8 +1,8 @@
 """The program in a reply, and pass@k.
 
-Models answer with one fenced block or several, with bare code, with code in prose, or, asked to go on, with
-the rest of a function. The last piece that defines what is asked for counts, if it is whole: a correction
-comes later, an example of use defines nothing. What a model thought aloud is not run.
+Models answer with one fenced block or several, with bare code, with code in prose, or, asked to continue,
+with the rest of a function. The last piece that defines what is asked for counts, if it is whole: a
+correction comes later, an example of use defines nothing. What a model thought aloud is not run.
 
 Scope: this module finds the program and counts; running it is `asd.quality.sandbox`'s.
 """

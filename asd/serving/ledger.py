@@ -9,7 +9,7 @@ Each is one transaction. A hold covers whatever its request can cost, so for eve
 every day and for ever: booked + held <= cap, at any time and however many requests run. A request belongs to
 the day (UTC) on which it was admitted. Amounts are whole micro-units of the ladder's price unit.
 
-`Ledger.audit` adds up everything anew.
+`Ledger.audit` adds up everything again.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Ledger:
             ]
 
     def audit(self) -> None:
-        """Add up all requests and calls anew.
+        """Add up all requests and calls again.
 
         Raises:
             DataError: A balance or a request is booked at something else.

@@ -148,7 +148,7 @@ class Graph:
             if len(set(actions)) < len(actions):
                 raise ConfigError(f"node {node.name!r} offers an action twice: {actions}")
             if not node.may_stop and not actions:
-                raise ConfigError(f"node {node.name!r} may not stop and has no edge to go on by")
+                raise ConfigError(f"node {node.name!r} may not stop and has no edge to leave by")
 
     @property
     def root(self) -> Node:

@@ -181,7 +181,7 @@ def _own_weight(values: FloatArray, bins: IntArray, counts: FloatArray) -> Float
     sums = np.bincount(bins, weights=values, minlength=len(counts))
     seen, pooled = counts > 0, np.zeros(len(counts))
     n, n_seen = len(values), seen.sum()
-    if n_seen in (1, n):  # one bin, or one row in each: nothing tells noise from difference
+    if n_seen in (1, n):  # one bin, or one row in each: nothing separates noise from difference
         return pooled
     means = np.divide(sums, counts, out=np.zeros(len(counts)), where=seen)
     within = ((values - means[bins]) ** 2).sum() / (n - n_seen)

@@ -5,8 +5,8 @@ and return that. Every i, j and t is counted, and at one lam the list with the l
 lam * quality - cost is taken. No probability is estimated; with few rows that is hard to beat.
 
 With draws, each of so many bootstrap resamples of the rows takes its own list, and the lists vote (bagging,
-Breiman 1996): most begin with the same stage; those that do say whether to go on, and to which. The best of a
-thousand lists on a few hundred rows owes its rank to noise, which the vote averages out.
+Breiman 1996): most begin with the same stage; those that do say whether to escalate, and to which. The best
+of a thousand lists on a few hundred rows owes its rank to noise, which the vote averages out.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Vote(NamedTuple):
 
     Attributes:
         first: Position of the stage they begin with.
-        second: Of the stage they go on to, `first` where they never do, shape (v,).
-        threshold: They go on where the first answer's signal is below, shape (v,).
+        second: Of the stage they escalate to, `first` where they never do, shape (v,).
+        threshold: They escalate where the first answer's signal is below, shape (v,).
         value: Mean of their counted values.
     """
 
@@ -82,7 +82,7 @@ class Vote(NamedTuple):
         return np.asarray(goes_on @ np.eye(int(self.second.max()) + 1)[self.second])
 
     def choose(self, signal: Array) -> Index:
-        """For signals of shape (m,): where most lists go on, the stage that most of these name."""
+        """For signals of shape (m,): where most lists escalate, the stage that most of these name."""
         votes = self.tally(signal)
         return np.where(2.0 * votes.sum(axis=1) > len(self.second), votes.argmax(axis=1), RETURN)
 
@@ -157,7 +157,7 @@ def _alone(weights: Array, rows: RecordedRows, i: int) -> ListTable:
 
 
 def _pairs(weights: Array, rows: RecordedRows, i: int, n_steps: int) -> ListTable:
-    """Every list that begins with stage `i` and may go on, at every threshold."""
+    """Every list that begins with stage `i` and may escalate, at every threshold."""
     order, going = _cuts(rows.signal[:, i], n_steps)
     others = np.delete(np.arange(rows.score.shape[1]), i)
     values = np.concatenate([(rows.score - rows.score[:, [i]])[:, others], rows.after[:, i, others]], axis=1)
@@ -175,7 +175,7 @@ def _pairs(weights: Array, rows: RecordedRows, i: int, n_steps: int) -> ListTabl
 
 
 def _cuts(signal: Array, n_steps: int) -> tuple[Index, Index]:
-    """The rows in the order of their signal, and how many of them go on at every threshold."""
+    """The rows in the order of their signal, and how many of them escalate at every threshold."""
     order = np.argsort(signal, kind="stable")
     # Equal signals go the same way: cut only where the signal rises, evenly among such places.
     rises = np.flatnonzero(np.diff(signal[order]) > 0.0) + 1

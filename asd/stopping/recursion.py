@@ -168,7 +168,7 @@ def evaluate(graph: Graph, actions: Mapping[str, IntArray], lams: npt.ArrayLike)
 
 
 def one_step(graph: Graph, lams: npt.ArrayLike) -> dict[str, IntArray]:
-    """Actions (L, B) of one-step look-ahead: go on only where one more stage and then stopping is better."""
+    """Actions (L, B) of one-step look-ahead: escalate only where one more stage, then a stop, is better."""
     lams = _checked_lams(lams)
     stopping = {node.name: _stop(node, len(lams)) for node in graph.nodes}
     actions: dict[str, IntArray] = {}

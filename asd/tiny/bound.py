@@ -32,7 +32,7 @@ class BoundPlan:
     Attributes:
         layers: Depth of S, M, L.
         accuracy: Share of right answers of S, M, L, ascending.
-        auroc: How well a stage's confidence tells its right answers from its wrong ones.
+        auroc: How well a stage's confidence separates its right answers from its wrong.
         accepted: Share of a draft that a later stage accepts (0: drafts are thrown away).
         tokens: Mean answer length.
         prefill: Cost of reading the prompt, in decoded tokens of the same stage (measured: about 1.6).

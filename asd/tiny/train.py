@@ -2,7 +2,7 @@
 
 Muon (orthogonalised momentum) on the matrices of the layers, Adam on the embedding and the norms, bfloat16
 forward and backward over float32 weights. A checkpoint holds weights, optimiser state and the step; data are
-a function of the step (`data.py`), so nothing else is needed to go on. Checkpoints are safetensors.
+a function of the step (`data.py`), so nothing else is needed to resume. Checkpoints are safetensors.
 """
 
 from __future__ import annotations

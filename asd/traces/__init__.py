@@ -114,7 +114,7 @@ def read_traces(path: str | Path) -> list[Trace]:
     if contents.cut:
         raise DataError(
             f"the last line of {path} is cut off; run the same `asd collect` again: it drops the line and "
-            "goes on from there"
+            "continues from there"
         )
     if not contents.traces:
         raise DataError(f"{path} holds no traces; fill it with `asd collect`")

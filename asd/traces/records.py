@@ -163,7 +163,7 @@ def _text(value: object, what: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{what} holds a lone surrogate at character {error.start}; decode it anew"
+            f"{what} holds a lone surrogate at character {error.start}; decode it again"
         ) from error
     return str(value)
 

@@ -42,7 +42,7 @@ class Show(Protocol[RowIn_contra]):
     """A question as text."""
 
     def __call__(self, row: RowIn_contra, *, answered: bool) -> str:
-        """With its right answer, or ending where a model goes on."""
+        """With its right answer, or ending where a model continues."""
 
 
 @dataclass(frozen=True, kw_only=True)

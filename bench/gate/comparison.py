@@ -183,7 +183,7 @@ def _obstacle(pair: Pair, run: Run, stored: Run, *, same_sweep: bool) -> str:
     if pair.before.kind == "count" and not here.computes_like(there):
         return f"the baseline's counts are of {there.slug}"
     if pair.before.kind == pair.after.kind == "time" and pair.after.samples and not pair.before.samples:
-        return "the baseline's times were recorded with other statistics; record it anew"
+        return "the baseline's times were recorded with other statistics; record it again"
     if _definition(pair.before) != _definition(pair.after):
         return "the metric was redefined; record the baseline again"
     return (

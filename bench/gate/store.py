@@ -167,7 +167,7 @@ def record_baseline(directory: Path, run: Run, reason: str) -> Recorded:
     """Make a run the baseline of its key and ladder; targets of the one it replaces are kept.
 
     Targets on what is not measured any more go. One that the value now stands less than `CLEAR` half-widths
-    clear of is moved to that distance, which its reason then tells: it would be missed by luck.
+    clear of is moved to that distance, which its reason then states: it would be missed by luck.
 
     Raises:
         ConfigError: The reason is empty.

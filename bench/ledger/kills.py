@@ -47,7 +47,7 @@ class Killed:
 
 
 class _Line(msgspec.Struct):
-    """What a server tells the engine: a call that it makes for a request."""
+    """What a server asks of the engine: a call that it makes for a request."""
 
     request: str
     call: Call

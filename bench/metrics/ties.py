@@ -74,7 +74,7 @@ def ties_of(timed: TimedPasses, traces: Sequence[Trace], engines: Mapping[str, E
 
 
 def gap(engine: Verifier, query: Query, first: Draft, second: Draft) -> float:
-    """Between the tokens where two answers of this stage first differ; 0 where one only goes on longer."""
+    """Between the tokens where two answers of this stage first differ; 0 where one is only longer."""
     read = engine.verify([query, query], [first, second])
     for (a, log_a), (b, log_b) in zip(*(zip(v.tokens, v.logprobs, strict=True) for v in read), strict=False):
         if a != b:

@@ -558,7 +558,7 @@ def test_only_the_stage_that_verified_goes_on(engine: VllmEngine, tiny: dict[str
     """A verification of another stage says nothing about this one."""
     asked = questions("tiny-text", 1)
     verifications = tiny["M"].verify(asked, tiny["S"].generate(asked))
-    with pytest.raises(ConfigError, match="'M' verified, so 'S' cannot go on"):
+    with pytest.raises(ConfigError, match="'M' verified, so 'S' cannot continue"):
         engine.continue_(asked, verifications)
 
 

@@ -49,7 +49,7 @@ _BETWEEN = (
 @click.option(
     "--between-models",
     is_flag=True,
-    help="How well it tells right from wrong that another model gave the same text, or the same answer.",
+    help="How well the same text, or answer, of another model separates right from wrong.",
 )
 def agreement(data: Path, n_code: int, unsafe_code: bool, between_models: bool) -> None:
     """Score recorded answers again and compare with the scores recorded beside them."""

@@ -39,7 +39,7 @@ OURS = "queue"
 @click.option("--requests", type=click.IntRange(min=300), default=8000, show_default=True, help="Of a day.")
 @click.option("--keep", type=float, default=0.98, show_default=True, help="Of the largest stage's quality.")
 @click.option(
-    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every day; go on from it."
+    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every day; continue from it."
 )
 def contest(  # noqa: PLR0913, PLR0917  (one argument an option)
     files: tuple[Path, ...],

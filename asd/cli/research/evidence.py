@@ -71,7 +71,7 @@ def compare(
 ) -> None:
     """Which predictor decides best, and what is each signal of an answer worth (replayed)?
 
-    All on the same folds of recorded outcomes. Of a signal: how well it tells right answers from wrong ones,
+    All on the same folds of recorded outcomes. Of a signal: how well it separates right answers from wrong,
     and what quality costs by lists that go by it alone.
     """
     from asd.research.predictors.predictors import best  # noqa: PLC0415  (scikit-learn takes seconds)

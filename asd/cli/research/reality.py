@@ -50,7 +50,10 @@ _BAND = (0.025, 0.975)
 @click.option("--limit", type=click.IntRange(3), default=6, show_default=True, help="As of asd price.")
 @click.option("--drawn", type=click.IntRange(2), default=200, show_default=True, help="Runs of the band.")
 @click.option(
-    "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every part; go on from it."
+    "--json",
+    "out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep every part; continue from it.",
 )
 def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],

@@ -1,6 +1,6 @@
 """Runs a stage with Hugging Face `transformers`: any causal language model, any device.
 
-The decode loop is our own (`asd.engines.hf.decoder`), because `generate()` cannot stop, verify and go on.
+The decode loop is our own (`asd.engines.hf.decoder`), because `generate()` cannot stop, verify and resume.
 Greedy output equals `model.generate(do_sample=False)` token for token. What the checkpoint suggests about
 sampling (repetition penalty, top-p and the like) is not applied; its stop tokens are.
 
@@ -283,7 +283,7 @@ class TransformersEngine(Closing):
         """
         for verification in verifications:
             if verification.stage != self.stage.name:
-                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot continue")
         loaded = self.loaded
         answers = [_accepted(loaded, *pair) for pair in zip(queries, verifications, strict=True)]
         still_open = [
@@ -371,7 +371,7 @@ class TransformersEngine(Closing):
         limits: Sequence[int],
         acceptance: Acceptance,
     ) -> TokenSampler:
-        """How rows go on after their accepted prefixes, the rest of whose drafts is `rejected`."""
+        """How rows continue after their accepted prefixes, the rest of whose drafts is `rejected`."""
         choose = chooser(acceptance.sampling, len(limits), max(limits), self.device)
         rng = check_sampling(acceptance.sampling)
         if rng is None:
@@ -401,9 +401,9 @@ class Resumed:
 
     Attributes:
         answers: The accepted prefix of every draft.
-        open: Indices of those that go on.
+        open: Indices of those that continue.
         n_read: Tokens that had to be read again for each of them; 0: its cache was still there.
-        batch: They stand here after their prefixes, logits included; empty where none goes on.
+        batch: They stand here after their prefixes, logits included; empty where none continues.
     """
 
     answers: list[Answer]

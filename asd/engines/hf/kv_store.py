@@ -25,7 +25,7 @@ class KeptRows:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """One verified batch; `drop[i]` tokens are still to be taken back from row i before it goes on."""
+    """One verified batch; `drop[i]` tokens are still to be taken back from row i before it continues."""
 
     batch: Batch
     drop: list[int]

@@ -138,7 +138,7 @@ def read_model(stage: Stage, commit: str | None, config: Any, device: torch.devi
 
 
 def _check_report(stage: Stage, report: Any) -> None:
-    """What transformers fills with random numbers, or reads without its scale, and goes on."""
+    """What transformers fills with random numbers, or reads without its scale, without an error."""
     if report["missing_keys"]:
         raise _unreadable(stage, "weights", f"tensors missing: {sorted(report['missing_keys'])[:4]}")
     if report["mismatched_keys"]:

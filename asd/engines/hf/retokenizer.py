@@ -118,7 +118,7 @@ def carry_behind(
 
 
 def at_seam(before: str, text: str) -> str:
-    """A text with or without its one leading space, as texts go on after what is before it."""
+    """A text with or without its one leading space, as texts continue after what is before it."""
     if not WORD.match(text) or MID_WORD.match(before[-1:] + text):
         return text
     return " " * bool(BEFORE_SPACE.search(before)) + text.removeprefix(" ")

@@ -175,7 +175,7 @@ class SpeculativeEngine(Closing):
     ) -> list[Draft]:
         """Go on after each accepted prefix, block by block; errors as in the verifier's own `continue_`.
 
-        Samples go on without the drafter.
+        Samples continue without the drafter.
         """
         if acceptance.sampling.temperature != 0:
             return self.verifier.continue_(queries, verifications, acceptance)
@@ -307,7 +307,7 @@ class SpeculativeEngine(Closing):
     def _rows_on(
         self, queries: Sequence[Query], prompts: Sequence[list[int]], resumed: Resumed
     ) -> list[DecodingRow]:
-        """Rows that go on: the verifier's next token is known, the drafter has all of the answer to read."""
+        """Rows that continue: the verifier's next token is known, the drafter reads the whole answer."""
         rows: list[DecodingRow] = []
         logits = resumed.batch.logits
         tokens = logits.argmax(-1)

@@ -1,7 +1,7 @@
 """Drafts under a larger model's eyes: one forward pass over prompts and drafts says how much of each stands.
 
-What is left is a batch that goes on after the accepted prefixes: the logits there are known, so the first new
-token costs no pass. Scope: tokens and logits; the rules are `asd.stopping.acceptance`.
+What is left is a batch that continues after the accepted prefixes: the logits there are known, so the first
+new token costs no pass. Scope: tokens and logits; the rules are `asd.stopping.acceptance`.
 """
 
 from __future__ import annotations

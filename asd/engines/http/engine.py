@@ -111,7 +111,7 @@ class OpenAIEngine(Closing):
         return self.settings.concurrency
 
     def gauges(self) -> dict[str, float]:
-        """What the server tells of its own load (`asd.engines.Gauged`)."""
+        """What the server reports of its own load (`asd.engines.Gauged`)."""
         return read_gauges(self.settings.base_url)
 
     def load(self) -> None:

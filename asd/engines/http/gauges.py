@@ -1,4 +1,4 @@
-"""What a server tells of its own load: a few of the gauges that vLLM exposes to Prometheus at `/metrics`."""
+"""What a server reports of its own load: some of the gauges that vLLM exposes to Prometheus at `/metrics`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_BYTES = 4 * 2**20
 
 
 def read_gauges(base_url: str) -> dict[str, float]:
-    """The gauges of the server with this API; empty where it cannot be reached or tells none.
+    """The gauges of the server with this API; empty where it cannot be reached or reports none.
 
     Requests are sums over the engines of a server, the cache is that of the fullest.
     """

@@ -123,7 +123,7 @@ class Written:
         tokens: Ids, the stop token included; empty where the server does not tell.
         logprobs: One a token; empty where the server gives none, or not of every token.
         finished: The answer ended by itself.
-        is_stopped: A stop string ended it, as far as the server tells.
+        is_stopped: A stop string ended it, as far as the server reports.
         is_cut: It ran out of room.
         elsewhere: Names of the fields beside the text that hold something: reasoning, calls of tools.
         n_prompt: Prompt tokens as the server counts them; 0 where it does not.

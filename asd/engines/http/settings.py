@@ -104,7 +104,7 @@ def _check_url(base_url: str) -> None:
         raise ValueError(f"base_url must begin with http:// or https:// and a host, got {shown!r}")
     if url.query or url.fragment:
         raise ValueError(
-            f"base_url {shown!r} goes on with a query or fragment; end it with the path, and put a key into "
+            f"base_url {shown!r} has a query or fragment; end it with the path, and put a key into "
             "the variable of api_key_env"
         )
 

@@ -31,7 +31,7 @@ CONTROL = re.compile(r"[<\[].+[>\]]", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt in tokens; `context` is the number of positions of the model, where the server tells."""
+    """A prompt in tokens; `context` is the number of positions of the model, where the server reports it."""
 
     ids: tuple[int, ...]
     context: int | None

@@ -1,6 +1,6 @@
 """Runs a stage on a vLLM server, which can also verify another stage's draft (`dialect = "vllm"`).
 
-Beyond what the API promises, vLLM's server tokenizes, tells token ids and echoes a prompt with
+Beyond what the API promises, vLLM's server tokenizes, reports token ids and echoes a prompt with
 log-probabilities; that is all verification needs:
 
     verify      prompt and draft in one request, echoed, and one token more: the draft's log-probabilities,
@@ -48,7 +48,7 @@ ECHO = (
     GREEDY_CHOICE | PLAIN | {"max_tokens": 1, "echo": True, "logprobs": 2, "return_tokens_as_token_ids": True}
 )
 """Score what is given, write one token. Two tokens may be written alike, two ids are never; of the two most
-probable ones the second tells a tie."""
+probable ones the second shows a tie."""
 
 
 class VllmServerEngine(OpenAIEngine):
@@ -93,7 +93,7 @@ class VllmServerEngine(OpenAIEngine):
         _check_greedy(acceptance, self.stage.name)
         for verification in verifications:
             if verification.stage != self.stage.name:
-                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+                raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot continue")
         return fan_out(
             lambda i: self._continue(queries[i], verifications[i]), queries, self.settings.concurrency
         )

@@ -7,7 +7,7 @@
 Greedy answers in float32 are those of the transformers engine. What verifying costs here: scoring reads
 prompt and draft whole, past the prefix cache; a continuation finds whole blocks there (16 tokens, 32 on a
 CPU) and computes the rest again. `Usage` counts what was computed: tokens that vLLM reports as cached are
-left out. At batch 1 that still pays; in larger batches, where a few rows that go on take as many passes as
+left out. At batch 1 that still pays; in larger batches, where a few rows that continue take as many passes as
 all of them would, vLLM's own drafting inside the largest stage (`speculative_config`) is faster
 (`bench/vllm_speculation.py` measures both).
 
@@ -248,7 +248,7 @@ class VllmEngine(Closing):
     def _rest(self, running: Running, query: Query, verification: Verification) -> TokenRequest | None:
         """What is still to be written; None: the accepted prefix is the answer."""
         if verification.stage != self.stage.name:
-            raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot go on")
+            raise ConfigError(f"{verification.stage!r} verified, so {self.stage.name!r} cannot continue")
         prefix = verification.tokens[: verification.n_accepted]
         room = query.max_new_tokens - len(prefix)
         ends = bool(prefix) and prefix[-1] in running.stop_ids

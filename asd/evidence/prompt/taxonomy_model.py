@@ -34,7 +34,7 @@ class Classifier(Record, frozen=True, kw_only=True):
     """One dimension.
 
     Attributes:
-        labels: What it tells apart, at least two.
+        labels: The classes, at least two.
         weights: By label, `N_BUCKETS` for words and then `N_TEXT` for text features.
         biases: By label.
     """

@@ -93,7 +93,7 @@ class _Edge(NamedTuple):
 
 
 class BacklogProblem:
-    """A stopping problem whose edges are charged anew again and again.
+    """A stopping problem whose edge costs are replaced at every solution.
 
     Args:
         graph: The problem, costs in cost units.
@@ -255,7 +255,7 @@ class BacklogPolicy:
         return self.table.solved.problem.place(state)
 
     def action(self, place: BacklogState, out: Collection[str] = ()) -> str | None:
-        """What to do at a place; None where every stage is out and no answer in hand."""
+        """What to do at a place; None where every stage is out and nothing has answered."""
         table = self.table
         table.n_decisions += 1
         combination = 0

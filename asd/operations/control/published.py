@@ -24,7 +24,7 @@ class PublishedOptimizer:
         stages: In ladder order.
         costs: Of each stage alone, any common unit.
         lam: Of its thresholds, within [.1, 10].
-        evidence: What is known about the answers in hand.
+        evidence: What is known about the answers so far.
         target_s: Mean latency that it aims at.
         interval_s: Seconds between two looks.
     """

@@ -48,7 +48,7 @@ PUBLISHED = ((10, 13.8, 0.823, None), (50, None, None, 1.478))
 
 
 class TablesFile(Record, frozen=True, kw_only=True):
-    """Tables made so far, so that a run that was cut off goes on from them."""
+    """Tables made so far, so that a run that was cut off continues from them."""
 
     format: Literal["asd-day"] = "asd-day"
     schema_version: Literal[1] = 1

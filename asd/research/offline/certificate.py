@@ -39,8 +39,8 @@ class Rung(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         quality: Mean score.
         cost: Mean cost of a call.
         dominated_by: Stages that cost no more and score no less, and differ in one of the two.
-        auroc: How well its confidence tells its right answers from its wrong ones; null where it has none, or
-            where its answers are all alike.
+        auroc: How well its confidence separates its right answers from its wrong; null where it has none,
+            or where its answers are all alike.
     """
 
     stage: str

@@ -2,7 +2,7 @@
 
 Two kinds of row: `prompt` (the 31 published features, known before a stage is asked) and `prompt + answer`
 (the same with what the answer so far says about itself). Predictions are out of fold, calibrated per stage.
-Beside the usual measures stands the **decision regret**: with the answer of stage i in hand, stop if
+Beside the usual measures stands the **decision regret**: once stage i has answered, stop if
 
     lam * p_i >= lam * p_K(prompt) - mean cost of K,
 

@@ -1,4 +1,4 @@
-"""What each signal of an answer is worth: how well it tells right from wrong, and what quality then costs.
+"""What each signal of an answer is worth: how well it separates right from wrong, what quality then costs.
 
 Of every stage, a logistic regression on the signal alone says how likely the answer is right, out of fold;
 AUROC is the mean over stages, so that a signal gets no credit for knowing which stage is good. The cost is
@@ -107,7 +107,7 @@ def _shares(outcomes: RecordedOutcomes, costs: Array, qualities: Array) -> dict[
 
 
 def recorded_signals(recording: Recording) -> dict[str, Array]:
-    """What a recording tells of every answer, each of shape (n, K, d); texts by words of the other rows."""
+    """What a recording says of every answer, each of shape (n, K, d); texts by words of the other rows."""
     texts = Texts.fit(recording).held_out
     found = {
         "prompt text": np.repeat(texts[:, None, :1], len(recording.stages), axis=1),

@@ -76,7 +76,7 @@ def thresholds(study: Study) -> Figure:
             axes.plot(numbers(own, "lambda"), numbers(own, "threshold"), label=node, **line(k))
         axes.set(xlabel="lambda", ylabel="stops from this success probability on", ylim=(-0.03, 1.03))
         ticks_at(axes, LAM_TICKS)
-        axes.legend(title="answers in hand", loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(title="answers so far", loc="center left", bbox_to_anchor=(1.0, 0.5))
         caption = (
             "Thresholds of the fitted stopping problem; S>M: M has read S's answer. A gap: the node never "
             "stops, or stops elsewhere than above a threshold. No interval: the problem is solved exactly. "

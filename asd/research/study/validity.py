@@ -40,7 +40,7 @@ __all__ = ["RowPopulation", "Validity", "check_validity", "from_outcomes", "from
 Array = npt.NDArray[np.float64]
 
 _SHARES = np.linspace(0.0, 1.0, 41)
-"""On recorded files, the settings are these quantiles of the fitted probabilities, and "always go on"."""
+"""On recorded files, the settings are these quantiles of the fitted probabilities, and "always escalate"."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """What a tolerant verifier saves and costs: quality and passes over the tolerance, live.
 
-The largest stage reads recorded drafts of every smaller one and goes on where it stops accepting
+The largest stage reads recorded drafts of every smaller one and continues where it stops accepting
 (`asd.engines.Acceptance`): a token passes while its probability is at least `tolerance` times the most
 probable one's. Lossless first, where every answer is the verifier's own.
 """

@@ -57,7 +57,7 @@ def thresholds_table(material: Material) -> StudyTable:
         n=sum(n_rows.values()),
         columns=("node", "lambda", "stops", "threshold", "share_of_bins"),
         rows=tuple(_thresholds(solution)),
-        note="Threshold: lowest success probability of the best answer in hand at which the node stops; a "
+        note="Threshold: lowest success probability of the best answer so far at which the node stops; a "
         "dash where it never stops, or where its stop set is no upper interval.",
     )
 

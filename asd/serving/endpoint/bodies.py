@@ -64,7 +64,7 @@ REFUSED = {
     "web_search_options": "no stage of this server searches the web",
     "reasoning_effort": "the ladder says how stages think (chat_template_kwargs)",
     "verbosity": "ask for it in the prompt, or set max_tokens",
-    "suffix": "stages go on from a prompt",
+    "suffix": "stages continue a prompt",
     "echo": "the answer does not repeat the prompt",
 }
 """By field, why another value than null and those of `NEUTRAL` is refused."""

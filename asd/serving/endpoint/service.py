@@ -84,7 +84,7 @@ class Service:
         monitor: Is told of every request that ends.
         shadow: Stages that answer besides, now and then.
         tariff: What calls cost and can cost.
-        draining: No request is taken any more; those that were go on.
+        draining: No request is taken any more; those that were continue.
     """
 
     def __init__(

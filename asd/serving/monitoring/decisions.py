@@ -91,7 +91,7 @@ def trace_of(query: Query, ended: Ended, shadow: Mapping[str, Draft]) -> Trace:
 
 
 def from_the_prompt(bought: Iterable[Draft | Verification]) -> dict[str, Draft]:
-    """Answers by stage, without those that go on from a verified draft: alone they would have taken more."""
+    """Answers by stage, without those that continue a verified draft: alone they would have taken more."""
     results = list(bought)
     readers = {result.stage for result in results if isinstance(result, Verification)}
     return {

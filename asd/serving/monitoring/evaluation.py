@@ -1,7 +1,7 @@
 """What quality a server delivers, from requests that the reference stage has answered in the shadow.
 
 A sampled share of the requests at the server's own setting is drawn before anything of it is decided, so they
-are a fair sample. Each tells whether the delivered answer says the same as the reference's (`answer_of`): the
+are a fair sample. Each shows whether the delivered answer says the same as the reference's (`answer_of`): the
 share of the reference's answers that is kept. Where people have scored an answer, their score counts instead;
 a reference's answer that nobody scored counts as right, so where the two differ the estimate is cautious.
 

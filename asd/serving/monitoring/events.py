@@ -1,4 +1,4 @@
-"""What a server tells whoever watches it: one value for every request that has ended. Values only."""
+"""What a server reports to its monitor: one value for every request that has ended. Values only."""
 
 from __future__ import annotations
 

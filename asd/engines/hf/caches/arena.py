@@ -1,6 +1,6 @@
 """The tensors of a fixed number of rows and slots, and the steps over them: decode one token, read a piece.
 
-    decode   feed every row's token, choose the next one, note it and its log-probability, go one slot on
+    decode   feed every row's token, choose the next one, note it and its log-probability, advance by one slot
     read     feed every row a piece, padded in front to a width; leaves the logits after its last tokens
 
 Every tensor that a step reads or writes is allocated here and stays where it is, so that a step may be

@@ -1,8 +1,8 @@
 """Rows over an arena, whose steps can be replayed from CUDA graphs.
 
 Which rows of the arena are in use, how long they are and what is taken back is arithmetic on the host:
-nothing is copied when rows leave or tokens are taken back, and nothing is read from the device to go on. Only
-rows of several arenas that are to be one batch are copied, and rows that outgrow theirs.
+nothing is copied when rows leave or tokens are taken back, and nothing is read from the device to continue.
+Only rows of several arenas that are to be one batch are copied, and rows that outgrow theirs.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Caches:
         return int(self._settings.kv_cache_gib * 2**30) - claimed
 
     def forget(self) -> None:
-        """Begin anew, as before the first call; the model has gone."""
+        """Begin again, as before the first call; the model has gone."""
         PROMISES.discard(self)
         self.clear()
         self._launcher = self._launching(self.device, self._settings.compile)

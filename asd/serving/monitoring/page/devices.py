@@ -62,7 +62,7 @@ def _gpus() -> list[Device]:
         return []
     found = []
     for i in range(nvml.nvmlDeviceGetCount()):
-        with suppress(nvml.NVMLError):  # a device that tells nothing is not shown
+        with suppress(nvml.NVMLError):  # a device that reports nothing is not shown
             found.append(_gpu(nvml, i))
     return found
 
