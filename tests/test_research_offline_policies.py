@@ -424,6 +424,12 @@ def test_cost_shares_are_read_off_the_hull_of_every_draw(
     assert cost_shares(train, [curve])[0] == pytest.approx(shares)
 
 
+def test_of_stages_as_good_the_cheaper_is_the_best_in_whatever_order_means_were_summed() -> None:
+    """A difference of rounding is none; one of a single right answer among a million is one."""
+    assert curves.best_stage(np.array([0.5, 0.7, 0.7 + 2e-16]), np.array([1.0, 3.0, 10.0])) == 1
+    assert curves.best_stage(np.array([0.5, 0.7, 0.7 + 1e-6]), np.array([1.0, 3.0, 10.0])) == 2
+
+
 def test_rows_are_dealt_and_taken_evenly() -> None:
     """Folds are as large as each other and not in order; too many rows are thinned from end to end."""
     folds = deal(103, 5)

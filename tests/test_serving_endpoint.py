@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from asd.errors import ConfigError, UnavailableError
+from asd.errors import ConfigError, RefusedError, UnavailableError
 from asd.policies import FixedStage, Lossless
 from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.service import Capacity
@@ -275,6 +275,17 @@ def test_a_stage_that_fails_is_done_without_and_if_none_is_left_the_client_hears
     assert (reply.status, reply.error["code"]) == (503, "no_stage_left")
     assert b"10.0.0.7" not in reply.body
     assert reply.headers["retry-after"]
+
+
+def test_what_stages_refuse_is_told_without_where_they_are() -> None:
+    """In the words of each, which are about the client's own request."""
+    said = "stage '{}' at http://10.0.0.7:8000/v1 answered 400: no poems; at http://poems.example they do"
+    engines = {name: Slow(name, RefusedError(said.format(name))) for name in ("S", "L")}
+    settings = OnePolicy(Climb("S", "L"), ("S", "L"))
+    reply = serve(engines, settings, lambda app: post(app, chat()), ladder=_ladder("S", "L"))
+    assert (reply.status, reply.error["code"]) == (400, "prompt_refused")
+    words = "answered 400: no poems; at http://poems.example they do"
+    assert reply.error["message"] == f"stage 'S' {words}; stage 'L' {words}"
 
 
 def test_a_failure_within_a_stream_is_an_event_and_no_end() -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "LOSSES",
     "SWEEP",
     "Curve",
+    "best_stage",
     "cost_shares",
     "cross_validate",
     "cross_validate_all",
@@ -149,8 +150,13 @@ def _drawn_shares(cost: Array, quality: Array, costs: Array, qualities: Array) -
     return np.stack([_shares(*means) for means in draws])
 
 
+def best_stage(quality: Array, cost: Array) -> int:
+    """The stage of the largest mean score, the cheaper of equals; order of summing decides nothing."""
+    return min(range(len(quality)), key=lambda k: (-round(float(quality[k]), 9), float(cost[k])))
+
+
 def _shares(cost: Array, quality: Array, costs: Array, qualities: Array) -> Array:
-    best = min(range(len(quality)), key=lambda k: (-quality[k], cost[k]))
+    best = best_stage(quality, cost)
     singles = zip(cost.tolist(), quality.tolist(), strict=True)
     hull = Hull([*singles, *zip(costs.tolist(), qualities.tolist(), strict=True)])
     shares = [hull.cost_at(float(quality[best]) - loss) for loss in LOSSES]

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError
-from asd.research.offline.curves import SWEEP, Curve, cross_validate_all, sweep
+from asd.research.offline.curves import SWEEP, Curve, best_stage, cross_validate_all, sweep
 from asd.research.offline.policies import STOPS, Bought, Fitted, Method, RowActions, Sight
 from asd.research.offline.signals import cost_unit
 from asd.research.recordings.recording import Recording
@@ -223,8 +223,7 @@ def deliver(asked: SelectedMix, played: Curve, rows: Recording, reference: int) 
 
 def reference_stage(rows: Recording) -> int:
     """The best single stage: largest mean score, the cheaper of equals."""
-    quality, cost = rows.scores.mean(axis=0), rows.costs.mean(axis=0)
-    return min(range(len(quality)), key=lambda k: (-quality[k], cost[k]))
+    return best_stage(rows.scores.mean(axis=0), rows.costs.mean(axis=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,6 +9,7 @@ failures are named by their kind, because messages of engines may hold addresses
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -32,6 +33,8 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 RETRY_AFTER_S = 1.0
 """Where nobody knows better."""
 TOO_LONG = "context_length_exceeded"
+_ADDRESS = re.compile(r"(?<=') at https?://\S+")
+"""Of a stage's server: "stage 'L' at http://10.0.0.3:8000/v1"."""
 REFUSED = {RefusedError.__name__, PromptTooLongError.__name__}
 
 
@@ -110,7 +113,8 @@ def _unanswered(error: NoStageLeftError) -> RequestError:
     [(query, failures)] = error.unanswered
     if failures and all(failure.kind in REFUSED for failure in failures):
         internal = f"query {query.id!r} of {query.dataset!r}: "
-        messages = "; ".join(dict.fromkeys(failure.message.replace(internal, "") for failure in failures))
+        said = (_ADDRESS.sub("", failure.message.replace(internal, "")) for failure in failures)
+        messages = "; ".join(dict.fromkeys(said))
         is_long = any(failure.kind == PromptTooLongError.__name__ for failure in failures)
         return RequestError(400, messages, code=TOO_LONG if is_long else "prompt_refused")
     kinds = ", ".join(f"{failure.stage} ({failure.kind})" for failure in failures)
