@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,21 @@ from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage
 from asd.prices import PriceRow
 from asd.research.load import reality
-from asd.research.load.client import Sent, ask_all
+from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.research.load.reality import (
+    AsServed,
+    Figures,
     MeasuredLoad,
+    Prices,
     Reality,
     RealityHeader,
     ServedLadder,
+    as_served,
     compare,
     drift,
-    overhead,
     run_reality,
 )
+from asd.schema import msgspec
 from asd.types import Query
 from tests.endpoint import OnePolicy, Slow, running
 from tests.queues import Planned, one_stage, query
@@ -89,6 +94,40 @@ def test_a_server_that_says_much_is_not_held_up(
         assert said.exists()
 
 
+def test_the_client_pauses_as_long_as_each_answer_took() -> None:
+    """One after the other, and so long a pause after each."""
+    with running({"S": Slow("S", "3", 0.2)}, OnePolicy(FixedStage("S"), ("S",)), ladder=timed("S")) as server:
+        sent = ask_in_turn(server.url, 5.0, QUERIES, [1, 0, 1])
+    assert [s.query for s in sent] == [1, 0, 1]
+    for before, after in pairwise(sent):
+        assert after.due_s >= before.due_s + 2 * before.seconds
+        assert after.seconds < 0.4
+
+
+def test_seconds_as_served_are_means_not_medians(place: ServedLadder) -> None:
+    """One request of ten that takes much longer counts as much as it takes."""
+    found = real(place, 0.003)
+    slow = tuple(
+        msgspec.structs.replace(sent, seconds=sent.seconds + (0.5 if n % 10 == 0 else 0.0))
+        for n, sent in enumerate(found.idle)
+    )
+    decider, situations = reality._decider(place, found), place.population(prices(), 1).queries
+    taken = as_served(place, msgspec.structs.replace(found, idle=slow, idle_after=slow))
+    priced = sum(sum(reality._calls(decider, situations[sent.query])) for sent in slow)
+    n_calls = sum(sent.calls for sent in slow)
+    asked = taken.slowdown * priced + taken.delay_s * n_calls
+    assert asked == pytest.approx(sum(sent.seconds - sent.lag_s for sent in slow))
+
+
+def test_requests_after_the_runs_count_as_those_before(place: ServedLadder) -> None:
+    before, after = real(place, 0.002, 1.0), real(place, 0.004, 1.2)
+    found = msgspec.structs.replace(before, idle_after=after.idle)
+    taken = as_served(place, found)
+    assert taken.slowdown == pytest.approx(1.1)
+    assert taken.delay_s == pytest.approx(0.003, abs=1e-6)
+    assert AsServed(1.1, 0.003).seconds([0.1, 0.2]) == pytest.approx(0.336)
+
+
 def test_stages_of_one_device_take_turns() -> None:
     """By hand: S and L are asked at once, and the device works for one after the other."""
     traces = [query(0, ["S"], {"S": 1.0, "L": 9.0}), query(1, ["L", "S"], {"S": 1.0, "L": 2.0})]
@@ -100,6 +139,40 @@ def test_stages_of_one_device_take_turns() -> None:
     sim.on_end = lambda request, now: ended.append((request.situation.trace.query.id, now))
     list(sim.run(600.0))
     assert ended == [("q0", 1.0), ("q0", pytest.approx(4.0)), ("q1", pytest.approx(5.0))]
+
+
+def test_the_stage_that_has_waited_longest_in_all_is_called_next() -> None:
+    """By hand: L has waited .8 s at the end of the first call, two at S .5 and .4 s: both of them first.
+
+    They go on to L, where one waits already: three in one call, which was not begun while S worked.
+    """
+    traces = [
+        query(0, ["S"], {"S": 1.0, "L": 9.0}),
+        query(1, ["L"], {"S": 9.0, "L": 2.0}),
+        query(2, ["S", "L"], {"S": 1.0, "L": 2.0}),
+    ]
+    servers = {stage: StageServer(1, 4, "device") for stage in "SL"}
+    sim = Simulator(
+        Population(traces, timed("SL", {4: 0.25}), 1.0, 4), servers, Fixed(Planned()),
+        Open([0.0, 0.2, 0.5, 0.6], [0, 1, 2, 2]), 0,
+    )  # fmt: skip
+    ended: list[tuple[str, float]] = []
+    sim.on_end = lambda request, now: ended.append((request.situation.trace.query.id, now))
+    list(sim.run(600.0))
+    assert ended == [("q0", 1.0), ("q1", 4.0), ("q2", 4.0), ("q2", 4.0)]
+
+
+@pytest.mark.parametrize(("last", "end"), [(9.0, 3.05), (2.02, 3.02)])
+def test_after_a_call_of_two_the_next_waits_for_as_many(last: float, end: float) -> None:
+    """By hand: a twentieth of the call's second, as `asd.dispatch` does, or until a second one is there."""
+    sim = Simulator(
+        one_stage(np.ones(1), {4: 0.25}, 4), {"S": StageServer(1, 4, "device")}, Fixed(Planned()),
+        Open([0.0, 0.5, 0.6, 1.5, last], [0] * 5), 0,
+    )  # fmt: skip
+    ended: list[float] = []
+    sim.on_end = lambda _, now: ended.append(now)
+    list(sim.run(600.0))
+    assert ended[:4] == [1.0, 2.0, 2.0, pytest.approx(end)]
 
 
 def test_a_call_lost_while_it_waits_for_the_device_lets_others_on() -> None:
@@ -125,6 +198,11 @@ def prices(factor: float = 1.0) -> dict[int, dict[str, PriceRow]]:
     }
 
 
+def dear(factor: float) -> dict[int, dict[str, PriceRow]]:
+    """The same, with L at a multiple."""
+    return {size: {"S": prices()[size]["S"], "L": prices(factor)[size]["L"]} for size in (1, 4)}
+
+
 RATES = {"S": 1.0, "L": 5.0}
 
 
@@ -140,7 +218,7 @@ def asked(**others: object) -> RealityHeader:
     return RealityHeader(**(parts | others))  # type: ignore[arg-type]
 
 
-def real(place: ServedLadder, extra_s: float) -> Reality:
+def real(place: ServedLadder, delay_s: float, slowdown: float = 1.0) -> Reality:
     """A "real" run made by hand from the simulator's own parts: what the comparison must reproduce."""
     population, policy = place.population(prices(), 4), place.policy_at(20.0)
     servers = {stage: StageServer(1, 4, "device") for stage in population.stages}
@@ -148,7 +226,7 @@ def real(place: ServedLadder, extra_s: float) -> Reality:
     due = sorted((float(at), int(rng.integers(120))) for at in rng.random(200) * 12.0)
     sim = Simulator(population, servers, Fixed(policy), Open([a for a, _ in due], [n for _, n in due]), 5)
     for station in sim.stations.values():
-        station.delay_s = extra_s
+        station.slowdown, station.delay_s = slowdown, delay_s
     sent = []
 
     def note(request: Request, now: float) -> None:
@@ -164,25 +242,33 @@ def real(place: ServedLadder, extra_s: float) -> Reality:
     sim.on_end = note
     list(sim.run(600.0))
     decider, idle = Decider(population, policy), []
-    for number in range(9):
+    for number in range(40):
         step, seconds, calls = decider.step(population.queries[number], frozenset()), 0.0, 0
         while step is not None and step.after is not None:
             seconds, calls = seconds + sum(step.demand[:1]), calls + bool(step.demand)
             step = decider.step(step.after, frozenset())
-        took = seconds + calls * extra_s + 0.004
+        took = slowdown * seconds + calls * delay_s + 0.004
         seen = {"due_s": 0.0, "lag_s": 0.004, "first_s": took, "seconds": took}
         idle.append(Sent(query=number, stage="S", calls=calls, cost=1.0, **seen))
     shares = {name: stage.share_answered for name, stage in sim.books.total().stages.items()}
     assert shares == pytest.approx({name: sum(s.stage == name for s in sent) / 200 for name in shares})
     load = MeasuredLoad(rho=0.5, rate=200 / 12.0, sent=tuple(sent))
-    return Reality(asked=asked(), before=prices(), after=prices(), idle=tuple(idle), loads=(load,))
+    return Reality(
+        asked=asked(),
+        before=prices(),
+        after=prices(),
+        idle=tuple(idle),
+        idle_after=tuple(idle),
+        loads=(load,),
+    )
 
 
 @pytest.mark.slow
 def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None:
     """Same instants, queries, prices and overhead: every figure; other runs lie around it."""
-    found = real(place, 0.003)
-    assert overhead(place, found) == pytest.approx(0.003, abs=1e-6)
+    found = real(place, 0.003, 1.3)
+    taken = as_served(place, found)
+    assert (taken.slowdown, taken.delay_s) == (pytest.approx(1.3), pytest.approx(0.003, abs=1e-6))
     figures, replayed, others = compare(place, found, found.loads[0], 30)
     assert replayed.mean_s == pytest.approx(figures.mean_s)
     assert replayed.p95_s == pytest.approx(figures.p95_s)
@@ -203,18 +289,17 @@ def test_drift_is_the_largest_change_of_a_mean_call(place: ServedLadder) -> None
 
 @pytest.mark.slow
 def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
-    """Prices that doubled are taken half-way; where one lacks a price the other's holds."""
+    """L's prices that trebled are taken half-way: what S and L take beside each other has changed."""
     found = real(place, 0.0)
-    slower = Reality(
-        asked=found.asked, before=prices(), after=prices(3.0), idle=found.idle, loads=found.loads
-    )
-    _, replayed, _ = compare(place, slower, slower.loads[0], 2)
-    twice = prices(2.0)
-    again = Reality(asked=found.asked, before=twice, after=twice, idle=found.idle, loads=found.loads)
-    _, expected, _ = compare(place, again, again.loads[0], 2)
+
+    def replay(before: Prices, after: Prices) -> Figures:
+        changed = msgspec.structs.replace(found, before=before, after=after)
+        return compare(place, changed, changed.loads[0], 2)[1]
+
+    replayed, expected = replay(prices(), dear(3.0)), replay(dear(2.0), dear(2.0))
     assert replayed.mean_s == pytest.approx(expected.mean_s)
-    _, at_once, _ = compare(place, found, found.loads[0], 2)
-    assert replayed.mean_s > 1.5 * at_once.mean_s
+    at_once = replay(prices(), prices())
+    assert replayed.p95_s > 1.02 * at_once.p95_s
     assert replayed.cost == pytest.approx(at_once.cost)  # the ladder's own prices are booked
 
 

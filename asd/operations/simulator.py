@@ -68,7 +68,9 @@ class Simulator:
     ) -> None:
         _check_servers(servers, population)
         self.agenda = Agenda()
-        places = {server.place: SharedDevice() for server in servers.values() if server.place is not None}
+        places = {
+            server.place: SharedDevice(self.agenda) for server in servers.values() if server.place is not None
+        }
         self.stations = {
             name: self._station(name, servers[name], places.get(servers[name].place or ""))
             for name in population.stages

@@ -2,7 +2,8 @@
 
 It behaves as a desk of `asd.dispatch.Dispatcher` does: a replica that becomes free calls for the request that
 has waited longest and for others that wait for the same action, at most `batch` of them; nobody waits for a
-batch to fill. How long a call lasts is the sum of what each query adds to a call of that size.
+batch to fill. How long a call lasts is the sum of what each query adds to a call of that size. Stages of one
+device take turns as they do there: whose requests have waited longest, all together, is called next.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
+from asd.dispatch import LINGER
 from asd.errors import ConfigError
 from asd.operations.occupancy import Occupancy
 from asd.operations.population import Situation, Step
@@ -67,27 +68,45 @@ class Agenda:
 
 
 class SharedDevice:
-    """A device that stages share: one call works at a time, in the order in which they were begun."""
+    """A device that stages share: one call works at a time (`asd.dispatch`).
 
-    __slots__ = ("_busy", "_waiting")
+    Args:
+        agenda: Where its pauses end.
 
-    def __init__(self) -> None:
+    Attributes:
+        stations: Of the stages.
+    """
+
+    __slots__ = ("_agenda", "_busy", "_expected", "_until", "stations")
+
+    def __init__(self, agenda: Agenda) -> None:
+        self._agenda = agenda
+        self.stations: list[Station] = []
         self._busy = False
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._until = 0.0
+        self._expected = 0
 
-    def enter(self, work: Callable[[], None]) -> None:
-        """Work now, or when whoever is here and those who wait have left."""
-        if self._busy:
-            self._waiting.append(work)
-        else:
-            self._busy = True
-            work()
+    def call_next(self) -> None:
+        """Begin a call of the stage whose requests have waited longest, if the device is free."""
+        waiting, now = [station for station in self.stations if station.may_call], self._agenda.now
+        few = max((station.n_waiting for station in waiting), default=0) < self._expected
+        if self._busy or not waiting or (few and now < self._until):
+            return
+        self._busy = True
+        max(waiting, key=lambda station: station.waited(now)).begin()
 
-    def leave(self) -> None:
-        """Let the next one work."""
+    def ended(self, n: int, seconds: float) -> None:
+        """A call of so many has ended; for a moment the next one waits for as many."""
         self._busy = False
-        if self._waiting:
-            self.enter(self._waiting.popleft())
+        self._expected, self._until = n, self._agenda.now + LINGER * seconds
+        self.call_next()
+        if n > 1:
+            self._agenda.at(self._until, self._go_on, self._until)
+
+    def _go_on(self, until: float) -> None:
+        if self._until == until:
+            self._expected = 0
+        self.call_next()
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +196,10 @@ class Station:
     _queues: dict[str, deque[Request]] = field(default_factory=dict)
     _running: dict[_Call, None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.place is not None:
+            self.place.stations.append(self)
+
     @property
     def n_in_flight(self) -> int:
         """Requests in calls."""
@@ -224,37 +247,42 @@ class Station:
             queue = self._queues[action] = deque()
         return queue
 
-    def _call(self) -> None:
-        while self.n_waiting and self.calls.n < self.replicas:
-            waiting = [queue for queue in self._queues.values() if queue]
-            queue = waiting[0] if len(waiting) == 1 else min(waiting, key=_first_joined)
-            batch = [queue.popleft() for _ in range(min(self.batch, len(queue)))]
-            self._begin(batch)
+    @property
+    def may_call(self) -> bool:
+        """Whether somebody waits and a replica is free."""
+        return self.n_waiting > 0 and self.calls.n < self.replicas
 
-    def _begin(self, batch: list[Request]) -> None:
-        now = self.agenda.now
-        call = _Call(now, batch)
-        self.n_waiting -= len(batch)
+    def waited(self, now: float) -> float:
+        """Seconds that the requests in the queue have waited, all together."""
+        return sum(now - request.joined for queue in self._queues.values() for request in queue)
+
+    def begin(self) -> None:
+        """Call for the request that has waited longest and for others that wait for the same action."""
+        waiting = [queue for queue in self._queues.values() if queue]
+        queue = waiting[0] if len(waiting) == 1 else min(waiting, key=_first_joined)
+        size, now = min(self.batch, len(queue)), self.agenda.now
+        call = _Call(now, [queue.popleft() for _ in range(size)])
+        self.n_waiting -= size
         self._running[call] = None
         self.calls.enter(now)
-        if self.place is None:
-            self._work(call)
-        else:
-            self.place.enter(partial(self._work, call))
-
-    def _work(self, call: _Call) -> None:
-        if call.dropped and self.place is not None:  # while it waited for its turn
-            self.place.leave()
-            return
-        size = len(call.batch)
         seconds = self.slowdown * sum(request.doing.demand[size - 1] for request in call.batch) + self.delay_s
-        self.agenda.at(self.agenda.now + seconds, self._end, call)
+        self.agenda.at(now + seconds, self._end, call)
+
+    def _call(self) -> None:
+        if self.place is not None:
+            self.place.call_next()
+            return
+        while self.may_call:
+            self.begin()
 
     def _end(self, call: _Call) -> None:
+        if not call.dropped:
+            self._hand_out(call)
         if self.place is not None:
-            self.place.leave()
-        if call.dropped:
-            return
+            self.place.ended(len(call.batch), self.agenda.now - call.started)
+
+    def _hand_out(self, call: _Call) -> None:
+        """Let those who were called for go on, and begin what may begin."""
         now = self.agenda.now
         del self._running[call]
         self.calls.leave(now, call.started)

@@ -21,9 +21,9 @@ from asd.research.load.reality import (
     Reality,
     RealityHeader,
     ServedLadder,
+    as_served,
     compare,
     drift,
-    overhead,
     run_reality,
 )
 from asd.traces import answered, read_traces
@@ -89,7 +89,9 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     click.echo(f"\nprices moved by {change:.1%} at most between before and after")
     if change > _MOST_DRIFT:
         click.echo(f"more than {_MOST_DRIFT:.0%}: the comparison is void; run it on a quieter machine")
-    click.echo(f"each call took {1e3 * overhead(place, found):.2f} ms beyond its price on the idle server")
+    taken = as_served(place, found)
+    slowdown, delay_ms = taken.slowdown, 1e3 * taken.delay_s
+    click.echo(f"served, a call took {slowdown:.2f} times its price and {delay_ms:.2f} ms on the idle server")
     click.echo("provenance: real measured, replay and band simulated; checked at these loads only")
 
 

@@ -18,7 +18,7 @@ from asd.errors import EngineError
 from asd.measurement.records import Record
 from asd.types import Query
 
-__all__ = ["Sent", "ask_all"]
+__all__ = ["Sent", "ask_all", "ask_in_turn"]
 
 _TIMEOUT_S = 300.0
 
@@ -69,6 +69,31 @@ def ask_all(
     return asyncio.run(_ask_all(url, lam, queries, due, tell))
 
 
+def ask_in_turn(url: str, lam: float, queries: Sequence[Query], order: Sequence[int]) -> list[Sent]:
+    """Ask one after the other, and pause as long as each took: a server that is idle half of the time.
+
+    Args:
+        url: As of `ask_all`.
+        lam: As of `ask_all`.
+        queries: What may be asked.
+        order: Positions of queries, one a request.
+
+    Raises:
+        EngineError: As `ask_all`.
+    """
+    return asyncio.run(_ask_in_turn(url, lam, queries, order))
+
+
+async def _ask_in_turn(url: str, lam: float, queries: Sequence[Query], order: Sequence[int]) -> list[Sent]:
+    async with _client(url) as client:
+        began, found = time.perf_counter(), []
+        for number in order:
+            sent = await _sent(client, lam, queries, number, time.perf_counter() - began, began)
+            found.append(sent)
+            await asyncio.sleep(sent.seconds)
+        return found
+
+
 async def _ask_all(
     url: str,
     lam: float,
@@ -76,21 +101,31 @@ async def _ask_all(
     due: Sequence[tuple[float, int]],
     tell: Callable[[], object],
 ) -> list[Sent]:
-    limits = httpx2.Limits(max_connections=None)
-    async with httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=limits) as client:
+    async with _client(url) as client:
         began = time.perf_counter()
 
         async def one(at: float, number: int) -> Sent:
             await asyncio.sleep(max(0.0, began + at - time.perf_counter()))
-            lag = time.perf_counter() - began - at
-            try:
-                found = await _ask(client, lam, queries[number], lambda: time.perf_counter() - began - at)
-            except httpx2.HTTPError as error:
-                raise EngineError(f"query {queries[number].id!r} was not answered: {error!r}") from error
+            found = await _sent(client, lam, queries, number, at, began)
             tell()
-            return Sent(query=number, due_s=at, lag_s=lag, **found)
+            return found
 
         return list(await asyncio.gather(*(one(at, number) for at, number in due)))
+
+
+def _client(url: str) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT_S, limits=httpx2.Limits(max_connections=None))
+
+
+async def _sent(
+    client: httpx2.AsyncClient, lam: float, queries: Sequence[Query], number: int, due_s: float, began: float
+) -> Sent:
+    lag = time.perf_counter() - began - due_s
+    try:
+        found = await _ask(client, lam, queries[number], lambda: time.perf_counter() - began - due_s)
+    except httpx2.HTTPError as error:
+        raise EngineError(f"query {queries[number].id!r} was not answered: {error!r}") from error
+    return Sent(query=number, due_s=due_s, lag_s=lag, **found)
 
 
 async def _ask(

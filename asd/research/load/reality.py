@@ -1,8 +1,13 @@
 """The simulator beside a real run: a served cascade, an open-loop client, and a replay of the same requests.
 
 The server is a process of its own, with its engines; the client is this one. Prices are measured before and
-after, in a process of their own; the simulator runs on their mean. What a request takes beyond its calls'
-prices on an idle server (HTTP, decisions, threads) is measured first, and added to every simulated call.
+after, in a process of their own; the simulator runs on their mean. A price is what a call takes at its
+fastest, over and over in a process that does nothing else (`asd.evaluation.pricing`). What it takes as served
+is measured before and after too, by requests one after the other with pauses:
+
+    seconds of a request = slowdown * seconds its calls are priced at + delay_s * its calls
+
+by non-negative least squares, scaled so that the mean is right; every simulated call takes that.
 The engines of one device take turns (`asd.dispatch`), so the simulated stages share a place. The simulator
 replays the arrival instants and queries of the real run, and draws other runs of the same rate and length.
 """
@@ -35,15 +40,20 @@ from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.policies import OptimalPolicy
 from asd.policy.artifact import PolicyArtifact
 from asd.prices import PriceFile, PriceRow
-from asd.research.load.client import Sent, ask_all
+from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.schema import msgspec
 from asd.types import Trace
 
-__all__ = ["Figures", "MeasuredLoad", "Reality", "RealityHeader", "compare", "drift", "run_reality"]
+__all__ = [
+    "AsServed", "Figures", "MeasuredLoad", "Reality", "RealityHeader", "ServedLadder", "as_served", "compare",
+    "drift", "run_reality",
+]  # fmt: skip
 
-_BATCHES = "1,4"
-_IDLE = 40
-"""Requests, one after the other, that an idle server is asked."""
+_BATCHES = "1,2,4,8"
+_IDLE = 100
+"""Requests, one after the other, that an idle server is asked, before and after."""
+_WARM = 5
+"""More of them, which come first and are not counted."""
 _PLACE = "device"
 _FEWEST = 20
 """Expected requests of a run below which it is not made: a 95th percentile of fewer says nothing."""
@@ -85,18 +95,37 @@ class Reality(Record, frozen=True, kw_only=True):
     Attributes:
         before: Prices by batch size, before the runs; empty: not measured yet.
         after: After them.
-        idle: Requests to the idle server.
+        idle: Requests to the idle server, before the runs.
+        idle_after: The same queries after them.
         loads: Runs so far.
     """
 
     format: Literal["asd-reality"] = "asd-reality"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     provenance: Literal["measured"] = "measured"
     asked: RealityHeader
     before: Prices = {}
     after: Prices = {}
     idle: tuple[Sent, ...] = ()
+    idle_after: tuple[Sent, ...] = ()
     loads: tuple[MeasuredLoad, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AsServed:
+    """What calls take beyond what they are priced at.
+
+    Attributes:
+        slowdown: What the priced seconds are multiplied with.
+        delay_s: Added to every call.
+    """
+
+    slowdown: float
+    delay_s: float
+
+    def seconds(self, calls: Sequence[float]) -> float:
+        """Of calls that are priced at so many seconds each."""
+        return self.slowdown * sum(calls) + self.delay_s * len(calls)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +219,7 @@ def run_reality(
     if not found.before:
         tell("prices before")
         found = keep(msgspec.structs.replace(found, before=_prices(place.name, limit)))
-    if len(found.loads) < len(asked.loads) or not found.idle:
+    if len(found.loads) < len(asked.loads) or not found.idle_after:
         with _served(place, asked.batch) as url:
             for now in _runs(place, found, url, tell):
                 found = keep(now)
@@ -210,20 +239,26 @@ def _begun(path: str | Path | None, asked: RealityHeader) -> Reality:
 def _runs(place: ServedLadder, found: Reality, url: str, tell: Callable[[str], object]) -> Iterator[Reality]:
     queries = [trace.query for trace in place.traces]
     rng = np.random.default_rng(1)
+    drawn = rng.integers(len(queries), size=_IDLE + _WARM).tolist()
+
+    def idle() -> tuple[Sent, ...]:
+        return tuple(ask_in_turn(url, found.asked.lam, queries, drawn)[_WARM:])
+
     if not found.idle:
         tell("the idle server")
-        drawn = rng.integers(len(queries), size=_IDLE + 5).tolist()  # the first ones warm it up
-        asked = [ask_all(url, found.asked.lam, queries, [(0.0, n)]) for n in drawn]
-        found = msgspec.structs.replace(found, idle=tuple(sent for [sent] in asked[5:]))
+        found = msgspec.structs.replace(found, idle=idle())
         yield found
-    busy_s = _busy_s(place.population(found.before, found.asked.batch), place.policy_at(found.asked.lam))
+    busy_s = _busy_s(place, found)
     for rho in found.asked.loads[len(found.loads) :]:
         tell(f"load {rho:g}")
-        rate = rho / (busy_s + overhead(place, found))
-        due = _due(np.random.default_rng([2, round(1000 * rho)]), rate, found.asked)
-        load = MeasuredLoad(rho=rho, rate=rate, sent=tuple(ask_all(url, found.asked.lam, queries, due)))
-        found = msgspec.structs.replace(found, loads=(*found.loads, load))
+        due = _due(np.random.default_rng([2, round(1000 * rho)]), rho / busy_s, found.asked)
+        sent = tuple(ask_all(url, found.asked.lam, queries, due))
+        found = msgspec.structs.replace(
+            found, loads=(*found.loads, MeasuredLoad(rho=rho, rate=rho / busy_s, sent=sent))
+        )
         yield found
+    tell("the idle server again")
+    yield msgspec.structs.replace(found, idle_after=idle())
 
 
 def _due(rng: np.random.Generator, rate: float, asked: RealityHeader) -> list[tuple[float, int]]:
@@ -238,26 +273,35 @@ def _due(rng: np.random.Generator, rate: float, asked: RealityHeader) -> list[tu
     return [(at, int(rng.integers(asked.n_queries))) for at in instants]
 
 
-def _busy_s(population: Population, policy: OptimalPolicy) -> float:
-    """Mean seconds of calls of one query that the policy's walks take."""
-    decider = Decider(population, policy)
-    return float(np.mean([sum(_calls(decider, situation)) for situation in population.queries]))
+def _busy_s(place: ServedLadder, found: Reality) -> float:
+    """Mean seconds of calls of one query that the policy's walks take, as they are served."""
+    decider, taken = _decider(place, found), as_served(place, found)
+    queries = place.population(found.before, 1).queries
+    return float(np.mean([taken.seconds(_calls(decider, situation)) for situation in queries]))
+
+
+def _decider(place: ServedLadder, found: Reality) -> Decider:
+    """Of calls of one query, at the prices measured so far."""
+    return Decider(place.population(_prices_of(found), 1), place.policy_at(found.asked.lam))
 
 
 def _calls(decider: Decider, situation: Situation) -> list[float]:
-    """Seconds of the calls of one query that the policy's walk takes."""
+    """Seconds that the calls of one query are priced at, which the policy's walk takes."""
     return [step.demand[0] for step in decider.walk(situation) if step.demand]
 
 
-def overhead(place: ServedLadder, found: Reality) -> float:
-    """Seconds of a call beyond its price on the idle server: the median over its requests, at least 0."""
-    population = place.population(found.before, found.asked.batch)
-    decider = Decider(population, place.policy_at(found.asked.lam))
-    beyond = []
-    for sent in found.idle:
-        calls = _calls(decider, population.queries[sent.query])
-        beyond.append((sent.seconds - sent.lag_s - sum(calls)) / max(1, len(calls)))
-    return max(0.0, float(np.median(beyond)))
+def as_served(place: ServedLadder, found: Reality) -> AsServed:
+    """What calls took on the idle server, all of its requests together."""
+    from scipy.optimize import nnls  # noqa: PLC0415  (scipy takes a second)
+
+    decider = _decider(place, found)
+    situations = place.population(_prices_of(found), 1).queries
+    sent = [*found.idle, *found.idle_after]
+    calls = [_calls(decider, situations[one.query]) for one in sent]
+    explaining = np.array([(sum(priced), len(priced)) for priced in calls])
+    took = np.array([one.seconds - one.lag_s for one in sent])
+    solution, _ = nnls(explaining, took)
+    return AsServed(*(solution * took.sum() / (explaining @ solution).sum()).tolist())
 
 
 def drift(before: Prices, after: Prices, place: ServedLadder) -> float:
@@ -276,13 +320,12 @@ def compare(
     place: ServedLadder, found: Reality, load: MeasuredLoad, n_drawn: int
 ) -> tuple[Figures, Figures, list[Figures]]:
     """The real figures of a load, those of its replay, and those of other runs of that rate and length."""
-    prices = _mean(found.before, found.after or found.before)
-    population = place.population(prices, found.asked.batch)
-    extra = overhead(place, found)
+    population = place.population(_prices_of(found), found.asked.batch)
+    taken = as_served(place, found)
     fixed = Fixed(place.policy_at(found.asked.lam))
 
     def simulated(due: Sequence[tuple[float, int]], seed: int) -> Figures:
-        return _simulated(population, fixed, found.asked.batch, extra, due, seed)
+        return _simulated(population, fixed, found.asked.batch, taken, due, seed)
 
     sent = load.sent
     replayed = simulated([(s.due_s + s.lag_s, s.query) for s in sent], 0)
@@ -295,7 +338,7 @@ def _simulated(
     population: Population,
     fixed: Fixed,
     batch: int,
-    extra_s: float,
+    taken: AsServed,
     due: Sequence[tuple[float, int]],
     seed: int,
 ) -> Figures:
@@ -304,7 +347,7 @@ def _simulated(
     settings = RunSettings(window_s=seconds[-1] + 600.0)
     sim = Simulator(population, servers, fixed, Open(seconds, queries), seed, settings)
     for station in sim.stations.values():
-        station.delay_s = extra_s
+        station.slowdown, station.delay_s = taken.slowdown, taken.delay_s
     ended: list[tuple[float, str, float]] = []
 
     def note(request: Request, now: float) -> None:
@@ -336,6 +379,11 @@ def _of(
         shares={stage: answers.count(stage) / len(answers) for stage in stages},
         cost=float(np.mean(costs)),
     )
+
+
+def _prices_of(found: Reality) -> Prices:
+    """The mean of what was measured before and after, as far as it was."""
+    return _mean(found.before, found.after or found.before)
 
 
 def _mean(before: Prices, after: Prices) -> Prices:
