@@ -122,6 +122,20 @@ def test_prices_in_a_batch_are_a_query_s_share():
     assert costs[1] < 0.5 * costs[0]
 
 
+def test_calls_of_queries_as_they_come_take_longer_than_of_like_prompts():
+    """The longest answer decides about a call; here long prompts have long answers."""
+    clock = FakeClock()
+    engine = SharedCall("L", Prices(0.0, 0.0, 1.0), clock)
+    queries = [Query(id=str(n), dataset="d", prompt="x" * (n + n % 3)) for n in range(1, 97)]
+
+    def cost(*, mixed: bool) -> float:
+        prices = measure_prices({"L": engine}, queries, clock=clock, batch=4, mixed=mixed)["L"]
+        return sum(prices.cost(draft.usage) for draft in engine.generate(queries))
+
+    assert cost(mixed=False) == pytest.approx(sum(range(4, 97, 4)), rel=0.1)
+    assert cost(mixed=True) > 1.3 * cost(mixed=False)
+
+
 def test_a_batch_size_needs_as_many_more_queries():
     """Twelve calls tell prices apart, which at 4 a call are 48 queries; what fills no call is left out."""
     clock = FakeClock()

@@ -126,6 +126,9 @@ def _batches(_ctx: click.Context, _param: click.Parameter, text: str) -> list[in
 @unsafe_code_option
 @click.option("--batch", default="1", show_default=True, callback=_batches, help="Queries a call.")
 @click.option("--limit", type=int, default=24, show_default=True, help="Timed queries of a dataset.")
+@click.option(
+    "--mixed", is_flag=True, help="Calls of queries as they come, as a server's, not of like prompts."
+)
 @device_option
 @engine_option
 @threads_option
@@ -137,6 +140,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     unsafe_code: bool,
     batch: list[int],
     limit: int,
+    mixed: bool,
     device: str | None,
     engine: str,
 ) -> None:
@@ -152,12 +156,13 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     engines, prices = closed_at_the_end(open_drafted(steps, device, engine)), {}
     for size in batch:
         queries = [query for workload in workloads for query in workload.queries("fit", limit * size)]
-        prices[size] = measure_prices(engines, queries, batch=size)
+        prices[size] = measure_prices(engines, queries, batch=size, mixed=mixed)
         for name, of_stage in prices[size].items():
             click.echo(f"batch {size}  {name}  {of_stage}")
     machine = read_environment()
     where = f"{', '.join(machine.devices) or machine.cpu}, {machine.threads} thread(s)"
-    asked = f"{limit * len(workloads)} queries a batch size, times the size"
+    calls = "mixed calls" if mixed else "calls of like prompts"
+    asked = f"{limit * len(workloads)} queries a batch size, times the size, in {calls}"
     write_prices(out, prices, "ms", f"{datetime.now(UTC).date()} on {where}; {asked}")
 
 

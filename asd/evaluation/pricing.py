@@ -51,6 +51,8 @@ def measure_prices(
     n_passes: int = 3,
     clock: Clock = time.perf_counter,
     batch: int = 1,
+    *,
+    mixed: bool = False,
 ) -> dict[str, Prices]:
     """Prices of a query in milliseconds, by stage name; of verification for all but the smallest stage.
 
@@ -60,6 +62,8 @@ def measure_prices(
         n_passes: How often every stage answers every query.
         clock: Reads seconds.
         batch: Queries a call.
+        mixed: Calls are of queries as they happen to come, as a server's are, not of prompts of like length;
+            they last longer, because the longest answer of a call decides.
 
     Queries that a stage refuses are left out, which is logged.
 
@@ -67,13 +71,13 @@ def measure_prices(
         ConfigError: Too few queries, or all prompts and answers of one length.
     """
     try:
-        return _measured(engines, queries, n_passes, clock, batch)
+        return _measured(engines, n_passes, clock, _units(queries, batch, mixed=mixed))
     except (RefusedError, PartialBatchError):
         answered = _answered_by_all(engines, queries, batch)
         if len(answered) == len(queries):
             raise
     _LOG.warning("%d of %d queries are refused and left out", len(queries) - len(answered), len(queries))
-    return _measured(engines, answered, n_passes, clock, batch)
+    return _measured(engines, n_passes, clock, _units(answered, batch, mixed=mixed))
 
 
 def _answered_by_all(engines: Mapping[str, Engine], queries: Sequence[Query], batch: int) -> list[Query]:
@@ -90,15 +94,25 @@ def _answered_by_all(engines: Mapping[str, Engine], queries: Sequence[Query], ba
     return left
 
 
-def _measured(
-    engines: Mapping[str, Engine], queries: Sequence[Query], n_passes: int, clock: Clock, batch: int
-) -> dict[str, Prices]:
-    units = [[queries[i] for i in unit] for unit in batches(queries, batch) if len(unit) == batch]
-    if len(units) < LEAST_CALLS:
+def _units(queries: Sequence[Query], batch: int, *, mixed: bool) -> list[list[Query]]:
+    """The calls to time, all of them full."""
+    if mixed:
+        order = np.random.default_rng(0).permutation(len(queries)).tolist()
+        units = [order[i : i + batch] for i in range(0, len(order), batch)]
+    else:
+        units = batches(queries, batch)
+    full = [[queries[i] for i in unit] for unit in units if len(unit) == batch]
+    if len(full) < LEAST_CALLS:
         raise ConfigError(
             f"{len(queries)} queries cannot tell prices at batch {batch} apart; give at least "
             f"{LEAST_CALLS * batch}"
         )
+    return full
+
+
+def _measured(
+    engines: Mapping[str, Engine], n_passes: int, clock: Clock, units: Sequence[list[Query]]
+) -> dict[str, Prices]:
     calls: dict[str, Call] = {name: alone(engine).generate for name, engine in engines.items()}
     calls |= _verifying(engines, units)
     calls |= {

@@ -25,6 +25,7 @@ from asd.research.load.reality import (
     compare,
     drift,
     run_reality,
+    served_drift,
 )
 from asd.traces import answered, read_traces
 
@@ -86,8 +87,11 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     for load in found.loads:
         _show(place, found, load, drawn)
     change = drift(found.before, found.after, place)
-    click.echo(f"\nprices moved by {change:.1%} at most between before and after")
-    if change > _MOST_DRIFT:
+    served = served_drift(found)
+    click.echo(
+        f"\nprices moved by {change:.1%} at most between before and after, served seconds by {served:.1%}"
+    )
+    if max(change, served) > _MOST_DRIFT:
         click.echo(f"more than {_MOST_DRIFT:.0%}: the comparison is void; run it on a quieter machine")
     taken = as_served(place, found)
     slowdown, delay_ms = taken.slowdown, 1e3 * taken.delay_s

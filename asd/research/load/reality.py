@@ -1,9 +1,9 @@
 """The simulator beside a real run: a served cascade, an open-loop client, and a replay of the same requests.
 
 The server is a process of its own, with its engines; the client is this one. Prices are measured before and
-after, in a process of their own; the simulator runs on their mean. A price is what a call takes at its
-fastest, over and over in a process that does nothing else (`asd.evaluation.pricing`). What it takes as served
-is measured before and after too, by requests one after the other with pauses:
+after, in a process of their own and of calls of queries as they come (`asd price --mixed`); the simulator runs
+on their mean. A price is what a call takes at its fastest, over and over in a process that does nothing else.
+What it takes as served is measured before and after too, by requests one after the other with pauses:
 
     seconds of a request = slowdown * seconds its calls are priced at + delay_s * its calls
 
@@ -46,7 +46,7 @@ from asd.types import Trace
 
 __all__ = [
     "AsServed", "Figures", "MeasuredLoad", "Reality", "RealityHeader", "ServedLadder", "as_served", "compare",
-    "drift", "run_reality",
+    "drift", "run_reality", "served_drift",
 ]  # fmt: skip
 
 _BATCHES = "1,2,4,8"
@@ -316,6 +316,12 @@ def drift(before: Prices, after: Prices, place: ServedLadder) -> float:
     return max(changes)
 
 
+def served_drift(found: Reality) -> float:
+    """The relative change of what the same requests took on the idle server, all together."""
+    before, after = (sum(s.seconds - s.lag_s for s in sent) for sent in (found.idle, found.idle_after))
+    return abs(after - before) / before
+
+
 def compare(
     place: ServedLadder, found: Reality, load: MeasuredLoad, n_drawn: int
 ) -> tuple[Figures, Figures, list[Figures]]:
@@ -404,7 +410,18 @@ def _prices(ladder: str, limit: int) -> Prices:
     """What `asd price` measures now, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "prices.json"
-        asked = ["price", "--ladder", ladder, "--batch", _BATCHES, "--limit", str(limit), "--out", str(out)]
+        asked = [
+            "price",
+            "--ladder",
+            ladder,
+            "--batch",
+            _BATCHES,
+            "--limit",
+            str(limit),
+            "--mixed",
+            "--out",
+            str(out),
+        ]
         done = subprocess.run(  # noqa: S603  (our own interpreter and module)
             [sys.executable, "-m", "asd", *asked], capture_output=True, text=True, check=False
         )
