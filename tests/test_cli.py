@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import rmtree
@@ -27,6 +27,7 @@ from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.evaluation.pricing import plan_block
 from asd.ladder import Ladder
+from asd.prices import Prices, read_prices
 from asd.traces import read_traces
 from asd.traces.log import TraceLog
 from asd.types import Query
@@ -507,3 +508,23 @@ def test_price_asks_for_batch_sizes_that_can_be_priced(sizes: str, why: str, tmp
     assert result.exit_code == 2
     assert why in result.output
     assert not (tmp_path / "p.json").exists()
+
+
+@pytest.mark.parametrize("asked", [(), ("--mixed",)])
+def test_price_says_how_its_calls_were_made_up(
+    asked: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of like prompts, or mixed where that is asked for; the file says which."""
+    seen: list[bool] = []
+
+    def measured(engines: Mapping[str, object], *_: object, batch: int, mixed: bool) -> dict[str, Prices]:
+        assert batch == 1
+        seen.append(mixed)
+        return {name: Prices(1.0, 0.1, 1.0) for name in engines}
+
+    monkeypatch.setattr("asd.evaluation.pricing.measure_prices", measured)
+    result = run("price", "--out", tmp_path / "p.json", *asked)
+    assert result.exit_code == 0, result.output
+    assert seen == [bool(asked)]
+    how = "in mixed calls" if asked else "in calls of like prompts"
+    assert read_prices(tmp_path / "p.json").prices_measured.endswith(how)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +27,8 @@ from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage
-from asd.prices import PriceRow
+from asd.prices import PriceRow, write_prices
+from asd.prices import Prices as Rates
 from asd.research.load import reality
 from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.research.load.reality import (
@@ -369,6 +371,22 @@ def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
     at_once = replay(prices(), prices())
     assert replayed.p95_s != pytest.approx(at_once.p95_s, rel=0.02)
     assert replayed.cost == pytest.approx(at_once.cost)  # the ladder's own prices are booked
+
+
+def test_prices_are_those_of_calls_of_queries_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server's calls are not of like prompts; sizes between 1 and 4 are measured, not drawn as a line."""
+    asked: list[str] = []
+
+    def priced(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        asked.extend(command)
+        rows = {size: {"S": Rates(1.0, 0.1, 1.0)} for size in (1, 2, 4, 8)}
+        write_prices(command[command.index("--out") + 1], rows, "ms", "made up for a test")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", priced)
+    assert list(reality._prices("tiny", 3)) == [1, 2, 4, 8]
+    assert "--mixed" in asked
+    assert asked[asked.index("--batch") + 1] == "1,2,4,8"
 
 
 def test_what_was_measured_is_not_measured_again(

@@ -101,12 +101,7 @@ class SharedDevice:
         self._expected, self._until = n, self._agenda.now + LINGER * seconds
         self.call_next()
         if n > 1:
-            self._agenda.at(self._until, self._go_on, self._until)
-
-    def _go_on(self, until: float) -> None:
-        if self._until == until:
-            self._expected = 0
-        self.call_next()
+            self._agenda.at(self._until, lambda _: self.call_next())
 
 
 @dataclass(slots=True, eq=False)

@@ -1,7 +1,7 @@
 """The simulator beside a real run: a served cascade, an open-loop client, and a replay of the same requests.
 
 The server is a process of its own, with its engines; the client is this one. Prices are measured before and
-after, in a process of their own and of calls of queries as they come (`asd price --mixed`); the simulator runs
+after, in a process of their own, of calls of queries as they come (`asd price --mixed`); the simulator runs
 on their mean. A price is what a call takes at its fastest, over and over in a process that does nothing else.
 What it takes as served is measured before and after too, by requests one after the other with pauses:
 
