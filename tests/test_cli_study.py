@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from asd.cli import main
 from asd.research.recordings.recording import Recording
+from asd.research.report import figures, page
 from asd.research.study import material, run
 from tests.conducted import Conducted
 from tests.conducted import material as made_up
@@ -44,14 +45,18 @@ def test_the_page_and_the_figures_are_written(gathered: dict[str, object], tmp_p
     assert (
         svg == png >= {"overview", "methods", "regret", "thresholds", "samples", "reliability", "acceptance"}
     )
-    page = (tmp_path / "report.html").read_text(encoding="utf8")
-    assert "6.33x faster than the largest" in page
-    assert page.count("<svg") >= len(svg)
+    written = (tmp_path / "report.html").read_text(encoding="utf8")
+    assert "6.33x faster than the largest" in written
+    assert written.count("<svg") >= len(svg)
     assert "report.html" in found.output
 
 
-def test_recorded_models_are_read_as_replay_reads_them(gathered: dict[str, object], tmp_path: Path) -> None:
+def test_recorded_models_are_read_as_replay_reads_them(
+    gathered: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All files as one recording: the models named, or those of the first line; declared costs count."""
+    monkeypatch.setattr(figures, "draw", lambda _: {})  # slow, and seen above
+    monkeypatch.setattr(page, "render_page", lambda *_: "")
     files = [write(tmp_path / f"{k}.jsonl", records(5, k, dataset=f"d{k}")) for k in range(2)]
     names = ",".join(map(str, files))
     for more, stages in (([], STAGES), (["--stages", "small,large", "--costs", "1,7"], ("small", "large"))):
