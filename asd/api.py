@@ -95,7 +95,7 @@ def load(  # noqa: PLR0913  (what the command has as options)
     if isinstance(fitted, PolicyArtifact):
         chosen = with_loads(chosen, residency, prices, batch, fitted.ladder.unit(batch))
         chosen = _routed(route, chosen, fitted, lam, batch, lambda: cascade.utilisation(largest))
-    cascade = Cascade(engines, chosen, prices, Health(), Acceptance(sampling), _form_of(fitted))
+    cascade = Cascade(engines, chosen, prices, Health(), Acceptance(sampling), _form_of(fitted), steps.only)
     return cascade
 
 

@@ -32,10 +32,11 @@ from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.batches import answers, call_in_batches, readings
 from asd.engines.closing import close_all
 from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
+from asd.evidence.prompt.taxonomy import classify
 from asd.journey import Journey, Result
 from asd.ladder import Ladder
 from asd.messages import Message
-from asd.policies import Policy
+from asd.policies import FixedStage, Policy, Reroutable
 from asd.prices import Prices
 from asd.resilience import Detours, Health
 from asd.types import (
@@ -68,6 +69,8 @@ class Cascade:
         acceptance: How stages choose tokens, and when a verifier takes another's as its own. The policy was
             fitted on greedy, lossless outcomes; what others are worth, it takes on trust.
         form: What the answer to a plain text is.
+        only: Domains by stage, of stages that are for queries of some domains (`Ladder.only`); default: the
+            ladder's, where `prices` is one. A `FixedStage` is asked for whatever its domains are.
 
     Raises:
         ConfigError: `engines` is empty, an engine is another stage's than its name says, or a stage has an
@@ -82,8 +85,10 @@ class Cascade:
         health: Health | None = None,
         acceptance: Acceptance = LOSSLESS,
         form: AnswerForm = TEXT,
+        only: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         if isinstance(prices, Ladder):
+            only = prices.only if only is None else only
             prices = prices.prices_at(1)
         if not engines or engines.keys() != prices.keys():
             raise ConfigError(
@@ -100,6 +105,7 @@ class Cascade:
         self.health = health
         self.acceptance = acceptance
         self.form = form
+        self.only = {} if only is None or isinstance(policy, FixedStage) else only
         self._detours = Detours(policy)
         self._dispatcher: Dispatcher | None = None
 
@@ -285,16 +291,38 @@ class Cascade:
 
         Stages out of reach are gone round by the policy that is solved again without them. Where there is no
         such policy, the cascade's own is followed as long as it asks for what is in reach; then the best
-        answer so far is returned.
+        answer so far is returned. A policy that can do without no stage is followed past stages of other
+        domains: the next larger one is asked instead.
         """
-        out_of_reach = journey.lost | (frozenset() if self.health is None else self.health.resting())
+        elsewhere = self._left_out(journey.query)
+        resting = frozenset() if self.health is None else self.health.resting()
+        out_of_reach = journey.lost | resting | set(elsewhere)
         detour = self._detours.around(frozenset(out_of_reach))
         if detour is not None:
             return self._ask(detour, journey, out_of_reach)
         decision = self._ask(self.policy, journey, frozenset())
+        if decision.action.removeprefix(VERIFY) in elsewhere and not isinstance(self.policy, Reroutable):
+            decision = self._stood_in(decision, journey, out_of_reach)
         if decision.action.removeprefix(VERIFY) not in out_of_reach:
             return decision
         return Decision(STOP, decision.answer, decision.p_good) if journey.drafts else None
+
+    def _left_out(self, query: Query) -> tuple[str, ...]:
+        """Stages that are for other domains than the query's, in ladder order."""
+        if not self.only:
+            return ()
+        domain = classify(query.prompt).domain
+        return tuple(name for name in self.engines if domain not in self.only.get(name, (domain,)))
+
+    def _stood_in(self, decision: Decision, journey: Journey, gone: Collection[str]) -> Decision:
+        """A larger stage in the place of the one chosen; once it has answered, its answer is returned."""
+        names = list(self.engines)
+        above = names[names.index(decision.action.removeprefix(VERIFY)) + 1 :]
+        stood_in = [name for name in above if name in journey.drafts]
+        if stood_in:
+            return Decision(STOP, stood_in[-1], decision.p_good)
+        left = [name for name in above if name not in gone]
+        return Decision(left[0], decision.answer, decision.p_good) if left else decision
 
     def _ask(self, policy: Policy, journey: Journey, out_of_reach: Collection[str]) -> Decision:
         """The policy's choice, held to its protocol: without this check a query could be lost or loop."""
@@ -340,6 +368,7 @@ class Cascade:
             cost=sum(self.prices[call.stage].cost(call.usage) for call in calls),
             verifications=tuple(journey.verifications),
             failures=tuple(journey.failures),
+            left_out=self._left_out(journey.query),
         )
 
 

@@ -4,7 +4,7 @@ One row a state: what was bought last (an answer, or "S>L": L has read S's answe
 calibrated success probability of every answer that is judged there, the value of every action in cost units
 (lam x quality - cost to come) or, where lists vote, the share of them for it, and what was decided. Of a
 verification, the tokens are those accepted of those read. Below come the tokens that a stage need not read
-again to continue from what it verified, and calls that failed, one a line each.
+again to continue from what it verified, stages for other domains, and calls that failed, one a line each.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from asd.evidence.prompt.taxonomy import classify
 from asd.types import STOP, VERIFY, Completion, Decision, Draft, Verification, pair_name
 
 __all__ = ["explain"]
@@ -38,7 +39,15 @@ def explain(completion: Completion) -> str:
     reused = completion.n_reused
     saved = [f"reused: {reused} tokens of prompt and draft, from the KV cache of their verification"]
     failures = (f"failed: {f.action}, {f.kind}: {f.message}" for f in completion.failures)
-    return "\n".join([_table([header, *rows]), *saved * (reused > 0), *failures])
+    return "\n".join([_table([header, *rows]), *saved * (reused > 0), *_left_out(completion), *failures])
+
+
+def _left_out(completion: Completion) -> list[str]:
+    """Stages for other domains, in a line that names the query's own."""
+    if not completion.left_out:
+        return []
+    domain = classify(completion.query.prompt).domain
+    return [f"not asked: {', '.join(completion.left_out)}, for other domains than {domain}"]
 
 
 def _evidence(bought: Draft | Verification | None) -> list[str]:

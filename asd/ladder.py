@@ -15,6 +15,7 @@ A ladder file names its stages, cheapest first, and holds their prices or names 
     prices = { per_call = 2.0, per_prompt_token = 0.1, per_decoded_token = 8.0 }
     batched.16 = { per_call = 0.2, per_prompt_token = 0.05, per_decoded_token = 1.0 }    # of 16 a call
     options.vllm = { max_model_len = 8192 }    # if need be: settings for one engine
+    only = { domain = ["mathematical"] }       # if need be: asked for queries of these domains alone
 
 Unknown keys are rejected. Nothing here touches a model; an engine opens a `Stage`.
 """
@@ -34,7 +35,7 @@ from asd.errors import ConfigError
 from asd.prices import Money, PriceFile, PriceRow, Prices, check_prices, read_prices
 from asd.schema import msgspec
 from asd.schema.explained import explained
-from asd.types import STOP, VERIFY, Usage
+from asd.types import DOMAINS, STOP, VERIFY, Usage
 
 __all__ = ["PRESETS", "TINY_POLICY", "Drafter", "Ladder", "Stage"]
 
@@ -80,6 +81,7 @@ class Stage:
         chat_template_kwargs: Variables that the template is given, as `{"enable_thinking": False}`.
         engine: What runs it, one of `asd.engines.registry.ENGINES`, or "module:Class"; None: as the run says.
         drafter: Drafts for it where that pays (`Prices.per_drafted`); None: nobody.
+        only: Domains of the queries that a cascade asks it for (`asd.types.DOMAINS`); empty: all queries.
         options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
     """
 
@@ -95,6 +97,7 @@ class Stage:
     batched: Mapping[int, Prices] = field(default_factory=dict, hash=False)
     drafter: Drafter | None = None
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict, hash=False)
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,11 @@ class Ladder:
             _check_stage(stage, f"ladder {self.name!r}, stage {stage.name!r}")
         _check_order(self)
         _check_drafters(self)
+        if self.stages[-1].only:
+            raise ConfigError(
+                f"ladder {self.name!r}: its largest stage, {self.stages[-1].name!r}, answers what no other "
+                "may; drop its only"
+            )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Ladder:
@@ -169,6 +177,11 @@ class Ladder:
                     "a .toml file"
                 )
         return _read(path)
+
+    @property
+    def only(self) -> dict[str, frozenset[str]]:
+        """Domains by stage, of the stages that are for some only."""
+        return {stage.name: frozenset(stage.only) for stage in self.stages if stage.only}
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -210,6 +223,7 @@ class Ladder:
             }
             | ({"drafter": asdict(stage.drafter)} if stage.drafter else {})
             | ({"chat_template_kwargs": stage.chat_template_kwargs} if stage.chat_template_kwargs else {})
+            | ({"only": sorted(stage.only)} if stage.only else {})
             for stage in self.stages
         ]
         content = json.dumps({"price_unit": self.price_unit, "stages": stages}, sort_keys=True)
@@ -226,6 +240,10 @@ class _MoneyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     per_unit: float
 
 
+class _OnlyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    domain: tuple[str, ...]
+
+
 class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     model: str
@@ -239,6 +257,7 @@ class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     options: dict[str, dict[str, object]] = {}
     drafter: _DrafterRow | None = None
     chat_template_kwargs: dict[str, object] = {}
+    only: _OnlyRow | None = None
 
 
 class _DeploymentRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -280,6 +299,7 @@ def _read(path: Path) -> Ladder:
             batched={batch: of_batch[row.name].opened() for batch, of_batch in table.batched.items()},
             drafter=None if row.drafter is None else Drafter(row.drafter.stage, row.drafter.block),
             chat_template_kwargs=row.chat_template_kwargs,
+            only=_domains(row.only, f"{path}, stage {row.name!r}"),
         )
         for row in file.stages
     )
@@ -291,6 +311,12 @@ def _read(path: Path) -> Ladder:
     )
     money = None if file.money is None else Money(file.money.currency, file.money.per_unit)
     return Ladder(file.name, stages, table.price_unit, table.prices_measured, deployment, money)
+
+
+def _domains(only: _OnlyRow | None, where: str) -> tuple[str, ...]:
+    if only is not None and not only.domain:
+        raise ConfigError(f"{where}: only names no domain; name some of {', '.join(DOMAINS)}, or drop it")
+    return () if only is None else only.domain
 
 
 def _price_table(file: _LadderFile, path: Path) -> PriceFile:
@@ -343,6 +369,9 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise ConfigError(f"{where}: memory_gib must be a positive number, not {stage.memory_gib}")
     if stage.chat_template_kwargs and not stage.chat_template:
         raise ConfigError(f"{where}: chat_template_kwargs are for a chat template; set chat_template = true")
+    unknown = [domain for domain in stage.only if domain not in DOMAINS]
+    if unknown:
+        raise ConfigError(f"{where}: only names the domains {unknown}; there are {', '.join(DOMAINS)}")
     _check_stage_prices(stage, where)
 
 

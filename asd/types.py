@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from asd.messages import Message, as_messages
 
@@ -25,6 +25,20 @@ answer so far)."""
 VERIFY = ">"
 """Opens the name of an action that verifies: ">L" lets L read the best answer so far."""
 
+
+Domain = Literal[
+    "mathematical",
+    "technical",
+    "factual",
+    "creative",
+    "reasoning",
+    "analytical",
+    "linguistic",
+    "conversational",
+]
+"""What a prompt is about, by the taxonomy of tasks (`asd.evidence.prompt.taxonomy`)."""
+
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
 AnswerKind = Literal["text", "choice", "number", "words", "code"]
 
@@ -339,6 +353,7 @@ class Completion:
         decisions: One per state visited, the stopping one last.
         cost: Priced cost summed over all calls that brought something, raw price unit.
         failures: Calls that brought nothing, in their order; the stages that failed were done without.
+        left_out: Stages that are for other domains than this query's, in ladder order.
     """
 
     query: Query
@@ -349,6 +364,7 @@ class Completion:
     cost: float
     verifications: tuple[Verification, ...] = ()
     failures: tuple[Failure, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def bought(self) -> tuple[Draft | Verification, ...]:

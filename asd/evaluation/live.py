@@ -152,5 +152,5 @@ def _arm(
 ) -> Callable[[list[Query]], list[Completion]]:
     if not replay.contender.drafter:
         engines = {name: alone(engine) for name, engine in engines.items()}
-    cascade = Cascade(engines, replay.contender.policy, ladder.prices_at(batch))
+    cascade = Cascade(engines, replay.contender.policy, ladder.prices_at(batch), only=ladder.only)
     return partial(cascade.run, batch_size=batch)

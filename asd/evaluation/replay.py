@@ -101,7 +101,8 @@ class Outcomes:
             s.name: ReplayEngine(s.name, self.traces, drafter=contender.drafter) for s in self.ladder.stages
         }
         queries = [trace.query for trace in self.traces]
-        completions = Cascade(engines, contender.policy, self.prices).run(queries, batch_size=len(queries))
+        cascade = Cascade(engines, contender.policy, self.prices, only=self.ladder.only)
+        completions = cascade.run(queries, batch_size=len(queries))
         scores = [t.outcomes[c.stage].score for t, c in zip(self.traces, completions, strict=True)]
         return Replay(self, contender, tuple(completions), np.array(scores, dtype=float))
 

@@ -99,7 +99,7 @@ def play(policy: Policy, traces: Sequence[Trace], ladder: Ladder, unit: float, b
         DataError: The policy asks for an outcome that was not recorded or not scored.
     """
     engines = {stage.name: ReplayEngine(stage.name, traces) for stage in ladder.stages}
-    cascade = Cascade(engines, policy, ladder.prices_at(batch))
+    cascade = Cascade(engines, policy, ladder.prices_at(batch), only=ladder.only)
     completions = cascade.run([trace.query for trace in traces], batch_size=max(1, len(traces)))
     scores = [trace.outcomes[c.stage].score for trace, c in zip(traces, completions, strict=True)]
     if None in scores:

@@ -127,6 +127,7 @@ class Population:
         self.stages = tuple(stage.name for stage in ladder.stages)
         self.largest_batch = largest_batch
         self.prices = ladder.prices_at(1)
+        self.only = ladder.only
         self._clocked = clocked
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
@@ -208,7 +209,7 @@ class Decider:
     def __init__(self, population: Population, policy: Policy) -> None:
         self.policy = policy
         self._population = population
-        self._cascade = Cascade(population.engines, policy, population.prices)
+        self._cascade = Cascade(population.engines, policy, population.prices, only=population.only)
         self._known: dict[Situation, Step] = {}
         self._without: dict[tuple[Situation, frozenset[str]], Step | None] = {}
 

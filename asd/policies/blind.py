@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +56,12 @@ class Lossless:
         check_stages(self.chain)
         if len(self.chain) < 2:
             raise ConfigError(f"a draft needs another stage to verify it, got the stages {self.chain}")
+
+    def without(self, stages: Collection[str]) -> Lossless:
+        """The chain of the others; `ConfigError` where fewer than two are left, or not the last one."""
+        if self.chain[-1] in stages:
+            raise ConfigError(f"the text is that of {self.chain[-1]}, which cannot be done without")
+        return Lossless(tuple(name for name in self.chain if name not in stages))
 
     @property
     def name(self) -> str:

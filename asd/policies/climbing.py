@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from asd.errors import ConfigError, PolicyMismatchError
@@ -55,6 +55,11 @@ class StaticWalk:
         left = [stage for stage in self.stages if stage not in drafts]
         stops = not left or state.p_good[answer] >= self.threshold
         return Decision(STOP if stops else left[0], answer, state.p_good)
+
+    def without(self, stages: Collection[str]) -> StaticWalk:
+        """The climb over the other stages; `ConfigError` where none is left."""
+        left = tuple(stage for stage in self.stages if stage not in stages)
+        return StaticWalk(left, self.threshold, self.evidence)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +117,12 @@ class ClosedForm:
         rung = self.stages.index(latest)
         stops = rung == len(self.stages) - 1 or state.p_good[latest] >= self.thresholds[rung]
         return Decision(STOP if stops else self.stages[rung + 1], latest, state.p_good)
+
+    def without(self, stages: Collection[str]) -> ClosedForm:
+        """The formula over the other stages and their costs; `ConfigError` where none is left."""
+        left = [pair for pair in zip(self.stages, self.costs, strict=True) if pair[0] not in stages]
+        names, costs = tuple(name for name, _ in left), tuple(cost for _, cost in left)
+        return ClosedForm(names, costs, self.lam, self.evidence)
 
 
 def _answer(state: Judgement) -> str:

@@ -26,27 +26,17 @@ import numpy.typing as npt
 from asd.errors import ConfigError
 from asd.evidence.prompt.complexity import complexity_score
 from asd.evidence.prompt.lexicon import EXPERTISE_WORDS, LOAD_WORDS, TASK_WORDS
+from asd.types import DOMAINS, Domain
 
 __all__ = [
     "COMPLEXITIES", "DOMAINS", "EXPERTISE", "LOADS", "Complexity", "Domain", "Expertise", "Load", "Profile",
     "classify", "recommend",
 ]  # fmt: skip
 
-Domain = Literal[
-    "mathematical",
-    "technical",
-    "factual",
-    "creative",
-    "reasoning",
-    "analytical",
-    "linguistic",
-    "conversational",
-]
 Complexity = Literal["trivial", "simple", "moderate", "complex", "expert", "research"]
 Load = Literal["recall", "comprehension", "application", "analysis", "synthesis", "evaluation"]
 Expertise = Literal["elementary", "middle_school", "high_school", "college", "professional"]
 
-DOMAINS: tuple[Domain, ...] = get_args(Domain)
 COMPLEXITIES: tuple[Complexity, ...] = get_args(Complexity)
 LOADS: tuple[Load, ...] = get_args(Load)
 EXPERTISE: tuple[Expertise, ...] = get_args(Expertise)

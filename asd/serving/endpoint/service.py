@@ -22,6 +22,7 @@ from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
 from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier, accepted
 from asd.engines.closing import close_all
+from asd.evidence.prompt.taxonomy import classify
 from asd.ladder import Ladder
 from asd.operations.live import Meter, stage_now
 from asd.operations.traffic import Controller, LoadAware
@@ -177,6 +178,7 @@ class Service:
         """
         self._check_open(asked.controls)
         controls, temperature = self._possible(asked), asked.sampling.temperature
+        self._check_domain(asked.query.prompt, controls)
         setting = await self._settings.of(controls, temperature, verify=not asked.query.needs)
         query = replace(asked.query, form=AnswerForm(self._form(asked)))
         self._check_open(controls)
@@ -222,6 +224,21 @@ class Service:
             )
         return structs.replace(asked.controls, stages=allowed)
 
+    def _check_domain(self, prompt: str, controls: Controls) -> None:
+        """Refuse a request whose allowed stages are all for other domains than its prompt's."""
+        only = self.ladder.only
+        if controls.stages is None or not only.keys() >= set(controls.stages):
+            return
+        domain = classify(prompt).domain
+        if all(domain not in only[name] for name in controls.stages):
+            raise RequestError(
+                400,
+                f"stages: {', '.join(controls.stages)} are for other domains than this prompt's, {domain}; "
+                "allow a stage without `only` too",
+                param="stages",
+                code="unsupported_value",
+            )
+
     def _seconds(self, asked: ParsedRequest) -> float:
         return min(asked.controls.deadline_s or self.capacity.seconds, self.capacity.seconds)
 
@@ -260,7 +277,8 @@ class Service:
         return self._cascades[setting]
 
     def _new_cascade(self, setting: RequestSettings, acceptance: Acceptance) -> Cascade:
-        return Cascade(self._engines, setting.policy, self.ladder.prices_at(1), self.health, acceptance)
+        prices, only = self.ladder.prices_at(1), self.ladder.only
+        return Cascade(self._engines, setting.policy, prices, self.health, acceptance, only=only)
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Something that is done even if the request's own task is cancelled."""
