@@ -277,7 +277,7 @@ class Station:
             self.place.ended(len(call.batch), self.agenda.now - call.started)
 
     def _hand_out(self, call: _Call) -> None:
-        """Let those who were called for go on, and begin what may begin."""
+        """Let those who were called for continue, and begin what may begin."""
         now = self.agenda.now
         del self._running[call]
         self.calls.leave(now, call.started)
