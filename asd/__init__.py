@@ -27,7 +27,7 @@ from asd.traces import read_traces
 from asd.traces.log import TraceLog
 from asd.types import (
     STOP,
-    VERIFY,
+    Action,
     AnswerForm,
     Completion,
     Decision,
@@ -47,8 +47,8 @@ __all__ = [
     "GREEDY",
     "LOSSLESS",
     "STOP",
-    "VERIFY",
     "Acceptance",
+    "Action",
     "AnswerForm",
     "AsdError",
     "Cascade",

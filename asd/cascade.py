@@ -43,7 +43,7 @@ from asd.types import (
     NO_CALL,
     STOP,
     TEXT,
-    VERIFY,
+    Action,
     AnswerForm,
     Completion,
     Decision,
@@ -229,36 +229,37 @@ class Cascade:
         for journey in journeys:
             self.decide(journey)
         going_on = [j for j in journeys if j.decision is not None and not j.has_stopped]
-        chosen: defaultdict[str, list[Journey]] = defaultdict(list)
+        chosen: defaultdict[Action, list[Journey]] = defaultdict(list)
         for journey in going_on:
             chosen[journey.chosen.action].append(journey)
         for stage in self.engines:
-            for action in (stage, VERIFY + stage):
+            for action in (Action.draft(stage), Action.verify(stage)):
                 if action in chosen:
                     self.carry_out(action, chosen[action], batch_size)
         return going_on
 
-    def carry_out(self, action: str, group: Sequence[Journey], batch_size: int) -> None:
+    def carry_out(self, action: Action, group: Sequence[Journey], batch_size: int) -> None:
         """Call a stage for queries that have all chosen this action, and hand every one what became of it."""
-        if action.startswith(VERIFY):
-            self._verify(self.verifiers[action.removeprefix(VERIFY)], group, batch_size)
+        stage = action.stage
+        if action.kind == "verify":
+            self._verify(self.verifiers[stage], group, batch_size)
             return
-        self._generate(self.engines[action], [j for j in group if not j.is_read_by(action)], batch_size)
-        if action in self.verifiers:
-            read = [journey for journey in group if journey.is_read_by(action)]
-            self._continue(self.verifiers[action], read, batch_size)
+        self._generate(self.engines[stage], [j for j in group if not j.is_read_by(stage)], batch_size)
+        if stage in self.verifiers:
+            read = [journey for journey in group if journey.is_read_by(stage)]
+            self._continue(self.verifiers[stage], read, batch_size)
 
     def _generate(self, engine: Engine, group: Sequence[Journey], batch_size: int) -> None:
         def write(batch: Sequence[Journey]) -> list[Draft]:
             return answers(engine, _queries(batch), self.acceptance.sampling)
 
-        self._call(engine.stage_name, write, group, batch_size)
+        self._call(Action.draft(engine.stage_name), write, group, batch_size)
 
     def _verify(self, engine: Verifier, group: Sequence[Journey], batch_size: int) -> None:
         def read(batch: Sequence[Journey]) -> list[Verification]:
             return readings(engine, _queries(batch), [journey.best for journey in batch], self.acceptance)
 
-        self._call(VERIFY + engine.stage_name, read, group, batch_size)
+        self._call(Action.verify(engine.stage_name), read, group, batch_size)
 
     def _continue(self, engine: Verifier, group: Sequence[Journey], batch_size: int) -> None:
         """Go on from accepted prefixes; one that is the verifier's whole answer needs no call."""
@@ -269,9 +270,14 @@ class Cascade:
         for journey in group:
             if journey.read.text is not None:
                 journey.take(_adopted(journey.best, journey.read, journey.read.text))
-        self._call(engine.stage_name, go_on, [j for j in group if j.verification is not None], batch_size)
+        self._call(
+            Action.draft(engine.stage_name),
+            go_on,
+            [j for j in group if j.verification is not None],
+            batch_size,
+        )
 
-    def _call(self, action: str, call: Call, group: Sequence[Journey], batch_size: int) -> None:
+    def _call(self, action: Action, call: Call, group: Sequence[Journey], batch_size: int) -> None:
         """Call a stage for a group of queries, in batches, and hand every query what became of it."""
 
         def run(batch: list[int]) -> list[Result]:
@@ -301,9 +307,9 @@ class Cascade:
         if detour is not None:
             return self._ask(detour, journey, out_of_reach)
         decision = self._ask(self.policy, journey, frozenset())
-        if decision.action.removeprefix(VERIFY) in elsewhere and not isinstance(self.policy, Reroutable):
+        if decision.action.stage in elsewhere and not isinstance(self.policy, Reroutable):
             decision = self._stood_in(decision, journey, out_of_reach)
-        if decision.action.removeprefix(VERIFY) not in out_of_reach:
+        if decision.action.stage not in out_of_reach:
             return decision
         return Decision(STOP, decision.answer, decision.p_good) if journey.drafts else None
 
@@ -317,20 +323,20 @@ class Cascade:
     def _stood_in(self, decision: Decision, journey: Journey, gone: Collection[str]) -> Decision:
         """A larger stage in the place of the one chosen; once it has answered, its answer is returned."""
         names = list(self.engines)
-        above = names[names.index(decision.action.removeprefix(VERIFY)) + 1 :]
+        above = names[names.index(decision.action.stage) + 1 :]
         stood_in = [name for name in above if name in journey.drafts]
         if stood_in:
             return Decision(STOP, stood_in[-1], decision.p_good)
         left = [name for name in above if name not in gone]
-        return Decision(left[0], decision.answer, decision.p_good) if left else decision
+        return Decision(Action.draft(left[0]), decision.answer, decision.p_good) if left else decision
 
     def _ask(self, policy: Policy, journey: Journey, out_of_reach: Collection[str]) -> Decision:
         """The policy's choice, held to its protocol: without this check a query could be lost or loop."""
         to_run = [stage for stage in self.engines if stage not in journey.drafts.keys() | out_of_reach]
-        to_verify = [
-            VERIFY + stage for stage in to_run if stage in self.verifiers and stage not in journey.readers
-        ]
-        actions = [*to_run, *to_verify, STOP] if journey.drafts else to_run
+        to_verify = [stage for stage in to_run if stage in self.verifiers and stage not in journey.readers]
+        actions = [*map(Action.draft, to_run)]
+        if journey.drafts:
+            actions += [*map(Action.verify, to_verify), STOP]
         try:
             decision = policy.decide(journey.query, MappingProxyType(journey.drafts), journey.verification)
         except AsdError:
@@ -342,16 +348,17 @@ class Cascade:
         in_hand = list(journey.drafts)
         names_an_answer = decision.answer in in_hand if in_hand else decision.answer is None
         if decision.action not in actions or not names_an_answer:
-            chosen = f"chose action {decision.action!r} with answer {decision.answer!r}"
+            chosen = f"chose action {str(decision.action)!r} with answer {decision.answer!r}"
             raise self._broken(chosen, journey, actions)
         return decision
 
-    def _broken(self, what: str, journey: Journey, actions: Sequence[str]) -> PolicyError:
+    def _broken(self, what: str, journey: Journey, actions: Sequence[Action]) -> PolicyError:
         in_hand = list(journey.drafts)
         names = f"one of {in_hand} as its answer" if in_hand else "no answer"
+        open_ones = [str(action) for action in actions]
         return PolicyError(
             f"policy {self.policy.name!r} {what} for query {journey.query.id!r}: answered so far are "
-            f"{in_hand}, open are {list(actions)}; a decision names one of these actions and {names}"
+            f"{in_hand}, open are {open_ones}; a decision names one of these actions and {names}"
         )
 
     def _completion(self, journey: Journey) -> Completion:

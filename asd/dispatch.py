@@ -24,7 +24,7 @@ from asd.cancellation import CancelToken, cancellable
 from asd.engines import Acceptance, Concurrent, Engine
 from asd.errors import ConfigError
 from asd.journey import Journey
-from asd.types import VERIFY
+from asd.types import Action
 
 __all__ = ["CarriesOut", "Dispatcher"]
 
@@ -42,7 +42,7 @@ class CarriesOut(Protocol):
     def decide(self, journey: Journey) -> None:
         """Begin a round."""
 
-    def carry_out(self, action: str, group: Sequence[Journey], batch_size: int) -> None:
+    def carry_out(self, action: Action, group: Sequence[Journey], batch_size: int) -> None:
         """Call a stage; every journey takes what became of it."""
 
 
@@ -261,7 +261,7 @@ class Dispatcher:
         cascade.decide(journey)
         if journey.decision is None or journey.has_stopped:
             return False
-        await self._desks[journey.chosen.action.removeprefix(VERIFY)].serve(cascade, journey)
+        await self._desks[journey.chosen.action.stage].serve(cascade, journey)
         return True
 
     async def settled(self, journey: Journey) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from asd.evidence.prompt.taxonomy import classify
-from asd.types import STOP, VERIFY, Completion, Decision, Draft, Verification, pair_name
+from asd.types import Action, Completion, Decision, Draft, Verification, pair_name
 
 __all__ = ["explain"]
 
@@ -70,16 +70,16 @@ def _p_good(decision: Decision) -> str:
     return ", ".join(f"{stage} {p:.3f}" for stage, p in decision.p_good.items()) or _NOTHING
 
 
-def _numbers(known: Mapping[str, float], actions: Sequence[str]) -> list[str]:
+def _numbers(known: Mapping[Action, float], actions: Sequence[Action]) -> list[str]:
     return [f"{known[action]:.3f}" if action in known else _NOTHING for action in actions]
 
 
 def _decided(decision: Decision) -> str:
-    if decision.action == STOP:
+    if decision.action.kind == "stop":
         return f"return {decision.answer}"
-    if decision.action.startswith(VERIFY):
-        return f"verify {pair_name(str(decision.answer), decision.action.removeprefix(VERIFY))}"
-    return f"run {decision.action}"
+    if decision.action.kind == "verify":
+        return f"verify {pair_name(str(decision.answer), decision.action.stage)}"
+    return f"run {decision.action.stage}"
 
 
 def _shortened(text: str, width: int = 24) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from asd.errors import EngineError
 from asd.stops import cut_draft
-from asd.types import STOP, VERIFY, Decision, Draft, Failure, Query, Verification
+from asd.types import STOP, Decision, Draft, Failure, Query, Verification
 
 __all__ = ["Journey", "Result"]
 
@@ -102,20 +102,20 @@ class Journey:
         """
         action = self.chosen.action
         if result is None or isinstance(result, Failure):
-            self.lost.add(action.removeprefix(VERIFY))
+            self.lost.add(action.stage)
             self.failures += [] if result is None else [result]
             return
-        if isinstance(result, Draft) and action == result.stage:
+        if isinstance(result, Draft) and (action.kind, action.stage) == ("draft", result.stage):
             self.drafts[result.stage] = cut_draft(result, self.query)
             self.verification = None
             self.readers.clear()
-        elif isinstance(result, Verification) and action == VERIFY + result.stage:
+        elif isinstance(result, Verification) and (action.kind, action.stage) == ("verify", result.stage):
             self.verifications.append(result)
             self.verification = result
             self.readers.append(result.stage)
         else:
             raise EngineError(
-                f"asked for {action!r} on query {self.query.id!r}, the engine returned "
+                f"asked for {str(action)!r} on query {self.query.id!r}, the engine returned "
                 f"{type(result).__name__} of stage {getattr(result, 'stage', None)!r}; an engine returns "
                 "drafts and verifications of its own stage"
             )

@@ -355,9 +355,10 @@ def _resolve(model: str, directory: Path) -> str:
 
 
 def _check_stage(stage: Stage, where: str) -> None:
-    if not stage.name or set("+" + VERIFY) & set(stage.name) or stage.name in (STOP, ROOT):
+    if not stage.name or set("+" + VERIFY) & set(stage.name) or stage.name in (str(STOP), ROOT):
         raise ConfigError(
-            f"{where}: a stage needs a name, without '+' and {VERIFY!r}, and other than {STOP!r} and {ROOT!r}"
+            f"{where}: a stage needs a name, without '+' and {VERIFY!r}, "
+            f"and other than {str(STOP)!r} and {ROOT!r}"
         )
     if not stage.model:
         raise ConfigError(f"{where}: model is empty; name a hub repository or a directory")

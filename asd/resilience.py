@@ -41,7 +41,7 @@ from asd.errors import (
     UnavailableError,
 )
 from asd.policies import Policy, Reroutable
-from asd.types import VERIFY, Failure, Query
+from asd.types import Action, Failure, Query
 
 __all__ = ["FAILURES", "Breaker", "Detours", "Health"]
 
@@ -130,12 +130,12 @@ class Health:
             return frozenset(stage for stage, breaker in self._breakers.items() if breaker.is_open)
 
     def call_in_batches(
-        self, action: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
+        self, action: Action, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
     ) -> Iterator[dict[int, T | Failure | None]]:
         """`asd.engines.batches.call_in_batches` that survives failures.
 
         Args:
-            action: What the call is for: a stage, or `VERIFY` and a stage.
+            action: What the call is for.
             call: Gets indices into `queries` and returns one result each, in their order.
             queries: What it is for.
             batch_size: Most indices in one call.
@@ -146,7 +146,7 @@ class Health:
         Raises:
             ConfigError: `batch_size` is not positive, or the engine refuses its input.
         """
-        stage = action.removeprefix(VERIFY)
+        stage = action.stage
         waiting = deque(batches(queries, batch_size))
         while waiting:
             batch = waiting.popleft()
@@ -174,21 +174,21 @@ class Health:
             if stage in self._breakers:
                 self._breakers[stage].succeeded()
 
-    def _failed(self, action: str, batch: Sequence[int], error: Exception) -> None:
+    def _failed(self, action: Action, batch: Sequence[int], error: Exception) -> None:
         """Count and log a failed call, the first of its kind as a warning; a cancelled one is no failure."""
         if isinstance(error, CallCancelledError):
             return
-        stage, kind = action.removeprefix(VERIFY), type(error).__name__
+        stage, kind = action.stage, type(error).__name__
         with self._lock:
             self._counts[stage, kind] += 1
             is_first = self._counts[stage, kind] == 1
             if _is_the_stages(error):
                 self._breakers.setdefault(stage, self._new_breaker()).failed()
         message = "%r failed for %d queries with %s: %s"
-        _LOG.debug(message, action, len(batch), kind, error, exc_info=error)
+        _LOG.debug(message, str(action), len(batch), kind, error, exc_info=error)
         if is_first:
             _LOG.warning(
-                message + "; further ones are logged at level DEBUG", action, len(batch), kind, error
+                message + "; further ones are logged at level DEBUG", str(action), len(batch), kind, error
             )
 
 
@@ -201,14 +201,16 @@ def _is_the_stages(error: Exception) -> bool:
     return not isinstance(error, (RefusedError, OutOfMemoryError))
 
 
-def _settled(action: str, settled: Collection[int], batch: Sequence[int], error: Exception) -> dict[int, Any]:
+def _settled(
+    action: Action, settled: Collection[int], batch: Sequence[int], error: Exception
+) -> dict[int, Any]:
     """For those of a failed batch that are not asked again: what it brought all the same, or the failure."""
     failed = error.failed if isinstance(error, PartialBatchError) else {}
     why = {batch[at]: error for at, error in failed.items()}
     return {i: _failure(action, why.get(i, error)) for i in settled} | kept(batch, error)
 
 
-def _failure(action: str, error: Exception) -> Failure:
+def _failure(action: Action, error: Exception) -> Failure:
     return Failure(action, type(error).__name__, str(error) or repr(error))
 
 

@@ -10,20 +10,74 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, Self, get_args
+from typing import Any, Final, Literal, Self, get_args
 
 from asd.messages import Message, as_messages
 
 Provenance = Literal["measured", "replayed", "simulated", "timing-only"]
 """How a number came about; every record and table that shows one carries it."""
 
-STOP = "stop"
-"""The action that returns the best answer so far. The others are the name of a stage ("L": it answers,
-continuing the draft it has just verified if it has) and `VERIFY` with that name (">L": it reads the best
-answer so far)."""
-
 VERIFY = ">"
-"""Opens the name of an action that verifies: ">L" lets L read the best answer so far."""
+"""Stands between drafter and verifier in the name of a pair ("S>M") and of a state."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Action:
+    """What to do next for one query: return the best answer so far, or let a stage draft or verify.
+
+    Files and people read it as `str`: "stop", "L" (L drafts) and ">L" (L verifies); `parse` reads it back.
+
+    Attributes:
+        kind: "stop": the best answer so far is returned; "draft": the stage answers, continuing the draft it
+            has just verified if it has; "verify": the stage reads the best answer so far.
+        stage: Name of the stage that works; "" where none does.
+
+    Raises:
+        ValueError: The kind is none of these, it names a stage to stop or none to draft or verify, or the
+            stage's name would read as another action.
+    """
+
+    kind: Literal["stop", "draft", "verify"]
+    stage: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("stop", "draft", "verify"):
+            raise ValueError(f"an action's kind is 'stop', 'draft' or 'verify', got {self.kind!r}")
+        if (self.kind == "stop") != (self.stage == ""):
+            needs = "no stage" if self.kind == "stop" else "the name of a stage"
+            raise ValueError(f"action {self.kind!r} takes {needs}, got {self.stage!r}")
+        if VERIFY in self.stage or self.stage == "stop":
+            raise ValueError(f"no stage is named {self.stage!r}: it would read as another action")
+
+    @classmethod
+    def draft(cls, stage: str) -> Self:
+        """Let a stage answer."""
+        return cls("draft", stage)
+
+    @classmethod
+    def verify(cls, stage: str) -> Self:
+        """Let a stage read the best answer so far."""
+        return cls("verify", stage)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The action that `text` names, as `str` writes it; `ValueError` where it names none."""
+        if text == "stop":
+            return cls("stop")
+        stage = text.removeprefix(VERIFY)
+        try:
+            return cls("draft" if stage == text else "verify", stage)
+        except ValueError as error:
+            raise ValueError(f"{text!r} names no action ('stop', 'L' or '>L'): {error}") from None
+
+    def __str__(self) -> str:
+        if self.kind == "stop":
+            return "stop"
+        return self.stage if self.kind == "draft" else VERIFY + self.stage
+
+
+STOP: Final = Action("stop")
+"""Return the best answer so far."""
 
 
 Domain = Literal[
@@ -305,19 +359,29 @@ class Decision:
     """What a policy chose in one state, and why.
 
     Attributes:
-        action: `STOP`, the name of the stage to run next, or `VERIFY` and that name.
+        action: `STOP`, `Action.draft(stage)` or `Action.verify(stage)`.
         answer: Stage whose answer is the best so far (None before any stage has answered).
         p_good: Calibrated success probability of each answer so far, by stage (empty where the policy
             does not look at evidence).
         values: Value of every open action in cost units, `STOP` included (empty likewise).
         votes: Share of the lists for every action that one of them takes (empty where no lists vote).
+
+    Raises:
+        TypeError: `action` is no `Action`.
     """
 
-    action: str
+    action: Action
     answer: str | None
     p_good: Mapping[str, float] = field(default_factory=dict)
-    values: Mapping[str, float] = field(default_factory=dict)
-    votes: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[Action, float] = field(default_factory=dict)
+    votes: Mapping[Action, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.action, Action):
+            raise TypeError(
+                f"a decision's action is an asd.Action, got {self.action!r}; give asd.STOP, "
+                "asd.Action.draft(stage) or asd.Action.verify(stage)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,19 +389,19 @@ class Failure:
     """A call that brought nothing for one query. What it cost is not known and in no priced cost.
 
     Attributes:
-        action: What was to be done: the name of a stage, or `VERIFY` and that name.
+        action: What was to be done.
         kind: Class of the error, as in "UnavailableError".
         message: What the error said.
     """
 
-    action: str
+    action: Action
     kind: str
     message: str
 
     @property
     def stage(self) -> str:
         """The stage that failed."""
-        return self.action.removeprefix(VERIFY)
+        return self.action.stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +434,8 @@ class Completion:
     def bought(self) -> tuple[Draft | Verification, ...]:
         """Drafts and verifications, in the order of the calls."""
         drafts, verifications = iter(self.drafts), iter(self.verifications)
-        actions = (decision.action for decision in self.decisions if decision.action != STOP)
-        return tuple(next(verifications) if action.startswith(VERIFY) else next(drafts) for action in actions)
+        kinds = (decision.action.kind for decision in self.decisions if decision.action != STOP)
+        return tuple(next(verifications) if kind == "verify" else next(drafts) for kind in kinds)
 
     @property
     def n_reused(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from asd.ladder import Ladder, Stage
 from asd.operations.population import Population
 from asd.prices import Prices
-from asd.types import STOP, Decision, Draft, Outcome, Query, Trace, Usage, Verification
+from asd.types import STOP, Action, Decision, Draft, Outcome, Query, Trace, Usage, Verification
 
 TICK = 1e-4
 """Seconds of one decoded token."""
@@ -30,7 +30,7 @@ class Planned:
     ) -> Decision:
         walk = query.tags["walk"].split(",")
         answer = walk[len(drafts) - 1] if drafts else None
-        return Decision(STOP if len(drafts) == len(walk) else walk[len(drafts)], answer)
+        return Decision(STOP if len(drafts) == len(walk) else Action.draft(walk[len(drafts)]), answer)
 
 
 def ladder(stages: Sequence[str], batched: Mapping[int, float] | None = None) -> Ladder:

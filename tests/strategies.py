@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from asd.stopping.graph import Edge, FloatArray, Graph, IntArray, Node
 from asd.stopping.states import State, moves, states
-from asd.types import pair_name
+from asd.types import Action, pair_name
 
 STAGES = ("A", "B", "C")
 TAPE_BYTES = 400
@@ -158,7 +158,7 @@ def _graph(tape: Tape, min_stages: int = 1, max_stages: int = 3, max_bins: int =
     sets = [s for size in range(len(stages) + 1) for s in combinations(stages, size)]
     nodes = {s: _node(tape, s, max_bins) for s in sets}
     edges = [
-        _edge(tape, nodes[s], nodes[tuple(sorted((*s, stage)))], stage)
+        _edge(tape, nodes[s], nodes[tuple(sorted((*s, stage)))], Action.draft(stage))
         for s in sets
         for stage in stages
         if stage not in s
@@ -174,9 +174,9 @@ def _node(tape: Tape, stages: tuple[str, ...], max_bins: int) -> Node:
     return Node("+".join(stages), tape.fractions(20, 20, n_bins))
 
 
-def _edge(tape: Tape, source: Node, target: Node, stage: str) -> Edge:
+def _edge(tape: Tape, source: Node, target: Node, action: Action) -> Edge:
     cost = tape.fractions(12, 8, source.n_bins)
-    return Edge(source.name, target.name, cost, tape.distributions(source.n_bins, target.n_bins), stage)
+    return Edge(source.name, target.name, cost, tape.distributions(source.n_bins, target.n_bins), action)
 
 
 def _actions(tape: Tape, graph: Graph, node: Node, size: int) -> IntArray:

@@ -14,6 +14,7 @@ from asd.errors import ConfigError
 from asd.guarantee.record import EVERYTHING, Grant, Guarantee
 from asd.ladder import TINY_POLICY, Ladder
 from asd.policies import FixedStage
+from asd.types import Action
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,10 +102,10 @@ def test_a_rule_chooses_the_first_stage(monkeypatch: pytest.MonkeyPatch) -> None
     query, use = asd.Query("q", "d", "Prove the theorem"), {"L": 0.0}
     monkeypatch.setattr(asd.Cascade, "utilisation", lambda _, stage: use[stage])
     plain, ruled = (asd.load("tiny", lam=1, route=route).policy for route in (None, "complexity"))
-    assert plain.decide(query, {}).action != "L"
-    assert ruled.decide(query, {}).action == "L"
+    assert plain.decide(query, {}).action != Action.draft("L")
+    assert ruled.decide(query, {}).action == Action.draft("L")
     use["L"] = 0.6  # the bar is 0.6 - (0.8 - 0.6) = 0.4, and the prompt scores 0.409
-    assert ruled.decide(query, {}).action == "L"
+    assert ruled.decide(query, {}).action == Action.draft("L")
     use["L"] = 0.65
     assert ruled.decide(query, {}) == plain.decide(query, {})
 

@@ -29,7 +29,7 @@ from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.testing import FakeClock, ScriptedEngine
 from asd.traces.log import TraceLog
-from asd.types import VERIFY, Completion, Draft, Query, Trace, Usage, Verification
+from asd.types import Completion, Draft, Query, Trace, Usage, Verification
 from asd.workloads.catalogue import find_workloads
 from bench.gate.judge import Options, judge
 from bench.gate.verdicts import Verdict
@@ -184,9 +184,9 @@ def paid_for(completion: Completion, trace: Trace) -> list[tuple[str, Usage]]:
     """Stage and usage of every call, worked out from decisions and recorded outcomes."""
     paid, read = [], None
     for decision in completion.decisions[:-1]:
-        stage = decision.action.removeprefix(VERIFY)
+        stage = decision.action.stage
         own = trace.outcomes[stage].draft
-        if decision.action != stage:
+        if decision.action.kind == "verify":
             read = trace.verifications[f"{decision.answer}>{stage}"]
             paid.append((stage, read.usage))
         elif read is None or read.stage != stage:
@@ -194,7 +194,7 @@ def paid_for(completion: Completion, trace: Trace) -> list[tuple[str, Usage]]:
         elif not read.accepted:
             left = len(own.tokens) - read.n_accepted
             paid.append((stage, Usage(0, left, left - 1)))
-        read = read if decision.action != stage else None
+        read = read if decision.action.kind == "verify" else None
     return paid
 
 

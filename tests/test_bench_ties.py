@@ -15,7 +15,7 @@ from asd.evaluation.replay import Contender
 from asd.ladder import Ladder
 from asd.measurement.records import Cell, Metric, Run
 from asd.policies import FixedStage
-from asd.types import STOP, Completion, Decision, Draft, Outcome, Query, Trace
+from asd.types import STOP, Action, Completion, Decision, Draft, Outcome, Query, Trace
 from asd.workloads.catalogue import find_workloads
 from bench.gate.judge import judge
 from bench.gate.store import Target
@@ -64,7 +64,7 @@ def test_the_gap_is_that_of_the_logits_where_two_answers_part(engine: Verifier):
 
 
 def completion(query: Query, draft: Draft) -> Completion:
-    decisions = (Decision(draft.stage, None), Decision(STOP, draft.stage))
+    decisions = (Decision(Action.draft(draft.stage), None), Decision(STOP, draft.stage))
     return Completion(query, draft.stage, draft.text, (draft,), decisions, 1.0)
 
 

@@ -27,7 +27,7 @@ from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.resilience import Health
 from asd.testing import ScriptedEngine
-from asd.types import Draft, Query
+from asd.types import Action, Draft, Query
 from tests.endpoint import Steps
 from tests.fakeserver import FakeServer, Fault, serving
 from tests.models import save_pair, stage
@@ -246,7 +246,7 @@ def test_a_cancelled_call_is_no_failure_of_its_stage() -> None:
     def call(batch: list[int]) -> list[Draft]:
         raise CallCancelledError("gone")
 
-    [batch] = health.call_in_batches("S", call, rows(1), 1)
+    [batch] = health.call_in_batches(Action.draft("S"), call, rows(1), 1)
     assert batch[0].kind == "CallCancelledError"  # type: ignore[union-attr]
     assert not health.resting()
     assert not health.counts

@@ -18,7 +18,7 @@ from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.resilience import Health
 from asd.testing import Script, ScriptedEngine
-from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Usage, Verification
+from asd.types import NO_CALL, STOP, Action, Decision, Draft, Query, Usage, Verification
 
 STAGES = ("S", "M", "L")
 PRICES = {"S": Prices(1.0, 0.1, 0.5), "M": Prices(2.0, 0.2, 1.0), "L": Prices(4.0, 0.4, 2.0)}
@@ -35,7 +35,7 @@ class Itinerary:
         route, answer = self.stops[query.id]
         if len(drafts) == len(route):
             return Decision(STOP, answer)
-        return Decision(route[len(drafts)], next(iter(drafts), None))
+        return Decision(Action.parse(route[len(drafts)]), next(iter(drafts), None))
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def test_every_query_goes_its_own_way(stops: dict[str, tuple[tuple[str, ...], st
         alone = [fleet[stage].generate([query])[0] for stage in route]
         assert list(completion.drafts) == alone
         assert (completion.stage, completion.text) == (answer, f"{answer} on {query.id}")
-        assert [d.action for d in completion.decisions] == [*route, STOP]
+        assert [str(d.action) for d in completion.decisions] == [*route, "stop"]
         assert completion.cost == pytest.approx(sum(PRICES[d.stage].cost(d.usage) for d in alone))
 
 
@@ -128,7 +128,7 @@ class Way:
         seen = self.seen.setdefault(query.id, [])
         seen.append(verification)
         latest = next(reversed(list(drafts)), None)
-        return Decision([*self.actions, STOP][len(seen) - 1], latest)
+        return Decision(Action.parse([*self.actions, "stop"][len(seen) - 1]), latest)
 
 
 PROMPT = Query("q", "d", "one two three")
@@ -194,7 +194,7 @@ def test_the_best_answer_is_the_one_that_is_read() -> None:
         def decide(self, query: Query, drafts: Mapping[str, Draft], verification: object) -> Decision:
             decision = super().decide(query, drafts, verification)
             wants = decision.action == STOP and verification is None
-            return replace(decision, action=">L") if wants else decision
+            return replace(decision, action=Action.verify("L")) if wants else decision
 
     [completion] = Cascade(fleet, Reading(policy.stops), PRICES).run([PROMPT])
     assert [(v.drafter, v.stage) for v in completion.verifications] == [("S", "L")]
@@ -207,7 +207,7 @@ def ways(draw: st.DrawFn) -> tuple[str, ...]:
     route = draw(st.lists(st.sampled_from(STAGES), min_size=1, max_size=3, unique=True).map(sorted_by_size))
     actions = [route[0]]
     for stage in route[1:]:
-        actions += [VERIFY + stage] if draw(st.booleans()) else []
+        actions += [str(Action.verify(stage))] if draw(st.booleans()) else []
         actions.append(stage)
     if route[-1] != "L" and draw(st.booleans()):
         actions.append(">L")
@@ -228,11 +228,12 @@ def test_verification_changes_no_text_and_is_paid_for(
     """Whatever is read on the way, every stage's answer is its own; the cost is the sum over the calls."""
     fleet, alone = three(small, middle, large), three(small, middle, large)
     [completion] = Cascade(fleet, Way(actions), PRICES).run([PROMPT], batch_size)
-    assert [d.action for d in completion.decisions] == [*actions, STOP]
+    assert [str(d.action) for d in completion.decisions] == [*actions, "stop"]
     for draft in completion.drafts:
         [own] = alone[draft.stage].generate([PROMPT])
         assert (draft.text, draft.tokens, draft.logprobs) == (own.text, own.tokens, own.logprobs)
-    assert [VERIFY + v.stage for v in completion.verifications] == [a for a in actions if a[0] == VERIFY]
+    read = [a for a in actions if a.startswith(">")]
+    assert [f">{v.stage}" for v in completion.verifications] == read
     called = [d for d in completion.drafts if d.usage != NO_CALL]
     assert sum(len(engine.calls) for engine in fleet.values()) == len(called) + len(completion.verifications)
     paid = sum(PRICES[call.stage].cost(call.usage) for call in (*called, *completion.verifications))
@@ -275,16 +276,21 @@ def test_nothing_asked_nothing_answered() -> None:
 @pytest.mark.parametrize(
     ("decision", "message"),
     [
-        (Decision("XL", None), "chose action 'XL'.*open are \\['S', 'M', 'L'\\]"),
-        (Decision("S", None), "chose action 'S'.*answered so far are \\['S'\\], open are \\['M', 'L', '>M'"),
+        (Decision(Action.draft("XL"), None), "chose action 'XL'.*open are \\['S', 'M', 'L'\\]"),
+        (
+            Decision(Action.draft("S"), None),
+            "chose action 'S'.*answered so far are \\['S'\\], open are \\['M', 'L', '>M'",
+        ),
         (Decision(STOP, None), "chose action 'stop' with answer None"),
         (Decision(STOP, "S"), "chose action 'stop' with answer 'S'"),
-        (Decision(">L", "S"), "chose action '>L' with answer 'S'.*open are \\['S', 'M', 'L'\\]"),
-        (Decision(">S", None), "chose action '>S' with answer None"),
+        (
+            Decision(Action.verify("L"), "S"),
+            "chose action '>L' with answer 'S'.*open are \\['S', 'M', 'L'\\]",
+        ),
+        (Decision(Action.verify("S"), None), "chose action '>S' with answer None"),
         (None, "chose None, which is no Decision"),
         (("S", None), "chose \\('S', None\\), which is no Decision"),
-        (Decision(["S"], None), "chose action \\['S'\\]"),
-        (Decision("S", ["S"]), "chose action 'S' with answer \\['S'\\]"),
+        (Decision(Action.draft("S"), ["S"]), "chose action 'S' with answer \\['S'\\]"),
     ],
 )
 @pytest.mark.parametrize("health", [None, Health()])
@@ -295,6 +301,18 @@ def test_a_policy_that_breaks_its_protocol_is_an_error(
     asked = queries(1)
     with pytest.raises(PolicyError, match=f"(?s)policy 'stubborn' {message}.*a decision names one of"):
         Cascade(engines(asked), Stubborn(decision), PRICES, health).run(asked)
+
+
+def test_an_action_in_text_is_refused() -> None:
+    """A policy that still names its stage in text is told what an action is, in its own traceback."""
+
+    class Texts(FixedStage):
+        def decide(self, *_: Any) -> Decision:
+            return Decision("S", None)  # type: ignore[arg-type]
+
+    asked = queries(1)
+    with pytest.raises(PolicyError, match=r"asd\.Action, got 'S'; give .*asd\.Action\.draft\(stage\)"):
+        Cascade(engines(asked), Texts("S"), PRICES).run(asked)
 
 
 def test_the_same_answer_is_not_read_twice_by_one_stage() -> None:

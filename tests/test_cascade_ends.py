@@ -30,7 +30,7 @@ from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.resilience import Health
 from asd.testing import FakeClock, ScriptedEngine
-from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Verification
 
 LADDER = ("S", "M", "L", "XL")
 FAILURES = (EngineError, UnavailableError, RefusedError, OutOfMemoryError, OSError, RuntimeError, MemoryError)
@@ -63,9 +63,10 @@ class Whimsical:
             return self._breach(drafts)
         left = [stage for stage in self.stages if stage not in drafts]
         if not drafts:
-            return Decision(self._any(left), None)
+            return Decision(Action.draft(self._any(left)), None)
         reading = {verification.stage} if verification else set()
-        actions = [STOP, *left, *(VERIFY + stage for stage in left if stage not in reading)]
+        to_verify = (stage for stage in left if stage not in reading)
+        actions = [STOP, *map(Action.draft, left), *map(Action.verify, to_verify)]
         return Decision(self._any(actions), self._any(drafts))
 
     def without(self, stages: Collection[str]) -> Any:
@@ -91,12 +92,14 @@ class Whimsical:
             case 2:
                 drafts.clear()  # type: ignore[attr-defined]
             case 3:
-                return Decision("XXL", next(iter(drafts), None))
+                return Decision(Action.draft("XXL"), next(iter(drafts), None))
             case 4:
-                return Decision(self._any([STOP, VERIFY + self.stages[-1], *self.stages]), None)
+                return Decision(
+                    self._any([STOP, Action.verify(self.stages[-1]), *map(Action.draft, self.stages)]), None
+                )
             case 5:
-                return Decision(self.stages[0], next(iter(drafts), None))
-        return Decision(self._any([["S"], {}, 1.5, None]), self._any([["S"], {}, None]))  # type: ignore[arg-type]
+                return Decision(Action.draft(self.stages[0]), next(iter(drafts), None))
+        return Decision(self._any([STOP, ["S"], "S", None]), self._any([["S"], {}, None]))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -215,7 +218,7 @@ class Itinerary:
         drafts: Mapping[str, Draft],
         verification: Verification | None = None,  # noqa: ARG002
     ) -> Decision:
-        return Decision(self.actions[len(drafts)], next(iter(drafts), None))
+        return Decision(Action.parse(self.actions[len(drafts)]), next(iter(drafts), None))
 
 
 class Breaking(ScriptedEngine):
@@ -252,7 +255,7 @@ def test_what_ends_a_run_carries_what_was_bought(error: BaseException, health: H
         "S": ScriptedEngine("S", {q.prompt: (f"S on {q.id}", (-0.1,)) for q in asked}),
         "L": Breaking("L", asked, "q3", error),
     }
-    cascade = Cascade(engines, Itinerary(("S", "L", STOP)), PRICES, health)
+    cascade = Cascade(engines, Itinerary(("S", "L", "stop")), PRICES, health)
     with pytest.raises(type(error)) as raised:
         cascade.run(asked, batch_size=2)
     assert raised.value is error
@@ -263,7 +266,7 @@ def test_what_ends_a_run_carries_what_was_bought(error: BaseException, health: H
     assert [[d.text for d in c.drafts] for c in completions] == [
         [f"S on {q.id}", f"L on {q.id}"] for q in asked
     ]
-    assert [[d.action for d in c.decisions] for c in completions] == [["S", "L", STOP]] * 6
+    assert [[str(d.action) for d in c.decisions] for c in completions] == [["S", "L", "stop"]] * 6
     assert sorted(bought(engines["S"])) == sorted(bought(engines["L"])) == [q.id for q in asked]
     assert cascade.resume(journeys) == completions
 
@@ -279,9 +282,11 @@ def test_what_has_stopped_before_an_error_is_complete() -> None:
     class Harder(Itinerary):
         def decide(self, query: Query, *state: Any) -> Decision:
             decision = super().decide(query, *state)
-            return Decision("L", "S") if query.id == "q0" and decision.action == STOP else decision
+            return (
+                Decision(Action.draft("L"), "S") if query.id == "q0" and decision.action == STOP else decision
+            )
 
-    cascade = Cascade(engines, Harder(("S", STOP)), PRICES)
+    cascade = Cascade(engines, Harder(("S", "stop")), PRICES)
     with pytest.raises(EngineError, match="down") as raised:
         cascade.run(asked)
     assert [c.text for c in cascade.completed(raised.value.journeys)] == [f"S on q{i}" for i in (1, 2, 3)]
@@ -405,7 +410,7 @@ def test_a_policy_names_the_answer_in_hand(health: Health | None) -> None:
 
     class Forgetful(Itinerary):
         def decide(self, _query: Query, drafts: Mapping[str, Draft], *_: Any) -> Decision:
-            return Decision(self.actions[len(drafts)], None)
+            return Decision(Action.parse(self.actions[len(drafts)]), None)
 
     message = r"action 'L' with answer None for query 'q0': answered so far are \['S'\], open are \['L', '>L'"
     with pytest.raises(PolicyError, match=message):
@@ -419,7 +424,7 @@ def test_a_policy_cannot_take_answers_away() -> None:
         def decide(self, _query: Query, drafts: Any, *_: Any) -> Decision:
             if drafts:
                 drafts.clear()
-            return Decision("S", None)
+            return Decision(Action.draft("S"), None)
 
     engines = {"S": ScriptedEngine("S", {"x": ("", (-0.1,))})}
     with pytest.raises(PolicyError, match="raised AttributeError") as raised:
@@ -437,5 +442,9 @@ def test_a_fixed_stage_is_run_whatever_is_in_hand() -> None:
 
     engines: dict[str, Engine] = {s: Breaking(s, asked, "q0" * (s == "M"), EngineError("x")) for s in "SML"}
     prices = dict.fromkeys("SML", Prices(1, 0, 0))
-    [completion] = Cascade(engines, Fallback(("S", "M", STOP)), prices, Health()).run(asked)
-    assert [(d.action, d.answer) for d in completion.decisions] == [("S", None), ("L", "S"), (STOP, "L")]
+    [completion] = Cascade(engines, Fallback(("S", "M", "stop")), prices, Health()).run(asked)
+    assert [(str(d.action), d.answer) for d in completion.decisions] == [
+        ("S", None),
+        ("L", "S"),
+        ("stop", "L"),
+    ]

@@ -43,7 +43,7 @@ def test_effects_are_those_of_the_largest_stage_where_all_goes_there() -> None:
     assert idle.cost == pytest.approx(np.mean(costs))
     assert (busy.moved, busy.quality, busy.cost, busy.lost.estimate) == (0.0, plain.quality, plain.cost, 0.0)
     policy = worlds.fitted().policy(lam)
-    first = [policy.decide(trace.query, {}).action for trace in rows]
+    first = [policy.decide(trace.query, {}).action.stage for trace in rows]
     assert idle.moved == first.count("S") / 40 > 0.5
     lost = lam * (plain.quality - idle.quality) - (plain.cost - idle.cost)
     assert idle.lost.estimate == pytest.approx(lost)

@@ -18,7 +18,7 @@ from asd.errors import ConfigError
 from asd.ladder import TINY_POLICY, Deployment, Ladder
 from asd.policies import FixedStage
 from asd.testing import Script, ScriptedEngine
-from asd.types import Query
+from asd.types import Action, Query
 
 ROOT = Path(asd.__file__).parent
 TINY = (ROOT / "presets/tiny.toml").read_text()
@@ -76,8 +76,8 @@ def test_a_load_has_a_price(tmp_path: Path) -> None:
     engines = {name: ScriptedEngine(name, {"p": Script("a", (-0.1,))}) for name in prices}
     residency = Residency(engines, dict.fromkeys(prices, 0.01), 0.02, pinned=("S",))
     query = Query("1", "d", "run;k=5;b=k*4")
-    assert policy.decide(query, {}).action != "S"
-    assert with_loads(policy, residency, prices, 1, unit).decide(query, {}).action == "S"
+    assert policy.decide(query, {}).action != Action.draft("S")
+    assert with_loads(policy, residency, prices, 1, unit).decide(query, {}).action == Action.draft("S")
     assert with_loads(policy, None, prices, 1, unit) is policy
     assert with_loads(policy, residency, ladder.prices_at(), 1, unit) is policy
     assert with_loads(FixedStage("L"), residency, prices, 1, unit) == FixedStage("L")

@@ -23,7 +23,7 @@ from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
 from asd.testing import FakeClock, ScriptedEngine
-from asd.types import STOP, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Verification
 from asd.workloads.catalogue import find_workloads
 from tests import worlds
 
@@ -191,7 +191,7 @@ class Climb:
     ) -> Decision:
         if len(drafts) == len(self.stages):
             return Decision(STOP, self.stages[-1])
-        return Decision(self.stages[len(drafts)], next(reversed(list(drafts)), None))
+        return Decision(Action.draft(self.stages[len(drafts)]), next(reversed(list(drafts)), None))
 
 
 def test_the_embedded_ladder_in_a_budget_for_two() -> None:
@@ -239,12 +239,12 @@ def test_the_policy_sees_what_a_load_costs() -> None:
     residency = Residency(engines, {"S": 1.0, "L": 2.0}, budget_gib=2.0)
     policy = OptimalPolicy(_Unsure(), solve(worlds.true_graph(0.2, 1.0), [20.0]), 20.0)
 
-    def action(queries_per_load: float) -> str:
+    def action(queries_per_load: float) -> Action:
         extra = residency.surcharge(prices, queries_per_load, unit=5.0)
         return policy.dearer(extra).decide(ASKED[0], {}).action
 
-    assert policy.decide(ASKED[0], {}).action == "L"
-    assert [action(n) for n in (1.0, 100.0)] == [STOP, "L"]
+    assert policy.decide(ASKED[0], {}).action == Action.draft("L")
+    assert [action(n) for n in (1.0, 100.0)] == [STOP, Action.draft("L")]
     assert residency.surcharge(prices, 10.0, unit=5.0) == pytest.approx({"S": 1.0, "L": 10.0})
 
 
@@ -268,6 +268,8 @@ def test_a_load_is_not_paid_twice_for_a_verified_draft() -> None:
     nodes = [Node("root", np.zeros(1), may_stop=False), *(Node(n, np.ones(1)) for n in ("S", "S>L", "S+L"))]
     one = np.ones((1, 1))
     ways = [("root", "S", "S"), ("S", "S+L", "L"), ("S", "S>L", ">L"), ("S>L", "S+L", "L")]
-    edges = tuple(Edge(source, target, np.ones(1), one, action) for source, target, action in ways)
+    edges = tuple(
+        Edge(source, target, np.ones(1), one, Action.parse(action)) for source, target, action in ways
+    )
     dearer = Graph(tuple(nodes), edges, np.ones(1)).dearer({"L": 3.0})
     assert [edge.cost.tolist() for edge in dearer.edges] == [[1.0], [4.0], [4.0], [1.0]]

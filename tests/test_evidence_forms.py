@@ -30,7 +30,7 @@ from asd.research.recordings.outcomes import from_traces
 from asd.testing import Script, ScriptedEngine
 from asd.traces import encode_trace, read_traces
 from asd.traces.log import TraceLog
-from asd.types import TEXT, AnswerForm, Query, Trace
+from asd.types import TEXT, Action, AnswerForm, Query, Trace
 from asd.workloads import Split, score_of
 from tests import worlds
 
@@ -257,4 +257,4 @@ def test_a_fixed_stage_needs_no_form() -> None:
     """Only evidence reads it: policies that look at nothing take any query."""
     trace = rows()[0]
     decision = FixedStage("L").decide(replace(trace.query, form=TEXT), {})
-    assert decision.action == "L"
+    assert decision.action == Action.draft("L")

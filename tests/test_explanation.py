@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from asd.explanation import explain
-from asd.types import NO_CALL, STOP, Completion, Decision, Draft, Query, Usage, Verification
+from asd.types import NO_CALL, STOP, Action, Completion, Decision, Draft, Query, Usage, Verification
 
 TABLE = """
 answered  answer                    tokens  log p   p_good            V(S)   V(L)   V(stop)  decision
@@ -27,8 +27,8 @@ def completion(decisions: tuple[Decision, ...], *drafts: Draft) -> Completion:
 def test_one_row_a_state() -> None:
     """Answer, evidence, every p_good, every open action's value and the decision, in aligned columns."""
     decisions = (
-        Decision("S", None, {}, {"S": 3.5, "L": 3.25}),
-        Decision("L", "S", {"S": 0.5}, {STOP: 2.5, "L": 3.0}),
+        Decision(Action.draft("S"), None, {}, {Action.draft("S"): 3.5, Action.draft("L"): 3.25}),
+        Decision(Action.draft("L"), "S", {"S": 0.5}, {STOP: 2.5, Action.draft("L"): 3.0}),
         Decision(STOP, "S", {"S": 0.875, "L": 0.25}, {STOP: 4.375}),
     )
     told = explain(completion(decisions, draft("S", "4\n2", -0.5, -0.25), draft("L", "x" * 40, -1.0)))
@@ -46,10 +46,11 @@ L         5         1       -0.250  L 0.750  -      3.750    -      -      retur
 
 def test_a_verification_is_a_state_of_its_own() -> None:
     """Who has read whose answer, how much of it stands, and what that does to the probability."""
+    answers, reads = Action.draft("L"), Action.verify("L")
     decisions = (
-        Decision("S", None, {}, {"S": 3.5}),
-        Decision(">L", "S", {"S": 0.5}, {STOP: 2.5, "L": 2.75, ">L": 3.0}),
-        Decision("L", "S", {"S": 0.125}, {STOP: 0.625, "L": 3.125}),
+        Decision(Action.draft("S"), None, {}, {Action.draft("S"): 3.5}),
+        Decision(Action.verify("L"), "S", {"S": 0.5}, {STOP: 2.5, answers: 2.75, reads: 3.0}),
+        Decision(answers, "S", {"S": 0.125}, {STOP: 0.625, answers: 3.125}),
         Decision(STOP, "L", {"L": 0.75}, {STOP: 3.75}),
     )
     read = Verification("L", "S", (7,), (-3.0,), 0, Usage(3, 0, 1, 1), 0.1)
@@ -59,7 +60,7 @@ def test_a_verification_is_a_state_of_its_own() -> None:
 
 def test_tokens_that_going_on_need_not_read_again_are_told() -> None:
     """Prompt and accepted prefix, less what was read again; nothing where no call was needed."""
-    decisions = tuple(Decision(action, "S") for action in ("S", ">L", "L", STOP))
+    decisions = tuple(Decision(Action.parse(action), "S") for action in ("S", ">L", "L", "stop"))
     read = Verification("L", "S", (7, 8, 9), (-0.1, -0.1, -3.0), 2, Usage(30, 0, 1, 3), 0.1)
     small, large = draft("S", "4", -0.5), draft("L", "5", -0.25)
 
@@ -78,13 +79,15 @@ def test_tokens_that_going_on_need_not_read_again_are_told() -> None:
         told.splitlines()[-1]
         == "reused: 32 tokens of prompt and draft, from the KV cache of their verification"
     )
-    walked = completion(tuple(Decision(action, "S") for action in ("S", "L", STOP)), small, large)
+    walked = completion(
+        tuple(Decision(Action.parse(action), "S") for action in ("S", "L", "stop")), small, large
+    )
     assert walked.n_reused == 0
 
 
 def test_a_policy_without_evidence() -> None:
     """Where a policy looks at nothing there is nothing to show but the decisions."""
-    told = explain(completion((Decision("S", None), Decision(STOP, "S")), draft("S", "")))
+    told = explain(completion((Decision(Action.draft("S"), None), Decision(STOP, "S")), draft("S", "")))
     assert [line.split() for line in told.splitlines()] == [
         ["answered", "answer", "tokens", "log", "p", "p_good", "decision"],
         ["(prompt)", "-", "-", "-", "-", "run", "S"],

@@ -15,15 +15,15 @@ from asd.guarantee.record import EVERYTHING
 from asd.policies import FixedStage
 from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
-from asd.types import STOP, Completion, Decision, Query, Trace
+from asd.types import STOP, Action, Completion, Decision, Query, Trace
 from tests import worlds
 
 
 def completion(length: int = 10, cost: float = 1.0, p: float | None = 0.7, value: float = 2.0) -> Completion:
     query = Query("q", "d", "x" * length)
     known = {} if p is None else {"S": p}
-    values = {} if p is None else {"S": value, "L": value - 1}
-    decisions = (Decision("S", None, {}, values), Decision(STOP, "S", known))
+    values = {} if p is None else {Action.draft("S"): value, Action.draft("L"): value - 1}
+    decisions = (Decision(Action.draft("S"), None, {}, values), Decision(STOP, "S", known))
     return Completion(query=query, stage="S", text="", drafts=(), decisions=decisions, cost=cost)
 
 

@@ -28,7 +28,7 @@ from asd.operations.stations import StageServer
 from asd.operations.traffic import Open
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import one_step, solve
-from asd.types import VERIFY
+from asd.types import Action
 from tests.worlds import fitted_verified, ladder, sample, verified
 
 TIMED = replace(ladder(), price_unit="ms")
@@ -95,7 +95,7 @@ def no_charge() -> Surcharge:
 
 def problem(*, scaled: bool = True) -> BacklogProblem:
     fitted = fitted_verified()
-    usage = {(e.source, e.action): np.array(e.usage) for e in fitted.problem.edges}
+    usage = {(e.source, e.parsed_action): np.array(e.usage) for e in fitted.problem.edges}
     rates = {"S": np.array([[0, 0, 0, 1e-3, 0, 0]]), "L": np.array([[0, 0, 0, 5e-3, 0, 0]])}
     return BacklogProblem(fitted.graph(), usage, rates, scaled=scaled)
 
@@ -121,10 +121,10 @@ def test_without_charges_the_recursion_is_the_library_s() -> None:
 def charged(graph: Graph, levels: Mapping[str, int], charges: Mapping[str, Surcharge]) -> Graph:
     """The problem with one combination's charges on its edges, built edge by edge."""
     seconds = {"S": 1e-3, "L": 5e-3}
-    usage = {(e.source, e.action): np.array(e.usage) for e in fitted_verified().problem.edges}
+    usage = {(e.source, e.parsed_action): np.array(e.usage) for e in fitted_verified().problem.edges}
     edges = []
     for edge in graph.edges:
-        stage = edge.action.removeprefix(VERIFY)
+        stage = edge.action.stage
         charge, level = charges[stage], levels[stage]
         work = usage[edge.source, edge.action][:, 3] * seconds[stage]
         edges.append(replace(edge, cost=edge.cost + charge.visit[level] + charge.second[level] * work))
@@ -201,7 +201,7 @@ def test_stages_out_of_reach_are_never_asked(contenders: Contenders) -> None:
         assert step.stage == "S"
         assert lookup.step(situation, frozenset({"S", "L"})) is None
     query = population.queries[0].trace.query
-    assert policy.without({"S"}).decide(query, {}).action == "L"
+    assert policy.without({"S"}).decide(query, {}).action == Action.draft("L")
     with pytest.raises(NoStageLeftError, match="without L, S"):
         policy.without({"S"}).without({"L"}).decide(query, {})
 

@@ -137,10 +137,10 @@ def test_the_simulated_controller_steers_a_live_cascade(contenders: Contenders) 
         policy = controller.policy(None)
         assert isinstance(policy, BacklogPolicy)
         query = contenders.population.queries[0].trace.query
-        found = [policy.decide(query, {}).action]
+        found = [policy.decide(query, {}).action.stage]
         tasks = [walk(cascade, dispatcher, i) for i in range(40)]
         await asyncio.sleep(CALL_S / 2)
-        found.append(policy.decide(query, {}).action)
+        found.append(policy.decide(query, {}).action.stage)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,7 +26,7 @@ from asd.policies import (
 from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
-from asd.types import STOP, Draft, Outcome, Query, Trace, Usage, Verification
+from asd.types import STOP, Action, Draft, Outcome, Query, Trace, Usage, Verification
 
 STAGES = ("S", "M", "L")
 QUERY = Query("q1", "d", "prompt")
@@ -58,8 +58,9 @@ def run(policy: Policy, query: Query = QUERY) -> tuple[list[str], str | None]:
     """Let a policy decide until it stops: the stages run, in order, and the answer returned."""
     bought: dict[str, Draft] = {}
     while (decision := policy.decide(query, bought)).action != STOP:
-        assert decision.action not in bought
-        bought[decision.action] = draft(decision.action)
+        stage = decision.action.stage
+        assert stage not in bought
+        bought[stage] = draft(stage)
     return list(bought), decision.answer
 
 
@@ -73,9 +74,9 @@ def two_stages() -> Graph:
     )
     sure = np.array([[0.0, 1.0]])
     edges = (
-        Edge("root", "S", np.array([1.0]), np.array([[0.5, 0.5]]), "S"),
-        Edge("root", "L", np.array([4.0]), sure, "L"),
-        Edge("S", "S+L", np.array([4.0, 4.0]), np.repeat(sure, 2, axis=0), "L"),
+        Edge("root", "S", np.array([1.0]), np.array([[0.5, 0.5]]), Action.draft("S")),
+        Edge("root", "L", np.array([4.0]), sure, Action.draft("L")),
+        Edge("S", "S+L", np.array([4.0, 4.0]), np.repeat(sure, 2, axis=0), Action.draft("L")),
     )
     return Graph(nodes, edges, np.ones(1))
 
@@ -96,8 +97,8 @@ def test_a_decision_explains_itself():
     """Values of all open actions and the evidence are in the decision: 10 * .2 against 10 * .95 - 4."""
     policy = OptimalPolicy(SeenAs({"S": 0.2}), solve(two_stages(), [10.0]), 10.0)
     decision = policy.decide(QUERY, drafts("S"))
-    assert (decision.action, decision.answer, decision.p_good) == ("L", "S", {"S": 0.2})
-    assert decision.values == pytest.approx({STOP: 2.0, "L": 5.5})
+    assert (decision.action, decision.answer, decision.p_good) == (Action.draft("L"), "S", {"S": 0.2})
+    assert decision.values == pytest.approx({STOP: 2.0, Action.draft("L"): 5.5})
 
 
 def test_a_long_query_is_decided_at_a_smaller_lam():
@@ -105,7 +106,7 @@ def test_a_long_query_is_decided_at_a_smaller_lam():
     solution = solve(two_stages(), [10 / 3, 10.0])
     decision = OptimalPolicy(SeenAs({"S": 0.2}, scale=3.0), solution, 10.0).decide(QUERY, drafts("S"))
     assert decision.action == STOP
-    assert decision.values == pytest.approx({STOP: 2.0, "L": 9.5 - 12.0})
+    assert decision.values == pytest.approx({STOP: 2.0, Action.draft("L"): 9.5 - 12.0})
 
 
 @pytest.mark.parametrize("lam", [0.05, 200.0, math.nan])
@@ -156,18 +157,18 @@ def test_the_myopic_policy_picks_the_best_single_stage_first():
     """At the root: S for 10 * .55 - 1 = 4.5 against L for 10 * .95 - 4 = 5.5; the optimum starts with S."""
     evidence = SeenAs({"S": 0.2, "L": 0.95})
     decision = Myopic(evidence, two_stages(), 10.0).decide(QUERY, {})
-    assert decision.action == "L"
-    assert decision.values == pytest.approx({"S": 4.5, "L": 5.5})
-    assert _optimal(evidence).decide(QUERY, {}).action == "S"
+    assert decision.action == Action.draft("L")
+    assert decision.values == pytest.approx({Action.draft("S"): 4.5, Action.draft("L"): 5.5})
+    assert _optimal(evidence).decide(QUERY, {}).action == Action.draft("S")
 
 
 def test_the_myopic_policy_goes_on_only_if_one_step_pays():
     """After S: L for 5.5 beats 10 * .2, not 10 * .9; three times dearer it does not pay at all."""
-    assert _myopic(SeenAs({"S": 0.2})).decide(QUERY, drafts("S")).action == "L"
+    assert _myopic(SeenAs({"S": 0.2})).decide(QUERY, drafts("S")).action == Action.draft("L")
     assert _myopic(SeenAs({"S": 0.9})).decide(QUERY, drafts("S")).action == STOP
     long = _myopic(SeenAs({"S": 0.2}, scale=3.0)).decide(QUERY, drafts("S"))
     assert long.action == STOP
-    assert long.values == pytest.approx({STOP: 2.0, "L": -2.5})
+    assert long.values == pytest.approx({STOP: 2.0, Action.draft("L"): -2.5})
 
 
 # --- without evidence -----------------------------------------------------------------------------------
@@ -190,11 +191,11 @@ def test_a_lossless_chain_drafts_verifies_and_goes_on():
         ({"S": small}, read, ("M", "S")),
         ({"S": small, "M": middle}, None, (">L", "M")),
         ({"S": small, "M": middle}, read, ("L", "M")),
-        ({"S": small, "M": middle, "L": large}, None, (STOP, "L")),
+        ({"S": small, "M": middle, "L": large}, None, ("stop", "L")),
     ]
     for drafts, verification, want in states:
         decision = policy.decide(QUERY, drafts, verification)
-        assert (decision.action, decision.answer) == want
+        assert (str(decision.action), decision.answer) == want
 
 
 @pytest.mark.parametrize("chain", [(), ("L",), ("S", "S")])

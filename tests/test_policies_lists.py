@@ -17,7 +17,7 @@ from asd.prices import Prices
 from asd.resilience import Health
 from asd.stopping.lists import ListTable, RecordedRows, count
 from asd.testing import FakeClock, Script, ScriptedEngine
-from asd.types import STOP, Draft, Outcome, Query, Trace, Usage, Verification
+from asd.types import STOP, Action, Draft, Outcome, Query, Trace, Usage, Verification
 
 QUERY = Query("q", "d", "2+2=")
 STAGES = ("S", "M", "L")
@@ -52,13 +52,13 @@ def policy(*lists: tuple[int, int, float], reads: frozenset[str] = frozenset()) 
 def test_the_vote_decides_and_is_told() -> None:
     """Two of three lists begin with S; at 0.4 one of these goes on to L: half is not most."""
     voted = policy((0, 2, 0.5), (0, 1, 0.3), (1, 2, 0.9))
-    assert voted.decide(QUERY, {}).action == "S"
+    assert voted.decide(QUERY, {}).action == Action.draft("S")
     seen = voted.decide(QUERY, {"S": draft("S", 0.4)})
     assert (seen.action, seen.answer) == (STOP, "S")
-    assert seen.votes == {STOP: 0.5, "L": 0.5}
+    assert seen.votes == {STOP: 0.5, Action.draft("L"): 0.5}
     unsure = voted.decide(QUERY, {"S": draft("S", 0.2)})
-    assert unsure.action == "M"
-    assert unsure.votes == {STOP: 0.0, "M": 0.5, "L": 0.5}
+    assert unsure.action == Action.draft("M")
+    assert unsure.votes == {STOP: 0.0, Action.draft("M"): 0.5, Action.draft("L"): 0.5}
     assert unsure.p_good == pytest.approx({"S": 0.2})
 
 
@@ -71,9 +71,9 @@ def test_the_second_answer_is_returned() -> None:
 def test_a_stage_goes_on_from_what_it_has_read() -> None:
     """Where that costs less on the rows fitted on: read, then answer."""
     reading = policy((0, 2, 0.5), reads=frozenset({"S>L"}))
-    assert reading.decide(QUERY, {"S": draft("S", 0.4)}).action == ">L"
+    assert reading.decide(QUERY, {"S": draft("S", 0.4)}).action == Action.verify("L")
     read = Verification("L", "S", (0,), (-1.0,), 0, Usage(1, 0, 1, 1), 0.0)
-    assert reading.decide(QUERY, {"S": draft("S", 0.4)}, read).action == "L"
+    assert reading.decide(QUERY, {"S": draft("S", 0.4)}, read).action == Action.draft("L")
     assert reading.without({"L"}).decide(QUERY, {"S": draft("S", 0.4)}, read).action == STOP
 
 
@@ -151,7 +151,7 @@ def test_a_failing_stage_is_gone_round() -> None:
     no_large = {"S": scripted("S", 0.2), "M": scripted("M", 0.2), "L": Down("L", {})}
     [done] = Cascade(no_large, lists, PRICES, Health(clock=FakeClock())).run([QUERY])
     assert [failure.stage for failure in done.failures] == ["L"]
-    assert [decision.action for decision in done.decisions] == ["S", "M", STOP]
+    assert [str(decision.action) for decision in done.decisions] == ["S", "M", "stop"]
     assert done.stage == "M"
     no_small = {"S": Down("S", {}), "M": scripted("M", 0.2), "L": scripted("L", 0.9)}
     [begun] = Cascade(no_small, lists, PRICES, Health(clock=FakeClock())).run([QUERY])

@@ -7,7 +7,7 @@ from asd.errors import ConfigError
 from asd.evidence.prompt.complexity import complexity_score
 from asd.policies import FixedStage, Policy
 from asd.policies.routing import ComplexityRule, PredictionRule, Routed, Rule, TaxonomyRule
-from asd.types import STOP, Draft, Query, Usage
+from asd.types import STOP, Action, Draft, Query, Usage
 from tests import worlds
 
 PLAIN, MIDDLING, COMPLEX = "What is it?", "Prove the theorem", "Prove the theorem by deep learning"
@@ -25,7 +25,7 @@ def before_s(rule: Rule) -> Routed:
 
 def first(policy: Policy, prompt: str) -> str:
     """The first action for a prompt."""
-    return policy.decide(Query("q", "d", prompt), {}).action
+    return policy.decide(Query("q", "d", prompt), {}).action.stage
 
 
 def test_the_prompts_stand_where_they_should() -> None:
@@ -113,7 +113,7 @@ def test_the_fitted_policy_decides_after_the_first_answer() -> None:
     trace = worlds.sample(1, np.random.default_rng(3))[0][0]
     rule = PredictionRule(("S", "L"), lambda _: np.array([[1.0, 0.0]]), (0.2, 1.0), 5.0)
     behind = Routed(rule, policy, "L")
-    assert behind.decide(trace.query, {}).action == "S"
+    assert behind.decide(trace.query, {}).action == Action.draft("S")
     drafts = worlds.drafts_of(trace, "S")
     assert behind.decide(trace.query, drafts) == policy.decide(trace.query, drafts)
 
@@ -122,7 +122,7 @@ def test_a_stage_that_is_gone_is_not_chosen() -> None:
     """Without L the policy alone decides, solved without L; one that cannot be is refused."""
     behind = Routed(TaxonomyRule(("L", "L")), worlds.fitted().policy(50.0), "L")
     query = worlds.sample(1, np.random.default_rng(3))[0][0].query
-    assert behind.decide(query, {}).action == "L"
-    assert behind.without({"L"}).decide(query, {}).action == "S"
+    assert behind.decide(query, {}).action == Action.draft("L")
+    assert behind.without({"L"}).decide(query, {}).action == Action.draft("S")
     with pytest.raises(ConfigError, match="cannot do without"):
         router().without({"L"})

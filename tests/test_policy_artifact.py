@@ -20,7 +20,7 @@ from asd.policy.artifact import PolicyArtifact, load
 from asd.policy.problem import GraphRecord
 from asd.prices import Prices
 from asd.stopping.recursion import solve
-from asd.types import STOP, Decision, Trace
+from asd.types import STOP, Action, Decision, Trace
 from tests import worlds
 
 TRACES = worlds.sample(80, np.random.default_rng(41))[0]
@@ -178,7 +178,7 @@ def test_lam_zero_buys_the_cheapest_answer() -> None:
     policy = worlds.fitted().policy(0.0)
     for trace in TRACES:
         root, after, *_ = decisions(policy, trace)
-        assert (root.action, after.action) == ("S", STOP)
+        assert (root.action, after.action) == (Action.draft("S"), STOP)
 
 
 def test_another_unit_is_another_lam() -> None:
@@ -201,7 +201,7 @@ def test_long_queries_are_decided_at_lam_over_scale() -> None:
         drafts = worlds.drafts_of(trace, "S")
         state = evidence.judge(trace.query, drafts)
         exact = solve(graph, [lam / state.scale])
-        same.append(policy.decide(trace.query, drafts).action == exact.action_name(state.node, state.bin, 0))
+        same.append(policy.decide(trace.query, drafts).action == exact.chosen(state.node, state.bin, 0))
         scales.append(state.scale)
     assert max(scales) > 1.5
     assert min(scales) < 0.5
@@ -251,8 +251,8 @@ def test_scaling_changes_decisions() -> None:
         tuple(p.decide(trace.query, worlds.drafts_of(trace, "S")).action for p in (short, long))
         for trace in TRACES
     }
-    assert ("L", STOP) in actions
-    assert (STOP, "L") not in actions
+    assert (Action.draft("L"), STOP) in actions
+    assert (STOP, Action.draft("L")) not in actions
 
 
 def test_a_graph_survives_its_record() -> None:
@@ -284,7 +284,9 @@ VERIFIED = worlds.verified(TRACES, np.random.default_rng(5))
 
 def verifies(policy: Policy) -> bool:
     """Whether some query's first draft is given to the large stage to read."""
-    return any(policy.decide(t.query, worlds.drafts_of(t, "S")).action == ">L" for t in VERIFIED)
+    return any(
+        policy.decide(t.query, worlds.drafts_of(t, "S")).action == Action.verify("L") for t in VERIFIED
+    )
 
 
 def test_what_costs_the_same_at_every_size_is_decided_alike() -> None:

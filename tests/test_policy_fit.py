@@ -23,7 +23,7 @@ from asd.policy.record import Errors, Replayed
 from asd.prices import Prices
 from asd.stopping.recursion import Solution, solve
 from asd.stopping.states import moves
-from asd.types import NO_CALL, STOP, Failure, Trace, Usage
+from asd.types import NO_CALL, STOP, Action, Failure, Trace, Usage
 from tests import worlds
 
 
@@ -62,7 +62,7 @@ def walk(solution: Solution, table: EstimationTable, row: int, lam: float) -> tu
     while True:
         rows = table.rows[node]
         index = int(np.abs(np.log(solution.lams / (lam / rows.scale[row]))).argmin())
-        action = solution.action_name(node, int(rows.bins[row]), index)
+        action = solution.chosen(node, int(rows.bins[row]), index)
         if action == STOP:
             return float(rows.score[row]), cost
         [move] = [m for m in table.costs if (m.source.name, m.action) == (node, action)]
@@ -77,8 +77,9 @@ def realised(policy: Policy, traces: Sequence[Trace], artifact: PolicyArtifact, 
     for trace in traces:
         drafts, cost = {}, 0.0
         while (decision := policy.decide(trace.query, drafts)).action != STOP:
-            drafts[decision.action] = trace.outcomes[decision.action].draft
-            cost += prices[decision.action].cost(drafts[decision.action].usage)
+            stage = decision.action.stage
+            drafts[stage] = trace.outcomes[stage].draft
+            cost += prices[stage].cost(drafts[stage].usage)
         values.append(lam * trace.outcomes[decision.answer].score - cost / artifact.ladder.unit())
     return np.array(values)
 
@@ -288,7 +289,7 @@ def test_three_stages_make_a_tree_of_eight_nodes() -> None:
     ]
     graph = small_fit(traces, ladder).graph()
     assert [node.name for node in graph.nodes] == ["root", "S", "M", "L", "S+M", "S+L", "M+L", "S+M+L"]
-    assert {(e.source, e.action, e.target) for e in graph.edges} == {
+    assert {(e.source, str(e.action), e.target) for e in graph.edges} == {
         ("root", "S", "S"),
         ("root", "M", "M"),
         ("root", "L", "L"),
@@ -304,7 +305,7 @@ def test_verifications_add_states_to_read_in() -> None:
     """S's answer read by L is a state; L goes on from it, or is asked without having read."""
     graph = worlds.fitted_verified().graph()
     assert [node.name for node in graph.nodes] == ["root", "S", "L", "S>L", "S+L"]
-    assert [(e.source, e.action, e.target) for e in graph.edges] == [
+    assert [(e.source, str(e.action), e.target) for e in graph.edges] == [
         ("root", "S", "S"),
         ("root", "L", "L"),
         ("S", "L", "S+L"),
@@ -328,7 +329,7 @@ def test_reading_and_going_on_cost_what_the_counts_say() -> None:
     reads = [trace.verifications["S>L"] for trace in traces]
     left = [len(t.outcomes["L"].draft.tokens) - v.n_accepted for t, v in zip(traces, reads, strict=True)]
     graph = artifact.graph()
-    edges = {(edge.source, edge.action): edge for edge in graph.edges}
+    edges = {(edge.source, str(edge.action)): edge for edge in graph.edges}
     at_small = graph.start @ edges["root", "S"].kernel
     read = edges["S", ">L"]
     scale = 1.0 if not artifact.fit.scaled else None
@@ -368,7 +369,7 @@ def test_a_ladder_of_one_stage_is_fitted_too() -> None:
     ladder = Ladder("one", worlds.ladder().stages[1:], "declared", "made up")
     traces = [replace(t, outcomes={"L": t.outcomes["L"]}) for t in few()]
     policy = small_fit(traces, ladder).policy(5.0)
-    assert policy.decide(traces[0].query, {}).action == "L"
+    assert policy.decide(traces[0].query, {}).action == Action.draft("L")
     assert policy.decide(traces[0].query, worlds.drafts_of(traces[0], "L")).action == STOP
 
 
@@ -457,7 +458,7 @@ def test_every_batch_size_with_prices_is_replayed() -> None:
 def test_refused_queries_are_left_out_and_counted() -> None:
     """A query that one stage refused teaches nothing of the others either: the fit is that of the rest."""
     traces = few()
-    why = Failure("L", "RefusedError", "filtered")
+    why = Failure(Action.draft("L"), "RefusedError", "filtered")
     refused = [
         Trace(replace(t.query, id=f"no-{t.query.id}"), {"S": t.outcomes["S"]}, refusals={"L": why})
         for t in traces[:7]

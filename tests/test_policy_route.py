@@ -29,7 +29,8 @@ def test_a_predictor_is_weighed_at_the_prices_of_the_policy(tmp_path: Path) -> N
     query = worlds.sample(1, np.random.default_rng(3))[0][0].query
     assert fitted.costs_alone() == pytest.approx((0.2, 1.0), rel=0.05)
     chosen = [
-        routed(path, fitted.policy(lam), fitted, lam=lam).decide(query, {}).action for lam in (0.5, 200.0)
+        routed(path, fitted.policy(lam), fitted, lam=lam).decide(query, {}).action.stage
+        for lam in (0.5, 200.0)
     ]
     assert chosen == ["S", "L"]
 

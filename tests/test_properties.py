@@ -19,7 +19,7 @@ from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import Binning, estimate_kernel, mean_by_bin
 from asd.stopping.recursion import evaluate, one_step, solve
-from asd.types import STOP, VERIFY, Draft, Outcome, Query, Trace, Usage
+from asd.types import STOP, VERIFY, Action, Draft, Outcome, Query, Trace, Usage
 from tests.oracles import all_policies, linear_programme, value_through_channel, walk_forward
 from tests.strategies import (
     distributions,
@@ -183,7 +183,7 @@ def test_a_long_query_is_decided_as_if_all_its_costs_were_scaled(graph, lam, ten
         for b in range(node.n_bins):
             policy = OptimalPolicy(_FixedView(node.name, b, s), plain, lam)
             decision = policy.decide(QUERY, {})
-            assert decision.action == dear.action_name(node.name, b, 0)
+            assert decision.action == dear.chosen(node.name, b, 0)
             assert decision.values == pytest.approx(dear.action_values(node.name, b, 0), abs=EPS)
 
 
@@ -306,7 +306,7 @@ def test_adding_an_edge_never_lowers_the_value(graph, lams, which):
 @given(set_graphs(min_stages=2), sweeps())
 def test_adding_a_node_never_lowers_the_value(graph, lams):
     """One more stage on the ladder, with all the sets it brings, makes no state worth less."""
-    last = graph.outgoing("root")[-1].action
+    last = graph.outgoing("root")[-1].action.stage
     kept = tuple(node for node in graph.nodes if last not in node.name)
     edges = tuple(edge for edge in graph.edges if last not in edge.target)
     without, full = solve(Graph(kept, edges, graph.start), lams), solve(graph, lams)
@@ -381,7 +381,7 @@ def test_better_answers_never_lower_the_value(graph, lams, steps):
 def test_stopping_beats_going_on_when_they_are_worth_the_same(graph, lams):
     """A free step that changes nothing is never taken."""
     for node in graph.nodes[1:]:
-        free = Edge(node.name, "again", np.zeros(node.n_bins), np.eye(node.n_bins), "free")
+        free = Edge(node.name, "again", np.zeros(node.n_bins), np.eye(node.n_bins), Action.draft("free"))
         extended = Graph((*graph.nodes, Node("again", node.p)), (*graph.edges, free), graph.start)
         index = len(graph.outgoing(node.name))
         assert (solve(extended, lams).action[node.name] != index).all()
@@ -390,7 +390,9 @@ def test_stopping_beats_going_on_when_they_are_worth_the_same(graph, lams):
 @given(set_graphs(), sweeps())
 def test_the_edge_listed_first_is_taken_among_equals(graph, lams):
     """Of an edge and its twin listed later, the twin is never taken."""
-    twins = [Edge(e.source, e.target, e.cost, e.kernel, f"{e.action}-twin") for e in graph.edges]
+    twins = [
+        Edge(e.source, e.target, e.cost, e.kernel, Action.draft(f"{e.action}-twin")) for e in graph.edges
+    ]
     solution = solve(Graph(graph.nodes, (*graph.edges, *twins), graph.start), lams)
     for node in graph.nodes:
         assert (solution.action[node.name] < max(1, len(graph.outgoing(node.name)))).all()
@@ -398,7 +400,7 @@ def test_the_edge_listed_first_is_taken_among_equals(graph, lams):
 
 @given(set_graphs(), sweeps())
 def test_the_action_taken_has_the_largest_value_of_all_open_ones(graph, lams):
-    """What `action_values` shows explains what `action_name` says, and its maximum is W."""
+    """What `action_values` shows explains what `chosen` says, and its maximum is W."""
     solution = solve(graph, lams)
     for node, i in ((node, i) for node in graph.nodes for i in range(len(lams))):
         for b in range(node.n_bins):
@@ -406,7 +408,7 @@ def test_the_action_taken_has_the_largest_value_of_all_open_ones(graph, lams):
             expected = {edge.action for edge in graph.outgoing(node.name)}
             assert set(values) == (expected | {STOP} if node.may_stop else expected)
             best = pytest.approx(max(values.values()), abs=EPS)
-            assert values[solution.action_name(node.name, b, i)] == best
+            assert values[solution.chosen(node.name, b, i)] == best
             assert solution.value[node.name][i, b] == best
 
 
@@ -443,9 +445,9 @@ def test_the_oracle_is_worth_at_least_every_fixed_stage_per_query(scored, lam):
             stage: lam * outcome.score - PRICES[stage].cost(outcome.draft.usage) / 2.0
             for stage, outcome in trace.outcomes.items()
         }
-        chosen = oracle.decide(trace.query, {}).action
+        chosen = oracle.decide(trace.query, {}).action.stage
         for policy in (FixedStage("A"), FixedStage("B"), RandomMix({"A": 1, "B": 2}, seed=0)):
-            assert worth[chosen] >= worth[policy.decide(trace.query, {}).action] - EPS
+            assert worth[chosen] >= worth[policy.decide(trace.query, {}).action.stage] - EPS
 
 
 # --- estimation -----------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from asd.research.theory.learning import (
 from asd.research.theory.regret import Course, ModelWorld, TraceWorld, best_table, learn, slope
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import evaluate, solve
+from asd.types import Action
 
 LAM = 6.0
 
@@ -38,8 +39,8 @@ def chain(p_first: tuple[float, float], p_last: float, cost: float) -> Graph:
         Node("AB", np.array([p_last])),
     )
     edges = (
-        Edge("", "A", one, np.array([[0.5, 0.5]]), "A"),
-        Edge("A", "AB", np.full(2, cost), np.ones((2, 1)), "B"),
+        Edge("", "A", one, np.array([[0.5, 0.5]]), Action.draft("A")),
+        Edge("A", "AB", np.full(2, cost), np.ones((2, 1)), Action.draft("B")),
     )
     return Graph(nodes, edges, one)
 

@@ -39,7 +39,7 @@ from asd.resilience import Breaker, Health
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import solve
 from asd.testing import FakeClock, ScriptedEngine
-from asd.types import STOP, Decision, Draft, Failure, Query, Trace, Verification
+from asd.types import STOP, Action, Decision, Draft, Failure, Query, Trace, Verification
 from tests import worlds
 from tests.fakeserver import FakeServer, Fault, cutting, dropping, dying, hanging, refusing, saying, serving
 
@@ -67,7 +67,7 @@ def ask(
     health: Health, call: Callable[[list[int]], list[int]], n: int, batch_size: int, action: str = "M"
 ) -> dict[int, int | Failure | None]:
     found: dict[int, int | Failure | None] = {}
-    for batch in health.call_in_batches(action, call, queries(n), batch_size):
+    for batch in health.call_in_batches(Action.parse(action), call, queries(n), batch_size):
         assert not found.keys() & batch.keys()
         found |= batch
     return found
@@ -97,7 +97,7 @@ def test_a_failed_batch_fails_its_queries(error: Exception) -> None:
     """A failure of a stage fails the queries of that call alone, and is recorded with its kind."""
     call, health = Calls(error), Health()
     found = ask(health, call, 4, 2)
-    assert found[0] == found[1] == Failure("M", type(error).__name__, str(error) or repr(error))
+    assert found[0] == found[1] == Failure(Action.draft("M"), type(error).__name__, str(error) or repr(error))
     assert (found[2], found[3]) == (2, 3)
     assert health.counts == {("M", type(error).__name__): 1}
 
@@ -175,7 +175,7 @@ def test_weights_that_do_not_fit_are_not_loaded_for_every_half() -> None:
     """A smaller batch does not help a stage that cannot be loaded: it has failed."""
     call, health = Calls(*[StageTooLargeError("large")] * 9), Health(trip_after=1)
     found = ask(health, call, 4, 4)
-    assert found == dict.fromkeys(range(4), Failure("M", "StageTooLargeError", "large"))
+    assert found == dict.fromkeys(range(4), Failure(Action.draft("M"), "StageTooLargeError", "large"))
     assert len(call.seen) == 1
     assert health.resting() == {"M"}
 
@@ -186,7 +186,7 @@ def test_what_did_not_fit_in_a_half_done_batch_is_asked_again() -> None:
     error = PartialBatchError("2 of 6", {0: 10, 3: 13}, {1: short, 2: short, 4: EngineError("bad"), 5: short})
     call = Calls(error)
     found = ask(Health(), call, 6, 6)
-    assert found == {0: 10, 1: 1, 2: 2, 3: 13, 4: Failure("M", "EngineError", "bad"), 5: 5}
+    assert found == {0: 10, 1: 1, 2: 2, 3: 13, 4: Failure(Action.draft("M"), "EngineError", "bad"), 5: 5}
     assert call.seen == [[0, 1, 2, 3, 4, 5], [1, 2, 5]]
 
 
@@ -201,7 +201,7 @@ def test_batches_are_halved_without_health_too(n: int, batch_size: int, fits: in
         done.extend(batch)
         return batch
 
-    found = [i for batch in call_in_batches("M", call, queries(n), batch_size) for i in batch]
+    found = [i for batch in call_in_batches(Action.draft("M"), call, queries(n), batch_size) for i in batch]
     assert sorted(found) == sorted(done) == list(range(n))
 
 
@@ -213,7 +213,7 @@ def test_one_query_that_does_not_fit_ends_a_measurement() -> None:
             raise OutOfMemoryError("short")
         return batch
 
-    answers = call_in_batches("M", call, queries(3), 3)
+    answers = call_in_batches(Action.draft("M"), call, queries(3), 3)
     assert next(answers) == {0: 0}
     with pytest.raises(OutOfMemoryError):
         next(answers)
@@ -247,8 +247,8 @@ def test_what_a_broken_call_delivered_is_kept() -> None:
     call, health = Calls(error), Health(trip_after=1)
     assert ask(health, call, 4, 4) == {
         0: 10,
-        1: Failure("M", "EngineError", "bad"),
-        2: Failure("M", "PromptTooLongError", "long"),
+        1: Failure(Action.draft("M"), "EngineError", "bad"),
+        2: Failure(Action.draft("M"), "PromptTooLongError", "long"),
         3: 13,
     }
     assert len(call.seen) == 1
@@ -368,15 +368,15 @@ def chain(stages: Sequence[str]) -> Graph:
     """Every stage from the root, with an edge that verifies beside each."""
     nodes = (Node("root", np.zeros(1), may_stop=False), *(Node(stage, np.full(1, 0.5)) for stage in stages))
     one = np.ones((1, 1))
-    edges = [Edge("root", stage, np.ones(1), one, stage) for stage in stages]
-    edges += [Edge(stages[0], stage, np.ones(1), one, f">{stage}") for stage in stages[1:]]
+    edges = [Edge("root", stage, np.ones(1), one, Action.draft(stage)) for stage in stages]
+    edges += [Edge(stages[0], stage, np.ones(1), one, Action.verify(stage)) for stage in stages[1:]]
     return Graph(nodes, tuple(edges), np.ones(1))
 
 
 def test_a_graph_without_a_stage() -> None:
     """Neither answering nor verifying edges of the stage remain; its node does, for those already there."""
     graph = chain(["S", "M", "L"]).without({"M"})
-    assert [edge.action for edge in graph.edges] == ["S", "L", ">L"]
+    assert [str(edge.action) for edge in graph.edges] == ["S", "L", ">L"]
     assert [node.name for node in graph.nodes] == ["root", "S", "M", "L"]
 
 
@@ -437,7 +437,7 @@ class Prefer:
         drafts: Mapping[str, Draft],
         verification: Verification | None = None,  # noqa: ARG002
     ) -> Decision:
-        return Decision(STOP, next(iter(drafts))) if drafts else Decision(self.stages[0], None)
+        return Decision(STOP, next(iter(drafts))) if drafts else Decision(Action.draft(self.stages[0]), None)
 
     def without(self, stages: Collection[str]) -> Prefer:
         left = tuple(stage for stage in self.stages if stage not in stages)
@@ -480,10 +480,12 @@ def test_another_stage_answers(error: Exception) -> None:
     failed = [c for c in completions if c.failures]
     assert failed
     for completion in failed:
-        assert completion.failures == (Failure("S", type(error).__name__, str(error) or repr(error)),)
+        assert completion.failures == (
+            Failure(Action.draft("S"), type(error).__name__, str(error) or repr(error)),
+        )
     assert sum(health.counts.values()) == stages["S"].n_calls
     for completion in completions:
-        assert [d.action for d in completion.decisions] == ["M", STOP]
+        assert [str(d.action) for d in completion.decisions] == ["M", "stop"]
         assert completion.cost == PRICES["M"].cost(completion.drafts[0].usage)
 
 
@@ -619,8 +621,8 @@ def test_look_ahead_without_a_stage() -> None:
     traces, _ = worlds.sample(10, np.random.default_rng(11))
     policy = worlds.fitted().policy(50.0)
     myopic = Myopic(policy.evidence, policy.solution.graph, 50.0)
-    assert myopic.decide(traces[0].query, {}).action == "L"
-    assert myopic.without({"L"}).decide(traces[0].query, {}).action == "S"
+    assert myopic.decide(traces[0].query, {}).action == Action.draft("L")
+    assert myopic.without({"L"}).decide(traces[0].query, {}).action == Action.draft("S")
 
 
 def test_each_set_of_stages_is_solved_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from asd.errors import ConfigError, RefusedError, UnavailableError
 from asd.policies import FixedStage, Lossless
 from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.service import Capacity
-from asd.types import STOP, Decision
+from asd.types import STOP, Action, Decision
 from tests.endpoint import (
     LADDER,
     STAGES,
@@ -43,7 +43,7 @@ class Climb:
     def decide(self, query: Any, drafts: Any, verification: Any = None) -> Decision:  # noqa: ARG002
         best = next(reversed([None, *drafts]))
         left = [stage for stage in self.stages if stage not in drafts]
-        return Decision(left[0] if left else STOP, best, dict.fromkeys(drafts, 0.5))
+        return Decision(Action.draft(left[0]) if left else STOP, best, dict.fromkeys(drafts, 0.5))
 
     def without(self, stages: Any) -> Climb:
         left = [stage for stage in self.stages if stage not in stages]

@@ -18,7 +18,7 @@ from asd.prices import Prices
 from asd.serving.admission import Call, RequestFacts, calls_of
 from asd.serving.tariff import Tariff
 from asd.testing import Script, ScriptedEngine
-from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Usage, Verification
+from asd.types import NO_CALL, STOP, Action, Decision, Draft, Query, Usage, Verification
 
 prices = st.floats(0, 20, allow_nan=False, allow_subnormal=False)
 tables = st.builds(
@@ -227,12 +227,13 @@ class Wanderer:
         answer = next(reversed(drafts), None)
         while self._wishes:
             wish = self._wishes.pop(0)
-            stage = wish.removeprefix(VERIFY)
-            if stage in drafts or (wish in self._read) or (wish.startswith(VERIFY) and not drafts):
+            action = Action.parse(wish)
+            verifies = action.kind == "verify"
+            if action.stage in drafts or (wish in self._read) or (verifies and not drafts):
                 continue
-            self._read = [*self._read, wish] if wish.startswith(VERIFY) else []
-            return Decision(wish, answer)
-        return Decision(STOP, answer) if drafts else Decision("a", None)
+            self._read = [*self._read, wish] if verifies else []
+            return Decision(action, answer)
+        return Decision(STOP, answer) if drafts else Decision(Action.draft("a"), None)
 
 
 @settings(max_examples=50, deadline=None)

@@ -60,7 +60,7 @@ def named(completion: Completion) -> set[str]:
     """Stages that the policy valued or chose."""
     decisions = completion.decisions
     actions = {a for d in decisions for a in (d.action, *d.values)}
-    return {action.removeprefix(asd.VERIFY) for action in actions} - {asd.STOP}
+    return {action.stage for action in actions} - {asd.STOP.stage}
 
 
 def test_its_own_domain_is_asked_as_ever_and_for_another_the_policy_never_names_it(

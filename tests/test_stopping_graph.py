@@ -10,10 +10,11 @@ import pytest
 
 from asd.errors import ConfigError
 from asd.stopping.graph import Edge, Graph, Node
+from asd.types import Action
 
 ROOT = Node("root", np.zeros(1), may_stop=False)
 A = Node("A", np.array([0.25, 0.75]))
-TO_A = Edge("root", "A", np.array([1.0]), np.array([[0.5, 0.5]]), "A")
+TO_A = Edge("root", "A", np.array([1.0]), np.array([[0.5, 0.5]]), Action.draft("A"))
 
 
 def test_values_are_copied_and_frozen():
@@ -105,7 +106,7 @@ def test_a_graph_must_hang_together(nodes, edges, start, message):
 
 def test_an_edge_to_its_own_node_leads_backwards():
     """A loop is no way on."""
-    loop = Edge("A", "A", np.zeros(2), np.eye(2), "A")
+    loop = Edge("A", "A", np.zeros(2), np.eye(2), Action.draft("A"))
     with pytest.raises(ConfigError, match="leads backwards"):
         Graph((ROOT, A), (TO_A, loop), np.ones(1))
 
@@ -118,9 +119,9 @@ def _with_a_reader() -> Graph:
     """B may answer after A, or read A's answer and then continue."""
     edges = (
         TO_A,
-        Edge("A", "A+B", np.array([2.0, 3.0]), np.ones((2, 1)), "B"),
-        Edge("A", "A>B", np.array([0.5, 0.25]), np.ones((2, 1)), ">B"),
-        Edge("A>B", "A+B", np.array([1.0]), np.ones((1, 1)), "B"),
+        Edge("A", "A+B", np.array([2.0, 3.0]), np.ones((2, 1)), Action.draft("B")),
+        Edge("A", "A>B", np.array([0.5, 0.25]), np.ones((2, 1)), Action.verify("B")),
+        Edge("A>B", "A+B", np.array([1.0]), np.ones((1, 1)), Action.draft("B")),
     )
     return Graph((ROOT, A, READ_BY_B, BOTH), edges, np.ones(1))
 
@@ -128,7 +129,7 @@ def _with_a_reader() -> Graph:
 def test_a_stage_that_is_out_neither_answers_nor_reads():
     """Its edges are gone, its states stay."""
     left = _with_a_reader().without({"B"})
-    assert [edge.action for edge in left.edges] == ["A"]
+    assert [edge.action for edge in left.edges] == [Action.draft("A")]
     assert len(left.nodes) == 4
 
 

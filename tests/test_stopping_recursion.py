@@ -10,11 +10,11 @@ import pytest
 from asd.errors import ConfigError
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.recursion import evaluate, one_step, solve
-from asd.types import STOP
+from asd.types import STOP, Action
 
 
 def _edge(source: str, target: str, action: str, cost: float, *rows: list[float]) -> Edge:
-    return Edge(source, target, np.full(len(rows), cost), np.array(rows), action)
+    return Edge(source, target, np.full(len(rows), cost), np.array(rows), Action.draft(action))
 
 
 def _closed_loop() -> Graph:
@@ -63,11 +63,13 @@ def test_the_closed_loop_values_the_option_to_stop_later():
 def test_every_action_of_a_state_shows_its_value():
     """At "1": stop for 4, run 2 for 7.05, run 3 for 6.1; at the root only running is open."""
     best = solve(_closed_loop(), [10.0])
-    assert best.action_values("1", 0, 0) == pytest.approx({STOP: 4.0, "2": 7.05, "3": 6.1})
-    assert best.action_values("root", 0, 0) == pytest.approx({"1": 7.05})
-    assert best.action_name("1", 0, 0) == "2"
-    assert best.action_name("1+2", 0, 0) == "3"
-    assert best.action_name("1+2", 1, 0) == STOP
+    assert best.action_values("1", 0, 0) == pytest.approx(
+        {STOP: 4.0, Action.draft("2"): 7.05, Action.draft("3"): 6.1}
+    )
+    assert best.action_values("root", 0, 0) == pytest.approx({Action.draft("1"): 7.05})
+    assert best.chosen("1", 0, 0) == Action.draft("2")
+    assert best.chosen("1+2", 0, 0) == Action.draft("3")
+    assert best.chosen("1+2", 1, 0) == STOP
 
 
 def test_one_step_is_blind_to_the_second_step_of_a_chain():
@@ -133,7 +135,7 @@ def test_a_node_inside_may_be_forbidden_to_stop():
     edges = (_edge("A", "seen", "look", 0.0, [1.0]), _edge("seen", "B", "B", 9.0, [1.0]))
     best = solve(Graph(nodes, edges, np.ones(1)), [10.0])
     assert best.expected_value == pytest.approx([5.0])
-    assert best.action_values("seen", 0, 0) == pytest.approx({"B": -1.0})
+    assert best.action_values("seen", 0, 0) == pytest.approx({Action.draft("B"): -1.0})
 
 
 @pytest.mark.parametrize(

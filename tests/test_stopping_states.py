@@ -7,6 +7,7 @@ from itertools import combinations
 import pytest
 
 from asd.stopping.states import Move, State, moves, stage_sets, states
+from asd.types import Action
 
 ALL_PAIRS = ("S>M", "S>L", "M>L")
 
@@ -32,7 +33,7 @@ def test_three_stages_that_can_all_verify() -> None:
 def test_without_verifications_the_states_are_the_sets_of_stages() -> None:
     """And the moves are those of a ladder whose drafts are thrown away."""
     assert [state.name for state in states(("S", "M"))] == ["root", "S", "M", "S+M"]
-    taken = [(move.source.name, move.action, move.target.name) for move in moves(("S", "M"))]
+    taken = [(move.source.name, str(move.action), move.target.name) for move in moves(("S", "M"))]
     assert taken == [("root", "S", "S"), ("root", "M", "M"), ("S", "M", "S+M")]
 
 
@@ -49,7 +50,7 @@ def test_a_verifier_needs_to_have_read_every_answer_in_hand(missing: str) -> Non
 def test_moves_from_a_verified_answer() -> None:
     """The verifier goes on, another stage starts anew, or a still larger one reads the same answer."""
     found = {
-        (move.action, move.target.name, move.continues)
+        (str(move.action), move.target.name, move.continues)
         for move in moves(("S", "M", "L"), ALL_PAIRS)
         if move.source == State(("S",), "M")
     }
@@ -74,7 +75,7 @@ def test_every_move_leads_forward_and_buys_one_thing(n_stages: int) -> None:
 
 
 def test_an_action_names_the_stage_and_what_it_does() -> None:
-    """The name alone answers, opened by ">" it reads."""
+    """A later answer is drafted, a reading verifies."""
     answer, read = Move(State(("S",)), State(("S", "L"))), Move(State(("S",)), State(("S",), "L"))
-    assert (answer.stage, answer.action) == ("L", "L")
-    assert (read.stage, read.action) == ("L", ">L")
+    assert (answer.stage, answer.action) == ("L", Action.draft("L"))
+    assert (read.stage, read.action) == ("L", Action.verify("L"))

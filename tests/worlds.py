@@ -19,7 +19,7 @@ from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
 from asd.prices import Prices
 from asd.stopping.graph import Edge, Graph, Node
-from asd.types import Draft, Outcome, Query, Trace, Usage, Verification
+from asd.types import Action, Draft, Outcome, Query, Trace, Usage, Verification
 
 P_KIND = np.array([0.5, 0.5])
 P_S = np.array([0.05, 0.5, 0.95])
@@ -125,9 +125,9 @@ def true_graph(cost_s: float, cost_l: float) -> Graph:
         joint[small, j] = L_GIVEN_S[small, large] * (p_agree if agree else 1.0 - p_agree)
     nodes = (Node("root", np.zeros(2), may_stop=False), Node("S", P_S), Node("L", P_L), Node("S+L", both))
     edges = (
-        Edge("root", "S", np.full(2, cost_s), S_GIVEN_KIND, "S"),
-        Edge("root", "L", np.full(2, cost_l), S_GIVEN_KIND @ L_GIVEN_S, "L"),
-        Edge("S", "S+L", np.full(3, cost_l), joint, "L"),
+        Edge("root", "S", np.full(2, cost_s), S_GIVEN_KIND, Action.draft("S")),
+        Edge("root", "L", np.full(2, cost_l), S_GIVEN_KIND @ L_GIVEN_S, Action.draft("L")),
+        Edge("S", "S+L", np.full(3, cost_l), joint, Action.draft("L")),
     )
     return Graph(nodes, edges, P_KIND)
 

@@ -20,6 +20,7 @@ from asd.explanation import explain as explain_completion
 from asd.ladder import Ladder
 from asd.policies import Policy
 from asd.policy.artifact import PolicyArtifact
+from asd.schema.decisions import completion_row
 from asd.types import AnswerForm, AnswerKind, Completion, Query
 
 __all__ = ["generate"]
@@ -150,4 +151,4 @@ def _as_json(completion: Completion, ladder: Ladder, policy: Policy) -> str:
         "price_unit": ladder.price_unit,
         "provenance": "measured",
     }
-    return msgspec.json.encode(about | msgspec.to_builtins(completion)).decode()
+    return msgspec.json.encode(about | completion_row(completion)).decode()

@@ -28,7 +28,7 @@ from asd.measurement.files import Paths, as_paths
 from asd.traces import Key, StageHeader, TraceHeader, as_recorded, merge, read_header, read_traces
 from asd.traces.log import TraceLog
 from asd.traces.served import uncensored
-from asd.types import Draft, Failure, Outcome, Query, Trace, Verification, pair_name
+from asd.types import Action, Draft, Failure, Outcome, Query, Trace, Verification, pair_name
 from asd.workloads import Split, Workload
 
 __all__ = ["collect", "header_for", "read_collected"]
@@ -154,7 +154,7 @@ class _Collector:
         label = f"{stage} {questions.workload.name}"
         with tqdm(total=len(queries), initial=done, desc=label, unit="query", disable=None) as bar:
             for found in until_settled(stage, call, pending, self.batch_size):
-                self._refuse(stage, pending, found)
+                self._refuse(Action.draft(stage), stage, pending, found)
                 self._score(questions, [(pending[i], draft) for i, draft in found.done.items()])
                 bar.update(len(found))
 
@@ -172,7 +172,7 @@ class _Collector:
             return readings(engine, [queries[i] for i in batch], drafts)
 
         for found in until_settled(self.stage, call, queries, self.batch_size):
-            self._refuse(pair, queries, found)
+            self._refuse(Action.verify(self.stage), pair, queries, found)
             read = [Trace(queries[i], {}, {pair: verification}) for i, verification in found.done.items()]
             self._keep(_continued(engine, pair, read) if isinstance(engine, Drafted) else read)
 
@@ -198,11 +198,11 @@ class _Collector:
                 f"{faults[0]}; mend the workload, then collect again: {self.log.path} has the answer"
             )
 
-    def _refuse(self, action: str, queries: Sequence[Query], found: Settled[Any]) -> None:
-        """Record what the stage will never do: answer (its name), or read a draft (the pair)."""
+    def _refuse(self, action: Action, key: str, queries: Sequence[Query], found: Settled[Any]) -> None:
+        """Record what the stage will never do: answer (key: its name), or read a draft (key: the pair)."""
         self._keep(
             [
-                Trace(queries[i], {}, refusals={action: Failure(action, type(why).__name__, str(why))})
+                Trace(queries[i], {}, refusals={key: Failure(action, type(why).__name__, str(why))})
                 for i, why in found.refused.items()
             ]
         )

@@ -27,7 +27,7 @@ from asd.errors import (
     StageTooLargeError,
 )
 from asd.stops import cut_draft
-from asd.types import VERIFY, Draft, Query, Usage, Verification
+from asd.types import Action, Draft, Query, Usage, Verification
 
 __all__ = [
     "Settled",
@@ -57,7 +57,10 @@ def in_batches(engine: Engine, queries: Sequence[Query], batch_size: int) -> Ite
         EngineError: The engine could not answer, or returned more or fewer drafts than it was asked for.
     """
     return call_in_batches(
-        engine.stage_name, lambda batch: answers(engine, [queries[i] for i in batch]), queries, batch_size
+        Action.draft(engine.stage_name),
+        lambda batch: answers(engine, [queries[i] for i in batch]),
+        queries,
+        batch_size,
     )
 
 
@@ -96,12 +99,12 @@ def _uncounted(engine: Engine, what: str, usage: Usage) -> ConfigError:
 
 
 def call_in_batches(
-    action: str, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
+    action: Action, call: Callable[[list[int]], list[T]], queries: Sequence[Query], batch_size: int
 ) -> Iterator[dict[int, T]]:
     """The same for any call, which gets indices into `queries` and returns one result each.
 
     Args:
-        action: What the call is for: a stage, or `VERIFY` and a stage.
+        action: What the call is for.
         call: Makes it.
         queries: What it is for.
         batch_size: Most indices in one call.
@@ -110,7 +113,7 @@ def call_in_batches(
     while waiting:
         batch = waiting.popleft()
         try:
-            found = paired(action.removeprefix(VERIFY), batch, call)
+            found = paired(action.stage, batch, call)
         except EngineError as error:
             done, again = kept(batch, error), short_of_memory(batch, error)
             if done:

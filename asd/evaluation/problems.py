@@ -8,7 +8,7 @@ import numpy as np
 
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.states import moves, states
-from asd.types import pair_name
+from asd.types import Action, pair_name
 
 __all__ = ["subset_problem", "verified_problem"]
 
@@ -27,7 +27,7 @@ def subset_problem(stages: str, n_bins: int, rng: np.random.Generator) -> Graph:
         Edge(
             source=source,
             target="".join(sorted({*source, stage}, key=stages.index)),
-            action=stage,
+            action=Action.draft(stage),
             cost=np.full(n_bins, 2.0 ** stages.index(stage)),
             kernel=rng.dirichlet(np.ones(n_bins), size=n_bins),
         )

@@ -160,7 +160,7 @@ def calls(completion: Completion) -> tuple[Draft | Verification, ...]:
 
 def walk_of(completion: Completion) -> Walk:
     """The actions taken, in order, and the stage whose answer was returned."""
-    actions = (decision.action for decision in completion.decisions if decision.action != STOP)
+    actions = (str(decision.action) for decision in completion.decisions if decision.action != STOP)
     return (*actions, completion.stage)
 
 

@@ -27,7 +27,7 @@ from asd.journey import Journey
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
 from asd.prices import Prices
-from asd.types import NO_CALL, STOP, VERIFY, Decision, Draft, Query, Trace, Usage, Verification
+from asd.types import NO_CALL, STOP, Action, Decision, Draft, Query, Trace, Usage, Verification, pair_name
 
 __all__ = [
     "Decider", "Lookup", "Place", "Population", "Remembered", "Situation", "Step", "Tabled", "call_rates",
@@ -54,7 +54,7 @@ class Step(NamedTuple):
     """
 
     stage: str
-    action: str
+    action: Action
     after: Situation | None
     demand: tuple[float, ...]
     cost: float
@@ -68,7 +68,7 @@ class Situation:
 
     trace: Trace
     journey: Journey
-    after: dict[tuple[str, str | None], Step] = field(default_factory=dict)
+    after: dict[tuple[Action, str | None], Step] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Remembered:
         self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
     ) -> Judgement:
         """As the evidence does."""
-        read = "" if verification is None else verification.drafter + VERIFY + verification.stage
+        read = "" if verification is None else pair_name(verification.drafter, verification.stage)
         key = (query.dataset, query.id, tuple(drafts), read)
         known = self._known.get(key)
         if known is None:
@@ -182,8 +182,8 @@ class Population:
         journey = situation.journey.copy()
         journey.follow(decision)
         self._cascade.carry_out(decision.action, [journey], 1)
-        stage = decision.action.removeprefix(VERIFY)
-        result = journey.verifications[-1] if decision.action.startswith(VERIFY) else journey.drafts[stage]
+        stage = decision.action.stage
+        result = journey.verifications[-1] if decision.action.kind == "verify" else journey.drafts[stage]
         demand = self._demand(stage, result.usage, result.seconds)
         cost = self.prices[stage].cost(result.usage) / self.unit
         after = Situation(situation.trace, journey)
@@ -253,7 +253,7 @@ class Tabled(Protocol):
     def place(self, state: Judgement) -> Place:
         """Where a judged state is found."""
 
-    def action(self, place: Place, out: Collection[str]) -> str | None:
+    def action(self, place: Place, out: Collection[str]) -> Action | None:
         """What to do there now, without the stages that are out; None: nothing is left."""
 
 

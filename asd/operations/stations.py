@@ -19,6 +19,7 @@ from asd.dispatch import LINGER
 from asd.errors import ConfigError
 from asd.operations.occupancy import Occupancy
 from asd.operations.population import Situation, Step
+from asd.types import Action
 
 __all__ = ["Agenda", "Request", "SharedDevice", "StageServer", "Station"]
 
@@ -188,7 +189,7 @@ class Station:
     calls: Occupancy = field(default_factory=Occupancy)
     n_waiting: int = 0
     ended: EndedCalls = field(default_factory=EndedCalls)
-    _queues: dict[str, deque[Request]] = field(default_factory=dict)
+    _queues: dict[Action, deque[Request]] = field(default_factory=dict)
     _running: dict[_Call, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -236,7 +237,7 @@ class Station:
         """When every call under way began."""
         return [call.started for call in self._running]
 
-    def _queue(self, action: str) -> deque[Request]:
+    def _queue(self, action: Action) -> deque[Request]:
         queue = self._queues.get(action)
         if queue is None:
             queue = self._queues[action] = deque()

@@ -40,8 +40,9 @@ class Policy(Protocol):
     """`decide` gets the drafts bought so far (insertion order = order of the calls; empty at first).
 
     It also gets the current verification: what a larger stage said of one of these drafts, until another
-    stage answers. It must not stop on an empty mapping, and must name only stages that have not been run;
-    to let one verify ("S>M" is "let M read S's answer") it names `VERIFY` with the stage, and S as `answer`.
+    stage answers. It must not stop on an empty mapping, and must name only stages that have not been run:
+    `Decision(STOP, "S")` returns S's answer, `Decision(Action.draft("M"), "S")` lets M answer, and
+    `Decision(Action.verify("M"), "S")` lets M read S's answer ("S>M").
     """
 
     @property

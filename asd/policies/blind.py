@@ -6,12 +6,13 @@ import math
 import zlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from asd.errors import ConfigError
 from asd.policies.checks import check_stages
-from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
+from asd.types import STOP, VERIFY, Action, Decision, Draft, Query, Verification
 
 __all__ = ["FixedStage", "Lossless", "RandomMix", "run_only"]
 
@@ -69,10 +70,11 @@ class Lossless:
         return f"lossless({VERIFY.join(self.chain)})"
 
     @property
-    def actions(self) -> tuple[str, ...]:
+    def actions(self) -> tuple[Action, ...]:
         """What it does before it stops."""
         first, *others = self.chain
-        return (first, *(action for stage in others for action in (VERIFY + stage, stage)))
+        onwards = ((Action.verify(stage), Action.draft(stage)) for stage in others)
+        return (Action.draft(first), *chain.from_iterable(onwards))
 
     def decide(
         self,
@@ -129,4 +131,6 @@ class RandomMix:
 
 def run_only(stage: str, drafts: Mapping[str, Draft]) -> Decision:
     """Run a stage and return its answer, whatever else has answered."""
-    return Decision(STOP, stage) if stage in drafts else Decision(stage, next(reversed([None, *drafts])))
+    if stage in drafts:
+        return Decision(STOP, stage)
+    return Decision(Action.draft(stage), next(reversed([None, *drafts])))

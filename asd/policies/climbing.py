@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from asd.errors import ConfigError, PolicyMismatchError
 from asd.evidence import Evidence, Judgement
 from asd.policies.checks import check_lam, check_stages
-from asd.types import STOP, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Verification
 
 __all__ = ["ClosedForm", "StaticWalk"]
 
@@ -49,12 +49,12 @@ class StaticWalk:
     ) -> Decision:
         """Stop at the threshold or at the top, else run the next stage."""
         if not drafts:
-            return Decision(self.stages[0], None)
+            return Decision(Action.draft(self.stages[0]), None)
         state = self.evidence.judge(query, drafts)
         answer = _answer(state)
         left = [stage for stage in self.stages if stage not in drafts]
         stops = not left or state.p_good[answer] >= self.threshold
-        return Decision(STOP if stops else left[0], answer, state.p_good)
+        return Decision(STOP if stops else Action.draft(left[0]), answer, state.p_good)
 
     def without(self, stages: Collection[str]) -> StaticWalk:
         """The climb over the other stages; `ConfigError` where none is left."""
@@ -111,12 +111,13 @@ class ClosedForm:
     ) -> Decision:
         """Return the latest answer if it clears its threshold or is the last stage's, else climb."""
         if not drafts:
-            return Decision(self.stages[0], None)
+            return Decision(Action.draft(self.stages[0]), None)
         state = self.evidence.judge(query, drafts)
         latest = next(reversed(list(drafts)))
         rung = self.stages.index(latest)
         stops = rung == len(self.stages) - 1 or state.p_good[latest] >= self.thresholds[rung]
-        return Decision(STOP if stops else self.stages[rung + 1], latest, state.p_good)
+        action = STOP if stops else Action.draft(self.stages[rung + 1])
+        return Decision(action, latest, state.p_good)
 
     def without(self, stages: Collection[str]) -> ClosedForm:
         """The formula over the other stages and their costs; `ConfigError` where none is left."""

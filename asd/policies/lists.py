@@ -16,7 +16,7 @@ from asd.errors import PolicyMismatchError
 from asd.evidence import Evidence
 from asd.policies.checks import check_lam, check_stages
 from asd.stopping.lists import RETURN, ListTable, Vote
-from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification, pair_name
+from asd.types import STOP, Action, Decision, Draft, Query, Verification, pair_name
 
 __all__ = ["ListPolicy"]
 
@@ -62,12 +62,11 @@ class ListPolicy:
     ) -> Decision:
         """Call the first stage, then let the lists vote; `PolicyMismatchError` for a stage of no list."""
         if not drafts:
-            return Decision(self.stages[self.elected().first], None)
+            return Decision(Action.draft(self.stages[self.elected().first]), None)
         *_, latest = drafts
         if verification is not None and verification.stage not in self.out:
-            return Decision(
-                verification.stage, latest, self.evidence.judge(query, drafts, verification).p_good
-            )
+            p_good = self.evidence.judge(query, drafts, verification).p_good
+            return Decision(Action.draft(verification.stage), latest, p_good)
         p_good = self.evidence.judge(query, drafts).p_good
         if len(drafts) > 1:
             return Decision(STOP, latest, p_good)
@@ -89,13 +88,14 @@ class ListPolicy:
         """The vote among the lists that are left without these stages; `ConfigError` where none is."""
         return replace(self, out=self.out | frozenset(stages))
 
-    def _action(self, latest: str, chosen: int) -> str:
+    def _action(self, latest: str, chosen: int) -> Action:
         if chosen == RETURN:
             return STOP
         stage = self.stages[chosen]
-        return VERIFY + stage if pair_name(latest, stage) in self.reads else stage
+        reads = pair_name(latest, stage) in self.reads
+        return Action.verify(stage) if reads else Action.draft(stage)
 
-    def _votes(self, latest: str, vote: Vote, signal: Array) -> dict[str, float]:
+    def _votes(self, latest: str, vote: Vote, signal: Array) -> dict[Action, float]:
         """Share of the lists for returning the answer, and for every stage that one of them calls."""
         [tally] = vote.tally(signal)
         calls = {self._action(latest, int(k)): float(tally[k]) for k in np.flatnonzero(tally)}

@@ -24,7 +24,7 @@ from asd.evidence.prompt.complexity import complexity_score
 from asd.evidence.prompt.taxonomy import classify, recommend
 from asd.policies import Policy, Reroutable
 from asd.policies.checks import check_lam
-from asd.types import STOP, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Verification
 
 __all__ = ["ComplexityRule", "PredictionRule", "Routed", "Rule", "TaxonomyRule"]
 
@@ -73,7 +73,7 @@ class Routed:
         if not drafts:
             first = self.rule.first(query.prompt)
             if first is not None and first not in self.out:
-                return Decision(first, None)
+                return Decision(Action.draft(first), None)
         if list(drafts) == [self.largest]:
             return Decision(STOP, self.largest)
         return self.otherwise.decide(query, drafts, verification)

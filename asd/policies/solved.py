@@ -14,7 +14,7 @@ from asd.evidence import Evidence, Judgement
 from asd.policies.checks import check_lam
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import Solution, solve
-from asd.types import STOP, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Verification
 
 __all__ = ["Myopic", "OptimalPolicy"]
 
@@ -60,7 +60,7 @@ class OptimalPolicy:
         state = self.evidence.judge(query, drafts, verification)
         lam_index = self.solution.nearest(self.lam / _checked_scale(state))
         try:
-            action = self.solution.action_name(state.node, state.bin, lam_index)
+            action = self.solution.chosen(state.node, state.bin, lam_index)
         except LookupError as error:
             raise _mismatch(state, self.solution.graph) from error
         values = self.solution.action_values(state.node, state.bin, lam_index)
@@ -120,7 +120,7 @@ class Myopic:
         """The same look-ahead without these stages; `ConfigError` where nothing is left to do."""
         return Myopic(self.evidence, self.graph.without(stages), self.lam)
 
-    def _values(self, state: Judgement) -> dict[str, float]:
+    def _values(self, state: Judgement) -> dict[Action, float]:
         """Value of stopping and of every single next stage; the first of equals is taken, stopping first."""
         scale = _checked_scale(state)
         try:

@@ -34,7 +34,7 @@ from asd.policy.record import FitRecord, HeldOutSetting, Replayed
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.stopping.states import stage_sets
-from asd.types import pair_name
+from asd.types import Action, pair_name
 
 __all__ = [
     "CONFIDENCE",
@@ -218,7 +218,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
     def costs_alone(self, batch: int = 1) -> tuple[float, ...]:
         """What every stage's own run from the prompt costs in the mean, cost units; errors as of `graph`."""
         graph = self.graph(batch=batch)
-        return tuple(_expected_cost(graph, [stage]) for stage in self.model.stages)
+        return tuple(_expected_cost(graph, [Action.draft(stage)]) for stage in self.model.stages)
 
     def lossless(self, batch: int = 1) -> Lossless | FixedStage:
         """The largest stage's own answers by the cheapest drafters, as the fitting rows have it.
@@ -239,7 +239,11 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         graph = self.graph(batch=batch)
         costs = {chain: _expected_cost(graph, Lossless(chain).actions) for chain in usable}
         best = min(usable, key=costs.__getitem__)
-        return Lossless(best) if costs[best] < _expected_cost(graph, [largest]) else FixedStage(largest)
+        return (
+            Lossless(best)
+            if costs[best] < _expected_cost(graph, [Action.draft(largest)])
+            else FixedStage(largest)
+        )
 
     def grant(self, dataset: str = EVERYTHING) -> Grant:
         """What is promised for a dataset, or for all together.
@@ -336,7 +340,7 @@ def load(path: str | Path) -> PolicyArtifact:
     return artifact
 
 
-def _expected_cost(graph: Graph, actions: Sequence[str]) -> float:
+def _expected_cost(graph: Graph, actions: Sequence[Action]) -> float:
     """Of always taking the same way, on a stopping problem."""
     edges = {(edge.source, edge.action): edge for edge in graph.edges}
     node, mass, cost = ROOT, graph.start, 0.0

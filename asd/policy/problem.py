@@ -19,7 +19,7 @@ from asd.ladder import Ladder
 from asd.measurement.records import Record
 from asd.prices import PriceRow, Prices
 from asd.stopping.graph import Edge, FloatArray, Graph, Node
-from asd.types import VERIFY
+from asd.types import VERIFY, Action
 
 __all__ = ["Counts", "GraphRecord", "LadderPrices"]
 
@@ -98,7 +98,7 @@ class NodeRecord(Record, frozen=True, kw_only=True):
 
 
 class EdgeRecord(Record, frozen=True, kw_only=True):
-    """`asd.stopping.graph.Edge` as plain numbers, with what the move takes in place of what it costs.
+    """`asd.stopping.graph.Edge` in plain numbers and texts, with what the move takes in place of its cost.
 
     `usage` is a mean by bin over queries, those of a query of mean length (`Usage.counts`).
     """
@@ -110,9 +110,12 @@ class EdgeRecord(Record, frozen=True, kw_only=True):
     kernel: tuple[tuple[float, ...], ...]
 
     @property
-    def stage(self) -> str:
-        """The stage that works."""
-        return self.action.removeprefix(VERIFY)
+    def parsed_action(self) -> Action:
+        """What `action` names; `ConfigError` where it names nothing."""
+        try:
+            return Action.parse(self.action)
+        except ValueError as error:
+            raise ConfigError(f"edge {self.source!r} -> {self.target!r}: {error}") from error
 
 
 class GraphRecord(Record, frozen=True, kw_only=True):
@@ -126,7 +129,7 @@ class GraphRecord(Record, frozen=True, kw_only=True):
         return f"GraphRecord({len(self.nodes)} nodes, {len(self.edges)} edges)"
 
     @classmethod
-    def of(cls, graph: Graph, usages: Mapping[tuple[str, str], FloatArray]) -> Self:
+    def of(cls, graph: Graph, usages: Mapping[tuple[str, Action], FloatArray]) -> Self:
         """The record of a graph; `usages` of its edges, by source and action, of shape (n_bins, 6)."""
         return cls(
             nodes=tuple(
@@ -137,7 +140,7 @@ class GraphRecord(Record, frozen=True, kw_only=True):
                 EdgeRecord(
                     source=edge.source,
                     target=edge.target,
-                    action=edge.action,
+                    action=str(edge.action),
                     usage=tuple(map(tuple, usages[edge.source, edge.action].tolist())),
                     kernel=tuple(map(tuple, edge.kernel.tolist())),
                 )
@@ -162,8 +165,8 @@ class GraphRecord(Record, frozen=True, kw_only=True):
                 Edge(
                     source=edge.source,
                     target=edge.target,
-                    action=edge.action,
-                    cost=_cost(edge, prices[edge.stage]) / unit,
+                    action=edge.parsed_action,
+                    cost=_cost(edge, prices[edge.parsed_action.stage]) / unit,
                     kernel=_matrix(edge),
                 )
                 for edge in self.edges

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError
-from asd.types import VERIFY
+from asd.types import Action, pair_name
 
 __all__ = ["Edge", "FloatArray", "Graph", "IntArray", "Node"]
 
@@ -61,14 +61,14 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Edge:
-    """One purchase: run the stage `action` at node `source` and be at node `target`.
+    """One purchase: take `action` at node `source` and be at node `target`.
 
     Attributes:
         source: Name of the node it leaves.
         target: Name of the node it leads to.
         cost: Expected cost by bin of the source, cost units, shape (B,).
         kernel: Probability of each bin of the target given the bin of the source, shape (B, B').
-        action: Name of the stage to run.
+        action: What is done, by which stage.
 
     Raises:
         ConfigError: a cost is negative or not finite, or a row of the kernel is no distribution.
@@ -78,7 +78,7 @@ class Edge:
     target: str
     cost: FloatArray
     kernel: FloatArray
-    action: str
+    action: Action
 
     def __post_init__(self) -> None:
         cost = _frozen_array(f"cost of edge {self}", self.cost, ndim=1)
@@ -144,7 +144,7 @@ class Graph:
 
     def _check_choices(self) -> None:
         for node in self.nodes:
-            actions = [edge.action for edge in self.outgoing(node.name)]
+            actions = [str(edge.action) for edge in self.outgoing(node.name)]
             if len(set(actions)) < len(actions):
                 raise ConfigError(f"node {node.name!r} offers an action twice: {actions}")
             if not node.may_stop and not actions:
@@ -168,7 +168,7 @@ class Graph:
         Raises:
             ConfigError: A node that may not stop is left with nowhere to go.
         """
-        edges = tuple(edge for edge in self.edges if edge.action.removeprefix(VERIFY) not in stages)
+        edges = tuple(edge for edge in self.edges if edge.action.stage not in stages)
         return Graph(self.nodes, edges, self.start)
 
     def dearer(self, surcharge: Mapping[str, float]) -> Graph:
@@ -185,8 +185,8 @@ class Graph:
 
 
 def _dearer(edge: Edge, surcharge: Mapping[str, float]) -> Edge:
-    stage = edge.action.removeprefix(VERIFY)
-    goes_on = edge.source.endswith(VERIFY + edge.action)
+    stage = edge.action.stage
+    goes_on = edge.action.kind == "draft" and edge.source.endswith(pair_name("", stage))
     return edge if goes_on else replace(edge, cost=edge.cost + surcharge.get(stage, 0.0))
 
 

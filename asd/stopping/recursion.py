@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError
 from asd.stopping.graph import FloatArray, Graph, IntArray, Node
-from asd.types import STOP
+from asd.types import STOP, Action
 
 __all__ = ["Solution", "evaluate", "one_step", "solve"]
 
@@ -72,15 +72,15 @@ class Solution:
     options: Mapping[str, FloatArray]
     value: Mapping[str, FloatArray] = field(init=False)
     """lam * quality - cost, shape (L, B)."""
-    _names: Mapping[str, tuple[str, ...]] = field(init=False, repr=False)
+    _actions: Mapping[str, tuple[Action, ...]] = field(init=False, repr=False)
     _borders: tuple[float, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         value = {n: _Worth(self.quality[n], self.cost[n]).value(self.lams) for n in self.action}
-        names = {n: (STOP, *(edge.action for edge in self.graph.outgoing(n))) for n in self.action}
+        actions = {n: (STOP, *(edge.action for edge in self.graph.outgoing(n))) for n in self.action}
         borders = np.sqrt(self.lams[:-1] * self.lams[1:])
         object.__setattr__(self, "value", value)
-        object.__setattr__(self, "_names", names)
+        object.__setattr__(self, "_actions", actions)
         object.__setattr__(self, "_borders", tuple(borders.tolist()))
 
     def __repr__(self) -> str:
@@ -105,15 +105,15 @@ class Solution:
         """Index of the solved lam closest on a log scale; the ends of the sweep serve all beyond them."""
         return bisect_left(self._borders, lam)
 
-    def action_name(self, node: str, bin: int, lam_index: int) -> str:  # noqa: A002
-        """`STOP` or the name of the stage to run."""
-        return self._names[node][int(self.action[node][lam_index, bin]) + 1]
+    def chosen(self, node: str, bin: int, lam_index: int) -> Action:  # noqa: A002
+        """What to do there."""
+        return self._actions[node][int(self.action[node][lam_index, bin]) + 1]
 
-    def action_values(self, node: str, bin: int, lam_index: int) -> dict[str, float]:  # noqa: A002
+    def action_values(self, node: str, bin: int, lam_index: int) -> dict[Action, float]:  # noqa: A002
         """Value of every open action in cost units, `STOP` included where it is allowed."""
         values = self.options[node][:, lam_index, bin].tolist()
         first = 0 if values[0] > -math.inf else 1
-        return dict(zip(self._names[node][first:], values[first:], strict=True))
+        return dict(zip(self._actions[node][first:], values[first:], strict=True))
 
     def stop_set(self, node: str) -> BoolArray:
         """Where the policy stops, shape (L, B)."""

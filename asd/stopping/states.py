@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 
 from asd.ladder import ROOT
-from asd.types import VERIFY, pair_name
+from asd.types import Action, pair_name
 
 __all__ = ["Move", "State", "moves", "stage_sets", "states"]
 
@@ -52,9 +52,9 @@ class Move:
         return self.target.answered[-1] if self.target.verifier is None else self.target.verifier
 
     @property
-    def action(self) -> str:
-        """Its name in a decision: the stage, opened by `VERIFY` where it reads an answer."""
-        return self.stage if self.target.verifier is None else VERIFY + self.stage
+    def action(self) -> Action:
+        """What a decision for it says: the stage drafts, or verifies where it reads an answer."""
+        return Action("draft" if self.target.verifier is None else "verify", self.stage)
 
     @property
     def continues(self) -> bool:

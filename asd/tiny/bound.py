@@ -18,6 +18,7 @@ import numpy as np
 
 from asd.stopping.graph import Edge, FloatArray, Graph, Node
 from asd.stopping.recursion import solve
+from asd.types import Action
 
 STAGES = "SML"
 TARGETS = (0.95, 0.99)
@@ -94,7 +95,8 @@ def stopping_problem(plan: BoundPlan, bins: int = 15) -> Graph:
             for b, row in enumerate(after):
                 kernel[b, b * len(row) : (b + 1) * len(row)] = row / row.sum()
             cost = np.full(len(after), plan.cost(stage, reuse=bool(run)))
-            edges.append(Edge(_name(run), _name((*run, stage)), cost, kernel, STAGES[stage]))
+            action = Action.draft(STAGES[stage])
+            edges.append(Edge(_name(run), _name((*run, stage)), cost, kernel, action))
     return Graph(tuple(nodes), tuple(edges), np.ones(1))
 
 

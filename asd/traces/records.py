@@ -17,7 +17,19 @@ from typing import Any
 from asd.errors import DataError
 from asd.messages import Message
 from asd.schema import msgspec
-from asd.types import TEXT, VERIFY, AnswerForm, Draft, Failure, Outcome, Query, Trace, Usage, Verification
+from asd.types import (
+    TEXT,
+    VERIFY,
+    Action,
+    AnswerForm,
+    Draft,
+    Failure,
+    Outcome,
+    Query,
+    Trace,
+    Usage,
+    Verification,
+)
 
 __all__ = ["as_score", "decode_trace", "encode_trace"]
 
@@ -278,7 +290,11 @@ def _to_trace(record: _Record) -> Trace:
 def _to_failure(key: str, row: _Refusal) -> Failure:
     """Keyed "L", the stage would not answer; "S>L", it would not read the draft of S."""
     _, verifies, stage = key.partition(VERIFY)
-    return Failure(VERIFY + stage if verifies else key, row.kind, row.message)
+    try:
+        action = Action.verify(stage) if verifies else Action.draft(key)
+    except ValueError as error:
+        raise DataError(f"refusal {key!r}: {error}") from error
+    return Failure(action, row.kind, row.message)
 
 
 def _to_outcome(stage: str, output: _Output) -> Outcome:

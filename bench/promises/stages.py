@@ -21,7 +21,7 @@ from asd.errors import (
 )
 from asd.ladder import Ladder, Stage
 from asd.prices import Prices
-from asd.types import STOP, Decision, Draft, Query, Usage, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Usage, Verification
 
 __all__ = ["FAULTS", "LADDER", "Climb", "WritingStage"]
 
@@ -163,9 +163,8 @@ class Climb:
     ) -> Decision:
         """The next stage, or the end."""
         left = [stage for stage in self.stages if stage not in drafts]
-        return Decision(
-            left[0] if left else STOP, next(reversed([None, *drafts])), dict.fromkeys(drafts, 0.5)
-        )
+        action = Action.draft(left[0]) if left else STOP
+        return Decision(action, next(reversed([None, *drafts])), dict.fromkeys(drafts, 0.5))
 
     def without(self, stages: Collection[str]) -> Climb:
         """The others."""

@@ -9,6 +9,7 @@ from typing import Any
 from asd.evaluation.replay import Replay
 from asd.measurement.files import write_atomically
 from asd.schema import msgspec
+from asd.schema.decisions import decision_row
 
 __all__ = ["write_items"]
 
@@ -41,7 +42,7 @@ def _lines(replay: Replay) -> Iterator[dict[str, Any]]:
             "cost": float(cost),
             "tokens": {draft.stage: draft.usage.n_decoded for draft in completion.drafts},
             "decisions": [
-                {"action": decision.action, "p_good": dict(decision.p_good), "values": dict(decision.values)}
-                for decision in completion.decisions
+                {name: row[name] for name in ("action", "p_good", "values")}
+                for row in map(decision_row, completion.decisions)
             ],
         }

@@ -29,7 +29,7 @@ from asd.evidence import Evidence, Judgement
 from asd.operations.state import StageState, SystemState
 from asd.operations.traffic import Gauge
 from asd.stopping.graph import FloatArray, Graph
-from asd.types import STOP, VERIFY, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Query, Verification
 
 __all__ = ["LEVELS", "BacklogPolicy", "BacklogProblem", "BacklogTable", "QueueAware", "Solved", "Surcharge"]
 
@@ -84,7 +84,7 @@ def _with_out(charges: FloatArray, out: float) -> FloatArray:
 
 
 class _Edge(NamedTuple):
-    action: str
+    action: Action
     stage: int
     target: str
     cost: FloatArray
@@ -108,7 +108,7 @@ class BacklogProblem:
     def __init__(
         self,
         graph: Graph,
-        usage: Mapping[tuple[str, str], FloatArray],
+        usage: Mapping[tuple[str, Action], FloatArray],
         rates: Mapping[str, FloatArray],
         *,
         scaled: bool,
@@ -122,7 +122,7 @@ class BacklogProblem:
             node.name: [
                 _Edge(
                     edge.action,
-                    at[edge.action.removeprefix(VERIFY)],
+                    at[edge.action.stage],
                     edge.target,
                     edge.cost,
                     np.ascontiguousarray(edge.kernel.T),
@@ -132,7 +132,7 @@ class BacklogProblem:
             ]
             for node in graph.nodes
         }
-        self._names = {name: (STOP, *(e.action for e in edges)) for name, edges in self._edges.items()}
+        self._actions = {name: (STOP, *(e.action for e in edges)) for name, edges in self._edges.items()}
         combinations = list(product(range(len(LEVELS)), repeat=len(self.stages)))
         self.in_reach = np.flatnonzero([_OUT not in levels for levels in combinations])
         self._levels = np.repeat(np.array(combinations), len(self.scales), axis=0)
@@ -171,7 +171,7 @@ class BacklogProblem:
         n_bins, scales = self.graph.node(state.node).n_bins, self.scales
         nearest = min(range(len(scales)), key=lambda i: abs(math.log(scales[i] / state.scale)))
         offset = nearest * n_bins + state.bin
-        return BacklogState(state.node, offset, len(scales) * n_bins, self._names[state.node], state.answer)
+        return BacklogState(state.node, offset, len(scales) * n_bins, self._actions[state.node], state.answer)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,14 +182,14 @@ class BacklogState:
         node: Of the stopping problem.
         offset: Of its length and bin within the numbers of one combination of backlogs.
         stride: Numbers of one combination.
-        names: What the numbers mean.
+        actions: What the numbers mean.
         answer: Stage whose answer is the best so far.
     """
 
     node: str
     offset: int
     stride: int
-    names: tuple[str, ...]
+    actions: tuple[Action, ...]
     answer: str | None
 
 
@@ -200,11 +200,11 @@ class Solved:
     problem: BacklogProblem
     actions: Mapping[str, bytes]
 
-    def choices(self, place: BacklogState) -> set[str]:
+    def choices(self, place: BacklogState) -> set[Action]:
         """The actions at a place over all backlogs, every stage in reach."""
         numbers = np.frombuffer(self.actions[place.node], dtype=np.int8)
         return {
-            place.names[i] for i in np.unique(numbers[self.problem.in_reach * place.stride + place.offset])
+            place.actions[i] for i in np.unique(numbers[self.problem.in_reach * place.stride + place.offset])
         }
 
 
@@ -254,7 +254,7 @@ class BacklogPolicy:
         """Where a judged state is found; the same in every solution."""
         return self.table.solved.problem.place(state)
 
-    def action(self, place: BacklogState, out: Collection[str] = ()) -> str | None:
+    def action(self, place: BacklogState, out: Collection[str] = ()) -> Action | None:
         """What to do at a place; None where every stage is out and nothing has answered."""
         table = self.table
         table.n_decisions += 1
@@ -264,7 +264,7 @@ class BacklogPolicy:
         if out:
             combination = self._combination_without(out)
         number = table.solved.actions[place.node][combination * place.stride + place.offset]
-        return place.names[number] if number or place.answer is not None else None
+        return place.actions[number] if number or place.answer is not None else None
 
     def _combination_without(self, out: Collection[str]) -> int:
         stages = self.table.solved.problem.stages

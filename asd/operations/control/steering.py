@@ -79,7 +79,7 @@ class Steering:
         )
 
     def _problem(self, graph: Graph) -> BacklogProblem:
-        usage = {(e.source, e.action): np.array(e.usage) for e in self.fitted.problem.edges}
+        usage = {(e.source, e.parsed_action): np.array(e.usage) for e in self.fitted.problem.edges}
         return BacklogProblem(graph, usage, self.rates, scaled=self.fitted.fit.scaled)
 
     def _price(self, lam: float, mu: float) -> QueueAware:
@@ -104,7 +104,9 @@ def steering_of(fitted: PolicyArtifact, ladder: Ladder, servers: Servers) -> Ste
     """
     rates = ladder_rates(ladder, max(size for _, size in servers.values()))
     start = np.array(fitted.problem.start)
-    usage = {e.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT}
+    usage = {
+        e.parsed_action.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT
+    }
     call_s = {stage: float(rates[stage][0] @ usage[stage]) for stage in rates}
     return Steering(fitted, rates, call_s, servers, 1, fitted.evidence())
 

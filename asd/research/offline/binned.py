@@ -21,6 +21,7 @@ from asd.research.recordings.recording import Recording
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import Binning, estimate_kernel, mean_by_bin
 from asd.stopping.recursion import Solution, solve
+from asd.types import Action
 
 __all__ = ["BinnedInduction"]
 
@@ -70,7 +71,7 @@ def _graph(
             Edge(
                 source=source,
                 target=str(j),
-                action=str(j),
+                action=Action.draft(str(j)),
                 cost=mean_by_bin(costs[:, j], here, n_here),
                 kernel=estimate_kernel(here, bins[:, j], n_here, counts[j]),
             )
@@ -102,6 +103,6 @@ class _Sight(NamedTuple):
         node, here = (
             (_ROOT, np.zeros(len(index), dtype=np.intp)) if last < 0 else (str(last), self.bins[index, last])
         )
-        actions = np.array([int(edge.action) for edge in self.solution.graph.outgoing(node)] + [STOPS])
+        actions = np.array([int(edge.action.stage) for edge in self.solution.graph.outgoing(node)] + [STOPS])
         picked = self.solution.action[node][self.solution.nearest(lam), here]
         return RowActions(actions[picked], np.full(len(index), max(last, 0)))

@@ -125,7 +125,7 @@ class _Sight:
     def _by_solution(self, policy: OptimalPolicy, bought: Bought, index: Index) -> RowActions:
         stages, judged, solution = self.artifact.model.stages, self._state(bought), policy.solution
         node = "+".join(stages[k] for k in bought) or ROOT
-        positions = [stages.index(edge.action) for edge in solution.graph.outgoing(node)]
+        positions = [stages.index(edge.action.stage) for edge in solution.graph.outgoing(node)]
         lam_index = [solution.nearest(policy.lam / scale) for scale in judged.scale[index].tolist()]
         action = solution.action[node][lam_index, judged.bins[index]]
         # The solver's -1 stops; of the others each is the position of an edge.

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from asd.errors import DataError
 from asd.prices import Prices
 from asd.research.recordings.recording import Recording
-from asd.types import STOP, Decision, Draft, Outcome, Query, Trace, Usage, Verification
+from asd.types import STOP, Action, Decision, Draft, Outcome, Query, Trace, Usage, Verification
 
 __all__ = [
     "Fitted",
@@ -146,7 +146,7 @@ class Recorded:
         choice = self.sight.choose(self.lam, bought, np.array([row]))
         action = int(choice.action[0])
         answer = self.stages[int(choice.answer[0])] if bought else None
-        return Decision(STOP if action == STOPS else self.stages[action], answer)
+        return Decision(STOP if action == STOPS else Action.draft(self.stages[action]), answer)
 
 
 def as_traces(rows: Recording) -> list[Trace]:

@@ -18,7 +18,7 @@ from asd.engines.batches import call_in_batches
 from asd.research.study.material import Material
 from asd.research.study.record import StudyTable, Value
 from asd.research.study.significance import compare
-from asd.types import Query, Trace, pair_name
+from asd.types import Action, Query, Trace, pair_name
 
 __all__ = ["lenient_tables"]
 
@@ -92,9 +92,8 @@ class _Reading:
         """Every question once, in order."""
         acceptance = Acceptance(tolerance=tolerance)
         queries, found = [trace.query for trace in self.asked], dict[int, _Read]()
-        for batch in call_in_batches(
-            self.largest.stage_name, partial(self._read, acceptance), queries, BATCH
-        ):
+        action = Action.verify(self.largest.stage_name)
+        for batch in call_in_batches(action, partial(self._read, acceptance), queries, BATCH):
             found |= batch
         return [found[i] for i in range(len(queries))]
 

@@ -21,7 +21,6 @@ from asd.research.study.record import StudyTable, Value
 from asd.research.study.sweep import means
 from asd.stopping.graph import Edge, Graph
 from asd.stopping.recursion import solve
-from asd.types import VERIFY
 
 __all__ = ["dearer_by", "sensitivity_table"]
 
@@ -97,7 +96,7 @@ def dearer_by(stage: str, factor: float) -> Callable[[Graph], Graph]:
     """Believe that a stage's calls cost `factor` times what they do."""
 
     def priced(edge: Edge) -> Edge:
-        return replace(edge, cost=edge.cost * factor) if edge.action.removeprefix(VERIFY) == stage else edge
+        return replace(edge, cost=edge.cost * factor) if edge.action.stage == stage else edge
 
     return lambda graph: Graph(graph.nodes, tuple(map(priced, graph.edges)), graph.start)
 

@@ -76,7 +76,7 @@ def trace_of(query: Query, ended: Ended, shadow: Mapping[str, Draft]) -> Trace:
     tags = {"key": ended.key, "outcome": ended.outcome, "micros": str(ended.micros)}
     if ended.completion is not None:
         tags["answered_by"] = ended.completion.stage
-        tags["path"] = ",".join(decision.action for decision in ended.completion.decisions)
+        tags["path"] = ",".join(str(decision.action) for decision in ended.completion.decisions)
     if ended.p_good is not None:
         tags["p_good"] = f"{ended.p_good:.6g}"
     if query.needs:  # the text alone is not what was asked

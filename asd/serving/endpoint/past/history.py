@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from asd.explanation import explain
+from asd.schema.decisions import decision_row
 from asd.serving.endpoint.bodies import ParsedRequest
 from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.endpoint.walks import Delivered
@@ -102,12 +103,12 @@ def _explained(asked: ParsedRequest, setting: RequestSettings, delivered: Delive
         "cost": completion.cost,
         "seconds": delivered.seconds,
         "in_time": delivered.in_time,
-        "decisions": msgspec.to_builtins(completion.decisions),
+        "decisions": [*map(decision_row, completion.decisions)],
         "calls": [
             {"stage": call.stage, "kind": type(call).__name__.lower()}
             | {"usage": msgspec.to_builtins(call.usage), "seconds": call.seconds}
             for call in completion.bought
         ],
-        "failures": [{"action": failed.action, "kind": failed.kind} for failed in completion.failures],
+        "failures": [{"action": str(failed.action), "kind": failed.kind} for failed in completion.failures],
         "explanation": explain(completion).splitlines(),
     }
