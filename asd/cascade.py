@@ -32,7 +32,7 @@ from asd.engines import LOSSLESS, Acceptance, Engine, Verifier
 from asd.engines.batches import answers, call_in_batches, readings
 from asd.engines.closing import close_all
 from asd.errors import AsdError, ConfigError, NoStageLeftError, PolicyError
-from asd.evidence.prompt.taxonomy import classify
+from asd.evidence.prompt.taxonomy import left_out
 from asd.journey import Journey, Result
 from asd.ladder import Ladder
 from asd.messages import Message
@@ -315,10 +315,8 @@ class Cascade:
 
     def _left_out(self, query: Query) -> tuple[str, ...]:
         """Stages that are for other domains than the query's, in ladder order."""
-        if not self.only:
-            return ()
-        domain = classify(query.prompt).domain
-        return tuple(name for name in self.engines if domain not in self.only.get(name, (domain,)))
+        elsewhere = left_out(self.only, query.prompt)
+        return tuple(name for name in self.engines if name in elsewhere)
 
     def _stood_in(self, decision: Decision, journey: Journey, gone: Collection[str]) -> Decision:
         """A larger stage in the place of the one chosen; once it has answered, its answer is returned."""

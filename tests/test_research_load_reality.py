@@ -224,10 +224,7 @@ async def dispatched(population: Population, due: Sequence[tuple[float, int]]) -
 
 @pytest.mark.slow
 def test_a_device_is_shared_as_the_dispatcher_shares_it() -> None:
-    """The dispatcher itself, with stages that sleep: at high load, half the walks going on to another stage.
-
-    Where every stage began its calls by itself and they queued for the device, the mean was 41 to 43 % more.
-    """
+    """The dispatcher itself, with stages that sleep: under load, half the walks take two."""
     rng = np.random.default_rng(1)
     walks = [["S"] if i % 2 else ["S", "L"] if i % 3 else ["L"] for i in range(40)]
     seconds = rng.uniform((0.02, 0.1), (0.06, 0.3), (40, 2))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from openai import BadRequestError
@@ -18,13 +19,17 @@ from asd.cli import main
 from asd.engines.closing import close_all
 from asd.engines.registry import open_engines
 from asd.errors import ConfigError
+from asd.evaluation.replay import Contender, Outcomes
 from asd.explanation import explain
+from asd.guarantee.certificate import play
 from asd.ladder import PRESETS, TINY_POLICY, Ladder
+from asd.operations.population import Decider, Population
 from asd.policies import ClosedForm, FixedStage, Lossless, Policy, RandomMix, StaticWalk
 from asd.policy import artifact
 from asd.serving.endpoint.settings import SettingCache
 from asd.testing import Script, ScriptedEngine
 from asd.types import Completion
+from tests import worlds
 from tests.endpoint import client, running
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -124,6 +129,31 @@ def test_the_command_leaves_it_out_and_says_so(tmp_path: Path) -> None:
     stale = CliRunner().invoke(main, ["generate", "--ladder", str(path), "--policy", str(TINY_POLICY), MATHS])
     assert stale.exit_code == 2
     assert "fitted on ladder" in stale.output
+
+
+def test_recorded_outcomes_are_played_without_it() -> None:
+    """By the guarantee, the harness and the simulator alike; queries of its domain as on the plain ladder."""
+    rng = np.random.default_rng(5)
+    plain, fitted = worlds.ladder(), worlds.fitted_verified()
+    small, large = plain.stages
+    traces = worlds.verified(worlds.sample(60, rng)[0], rng)
+    policy, unit = fitted.policy(20.0), fitted.ladder.unit()
+    ladder = replace(plain, stages=(replace(small, only=("mathematical",)), large))
+    played = play(policy, traces, ladder, unit).completions
+    timed = replace(ladder, price_unit="ms")
+    population = Population(traces, timed, unit, 1)
+    decider = Decider(population, policy)
+    simulated = [[step.action for step in decider.walk(situation)] for situation in population.queries]
+    replayed = Outcomes("made-up", ladder, traces, unit).walk(Contender("optimal", 20.0, policy)).completions
+    as_ever = play(policy, traces, plain, unit).completions
+    for trace, one, walk, again, other in zip(traces, played, simulated, replayed, as_ever, strict=True):
+        assert [d.action for d in one.decisions[:-1]] == walk == [d.action for d in again.decisions[:-1]]
+        if trace.query.prompt.startswith("add"):
+            assert one.decisions == other.decisions
+        else:
+            assert {draft.stage for draft in one.drafts} == {"L"}
+            assert one.left_out == ("S",)
+    assert {"S"} < {draft.stage for one in as_ever for draft in one.drafts}
 
 
 def test_the_server_leaves_it_out() -> None:

@@ -23,6 +23,7 @@ from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
 from asd.evidence import Evidence, Judgement
+from asd.evidence.prompt.taxonomy import left_out
 from asd.journey import Journey
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
@@ -276,20 +277,24 @@ class Lookup:
     def __init__(self, population: Population, policy: Tabled) -> None:
         self.policy = policy
         self._population = population
-        self._places: dict[Situation, Place] = {}
+        self._places: dict[Situation, tuple[Place, frozenset[str]]] = {}
 
     def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
         """What to do next; None where no stage is left and nothing has answered."""
-        place = self._places.get(situation)
-        if place is None:
-            journey = situation.journey
-            state = self.policy.evidence.judge(journey.query, journey.drafts, journey.verification)
-            place = self._places[situation] = self.policy.place(state)
-        action = self.policy.action(place, out_of_reach)
+        known = self._places.get(situation)
+        if known is None:
+            known = self._places[situation] = self._found(situation.journey)
+        place, elsewhere = known
+        action = self.policy.action(place, out_of_reach | elsewhere)
         if action is None:
             return None
-        known = situation.after.get((action, place.answer))
-        return known or self._population.step(situation, Decision(action, place.answer))
+        step = situation.after.get((action, place.answer))
+        return step or self._population.step(situation, Decision(action, place.answer))
+
+    def _found(self, journey: Journey) -> tuple[Place, frozenset[str]]:
+        """Where the query stands, and the stages that are for other domains than its own."""
+        state = self.policy.evidence.judge(journey.query, journey.drafts, journey.verification)
+        return self.policy.place(state), left_out(self._population.only, journey.query.prompt)
 
     def seconds_per_step(self, n: int = 20_000) -> float:
         """Processor seconds of one decision: states of queries seen before, over and over."""

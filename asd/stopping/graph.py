@@ -186,7 +186,7 @@ class Graph:
 
 def _dearer(edge: Edge, surcharge: Mapping[str, float]) -> Edge:
     stage = edge.action.stage
-    goes_on = edge.action.kind == "draft" and edge.source.endswith(pair_name("", stage))
+    goes_on = edge.source.endswith(pair_name("", stage))
     return edge if goes_on else replace(edge, cost=edge.cost + surcharge.get(stage, 0.0))
 
 

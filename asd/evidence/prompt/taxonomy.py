@@ -16,7 +16,7 @@ Scope: one prompt in, labels out; English only; nothing is fitted.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar, get_args
 
@@ -30,7 +30,7 @@ from asd.types import DOMAINS, Domain
 
 __all__ = [
     "COMPLEXITIES", "DOMAINS", "EXPERTISE", "LOADS", "Complexity", "Domain", "Expertise", "Load", "Profile",
-    "classify", "recommend",
+    "classify", "left_out", "recommend",
 ]  # fmt: skip
 
 Complexity = Literal["trivial", "simple", "moderate", "complex", "expert", "research"]
@@ -103,6 +103,14 @@ def classify(prompt: str) -> Profile:
         n_steps=n_steps,
         expertise=_most(EXPERTISE_WORDS, EXPERTISE, words),
     )
+
+
+def left_out(only: Mapping[str, Collection[str]], prompt: str) -> frozenset[str]:
+    """The stages of `only` (domains by stage) that are for other domains than the prompt's."""
+    if not only:
+        return frozenset()
+    domain = classify(prompt).domain
+    return frozenset(stage for stage, domains in only.items() if domain not in domains)
 
 
 def recommend(profile: Profile, n_stages: int) -> npt.NDArray[np.float64]:

@@ -22,7 +22,7 @@ from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
 from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier, accepted
 from asd.engines.closing import close_all
-from asd.evidence.prompt.taxonomy import classify
+from asd.evidence.prompt.taxonomy import classify, left_out
 from asd.ladder import Ladder
 from asd.operations.live import Meter, stage_now
 from asd.operations.traffic import Controller, LoadAware
@@ -226,15 +226,11 @@ class Service:
 
     def _check_domain(self, prompt: str, controls: Controls) -> None:
         """Refuse a request whose allowed stages are all for other domains than its prompt's."""
-        only = self.ladder.only
-        if controls.stages is None or not only.keys() >= set(controls.stages):
-            return
-        domain = classify(prompt).domain
-        if all(domain not in only[name] for name in controls.stages):
+        if controls.stages is not None and left_out(self.ladder.only, prompt) >= set(controls.stages):
             raise RequestError(
                 400,
-                f"stages: {', '.join(controls.stages)} are for other domains than this prompt's, {domain}; "
-                "allow a stage without `only` too",
+                f"stages: {', '.join(controls.stages)} are for other domains than this prompt's, "
+                f"{classify(prompt).domain}; allow a stage without `only` too",
                 param="stages",
                 code="unsupported_value",
             )
