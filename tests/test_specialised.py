@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,14 @@ from asd.cascade import Cascade
 from asd.cli import main
 from asd.engines.closing import close_all
 from asd.engines.registry import open_engines
+from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError
+from asd.evaluation.live import run_live
 from asd.evaluation.replay import Contender, Outcomes
 from asd.explanation import explain
 from asd.guarantee.certificate import play
 from asd.ladder import PRESETS, TINY_POLICY, Ladder
+from asd.measurement.timing import Budget
 from asd.operations.population import Decider, Population
 from asd.policies import ClosedForm, FixedStage, Lossless, Policy, RandomMix, StaticWalk
 from asd.policy import artifact
@@ -144,7 +148,15 @@ def test_recorded_outcomes_are_played_without_it() -> None:
     population = Population(traces, timed, unit, 1)
     decider = Decider(population, policy)
     simulated = [[step.action for step in decider.walk(situation)] for situation in population.queries]
-    replayed = Outcomes("made-up", ladder, traces, unit).walk(Contender("optimal", 20.0, policy)).completions
+    outcomes = Outcomes("made-up", ladder, traces, unit)
+    replays = [
+        outcomes.walk(Contender("always-L", None, FixedStage("L"))),
+        outcomes.walk(Contender("optimal", 20.0, policy)),
+    ]
+    recorded = {name: ReplayEngine(name, traces) for name in "SL"}
+    live = run_live(ladder, recorded, replays, range(60), batch=1, passes=Budget(1), clock=time.perf_counter)
+    replayed = replays[1].completions
+    assert live.timed["optimal", 20.0].completions == replayed
     as_ever = play(policy, traces, plain, unit).completions
     for trace, one, walk, again, other in zip(traces, played, simulated, replayed, as_ever, strict=True):
         assert [d.action for d in one.decisions[:-1]] == walk == [d.action for d in again.decisions[:-1]]
