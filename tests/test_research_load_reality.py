@@ -366,6 +366,7 @@ def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
 
     replayed, expected = replay(prices(), dear(3.0)), replay(dear(2.0), dear(2.0))
     assert replayed.mean_s == pytest.approx(expected.mean_s)
+    assert replayed.p95_s == pytest.approx(expected.p95_s)
     at_once = replay(prices(), prices())
     assert replayed.p95_s != pytest.approx(at_once.p95_s, rel=0.02)
     assert replayed.cost == pytest.approx(at_once.cost)  # the ladder's own prices are booked
