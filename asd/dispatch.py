@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 from asd.cancellation import CancelToken, cancellable
 from asd.engines import Acceptance, Concurrent, Engine
 from asd.errors import ConfigError
-from asd.journey import Journey
+from asd.journey import DispatchedCall, Journey
 from asd.types import Action
 
 __all__ = ["CarriesOut", "Dispatcher"]
@@ -147,12 +147,16 @@ class _Desk:
         return batch
 
     async def _call(self, batch: list[_Waiting]) -> None:
-        error: BaseException | None = None
+        loop, error = asyncio.get_running_loop(), None
+        action, began = batch[0].journey.chosen.action, loop.time()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._carry_out, batch)
+            await loop.run_in_executor(self._threads, self._carry_out, batch)
         except BaseException as raised:  # whatever it is, nobody may wait for ever
             error = raised
+        ended = loop.time()
         for entry in batch:
+            call = DispatchedCall(action, entry.since, began, ended, len(batch), entry.journey.result)
+            entry.journey.calls.append(call)
             if entry.done.done():  # who waited has gone
                 continue
             if error is None or entry.journey.is_carried_out:

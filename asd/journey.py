@@ -6,15 +6,35 @@ State only: what to do next is the policy's decision, the calls are the cascade'
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from asd.errors import EngineError
 from asd.stops import cut_draft
-from asd.types import STOP, Decision, Draft, Failure, Query, Verification
+from asd.types import STOP, Action, Decision, Draft, Failure, Query, Verification
 
-__all__ = ["Journey", "Result"]
+__all__ = ["DispatchedCall", "Journey", "Result"]
 
 Result = Draft | Verification | Failure | None
 """What became of a decision; None: the stage rests after failures and was not asked."""
+
+
+class DispatchedCall(NamedTuple):
+    """A call that a dispatcher has made for a query, and what it brought; times by the event loop's clock.
+
+    Attributes:
+        action: What was to be done.
+        asked: When the query began to wait for its stage.
+        began, ended: From when to when the engine was called.
+        n_queries: That were called together, this one included.
+        result: What came of it for this query.
+    """
+
+    action: Action
+    asked: float
+    began: float
+    ended: float
+    n_queries: int
+    result: Result
 
 
 @dataclass(slots=True)
@@ -31,6 +51,8 @@ class Journey:
         decisions: Those that were carried out, in order.
         failures: Calls that brought nothing, in order.
         lost: Stages that failed the query or came to rest before they were asked; not asked again.
+        result: What became of this round's decision so far.
+        calls: That a dispatcher has made for the query, in order.
     """
 
     query: Query
@@ -42,6 +64,8 @@ class Journey:
     decisions: list[Decision] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     lost: set[str] = field(default_factory=set)
+    result: Result = None
+    calls: list[DispatchedCall] = field(default_factory=list)
 
     @property
     def has_stopped(self) -> bool:
@@ -82,6 +106,7 @@ class Journey:
             decisions=list(self.decisions),
             failures=list(self.failures),
             lost=set(self.lost),
+            calls=list(self.calls),
         )
 
     def is_read_by(self, stage: str) -> bool:
@@ -90,7 +115,7 @@ class Journey:
 
     def follow(self, decision: Decision | None) -> None:
         """Begin a round; a query that stops has come to its end."""
-        self.decision = decision
+        self.decision, self.result = decision, None
         if decision is not None and decision.action == STOP:
             self.decisions.append(decision)
 
@@ -100,7 +125,7 @@ class Journey:
         Raises:
             EngineError: The result is of another stage or of another kind than what was asked for.
         """
-        action = self.chosen.action
+        action, self.result = self.chosen.action, result
         if result is None or isinstance(result, Failure):
             self.lost.add(action.stage)
             self.failures += [] if result is None else [result]

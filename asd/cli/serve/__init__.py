@@ -39,6 +39,7 @@ from asd.traces import TraceHeader
 from asd.traces.served import SERVED
 
 if TYPE_CHECKING:
+    from asd.serving.endpoint.past.tracing import Tracing
     from asd.serving.endpoint.service import Steers
 
 __all__ = ["serve"]
@@ -81,7 +82,10 @@ __all__ = ["serve"]
 @click.option("--shadow-all", is_flag=True, help="All stages answer these, as `asd fit` needs it.")
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path),
               help="Write every decision to this file; `asd fit` reads it.")  # fmt: skip
-@click.option("--log-prompts", is_flag=True, help="With prompts and answers, which a fit needs.")
+@click.option("--log-prompts", is_flag=True, help="With prompts and answers, which a fit needs; also in --otlp.")
+@click.option("--otlp", is_flag=False, flag_value="", metavar="[URL]",
+              help="Send a trace of every request to this OpenTelemetry collector, as http://127.0.0.1:4318; "
+              "without a URL, to that of OTEL_EXPORTER_OTLP_ENDPOINT.")  # fmt: skip
 @device_option
 @engine_option
 @threads_option
@@ -106,6 +110,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     shadow_all: bool,
     log_path: Path | None,
     log_prompts: bool,
+    otlp: str | None,
     device: str | None,
     engine: str,
 ) -> None:
@@ -117,7 +122,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         from asd.cli.serve import endpoint  # noqa: PLC0415  (starlette and prometheus-client)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
-    _check_watched(shadow, shadow_all, log_path, log_prompts)
+    _check_watched(shadow, shadow_all, log_prompts, writes=log_path is not None or otlp is not None)
     if controller is not None and (lam is not None or quality is not None or certified):
         raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
     steps, local = Ladder.load(ladder), is_loopback(host)
@@ -135,9 +140,10 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         _admission(ledger_path, opened.tariff, caps, keyless=local) as admission,
         endpoint.listening(host, port) as at,
         _log_of(log_path, steps, engine, device, prompts=log_prompts) as log,
+        _tracing_of(otlp, steps, opened.tariff, prompts=log_prompts) as tracing,
     ):
         watching = endpoint.MonitorSettings(shadow, shadow_all, quality, log=log)
-        opened.run(at, admission, watching, loopback_only=local)
+        opened.run(at, admission, watching, tracing, loopback_only=local)
 
 
 def _deployed(ladder: Ladder, device: str | None, engine: str, *, is_steered: bool) -> Deployed:
@@ -188,11 +194,27 @@ def _log_of(
         yield log
 
 
-def _check_watched(shadow: float, shadow_all: bool, log: Path | None, log_prompts: bool) -> None:
+@contextmanager
+def _tracing_of(
+    collector: str | None, ladder: Ladder, tariff: Tariff, *, prompts: bool
+) -> Iterator[Tracing | None]:
+    """What sends traces, where it is asked for."""
+    if collector is None:
+        yield None
+        return
+    try:
+        from asd.serving.endpoint.past.tracing import Tracing  # noqa: PLC0415  (opentelemetry)
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is not installed; pip install 'asd[otel]'") from error
+    with Tracing(collector, ladder, tariff, prompts=prompts) as tracing:
+        yield tracing
+
+
+def _check_watched(shadow: float, shadow_all: bool, log_prompts: bool, *, writes: bool) -> None:
     if shadow_all and not shadow:
         raise ConfigError("--shadow-all says which stages answer in the shadow; give a share with --shadow")
-    if log_prompts and log is None:
-        raise ConfigError("--log-prompts says what is written to the --log; name its file")
+    if log_prompts and not writes:
+        raise ConfigError("--log-prompts says what is written to the --log; name its file, or --otlp")
 
 
 def _check_no_option(ctx: click.Context) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,9 @@ from asd.serving.endpoint.service import Capacity, Service, Steers, load, tariff
 from asd.serving.endpoint.settings import SettingCache
 from asd.serving.monitoring.monitor import MonitorSettings
 from asd.serving.tariff import Tariff
+
+if TYPE_CHECKING:
+    from asd.serving.endpoint.past.tracing import Tracing
 
 __all__ = ["Capacity", "Endpoint", "MonitorSettings", "SettingCache", "listening"]
 
@@ -49,13 +53,19 @@ class Endpoint:
         return tariff_of(self.ladder, self.deployed.engines)
 
     def run(
-        self, at: socket.socket, admission: Admission, watching: MonitorSettings, *, loopback_only: bool
+        self,
+        at: socket.socket,
+        admission: Admission,
+        watching: MonitorSettings,
+        tracing: Tracing | None = None,
+        *,
+        loopback_only: bool,
     ) -> None:
         """Load the stages that stay in memory, and answer until a signal ends it."""
         server.set_up_logs()
         if self.deployed.residency is None:
             load(self.deployed.engines)
-        opened = partial(self.service, admission, self.promised(watching))
+        opened = partial(self.service, admission, self.promised(watching), tracing)
         click.echo(f"{self.ladder.name} at {server.url_of(at)}", err=True)
         server.Server(Application(opened, loopback_only=loopback_only)).run([at])
 
@@ -66,7 +76,9 @@ class Endpoint:
             return watching
         return replace(watching, promised=guarantee.keep, guarantee=guarantee)
 
-    def service(self, admission: Admission, watching: MonitorSettings) -> Service:
+    def service(
+        self, admission: Admission, watching: MonitorSettings, tracing: Tracing | None = None
+    ) -> Service:
         """What every request shares, on the event loop that is to run it."""
         found = Service(
             self.deployed.engines,
@@ -77,6 +89,7 @@ class Endpoint:
             self.capacity,
             watching,
         )
+        found.tracing = tracing
         if self.steering is not None:
             found.steer_by(self.steering)
         return found

@@ -29,6 +29,7 @@ from asd.serving.endpoint.runs import ActiveRequest
 from asd.serving.endpoint.service import Service
 from asd.serving.endpoint.shows import Change, Screen
 from asd.serving.endpoint.walks import Delivered
+from asd.serving.monitoring.events import Outcome
 
 __all__ = ["Completions", "bearer_of"]
 
@@ -59,19 +60,22 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         arrived, service, headers = asyncio.get_running_loop().time(), self._service(), headers_of(scope)
-        key = NOBODY
+        key, span = NOBODY, None if service.tracing is None else service.tracing.begin(self._endpoint, headers)
+        send = send if span is None else span.sending(send)
         try:
             key = service.admission.authenticate(bearer_of(headers))
             body = await body_of(scope, receive, MOST_BYTES, BODY_S)
             asked = read(self._endpoint, body, headers, scope["state"]["id"])
             run = await service.open(asked, key, arrived)
-        except ClientGoneError:
-            service.monitor.refused(key, "left")
-            return
         except Exception as error:
-            service.monitor.refused(key, "refused")
-            await _refuse(send, error)
+            outcome: Outcome = "left" if isinstance(error, ClientGoneError) else "refused"
+            service.monitor.refused(key, outcome)
+            if outcome == "refused":
+                await _refuse(send, error)
+            if span is not None:
+                span.refused(key, outcome, error)
             return
+        run.span = span
         try:
             await unless_gone(receive, self._reply(run, service.ladder.price_unit, send))
         finally:

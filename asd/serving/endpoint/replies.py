@@ -19,7 +19,7 @@ from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.endpoint.walks import Delivered
 from asd.types import Draft
 
-__all__ = ["DONE", "Replies", "comment", "event", "text_of"]
+__all__ = ["DONE", "Replies", "comment", "event", "finish_of", "text_of"]
 
 DONE = b"data: [DONE]\n\n"
 """The last event of a stream that came to its end; an error has none."""
@@ -49,6 +49,15 @@ def comment(text: str) -> bytes:
 def text_of(draft: Draft) -> str:
     """The answer without a last character that is not whole, as its stage ran out of room within it."""
     return draft.text if draft.finished else draft.text.rstrip(UNFINISHED)
+
+
+def finish_of(delivered: Delivered) -> str:
+    """Why there is no more text: OpenAI's reasons, and "deadline"."""
+    if not delivered.in_time:
+        return "deadline"
+    if delivered.draft.tool_calls:
+        return "tool_calls"
+    return "stop" if delivered.draft.finished else "length"
 
 
 class Replies:
@@ -158,11 +167,8 @@ class Replies:
         return chunk | {"usage": None} if self._asked.include_usage else chunk
 
     def _choice(self, content: Mapping[str, Any], delivered: Delivered) -> dict[str, Any]:
-        ended = "stop" if delivered.draft.finished else "length"
-        ended = "tool_calls" if delivered.draft.tool_calls else ended
         logprobs = self._logprobs(delivered.draft) if self._asked.logprobs else None
-        finish_reason = ended if delivered.in_time else "deadline"
-        return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish_reason}
+        return {"index": 0, **content, "logprobs": logprobs, "finish_reason": finish_of(delivered)}
 
     def _logprobs(self, draft: Draft) -> dict[str, Any] | None:
         """Of the tokens of the answer, by id: engines tell no text for them. None: the stage gives none."""

@@ -26,6 +26,7 @@ from asd.serving.monitoring.events import Ended, Outcome
 from asd.serving.monitoring.shadow import Shadowed
 
 if TYPE_CHECKING:
+    from asd.serving.endpoint.past.tracing import RequestSpan
     from asd.serving.endpoint.service import Service
 
 __all__ = ["ActiveRequest"]
@@ -40,6 +41,7 @@ class ActiveRequest:
         asked: What it asks.
         setting: How it is answered.
         walk: Its way through the cascade.
+        span: Of its trace; None: it has none.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class ActiveRequest:
         self.asked = asked
         self.setting = setting
         self.walk = walk
+        self.span: RequestSpan | None = None
         self._service = service
         self._key = walk.allowed.facts.key
         self._ticket = ticket
@@ -55,14 +58,15 @@ class ActiveRequest:
         self._taken_s = service.monitor.taken()
         self._outcome: Outcome = "left"
         self._delivered: Delivered | None = None
+        self._error: Exception | None = None
         self._first_text_s: float | None = None
 
     async def end(self) -> Delivered:
         """Answer; cancelling it takes the query out of the cascade. Raises as `Walk.end`."""
         try:
             delivered = await self.walk.end()
-        except Exception:
-            self._outcome = "failed"
+        except Exception as error:
+            self._outcome, self._error = "failed", error
             raise
         self._outcome = "answered" if delivered.in_time else "late"
         self._delivered = delivered
@@ -86,6 +90,7 @@ class ActiveRequest:
             self._tell(lambda: self._service.monitor.ended(ended))
             shadow = await self._in_shadow(ended)
             self._tell(lambda: self._keep(ended, shadow))
+            self._tell(lambda: self._trace(ended, shadow))
             calls, uncounted = [*ended.calls, *shadow.calls], [*self.walk.uncounted, *shadow.uncounted]
             await self._ticket.settle(calls, uncounted)
         except Exception as error:
@@ -109,6 +114,10 @@ class ActiveRequest:
             compared = service.monitor.shadowed(query, ended, shadow.drafts, shadow.calls, micros)
         logged = service.monitor.write(trace_of(query, ended, shadow.drafts))
         service.history.complete(query.id, shadow.drafts, compared, logged)
+
+    def _trace(self, ended: Ended, shadow: Shadowed) -> None:
+        if self.span is not None:
+            self.span.ended(self.asked, self.setting, ended, self._delivered, shadow.dispatched)
 
     def _tell(self, whoever_watches: Callable[[], None]) -> None:
         """What goes wrong there breaks no books."""
@@ -139,4 +148,6 @@ class ActiveRequest:
             p_good=None if delivered is None else delivered.p_good,
             first_text_s=self._first_text_s,
             guaranteed=self.setting.guaranteed and not self.setting.note,
+            dispatched=tuple(self.walk.calls),
+            error=self._error,
         )

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -42,6 +42,9 @@ from asd.serving.monitoring.shadow import Shadow
 from asd.serving.monitoring.vitals import Vitals
 from asd.serving.tariff import MICRO, Tariff, prompt_bound
 from asd.types import AnswerForm, AnswerKind
+
+if TYPE_CHECKING:
+    from asd.serving.endpoint.past.tracing import Tracing
 
 __all__ = ["Capacity", "Service", "load", "tariff_of"]
 
@@ -87,6 +90,7 @@ class Service:
         shadow: Stages that answer besides, now and then.
         tariff: What calls cost and can cost.
         draining: No request is taken any more; those that were continue.
+        tracing: Sends a trace of every request; None: nobody does.
     """
 
     def __init__(
@@ -110,6 +114,7 @@ class Service:
         self.monitor = Monitor(self.vitals, meter, self._stages, watching)
         self._controller: Controller | None = None
         self.draining = False
+        self.tracing: Tracing | None = None
         self.tariff = tariff_of(ladder, engines)
         self._engines = engines
         self._settings = settings

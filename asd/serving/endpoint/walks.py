@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
 from asd.errors import CallCancelledError, NoStageLeftError
-from asd.journey import Journey
+from asd.journey import DispatchedCall, Journey
 from asd.serving.admission import Call, RequestFacts, calls_of
 from asd.serving.endpoint.refusals import RequestError
 from asd.serving.tariff import MICRO, Tariff
@@ -109,6 +109,11 @@ class Walk:
     def bought(self) -> list[Draft | Verification]:
         """All that stages have delivered; after `settled`, all that they ever will."""
         return [*self._journey.drafts.values(), *self._journey.verifications]
+
+    @property
+    def calls(self) -> list[DispatchedCall]:
+        """Calls that were made, in order; after `settled`, all of them."""
+        return self._journey.calls
 
     @property
     def uncounted(self) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from asd.journey import DispatchedCall
 from asd.serving.admission import Call
 from asd.types import Completion, Draft, Verification
 
@@ -34,6 +35,8 @@ class Ended:
         p_good: Calibrated probability that the answer is right; None: unknown.
         guaranteed: The policy's guarantee covers it.
         first_text_s: From its arrival to the first text that the client was sent; None: none was.
+        dispatched: Calls as they were made.
+        error: What ended it without an answer; None: there was one, or the client left.
     """
 
     key: str
@@ -49,6 +52,8 @@ class Ended:
     p_good: float | None = None
     first_text_s: float | None = None
     guaranteed: bool = False
+    dispatched: tuple[DispatchedCall, ...] = ()
+    error: Exception | None = None
 
     @property
     def draft(self) -> Draft | None:

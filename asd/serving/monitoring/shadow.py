@@ -17,7 +17,7 @@ import numpy as np
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
 from asd.errors import AsdError, CallCancelledError, ConfigError
-from asd.journey import Journey
+from asd.journey import DispatchedCall, Journey
 from asd.serving.admission import Call, calls_of
 from asd.types import Draft, Query
 
@@ -34,11 +34,13 @@ class Shadowed:
         drafts: Answers by stage, those that were there already among them.
         calls: What was called for them.
         uncounted: Stages of calls that ended before anybody knew what they took.
+        dispatched: The calls as they were made.
     """
 
     drafts: dict[str, Draft] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     uncounted: list[str] = field(default_factory=list)
+    dispatched: list[DispatchedCall] = field(default_factory=list)
 
 
 class Shadow:
@@ -95,5 +97,6 @@ class Shadow:
         await self._dispatcher.settled(journey)
         found.drafts |= journey.drafts
         found.calls += calls_of(journey.drafts.values(), shadow=True)
+        found.dispatched += journey.calls
         kind = CallCancelledError.__name__
         found.uncounted += [failure.stage for failure in journey.failures if failure.kind == kind]
