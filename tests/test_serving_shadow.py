@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from asd.cli import main
 from asd.collection import read_collected
-from asd.errors import DataError, UnavailableError
+from asd.errors import ConfigError, DataError, UnavailableError
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Lossless
 from asd.policy.fit import fit
@@ -24,6 +25,7 @@ from asd.serving.endpoint.service import Capacity
 from asd.serving.keys import LOCAL
 from asd.serving.ledger import Caps
 from asd.serving.monitoring.decisions import DecisionLog
+from asd.serving.monitoring.evaluation import Evaluation
 from asd.serving.monitoring.monitor import MonitorSettings
 from asd.serving.spending import read_spending
 from asd.serving.tariff import MICRO, Tariff
@@ -180,6 +182,40 @@ def test_the_right_answer_scores_every_stage_that_answered() -> None:
     reply, service = watched(scored, engines=scripted(L="4"))
     assert reply.json["scores"] == {"S": 0.0, "L": 1.0}
     assert service.monitor.evaluation.delivered().share == 0.0
+
+
+def test_a_text_is_likened_to_its_reference_by_every_metric_once() -> None:
+    """The delivered one alone; the page shows the means, however often the same reference is sent."""
+
+    async def likened(app: Application) -> str:
+        name = (await one(app)).json["asd"]["id"]
+        for _ in range(2):
+            assert (await feedback(app, id=name, reference="the cat sat on the mat")).status == 200
+        while not app.service.monitor.evaluation.likeness()[0]:
+            await asyncio.sleep(0.01)
+        return (await get(app, "/")).body.decode()
+
+    page, service = watched(likened, engines=scripted(S="the cat sat on a mat", L="no"))
+    n, found = service.monitor.evaluation.likeness()
+    assert n == 1
+    assert found["rouge1"] == pytest.approx(5 / 6)
+    assert found["rougeL"] == pytest.approx(5 / 6)
+    assert 0 < found["bleu"] < found["quality"] < 1
+    assert re.search(r"like their references, 1 texts: .*rougeL 0\.833.*</td><td>0\.", page)
+
+
+def test_a_long_text_is_not_likened_nor_one_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would take the product of both lengths."""
+    found = Evaluation()
+    found.liken("a " * 2000, "a")
+    assert found.likeness() == (0, {})
+
+    def missing() -> None:
+        raise ConfigError("BLEU needs sacrebleu")
+
+    monkeypatch.setattr("asd.quality.overlap._bleu", missing)
+    found.liken("a b", "a b")
+    assert found.likeness() == (0, {})
 
 
 @pytest.mark.parametrize(

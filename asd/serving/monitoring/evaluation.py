@@ -18,14 +18,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from asd.errors import AsdError
 from asd.evidence.metrics import Reliability, reliability
 from asd.guarantee.p_values import betting_p_value
+from asd.quality.aggregate import Answered, assess
 from asd.quality.answers import answer_of
 from asd.types import Draft, Query
 
@@ -39,6 +42,8 @@ DELTA = 0.05
 STAKES = (0.25, 0.5, 1.0, 2.0)
 FEWEST = 20
 """Scores below which a calibration says nothing."""
+LONGEST = 2000
+"""Characters of a text up to which it is likened to its reference, which takes their product."""
 MOST_SHARE = 2.0
 """Of the reference's quality, that an upper limit may come to."""
 
@@ -105,6 +110,7 @@ class Evaluation:
         self._compared: deque[Compared] = deque(maxlen=MOST)
         self._scored: deque[tuple[float, float]] = deque(maxlen=MOST)
         self._evidence = [1.0] * len(STAKES)
+        self._likened: deque[Mapping[str, float]] = deque(maxlen=MOST)
 
     @property
     def at_risk(self) -> bool:
@@ -122,6 +128,22 @@ class Evaluation:
     def score(self, score: float, p_good: float) -> None:
         """Somebody has scored an answer of which the evidence had said `p_good`."""
         self._scored.append((p_good, score))
+
+    def liken(self, answer: str, reference: str) -> None:
+        """How like its reference a delivered text is, by every metric (`asd.quality.aggregate`).
+
+        Takes its time; nothing is noted of texts that are empty or too long, or without `asd[quality]`.
+        """
+        if max(len(answer), len(reference)) <= LONGEST:
+            with suppress(AsdError):
+                [found] = assess([Answered("", answer, (reference,))], "text")
+                self._likened.append({"quality": found.quality, **found.scores})
+
+    def likeness(self) -> tuple[int, dict[str, float]]:
+        """Texts that were likened to their references, and the mean of every metric, the weighted first."""
+        rows = list(self._likened)
+        names = rows[0] if rows else ()
+        return len(rows), {name: float(np.mean([row[name] for row in rows])) for name in names}
 
     def delivered(self) -> DeliveredQuality:
         """What is known now."""

@@ -4,11 +4,13 @@
     {"id": "chatcmpl-...", "score": 0.2, "stage": "L"}    of the answer of a stage, as in the shadow
     {"id": "chatcmpl-...", "reference": "42"}             the right answer: every stage's answer is scored
 
-With the right answer, an answer scores 1 where it says the same (`asd.quality.answers`), else 0.
+With the right answer, an answer scores 1 where it says the same (`asd.quality.answers`), else 0; the live page
+shows how like its reference a text is, by the metrics of the field, where `asd[quality]` is installed.
 """
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -67,6 +69,9 @@ def take(history: History, monitor: Monitor, key: str, body: bytes) -> dict[str,
     kept.scores |= new
     for stage, score in new.items():
         _book(monitor, kept, stage, score)
+    if given.reference is not None and kept.form.kind == "text" and kept.stage in new:
+        answer, loop = kept.drafts[kept.stage].text, asyncio.get_running_loop()
+        loop.run_in_executor(None, monitor.evaluation.liken, answer, given.reference)
     return {"id": given.id, "object": "asd.feedback", "scores": dict(kept.scores)}
 
 

@@ -161,6 +161,10 @@ def _quality(monitor: Monitor) -> PageTable:
         ("compared in the shadow", str(found.n)),
         ("promised", NONE if found.promised is None else f"{found.promised:.1%}"),
     ]
+    n, likeness = monitor.evaluation.likeness()
+    if n:
+        told_of = ", ".join(f"{name} {value:.3f}" for name, value in likeness.items() if name != "quality")
+        rows.append((f"like their references, {n} texts: {told_of}", f"{likeness['quality']:.3f}"))
     if (told := found.calibration) is None:
         return PageTable(
             ("", ""), [*rows, ("calibration of p_good", "too few scores (POST /v1/asd/feedback)")]
