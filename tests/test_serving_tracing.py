@@ -259,7 +259,10 @@ def test_without_the_library_one_line_says_how_to_install_it(monkeypatch: pytest
 
 def test_a_server_that_sends_no_traces_does_without_the_library() -> None:
     line = "import sys, asd.cli.serve.endpoint; sys.exit('opentelemetry' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", line], cwd=Path(__file__).parents[1], check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", line], cwd=Path(__file__).parents[1], check=False).returncode
+        == 0
+    )
 
 
 def test_the_name_of_the_service_is_that_of_the_standard_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +277,11 @@ def test_a_server_that_is_told_to_stop_sends_what_it_has() -> None:
     """The collector is that of the standard variable; spans would wait for five seconds otherwise."""
     with collecting() as found:
         command = [sys.executable, "-m", "asd", "serve", "--ladder", "tiny", "--port", "0", "--otlp"]
-        named = {"HF_HUB_OFFLINE": "1", "OTEL_EXPORTER_OTLP_ENDPOINT": found.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"}
+        named = {
+            "HF_HUB_OFFLINE": "1",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": found.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "60000",
+        }
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | named) as server:
             assert server.stderr is not None
             url = re.search(r"http://\S+", server.stderr.readline())
@@ -285,4 +292,4 @@ def test_a_server_that_is_told_to_stop_sends_what_it_has() -> None:
             server.send_signal(signal.SIGTERM)
             assert server.wait(60) == 0
     assert found.request.attributes["asd.stage"] == "S"
-    assert [call.name for call in found.calls][0] == "chat S"
+    assert found.calls[0].name == "chat S"

@@ -82,7 +82,9 @@ __all__ = ["serve"]
 @click.option("--shadow-all", is_flag=True, help="All stages answer these, as `asd fit` needs it.")
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path),
               help="Write every decision to this file; `asd fit` reads it.")  # fmt: skip
-@click.option("--log-prompts", is_flag=True, help="With prompts and answers, which a fit needs; also in --otlp.")
+@click.option(
+    "--log-prompts", is_flag=True, help="With prompts and answers, which a fit needs; also in --otlp."
+)
 @click.option("--otlp", is_flag=False, flag_value="", metavar="[URL]",
               help="Send a trace of every request to this OpenTelemetry collector, as http://127.0.0.1:4318; "
               "without a URL, to that of OTEL_EXPORTER_OTLP_ENDPOINT.")  # fmt: skip

@@ -4,8 +4,8 @@
     {"id": "chatcmpl-...", "score": 0.2, "stage": "L"}    of the answer of a stage, as in the shadow
     {"id": "chatcmpl-...", "reference": "42"}             the right answer: every stage's answer is scored
 
-With the right answer, an answer scores 1 where it says the same (`asd.quality.answers`), else 0; the live page
-shows how like its reference a text is, by the metrics of the field, where `asd[quality]` is installed.
+With the right answer, an answer scores 1 where it says the same (`asd.quality.answers`), else 0; the live
+page shows how like its reference a text is, by the metrics of the field, where `asd[quality]` is installed.
 """
 
 from __future__ import annotations

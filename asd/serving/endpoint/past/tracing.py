@@ -166,9 +166,7 @@ class RequestSpan:
             self._call(call, in_shadow=True)
         span.end(self._arrived_ns + int(ended.seconds * 1e9))
 
-    def _delivered(
-        self, asked: ParsedRequest, setting: RequestSettings, delivered: Delivered
-    ) -> Attributes:
+    def _delivered(self, asked: ParsedRequest, setting: RequestSettings, delivered: Delivered) -> Attributes:
         """The decision, as the reply has it, and what the conventions know of an answer."""
         replies = Replies(asked, setting, self._tracing.ladder.price_unit)
         told, usage = replies.delivery(delivered), replies.usage(delivered)
@@ -283,5 +281,7 @@ def _traces_at(collector: str) -> str | None:
         return None
     address = urlsplit(collector)
     if address.scheme not in {"http", "https"} or not address.hostname:
-        raise ConfigError(f"--otlp is {collector!r}; give the address of a collector, as http://127.0.0.1:4318")
+        raise ConfigError(
+            f"--otlp is {collector!r}; give the address of a collector, as http://127.0.0.1:4318"
+        )
     return collector if address.path.endswith(PATH) else collector.rstrip("/") + PATH
