@@ -26,13 +26,13 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from asd.errors import ConfigError
-from asd.prices import Money, PriceFile, PriceRow, Prices, check_prices, read_prices
+from asd.prices import Money, PriceFile, Prices, check_prices, read_prices
 from asd.schema import msgspec
 from asd.schema.explained import explained
 from asd.types import DOMAINS, STOP, VERIFY, Usage
@@ -56,8 +56,7 @@ T = TypeVar("T")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-@dataclass(frozen=True, slots=True)
-class Drafter:
+class Drafter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A smaller stage that drafts while a stage writes: which, and how many tokens at a time."""
 
     stage: str
@@ -100,8 +99,7 @@ class Stage:
     only: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Deployment:
+class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a ladder is run where it answers (`asd generate`, `asd.load`); never where it is measured.
 
     Attributes:
@@ -138,7 +136,7 @@ class Ladder:
     stages: tuple[Stage, ...]
     price_unit: str
     prices_measured: str
-    deployment: Deployment = Deployment()
+    deployment: Deployment = field(default_factory=Deployment)
     money: Money | None = None
 
     def __post_init__(self) -> None:
@@ -221,7 +219,7 @@ class Ladder:
                 "chat_template": stage.chat_template,
                 "prices": stage.prices.known(),
             }
-            | ({"drafter": asdict(stage.drafter)} if stage.drafter else {})
+            | ({"drafter": msgspec.structs.asdict(stage.drafter)} if stage.drafter else {})
             | ({"chat_template_kwargs": stage.chat_template_kwargs} if stage.chat_template_kwargs else {})
             | ({"only": sorted(stage.only)} if stage.only else {})
             for stage in self.stages
@@ -230,50 +228,36 @@ class Ladder:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-class _DrafterRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    stage: str
-    block: int
-
-
-class _MoneyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    currency: str
-    per_unit: float
-
-
-class _OnlyRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Only(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     domain: tuple[str, ...]
 
 
-class _StageRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `Stage` before its prices are found, which may be in another file, and the path of its weights."""
+
     name: str
     model: str
-    prices: PriceRow | None = None
-    batched: dict[int, PriceRow] = {}
+    prices: Prices | None = None
+    batched: dict[int, Prices] = {}
     dtype: str = "auto"
     tensor_parallel: int = 1
     memory_gib: float | None = None
     chat_template: bool = False
     engine: str | None = None
     options: dict[str, dict[str, object]] = {}
-    drafter: _DrafterRow | None = None
+    drafter: Drafter | None = None
     chat_template_kwargs: dict[str, object] = {}
-    only: _OnlyRow | None = None
-
-
-class _DeploymentRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    memory_gib: float | None = None
-    pinned: tuple[str, ...] = ()
-    response_cache: str | None = None
+    only: _Only | None = None
 
 
 class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
-    stages: tuple[_StageRow, ...]
+    stages: tuple[_StageTable, ...]
     prices: str | None = None
     price_unit: str | None = None
     prices_measured: str | None = None
-    deployment: _DeploymentRow = _DeploymentRow()
-    money: _MoneyRow | None = None
+    deployment: Deployment = Deployment()
+    money: Money | None = None
 
 
 def _read(path: Path) -> Ladder:
@@ -285,35 +269,24 @@ def _read(path: Path) -> Ladder:
                 f"{path}: prices are given for {sorted(of_batch)}, the stages are "
                 f"{sorted(row.name for row in file.stages)}; give every stage its prices"
             )
-    stages = tuple(
-        Stage(
-            name=row.name,
-            model=_resolve(row.model, path.parent),
-            prices=table.stages[row.name].opened(),
-            dtype=row.dtype,
-            tensor_parallel=row.tensor_parallel,
-            memory_gib=row.memory_gib,
-            chat_template=row.chat_template,
-            engine=row.engine,
-            options=row.options,
-            batched={batch: of_batch[row.name].opened() for batch, of_batch in table.batched.items()},
-            drafter=None if row.drafter is None else Drafter(row.drafter.stage, row.drafter.block),
-            chat_template_kwargs=row.chat_template_kwargs,
-            only=_domains(row.only, f"{path}, stage {row.name!r}"),
-        )
-        for row in file.stages
-    )
-    cache = file.deployment.response_cache
-    deployment = Deployment(
-        memory_gib=file.deployment.memory_gib,
-        pinned=file.deployment.pinned,
-        response_cache=None if cache is None else str(path.parent / cache),
-    )
-    money = None if file.money is None else Money(file.money.currency, file.money.per_unit)
-    return Ladder(file.name, stages, table.price_unit, table.prices_measured, deployment, money)
+    stages = tuple(_stage(row, table, path) for row in file.stages)
+    deployment, cache = file.deployment, file.deployment.response_cache
+    if cache is not None:
+        deployment = msgspec.structs.replace(deployment, response_cache=str(path.parent / cache))
+    return Ladder(file.name, stages, table.price_unit, table.prices_measured, deployment, file.money)
 
 
-def _domains(only: _OnlyRow | None, where: str) -> tuple[str, ...]:
+def _stage(row: _StageTable, table: PriceFile, path: Path) -> Stage:
+    found: dict[str, Any] = {
+        "model": _resolve(row.model, path.parent),
+        "prices": table.stages[row.name],
+        "batched": {batch: of_batch[row.name] for batch, of_batch in table.batched.items()},
+        "only": _domains(row.only, f"{path}, stage {row.name!r}"),
+    }
+    return Stage(**msgspec.structs.asdict(row) | found)
+
+
+def _domains(only: _Only | None, where: str) -> tuple[str, ...]:
     if only is not None and not only.domain:
         raise ConfigError(f"{where}: only names no domain; name some of {', '.join(DOMAINS)}, or drop it")
     return () if only is None else only.domain

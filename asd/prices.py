@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,6 @@ from asd.types import Usage
 __all__ = [
     "Money",
     "PriceFile",
-    "PriceRow",
     "Prices",
     "Timing",
     "check_prices",
@@ -29,8 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Prices:
+class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Price of a call, from its counts; an answer that took no call (`NO_CALL`) costs nothing.
 
         per_call + per_prompt_token * n_prompt + per_verified * n_verified + per_decoded_token * n_passes
@@ -69,11 +66,11 @@ class Prices:
 
     def known(self) -> dict[str, float]:
         """The prices that were given, by name."""
-        return {name: float(price) for name, price in asdict(self).items() if price is not None}
+        given = msgspec.structs.asdict(self)
+        return {name: float(price) for name, price in given.items() if price is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class Money:
+class Money(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one price unit is worth, such as 2.5e-8 EUR for a millisecond of a machine at 0.09 EUR an hour.
 
     Raises:
@@ -98,21 +95,6 @@ def check_prices(prices: Prices, where: str) -> None:
             raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")
     if not any(price for name, price in values.items() if name not in {"per_load", "per_drafted"}):
         raise ConfigError(f"{where}: all prices are 0; a stage that costs nothing cannot be traded off")
-
-
-class PriceRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`Prices` of one stage as they stand in a file."""
-
-    per_call: float
-    per_prompt_token: float
-    per_decoded_token: float
-    per_verified: float | None = None
-    per_load: float | None = None
-    per_drafted: float | None = None
-
-    def opened(self) -> Prices:
-        """The prices."""
-        return Prices(**msgspec.structs.asdict(self))
 
 
 class Timing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,12 +139,12 @@ class PriceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
     price_unit: str
     prices_measured: str
-    stages: dict[str, PriceRow]
-    batched: dict[int, dict[str, PriceRow]] = {}
+    stages: dict[str, Prices]
+    batched: dict[int, dict[str, Prices]] = {}
     timing: Timing | None = None
 
-    def at(self, batch: int = 1) -> dict[str, PriceRow] | None:
-        """The rows of a batch size; None: nobody has measured them."""
+    def at(self, batch: int = 1) -> dict[str, Prices] | None:
+        """The prices of a batch size; None: nobody has measured them."""
         return self.stages if batch == 1 else self.batched.get(batch)
 
 
@@ -205,11 +187,8 @@ def write_prices(
     for batch, of_batch in prices.items():
         for name, of_stage in of_batch.items():
             check_prices(of_stage, f"batch {batch}, stage {name!r}")
-    rows = {
-        batch: {name: PriceRow(**asdict(of_stage)) for name, of_stage in of_batch.items()}
-        for batch, of_batch in prices.items()
-    }
-    table = PriceFile(price_unit, prices_measured, rows.pop(1), rows, timing)
+    stages, batched = dict(prices[1]), {size: dict(row) for size, row in prices.items() if size != 1}
+    table = PriceFile(price_unit, prices_measured, stages, batched, timing)
     text = json.dumps(json.loads(msgspec.json.encode(table)), indent=2)
     path = Path(path)
     temporary = path.with_name(path.name + ".part")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Final, Literal, Self, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, get_args
 
 from asd.messages import Message, as_messages
 
@@ -349,8 +349,23 @@ class Trace:
     refusals: Mapping[str, Failure] = field(default_factory=dict)
 
 
+class StagePair(NamedTuple):
+    """A stage that drafts and the stage that verifies its drafts; records name it "S>M"."""
+
+    drafter: str
+    verifier: str
+
+    @classmethod
+    def parse(cls, name: str) -> Self:
+        """The pair of that name, as `pair_name` makes it; `ValueError` where it names none."""
+        stages = name.split(VERIFY)
+        if len(stages) != 2 or not all(stages):
+            raise ValueError(f"{name!r} is not named like 'S{VERIFY}M'")
+        return cls(*stages)
+
+
 def pair_name(drafter: str, verifier: str) -> str:
-    """Key of a verification: "S>M" where M read S's draft."""
+    """Key of a verification: "S>M" where M read S's draft; `StagePair.parse` reads it."""
     return f"{drafter}{VERIFY}{verifier}"
 
 

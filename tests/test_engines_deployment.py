@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -72,7 +72,9 @@ def test_a_load_has_a_price(tmp_path: Path) -> None:
     fitted = asd.load_policy(TINY_POLICY)
     ladder = Ladder.load(ladder_file(tmp_path, "memory_gib = 0.02"))
     policy, unit = fitted.policy(50.0), fitted.ladder.unit()
-    prices = {name: replace(price, per_load=1e6) for name, price in ladder.prices_at().items()}
+    prices = {
+        name: msgspec.structs.replace(price, per_load=1e6) for name, price in ladder.prices_at().items()
+    }
     engines = {name: ScriptedEngine(name, {"p": Script("a", (-0.1,))}) for name in prices}
     residency = Residency(engines, dict.fromkeys(prices, 0.01), 0.02, pinned=("S",))
     query = Query("1", "d", "run;k=5;b=k*4")

@@ -75,7 +75,7 @@ def test_the_promise_holds_on_new_queries(artifact: PolicyArtifact) -> None:
 def test_a_guarantee_holds_at_its_batch_size_and_says_so(artifact: PolicyArtifact) -> None:
     """Policy, costs and unit are those of the batch; at another one nothing is promised."""
     stages = tuple(
-        replace(stage, batched={8: replace(stage.prices, per_decoded_token=price)})
+        replace(stage, batched={8: msgspec.structs.replace(stage.prices, per_decoded_token=price)})
         for stage, price in zip(worlds.ladder().stages, (0.1, 4.0), strict=True)
     )
     ladder = replace(worlds.ladder(), stages=stages)

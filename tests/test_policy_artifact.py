@@ -17,7 +17,7 @@ from asd.errors import ConfigError, DataError, PolicyMismatchError
 from asd.evidence import Evidence, Judgement
 from asd.policies import FixedStage, Lossless, Policy
 from asd.policy.artifact import PolicyArtifact, load
-from asd.policy.problem import GraphRecord
+from asd.policy.problem import UnpricedGraph
 from asd.prices import Prices
 from asd.stopping.recursion import solve
 from asd.types import STOP, Action, Decision, Trace
@@ -260,7 +260,7 @@ def test_a_graph_survives_its_record() -> None:
     graph = worlds.true_graph(0.2, 1.0)
     passes = {(e.source, e.action): np.outer(e.cost, [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]) for e in graph.edges}
     prices = dict.fromkeys("SL", Prices(7.0, 7.0, 6.0))
-    back = GraphRecord.of(graph, passes).graph(prices, unit=2.0)
+    back = UnpricedGraph.of(graph, passes).graph(prices, unit=2.0)
     assert (back.start == graph.start).all()
     for a, b in zip(back.nodes, graph.nodes, strict=True):
         assert (a.name, a.may_stop, a.p.tolist()) == (b.name, b.may_stop, b.p.tolist())

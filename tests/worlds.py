@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 
+import msgspec
 import numpy as np
 
 from asd.ladder import Drafter, Ladder, Stage
@@ -32,7 +33,7 @@ KINDS = ("walk from {a} to {b}", "add {a} and {b} please")
 def drafting_ladder() -> Ladder:
     """The same stages, L with S as its drafter: a drafted token costs a tenth of one that L decodes."""
     small, large = (made := ladder()).stages
-    prices = replace(large.prices, per_drafted=0.5)
+    prices = msgspec.structs.replace(large.prices, per_drafted=0.5)
     return replace(made, stages=(small, replace(large, prices=prices, drafter=Drafter("S", 4))))
 
 

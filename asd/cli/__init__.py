@@ -40,7 +40,7 @@ from asd.policy.artifact import PolicyArtifact
 from asd.policy.record import Method
 from asd.prices import write_prices
 from asd.traces import answered
-from asd.types import VERIFY, Trace, pair_name
+from asd.types import StagePair, Trace, pair_name
 
 EXIT_INTERRUPTED = 130
 _SHARE = 0.95
@@ -225,7 +225,7 @@ def fit(
             f"stage {stage} gives no log-probabilities: its answers go by agreement, length and prompt"
         )
     for pair, (n_accepted, n_read) in rejected_pairs(usable).items():
-        drafter, _, verifier = pair.partition(VERIFY)
+        drafter, verifier = StagePair.parse(pair)
         click.echo(
             f"{verifier} accepts {n_accepted:,} of {n_read:,} tokens of {drafter}'s drafts: "
             "verification is left out"

@@ -29,7 +29,7 @@ from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.policies import FixedStage, ListPolicy, Lossless, OptimalPolicy, Policy
 from asd.policy.lists import ListRows
-from asd.policy.problem import GraphRecord, LadderPrices
+from asd.policy.problem import LadderPrices, UnpricedGraph
 from asd.policy.record import FitRecord, HeldOutSetting, Replayed
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
@@ -66,7 +66,7 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
     schema_version: Literal[2] = 2
     ladder: LadderPrices
     model: EvidenceModel
-    problem: GraphRecord
+    problem: UnpricedGraph
     fit: FitRecord
     guarantee: Guarantee | None = None
     lists: ListRows | None = None

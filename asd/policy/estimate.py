@@ -14,7 +14,7 @@ import numpy.typing as npt
 from asd.engines import continuation_usage
 from asd.evidence.fitting import FittingRows
 from asd.ladder import ROOT
-from asd.policy.problem import GraphRecord
+from asd.policy.problem import UnpricedGraph
 from asd.stopping.graph import Edge, Graph, Node
 from asd.stopping.kernels import estimate_kernel, mean_by_bin
 from asd.stopping.states import Move
@@ -80,7 +80,7 @@ def _estimate_edge(table: EstimationTable, move: Move) -> Edge:
     )
 
 
-def problem_of(table: EstimationTable, usages: Mapping[Move, Array]) -> GraphRecord:
+def problem_of(table: EstimationTable, usages: Mapping[Move, Array]) -> UnpricedGraph:
     """The estimate for the artifact: the same means by bin, of counts in place of costs.
 
     Counts are shrunk as far as their cost is, so that at the table's prices they make up its estimate.
@@ -93,7 +93,7 @@ def problem_of(table: EstimationTable, usages: Mapping[Move, Array]) -> GraphRec
             for count in usage.T
         ]
         means[move.source.name, move.action] = np.column_stack(counts)
-    return GraphRecord.of(estimate_graph(table), means)
+    return UnpricedGraph.of(estimate_graph(table), means)
 
 
 def move_usages(move: Move, rows: Sequence[Trace], best: Sequence[str]) -> Array:

@@ -17,7 +17,7 @@ from asd.measurement.records import Record
 from asd.policy.estimate import EstimationTable
 from asd.stopping.lists import ListTable, RecordedRows, count
 from asd.stopping.states import Move, State
-from asd.types import VERIFY
+from asd.types import StagePair
 
 __all__ = ["MOST_ROWS", "N_DRAWS", "ListRows"]
 
@@ -83,7 +83,7 @@ class ListRows(Record, frozen=True, kw_only=True):
         after = np.repeat(alone[:, None], len(stages), axis=1)
         reads = set()
         for pair, costs in self.read[batch].items() if verify else ():
-            i, j = map(stages.index, pair.split(VERIFY))
+            i, j = map(stages.index, StagePair.parse(pair))
             if np.mean(costs) < alone[:, j].mean():
                 after[:, i, j] = costs
                 reads.add(pair)
@@ -97,7 +97,7 @@ class ListRows(Record, frozen=True, kw_only=True):
 
 def _going_on(table: EstimationTable, pair: str) -> Array:
     """Of every row, what the second stage takes to read the first one's draft and to continue from it."""
-    small, large = pair.split(VERIFY)
+    small, large = StagePair.parse(pair)
     read = State((small,), large)
     reading, going_on = Move(State((small,)), read), Move(read, State((small, large)))
     return table.costs[reading] + table.costs[going_on]

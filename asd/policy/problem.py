@@ -9,7 +9,6 @@ solved.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Self
 
 import numpy as np
@@ -17,17 +16,18 @@ import numpy as np
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.measurement.records import Record
-from asd.prices import PriceRow, Prices
+from asd.prices import Prices
 from asd.stopping.graph import Edge, FloatArray, Graph, Node
-from asd.types import VERIFY, Action
+from asd.stopping.states import verifier_in
+from asd.types import Action
 
-__all__ = ["Counts", "GraphRecord", "LadderPrices"]
+__all__ = ["Counts", "LadderPrices", "UnpricedGraph"]
 
 Counts = tuple[float, ...]
 """Means of `asd.types.Usage.counts`, in its order."""
 
 
-PriceTable = dict[str, PriceRow]
+PriceTable = dict[str, Prices]
 """By stage name, in ladder order, as they were when the policy was fitted."""
 
 
@@ -60,8 +60,8 @@ class LadderPrices(Record, frozen=True, kw_only=True):
             fingerprint=ladder.fingerprint,
             price_unit=ladder.price_unit,
             prices_measured=ladder.prices_measured,
-            prices=_table(ladder.prices_at(1)),
-            batched={batch: _table(ladder.prices_at(batch)) for batch in ladder.batches if batch > 1},
+            prices=ladder.prices_at(1),
+            batched={batch: ladder.prices_at(batch) for batch in ladder.batches if batch > 1},
             largest_run=largest_run,
         )
 
@@ -77,7 +77,7 @@ class LadderPrices(Record, frozen=True, kw_only=True):
                 f"the policy knows prices at batch {', '.join(map(str, self.batches))}, not {batch}: measure "
                 "them (asd price --batch) and fit again"
             )
-        return {name: row.opened() for name, row in self.batched.get(batch, self.prices).items()}
+        return dict(self.batched.get(batch, self.prices))
 
     def unit(self, batch: int = 1) -> float:
         """One cost unit: mean priced cost of the largest stage alone over the fitting rows."""
@@ -85,20 +85,16 @@ class LadderPrices(Record, frozen=True, kw_only=True):
         return float(np.dot(largest.rates, self.largest_run))
 
 
-def _table(prices: Mapping[str, Prices]) -> PriceTable:
-    return {name: PriceRow(**asdict(of_stage)) for name, of_stage in prices.items()}
-
-
-class NodeRecord(Record, frozen=True, kw_only=True):
-    """`asd.stopping.graph.Node` as plain numbers."""
+class UnpricedNode(Record, frozen=True, kw_only=True):
+    """What `asd.stopping.graph.Node` holds in arrays, in numbers that are stored and compared."""
 
     name: str
     p: tuple[float, ...]
     may_stop: bool
 
 
-class EdgeRecord(Record, frozen=True, kw_only=True):
-    """`asd.stopping.graph.Edge` in plain numbers and texts, with what the move takes in place of its cost.
+class UnpricedEdge(Record, frozen=True, kw_only=True):
+    """A move and what it takes, of which prices make the cost of an `asd.stopping.graph.Edge`.
 
     `usage` is a mean by bin over queries, those of a query of mean length (`Usage.counts`).
     """
@@ -118,26 +114,26 @@ class EdgeRecord(Record, frozen=True, kw_only=True):
             raise ConfigError(f"edge {self.source!r} -> {self.target!r}: {error}") from error
 
 
-class GraphRecord(Record, frozen=True, kw_only=True):
-    """`asd.stopping.graph.Graph` as plain numbers, before it is priced."""
+class UnpricedGraph(Record, frozen=True, kw_only=True):
+    """The stopping problem of one ladder at any prices; `graph` is what it becomes at some."""
 
-    nodes: tuple[NodeRecord, ...]
-    edges: tuple[EdgeRecord, ...]
+    nodes: tuple[UnpricedNode, ...]
+    edges: tuple[UnpricedEdge, ...]
     start: tuple[float, ...]
 
     def __repr__(self) -> str:
-        return f"GraphRecord({len(self.nodes)} nodes, {len(self.edges)} edges)"
+        return f"UnpricedGraph({len(self.nodes)} nodes, {len(self.edges)} edges)"
 
     @classmethod
     def of(cls, graph: Graph, usages: Mapping[tuple[str, Action], FloatArray]) -> Self:
-        """The record of a graph; `usages` of its edges, by source and action, of shape (n_bins, 6)."""
+        """That of a graph without its costs; `usages` by source and action of an edge, shape (n_bins, 6)."""
         return cls(
             nodes=tuple(
-                NodeRecord(name=node.name, p=tuple(node.p.tolist()), may_stop=node.may_stop)
+                UnpricedNode(name=node.name, p=tuple(node.p.tolist()), may_stop=node.may_stop)
                 for node in graph.nodes
             ),
             edges=tuple(
-                EdgeRecord(
+                UnpricedEdge(
                     source=edge.source,
                     target=edge.target,
                     action=str(edge.action),
@@ -152,8 +148,10 @@ class GraphRecord(Record, frozen=True, kw_only=True):
     def unverified(self) -> Self:
         """The same problem where no stage can verify: drafts are thrown away."""
         return type(self)(
-            nodes=tuple(node for node in self.nodes if VERIFY not in node.name),
-            edges=tuple(edge for edge in self.edges if VERIFY not in edge.source + edge.target),
+            nodes=tuple(node for node in self.nodes if verifier_in(node.name) is None),
+            edges=tuple(
+                edge for edge in self.edges if verifier_in(edge.source) is verifier_in(edge.target) is None
+            ),
             start=self.start,
         )
 
@@ -175,7 +173,7 @@ class GraphRecord(Record, frozen=True, kw_only=True):
         )
 
 
-def _cost(edge: EdgeRecord, prices: Prices) -> FloatArray:
+def _cost(edge: UnpricedEdge, prices: Prices) -> FloatArray:
     rates = prices.rates
     if {len(counts) for counts in edge.usage} != {len(rates)}:
         raise ConfigError(
@@ -184,7 +182,7 @@ def _cost(edge: EdgeRecord, prices: Prices) -> FloatArray:
     return np.asarray(np.array(edge.usage) @ rates)
 
 
-def _matrix(edge: EdgeRecord) -> FloatArray:
+def _matrix(edge: UnpricedEdge) -> FloatArray:
     if len({len(row) for row in edge.kernel}) != 1:
         raise ConfigError(f"kernel of edge {edge.source!r} -> {edge.target!r} has rows of unequal length")
     return np.array(edge.kernel)

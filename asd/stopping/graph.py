@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError
-from asd.types import Action, pair_name
+from asd.stopping.states import verifier_in
+from asd.types import Action
 
 __all__ = ["Edge", "FloatArray", "Graph", "IntArray", "Node"]
 
@@ -186,8 +187,8 @@ class Graph:
 
 def _dearer(edge: Edge, surcharge: Mapping[str, float]) -> Edge:
     stage = edge.action.stage
-    goes_on = edge.source.endswith(pair_name("", stage))
-    return edge if goes_on else replace(edge, cost=edge.cost + surcharge.get(stage, 0.0))
+    continues = verifier_in(edge.source) == stage
+    return edge if continues else replace(edge, cost=edge.cost + surcharge.get(stage, 0.0))
 
 
 def _frozen_array(what: str, values: npt.ArrayLike, ndim: int) -> FloatArray:

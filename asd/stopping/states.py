@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from itertools import chain, combinations
 
 from asd.ladder import ROOT
-from asd.types import Action, pair_name
+from asd.types import VERIFY, Action, pair_name
 
-__all__ = ["Move", "State", "moves", "stage_sets", "states"]
+__all__ = ["Move", "State", "moves", "stage_sets", "states", "verifier_in"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,11 @@ class State:
         """Name of its node: "root", "S+M", "S+M>L"."""
         answered = "+".join(self.answered) or ROOT
         return answered if self.verifier is None else pair_name(answered, self.verifier)
+
+
+def verifier_in(name: str) -> str | None:
+    """The stage that has read the best answer in the state of that name; None: nobody has."""
+    return name.partition(VERIFY)[2] or None
 
 
 @dataclass(frozen=True, slots=True)

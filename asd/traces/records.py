@@ -26,6 +26,7 @@ from asd.types import (
     Failure,
     Outcome,
     Query,
+    StagePair,
     Trace,
     Usage,
     Verification,
@@ -289,9 +290,8 @@ def _to_trace(record: _Record) -> Trace:
 
 def _to_failure(key: str, row: _Refusal) -> Failure:
     """Keyed "L", the stage would not answer; "S>L", it would not read the draft of S."""
-    _, verifies, stage = key.partition(VERIFY)
     try:
-        action = Action.verify(stage) if verifies else Action.draft(key)
+        action = Action.verify(StagePair.parse(key).verifier) if VERIFY in key else Action.draft(key)
     except ValueError as error:
         raise DataError(f"refusal {key!r}: {error}") from error
     return Failure(action, row.kind, row.message)
@@ -318,9 +318,10 @@ def _to_outcome(stage: str, output: _Output) -> Outcome:
 
 
 def _to_verification(pair: str, row: _Verification) -> Verification:
-    drafter, _, stage = pair.partition(VERIFY)
-    if not drafter or not stage:
-        raise DataError(f"verification {pair!r} is not named like 'S{VERIFY}M'")
+    try:
+        drafter, stage = StagePair.parse(pair)
+    except ValueError as error:
+        raise DataError(f"verification {error}") from error
     n_verified = len(row.tokens) if row.n_verified is None else row.n_verified
     return Verification(
         stage=stage,

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from asd.cli.examples import examples
 from asd.cli.options import ledger_option
+from asd.schema import msgspec
 from asd.serving import corrections
 from asd.serving.spending import Spend, Spending, micros_of, read_spending
 from asd.serving.tariff import MICRO
@@ -69,7 +70,7 @@ def _row(spending: Spending, row: Spend) -> dict[str, Any]:
 def _as_json(spending: Spending) -> dict[str, Any]:
     return {
         "price_unit": spending.unit,
-        "money": None if spending.money is None else asdict(spending.money),
+        "money": None if spending.money is None else msgspec.structs.asdict(spending.money),
         "total_micros": spending.micros,
         "rows": [asdict(row) | {"worth": _worth(spending, row)} for row in spending.rows],
     }

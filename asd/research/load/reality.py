@@ -39,7 +39,7 @@ from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.policies import OptimalPolicy
 from asd.policy.artifact import PolicyArtifact
-from asd.prices import PriceFile, PriceRow
+from asd.prices import PriceFile, Prices
 from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.schema import msgspec
 from asd.types import Trace
@@ -58,7 +58,7 @@ _PLACE = "device"
 _FEWEST = 20
 """Expected requests of a run below which it is not made: a 95th percentile of fewer says nothing."""
 
-Prices = dict[int, dict[str, PriceRow]]
+PriceTables = dict[int, dict[str, Prices]]
 
 
 class RealityHeader(Record, frozen=True, kw_only=True):
@@ -104,8 +104,8 @@ class Reality(Record, frozen=True, kw_only=True):
     schema_version: Literal[2] = 2
     provenance: Literal["measured"] = "measured"
     asked: RealityHeader
-    before: Prices = {}
-    after: Prices = {}
+    before: PriceTables = {}
+    after: PriceTables = {}
     idle: tuple[Sent, ...] = ()
     idle_after: tuple[Sent, ...] = ()
     loads: tuple[MeasuredLoad, ...] = ()
@@ -165,7 +165,7 @@ class ServedLadder:
     fitted: PolicyArtifact
     traces: Sequence[Trace]
 
-    def population(self, prices: Prices, batch: int) -> Population:
+    def population(self, prices: PriceTables, batch: int) -> Population:
         """The queries, whose calls take what was measured."""
         stages = tuple(
             replace(
@@ -304,7 +304,7 @@ def as_served(place: ServedLadder, found: Reality) -> AsServed:
     return AsServed(*(solution * took.sum() / (explaining @ solution).sum()).tolist())
 
 
-def drift(before: Prices, after: Prices, place: ServedLadder) -> float:
+def drift(before: PriceTables, after: PriceTables, place: ServedLadder) -> float:
     """The largest relative change of what a mean call of a stage costs, over stages and batch sizes."""
     changes = [0.0]
     population = place.population(before, 1)
@@ -387,18 +387,18 @@ def _of(
     )
 
 
-def _prices_of(found: Reality) -> Prices:
+def _prices_of(found: Reality) -> PriceTables:
     """The mean of what was measured before and after, as far as it was."""
     return _mean(found.before, found.after or found.before)
 
 
-def _mean(before: Prices, after: Prices) -> Prices:
+def _mean(before: PriceTables, after: PriceTables) -> PriceTables:
     """The mean of two price tables, number by number; where one has no price, the other's."""
 
-    def mixed(a: PriceRow, b: PriceRow) -> PriceRow:
-        pairs = {name: (getattr(a, name), getattr(b, name)) for name in PriceRow.__struct_fields__}
+    def mixed(a: Prices, b: Prices) -> Prices:
+        pairs = {name: (getattr(a, name), getattr(b, name)) for name in Prices.__struct_fields__}
         known = {name: [price for price in pair if price is not None] for name, pair in pairs.items()}
-        return PriceRow(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
+        return Prices(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
 
     return {
         size: {stage: mixed(row, after[size][stage]) for stage, row in rows.items()}
@@ -406,7 +406,7 @@ def _mean(before: Prices, after: Prices) -> Prices:
     }
 
 
-def _prices(ladder: str, limit: int) -> Prices:
+def _prices(ladder: str, limit: int) -> PriceTables:
     """What `asd price` measures now, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "prices.json"
