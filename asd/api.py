@@ -10,7 +10,7 @@ Everything is put together from parts that can be had one by one: `asd.Ladder`, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -72,8 +72,7 @@ def load(  # noqa: PLR0913  (what the command has as options)
         quality: Instead of `lam`, share of the largest stage's quality to keep, in (0, 1].
         engine: What runs the stages that name none: "transformers", "vllm", "openai" or "module:Class".
         device: Such as "cpu" or "cuda:1"; default: a GPU if there is one.
-        batch: Queries a call, which decides the prices that the policy reckons with; `Cascade.run` takes the
-            same as `batch_size`.
+        batch: Queries a call, which decides the prices the policy reckons with; `Cascade.run`'s `batch_size`.
         route: A rule for the first stage, with `lam`: "complexity" (which reads how busy the largest stage is
             with `Cascade.answer`), "taxonomy", or the file of a predictor (`asd evidence fit`).
         sampling: How stages choose tokens. Policies are fitted on greedy answers: above temperature 0 what
@@ -94,7 +93,7 @@ def load(  # noqa: PLR0913  (what the command has as options)
     prices, largest = steps.prices_at(batch), steps.stages[-1].name
     if isinstance(fitted, PolicyArtifact):
         chosen = with_loads(chosen, residency, prices, batch, fitted.ladder.unit(batch))
-        chosen = _routed(route, chosen, fitted, lam, batch, lambda: cascade.utilisation(largest))
+        chosen = routed(route, chosen, fitted, lam, batch, lambda: cascade.utilisation(largest))
     cascade = Cascade(engines, chosen, prices, Health(), Acceptance(sampling), _form_of(fitted), steps.only)
     return cascade
 
@@ -119,20 +118,6 @@ def _choose(
     if fitted.guarantee is not None and lam is None and sampling.temperature > 0:
         _LOG.warning("the guarantee is for temperature 0; at %g it does not hold", sampling.temperature)
     return chosen
-
-
-def _routed(
-    route: str | None,
-    policy: Policy,
-    fitted: PolicyArtifact,
-    lam: float | None,
-    batch: int,
-    utilisation: Callable[[], float],
-) -> Policy:
-    """The policy, its first stage chosen by the rule where there is one."""
-    if route is None:
-        return policy
-    return routed(route, policy, fitted, lam=lam, batch=batch, utilisation=utilisation)
 
 
 def _form_of(fitted: PolicyArtifact | Policy) -> AnswerForm:

@@ -20,18 +20,17 @@ TARGET = 0.8
 
 
 def routed(
-    route: str,
+    route: str | None,
     policy: Policy,
     fitted: PolicyArtifact,
-    *,
     lam: float | None,
     batch: int = 1,
     utilisation: Callable[[], float] = lambda: 0.0,
-) -> Routed:
+) -> Policy:
     """Put a rule before a policy.
 
     Args:
-        route: "complexity", "taxonomy", or the file of a predictor (`asd evidence fit`).
+        route: "complexity", "taxonomy", or the file of a predictor (`asd evidence fit`); None: no rule.
         policy: Decides from the first answer on.
         fitted: Where the policy comes from.
         lam: Of the policy.
@@ -42,6 +41,8 @@ def routed(
         ConfigError: No lam was given, or a predictor is of other stages.
         DataError: The file cannot be read, or holds no predictor.
     """
+    if route is None:
+        return policy
     if lam is None:
         raise ConfigError("a route needs a lam: what a quality or a guarantee keeps was measured without one")
     stages = fitted.model.stages
