@@ -59,7 +59,7 @@ class _Waiting(NamedTuple):
         return same and self.cascade.acceptance == other.cascade.acceptance
 
 
-class _Call(NamedTuple):
+class _RunningCall(NamedTuple):
     """A call that runs."""
 
     batch: list[_Waiting]
@@ -83,7 +83,7 @@ class _Desk:
         self.batch_size = batch_size
         self._threads = threads
         self._waiting: list[_Waiting] = []
-        self._running: dict[asyncio.Task[None], _Call] = {}
+        self._running: dict[asyncio.Task[None], _RunningCall] = {}
         place.desks.append(self)
 
     async def serve(self, cascade: CarriesOut, journey: Journey) -> None:
@@ -129,7 +129,7 @@ class _Desk:
         """Begin a call for the first query that waits, and for others that may be called with it."""
         batch = self._take()
         task = asyncio.create_task(self._call(batch))
-        self._running[task] = _Call(batch, asyncio.get_running_loop().time())
+        self._running[task] = _RunningCall(batch, asyncio.get_running_loop().time())
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -205,7 +205,7 @@ class _Place:
                 return
             max(waiting, key=lambda desk: desk.waited(now)).call()
 
-    def ended(self, call: _Call) -> None:
+    def ended(self, call: _RunningCall) -> None:
         """A call has ended: begin the next, at once or when those who come back had time to."""
         loop = asyncio.get_running_loop()
         now = loop.time()

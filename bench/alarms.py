@@ -31,14 +31,14 @@ from tqdm import tqdm
 from asd.errors import DataError
 from asd.evaluation.statistics import Bootstrap, ratio_interval
 from asd.measurement.records import Cell, Metric, Passes, Run
-from bench.gate.family import Limits
-from bench.gate.judge import Options, judge
+from bench.gate.family import ErrorRates
+from bench.gate.judge import RunOptions, judge
 from bench.gate.store import Baseline, read_baseline
 from bench.gate.verdicts import Report
 from bench.run.matrix import MOST_PASSES, N_PASSES
 from bench.run.tables import table
 
-__all__ = ["Outcomes", "Reruns", "alarms", "outcomes", "power", "upper_limit"]
+__all__ = ["AlarmCounts", "Reruns", "alarms", "outcomes", "power", "upper_limit"]
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -58,7 +58,7 @@ STORED = Path(__file__).parent.parent / "baselines/cpu-x86-64-x1-float32-b1-tran
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
+class AlarmCounts:
     """How many of the runs ended in what."""
 
     n_runs: int
@@ -100,10 +100,10 @@ def alarms(baseline: Path, runs: int, slow_runs: int, state: float, passes: int,
     sys.exit(1 if limit > TARGET else 0)
 
 
-def outcomes(reruns: Reruns, n_runs: int, slowdown: float = 0.0) -> Outcomes:
+def outcomes(reruns: Reruns, n_runs: int, slowdown: float = 0.0) -> AlarmCounts:
     """What so many reruns ended in."""
     codes = [reruns.judge(slowdown).exit_code for _ in tqdm(range(n_runs), desc=f"{slowdown:.0%} slower")]
-    return Outcomes(n_runs, sum(code in ALARMS for code in codes), codes.count(13))
+    return AlarmCounts(n_runs, sum(code in ALARMS for code in codes), codes.count(13))
 
 
 def power(reruns: Reruns, n_runs: int) -> str:
@@ -148,8 +148,8 @@ class Reruns:
         cells = baseline.run.cells
         lams = sorted({cell.lam for cell in cells if cell.lam is not None})
         names = tuple(dataset.name for dataset in baseline.run.datasets)
-        limits = Limits(bootstrap=BOOTSTRAP)
-        self._options = Options(lams=tuple(lams), datasets=names, strict=True, limits=limits)
+        limits = ErrorRates(bootstrap=BOOTSTRAP)
+        self._options = RunOptions(lams=tuple(lams), datasets=names, strict=True, limits=limits)
 
     def judge(self, slowdown: float = 0.0) -> Report:
         """The verdict on one rerun, in which everything but the largest stage alone takes so much longer."""

@@ -62,7 +62,7 @@ FAULTS: tuple[Fault, ...] = ("latency", "spend", "errors", "arrivals")
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class RecordedStretch:
     """A piece of a recording, and what goes wrong in it.
 
     Attributes:
@@ -101,7 +101,7 @@ class Watched:
     found: tuple[Anomaly, ...]
 
 
-def watch(stretch: Stretch) -> Watched:
+def watch(stretch: RecordedStretch) -> Watched:
     """Simulate a stretch, and let the detector see every request as it ends."""
     population, policy = _population(stretch.traces)
     detector, found, ends = AnomalyDetector(population.stages), list[Anomaly](), list[float]()
@@ -117,7 +117,7 @@ def watch(stretch: Stretch) -> Watched:
 
 
 def observed(
-    population: Population, policy: OptimalPolicy, stretch: Stretch
+    population: Population, policy: OptimalPolicy, stretch: RecordedStretch
 ) -> Iterator[float | Observation]:
     """What happens in a stretch: when requests come, and what becomes of them."""
     rng = np.random.default_rng([stretch.seed, 7])
@@ -194,7 +194,7 @@ def anomalies(  # noqa: PLR0913, PLR0917  (one argument an option)
     sys.exit(not (rightly and soon))
 
 
-def _false_alarms(weeks: Iterable[tuple[Stretch, Watched]], length: float) -> bool:
+def _false_alarms(weeks: Iterable[tuple[RecordedStretch, Watched]], length: float) -> bool:
     """Tell every week as it comes (each so many weeks long), then all of them."""
     n = n_weeks = 0
     for stretch, seen in weeks:
@@ -213,7 +213,7 @@ def _told(one: Anomaly) -> str:
     return f"{one.signal} {one.expected:.3g} -> {one.found:.3g} at {one.at_s / HOUR_S:.1f} h"
 
 
-def _delays(runs: Sequence[tuple[Stretch, Watched]]) -> bool:
+def _delays(runs: Sequence[tuple[RecordedStretch, Watched]]) -> bool:
     rows, fine = [], True
     for fault in FAULTS:
         seen = [(stretch, one) for stretch, one in runs if stretch.fault == fault]
@@ -229,7 +229,7 @@ def _delays(runs: Sequence[tuple[Stretch, Watched]]) -> bool:
     return fine
 
 
-def _delay(stretch: Stretch, seen: Watched) -> float:
+def _delay(stretch: RecordedStretch, seen: Watched) -> float:
     after = [
         one.at_s - stretch.since_s
         for one in seen.found
@@ -242,19 +242,21 @@ def _minutes(delays: Sequence[float]) -> list[str]:
     return [f"{value / 60.0:.1f}" for value in (np.median(delays), max(delays))] if delays else ["-", "-"]
 
 
-def _week(traces: Path, k: int, days: float, rate: float) -> Stretch:
+def _week(traces: Path, k: int, days: float, rate: float) -> RecordedStretch:
     """Another recording, then another week of it, then other clients."""
     recording, week = RECORDINGS[k % 2], (k // 2) % 2
-    return Stretch(traces, recording, week * WEEK_S, days * 86_400.0, rate, k)
+    return RecordedStretch(traces, recording, week * WEEK_S, days * 86_400.0, rate, k)
 
 
-def _start(traces: Path, k: int, hours: float, fault: Fault) -> Stretch:
+def _start(traces: Path, k: int, hours: float, fault: Fault) -> RecordedStretch:
     seconds = hours * HOUR_S
     start_s = (7.0 + 29.0 * k) * HOUR_S  # at all times of the day
-    return Stretch(traces, RECORDINGS[k % 2], start_s, seconds, RATE, 100 + k, fault, 2.0 * seconds / 3.0)
+    return RecordedStretch(
+        traces, RECORDINGS[k % 2], start_s, seconds, RATE, 100 + k, fault, 2.0 * seconds / 3.0
+    )
 
 
-def _arrivals(stretch: Stretch) -> Iterator[float]:
+def _arrivals(stretch: RecordedStretch) -> Iterator[float]:
     """Clients of the stretch alone, thinned to the rate; twice as many of them where that is what happens."""
     within = [
         client

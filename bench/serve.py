@@ -54,7 +54,7 @@ SMALLEST, LARGEST = "asd/always-S", "asd/always-L"
 UNDRAFTED = f"{LARGEST} without a drafter"
 
 
-class Counts(click.ParamType[tuple[int, ...]]):
+class CountsParam(click.ParamType[tuple[int, ...]]):
     """Positive whole numbers with commas between them."""
 
     name = "counts"
@@ -166,7 +166,7 @@ class Connection:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServerProcess:
     """A server's port, and its process."""
 
     port: int
@@ -180,14 +180,14 @@ class Served:
 
 
 @contextmanager
-def served(*options: str) -> Iterator[Served]:
+def served(*options: str) -> Iterator[ServerProcess]:
     """`asd serve` with these options."""
     command = [sys.executable, "-m", "asd", "serve", "--port", "0", *options]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("w") as file, subprocess.Popen(command, stderr=file) as server:  # noqa: S603
             try:
-                yield Served(_port(log, server), server.pid)
+                yield ServerProcess(_port(log, server), server.pid)
             finally:
                 server.send_signal(signal.SIGTERM)
 
@@ -256,7 +256,7 @@ async def first_bytes(port: int, questions: Sequence[ScoredQuestion]) -> list[fl
 
 
 async def turn(
-    server: Served, model: str, questions: Iterator[ScoredQuestion], n_clients: int, seconds: float
+    server: ServerProcess, model: str, questions: Iterator[ScoredQuestion], n_clients: int, seconds: float
 ) -> Turn:
     """A closed loop of clients for so long; what they began is waited for, and counts."""
     found, start, cpu_s = Turn(), time.perf_counter(), server.cpu_s
@@ -302,7 +302,11 @@ def compared(found: Mapping[tuple[str, int], Turn], cascade: str) -> Iterator[st
 @click.option("--seconds", type=click.FloatRange(0), default=60.0, show_default=True, help="Of one turn.")
 @click.option("--turns", type=click.IntRange(min=1), default=3, show_default=True, help="Of either model.")
 @click.option(
-    "--clients", type=Counts(), default="8,32", show_default=True, help="In the closed loops, with commas."
+    "--clients",
+    type=CountsParam(),
+    default="8,32",
+    show_default=True,
+    help="In the closed loops, with commas.",
 )
 @click.option("--quality", default=0.95, show_default=True, help="Share of the reference's, of the cascade.")
 def serve(requests: int, seconds: float, turns: int, clients: tuple[int, ...], quality: float) -> None:
@@ -333,7 +337,7 @@ def serve(requests: int, seconds: float, turns: int, clients: tuple[int, ...], q
 
 
 def _throughput(
-    asked: Mapping[str, tuple[Served, str]],
+    asked: Mapping[str, tuple[ServerProcess, str]],
     questions: Iterator[ScoredQuestion],
     clients: Sequence[int],
     seconds: float,

@@ -19,7 +19,7 @@ from bench.run.session import Session
 
 
 @dataclass(frozen=True)
-class Situation:
+class DecisionCase:
     """The adaptive policy, and a query that the smallest stage has answered."""
 
     policy: OptimalPolicy | ListPolicy
@@ -28,7 +28,7 @@ class Situation:
 
 
 @dataclass(frozen=True)
-class Judged:
+class RememberedEvidence:
     """Evidence that has been weighed before: what is left of a decision is the lookup."""
 
     judgement: Judgement
@@ -39,14 +39,14 @@ class Judged:
 
 
 @pytest.fixture
-def situation(session: Session) -> Situation:
+def situation(session: Session) -> DecisionCase:
     """The first question of the first dataset, at the largest lambda."""
     dataset, lam = session.matrix.datasets[0], session.matrix.lams[-1]
     policy = session.replay(dataset, "optimal", lam).contender.policy
     assert isinstance(policy, OptimalPolicy | ListPolicy)
     smallest = session.matrix.ladder.stages[0].name
     trace = session.outcomes[dataset].traces[0]
-    return Situation(policy, trace.query, {smallest: trace.outcomes[smallest].draft})
+    return DecisionCase(policy, trace.query, {smallest: trace.outcomes[smallest].draft})
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def tell(record: Record, clocked: Callable[..., None]) -> Callable[[str, str, Ov
     return record_and_show
 
 
-def test_decision(session: Session, situation: Situation, tell: Callable[..., None]) -> None:
+def test_decision(session: Session, situation: DecisionCase, tell: Callable[..., None]) -> None:
     """Judging the smallest stage's draft and looking the action up."""
 
     def decide() -> object:
@@ -71,10 +71,10 @@ def test_decision(session: Session, situation: Situation, tell: Callable[..., No
     assert timed.result == decide()
 
 
-def test_lookup(session: Session, situation: Situation, tell: Callable[..., None]) -> None:
+def test_lookup(session: Session, situation: DecisionCase, tell: Callable[..., None]) -> None:
     """Looking up what to do once the evidence is weighed: the policy's share of a decision."""
     state = situation.policy.evidence.judge(situation.query, situation.drafts)
-    policy = replace(situation.policy, evidence=Judged(state))
+    policy = replace(situation.policy, evidence=RememberedEvidence(state))
 
     def look_up() -> object:
         return policy.decide(situation.query, situation.drafts)

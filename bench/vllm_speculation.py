@@ -34,7 +34,7 @@ from asd.types import Query
 from asd.workloads import score_of
 from asd.workloads.catalogue import find_workloads
 
-__all__ = ["Answered", "compare"]
+__all__ = ["ArmAnswer", "compare"]
 
 DATASETS = ("tiny-arithmetic", "tiny-text", "tiny-lookup", "tiny-reasoning")
 N_PASSES = 3
@@ -43,17 +43,17 @@ PLAIN, OURS = "plain", "draft, verify"
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ArmAnswer:
     """An arm's answer to one query, and the forward passes of the largest stage that it took."""
 
     text: str
     n_passes: int
 
 
-Arm = Callable[[Sequence[Query]], list[Answered]]
+Arm = Callable[[Sequence[Query]], list[ArmAnswer]]
 
 
-def compare(ladder: Ladder, batches: Sequence[Sequence[Query]], n_passes: int) -> Timings[list[Answered]]:
+def compare(ladder: Ladder, batches: Sequence[Sequence[Query]], n_passes: int) -> Timings[list[ArmAnswer]]:
     """Seconds of every arm on every batch, shape (passes, batches), and its answers."""
     run = arms(ladder)
     for arm in run.values():
@@ -85,14 +85,14 @@ def _speculating(stage: Stage, settings: Mapping[str, object]) -> Stage:
     return replace(stage, options={"vllm": vllm})
 
 
-def _alone(engine: VllmEngine, queries: Sequence[Query]) -> list[Answered]:
-    return [Answered(draft.text, draft.usage.n_passes) for draft in engine.generate(queries)]
+def _alone(engine: VllmEngine, queries: Sequence[Query]) -> list[ArmAnswer]:
+    return [ArmAnswer(draft.text, draft.usage.n_passes) for draft in engine.generate(queries)]
 
 
-def _verified(small: VllmEngine, large: VllmEngine, queries: Sequence[Query]) -> list[Answered]:
+def _verified(small: VllmEngine, large: VllmEngine, queries: Sequence[Query]) -> list[ArmAnswer]:
     verifications = large.verify(queries, small.generate(queries))
     drafts = large.continue_(queries, verifications)
-    return [Answered(draft.text, 1 + draft.usage.n_passes) for draft in drafts]
+    return [ArmAnswer(draft.text, 1 + draft.usage.n_passes) for draft in drafts]
 
 
 def _cascade(ladder: Ladder, small: VllmEngine, large: VllmEngine) -> Cascade:
@@ -102,10 +102,10 @@ def _cascade(ladder: Ladder, small: VllmEngine, large: VllmEngine) -> Cascade:
     return Cascade(engines, policy, {stage.name: stage.prices for stage in ladder.stages})
 
 
-def _through(cascade: Cascade, queries: Sequence[Query]) -> list[Answered]:
+def _through(cascade: Cascade, queries: Sequence[Query]) -> list[ArmAnswer]:
     largest = list(cascade.engines)[-1]
     return [
-        Answered(
+        ArmAnswer(
             completion.text,
             sum(draft.usage.n_passes for draft in completion.drafts if draft.stage == largest)
             + sum(seen.usage.n_passes for seen in completion.verifications if seen.stage == largest),
@@ -118,7 +118,7 @@ def _nothing() -> None:
     """A call of vLLM returns when its tokens are here."""
 
 
-def _table(timings: Timings[list[Answered]], right: Callable[[Sequence[str]], float]) -> str:
+def _table(timings: Timings[list[ArmAnswer]], right: Callable[[Sequence[str]], float]) -> str:
     answers = {name: list(chain.from_iterable(batches)) for name, batches in timings.results.items()}
     rows = [
         (

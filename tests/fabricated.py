@@ -22,14 +22,14 @@ from asd.measurement.records import (
     Run,
     RunHeader,
 )  # fmt: skip
-from bench.gate.judge import Options
+from bench.gate.judge import RunOptions
 from bench.gate.store import Baseline, Target
 
 DATASETS = ("tiny-arithmetic", "tiny-lookup", "tiny-reasoning", "tiny-text")
 LAMS = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
 N_ITEMS, N_TIMED, N_PASSES = 150, 20, 3
 KEY = HardwareKey(device="amd-epyc", count=2, dtype="float32", batch=1, engine="transformers")
-OPTIONS = Options(lams=LAMS, datasets=DATASETS)
+OPTIONS = RunOptions(lams=LAMS, datasets=DATASETS)
 COSTS = np.array([0.1, 0.35, 1.0])
 
 

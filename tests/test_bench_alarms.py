@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from asd.measurement.files import write_record
 from asd.measurement.records import Run
 from bench.alarms import Reruns, alarms, outcomes, upper_limit
-from bench.gate.judge import Options, judge
+from bench.gate.judge import RunOptions, judge
 from bench.gate.store import Baseline, Target
 from bench.gate.verdicts import Report
 from tests import fabricated
@@ -56,7 +56,7 @@ def test_a_rerun_begins_with_as_many_passes_as_asked(
     """And goes on by three where something is undecided, as a run does."""
     judged: list[int] = []
 
-    def seen(run: Run, stored: Baseline, options: Options) -> Report:
+    def seen(run: Run, stored: Baseline, options: RunOptions) -> Report:
         judged.append(run.n_passes)
         return judge(run, stored, options)
 

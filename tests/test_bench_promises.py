@@ -12,7 +12,7 @@ from asd.cancellation import CancelToken
 from asd.serving.ledger import Ledger
 from bench.promises import tries
 from bench.promises.__main__ import promises
-from bench.promises.clients import Ended
+from bench.promises.clients import RequestEnd
 from bench.promises.stages import FAULTS
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_a_kill_loses_no_answer_and_leaves_nothing_held(tmp_path: Path) -> None:
 def test_an_answer_that_is_not_in_the_books_is_seen() -> None:
     """Nor one that is booked at less, or at more without being an estimate."""
     body = b'{"asd": {"id": "r1", "cost": 2.5}}'
-    ended = Ended(200, True, 0.1, body)
+    ended = RequestEnd(200, True, 0.1, body)
     assert tries._not_booked(ended, {}) != []
     assert tries._not_booked(ended, {"r1": (2_400_000, True)}) != []
     assert tries._not_booked(ended, {"r1": (2_600_000, False)}) != []

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from asd.policies import FixedStage
 from asd.types import Query
-from bench.serve import ScoredQuestion, Served, Turn, compared, first_bytes, paced, serve, served, turn
+from bench.serve import ScoredQuestion, ServerProcess, Turn, compared, first_bytes, paced, serve, served, turn
 from tests.endpoint import OnePolicy, Server, Slow, running
 
 TOOK_S = 0.2
@@ -33,10 +33,14 @@ def port_of(server: Server) -> int:
 
 def test_a_turn_counts_answers_their_times_and_their_scores(server: Server) -> None:
     """Two clients, one answer after the other each, until the time is over."""
-    found = asyncio.run(turn(Served(port_of(server), os.getpid()), "asd", repeat(RIGHT), 2, 0.5 * TOOK_S))
+    found = asyncio.run(
+        turn(ServerProcess(port_of(server), os.getpid()), "asd", repeat(RIGHT), 2, 0.5 * TOOK_S)
+    )
     assert found.scores == [1.0, 1.0]
     assert TOOK_S <= min(found.seconds) <= max(found.seconds) <= found.total_s
-    wrong = asyncio.run(turn(Served(port_of(server), os.getpid()), "asd", repeat(WRONG), 1, 0.5 * TOOK_S))
+    wrong = asyncio.run(
+        turn(ServerProcess(port_of(server), os.getpid()), "asd", repeat(WRONG), 1, 0.5 * TOOK_S)
+    )
     assert wrong.scores == [0.0]
 
 

@@ -31,7 +31,7 @@ from asd.testing import FakeClock, ScriptedEngine
 from asd.traces.log import TraceLog
 from asd.types import Completion, Draft, Query, Trace, Usage, Verification
 from asd.workloads.catalogue import find_workloads
-from bench.gate.judge import Options, judge
+from bench.gate.judge import RunOptions, judge
 from bench.gate.verdicts import Verdict
 from bench.metrics.cells import (
     cost_cell,
@@ -352,7 +352,7 @@ def test_a_rival_cell_is_the_ratio_of_total_seconds():
 def test_the_record_of_a_run_passes_against_itself(session: Session):
     """Everything the suites record fits the schema, and an unchanged run passes strictly."""
     run = all_cells(session)
-    report = judge(run, baseline_of(run), Options(lams=LAMS, datasets=DATASETS, strict=True))
+    report = judge(run, baseline_of(run), RunOptions(lams=LAMS, datasets=DATASETS, strict=True))
     assert report.exit_code == 0
     text = render(run, report)
     assert "headline optimal@0.95: speedup" in text
@@ -404,7 +404,7 @@ def test_few_questions_are_timed_and_what_needs_more_cannot_be_judged(
     small = Session(few, tmp_path / "t.jsonl", lambda _: scripted(clock, all_queries()), clock=clock)
     run, stored = all_cells(small), with_p95(all_cells(session))
     assert np.shape(metric(run, "latency[tiny-text-optimal-lam=5]", "speedup").samples) == (3, n_items)
-    options = Options(lams=LAMS, datasets=DATASETS, limited=True)
+    options = RunOptions(lams=LAMS, datasets=DATASETS, limited=True)
     report = judge(run, baseline_of(stored), options)
     assert report.exit_code == 0
     p95 = report.of("hardware[lossless]", "p95_s")

@@ -19,13 +19,13 @@ from asd.ladder import Ladder
 from asd.prices import Prices, read_prices
 from asd.types import Usage
 from bench.shapes import clocked
-from bench.shapes.clocked import Plan, bandwidth
+from bench.shapes.clocked import TimingPlan, bandwidth
 from bench.shapes.families import family_of
 from bench.shapes.models import model_config, open_random, prompts
-from bench.shapes.readings import ALL, FIRST, GENERATE, Asked, Bandwidth, Cell, Log, verifying
+from bench.shapes.readings import ALL, FIRST, GENERATE, Asked, Bandwidth, Log, ShapeReading, verifying
 from bench.shapes.table import Sizes
 
-PLAN = Plan(batches=(1, 4), lengths=(128, 512), widths=(16,), n_new=8, n_passes=1, rivals=False)
+PLAN = TimingPlan(batches=(1, 4), lengths=(128, 512), widths=(16,), n_new=8, n_passes=1, rivals=False)
 RATES = Bandwidth(copy=2e12, from_host=2e10)
 ASKED = Asked(ladder="qwen2.5", card="H100", dtype="bfloat16", steps="auto", n_new=8)
 
@@ -81,7 +81,9 @@ def _log(tmp_path: Path, laws: dict[str, Prices], batches: tuple[int, ...] = (1,
         for batch in batches:
             for length in PLAN.lengths:
                 seconds = _seconds(law, batch, length)
-                log.put(Cell(size=size, batch=batch, length=length, step_mode="graph", seconds=seconds))
+                log.put(
+                    ShapeReading(size=size, batch=batch, length=length, step_mode="graph", seconds=seconds)
+                )
     return log
 
 
@@ -116,7 +118,7 @@ def test_a_row_says_what_a_step_is_a_share_of(tmp_path: Path) -> None:
     """Of the floor by bytes, of what generate() takes for the same step, and a draft in steps."""
     log = _log(tmp_path, {"7B": LAWS["7B"]})
     seconds = _seconds(LAWS["7B"], 1, 128) | {GENERATE + FIRST: 0.02, GENERATE + ALL: 0.02 + 8 * 0.032}
-    log.put(Cell(size="7B", batch=1, length=128, step_mode="graph", seconds=seconds))
+    log.put(ShapeReading(size="7B", batch=1, length=128, step_mode="graph", seconds=seconds))
     header, _, row, _ = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN).shown().splitlines()
     found = dict(zip(re.split(r"\s{2,}", header), re.split(r"\s{2,}", row), strict=True))
     floor = family_of("qwen2.5").decode_bytes("7B", "bfloat16", 1, 128) / RATES.copy
@@ -129,7 +131,7 @@ def test_a_size_of_which_one_length_fits_is_not_measured(tmp_path: Path) -> None
     """A prompt token's price cannot be told by it: it is modelled, and nothing of the others is lost."""
     log = _log(tmp_path, LAWS)
     seconds = _seconds(LAWS["14B"], 1, 128)
-    log.put(Cell(size="32B", batch=1, length=128, step_mode="eager", seconds=seconds))
+    log.put(ShapeReading(size="32B", batch=1, length=128, step_mode="eager", seconds=seconds))
     found = Sizes(log, family_of("qwen2.5"), ("7B", "14B", "32B"), PLAN)
     assert found.timing().modelled == {1: ("32B",)}
     assert found.prices()[1]["32B"].per_decoded_token > LAWS["14B"].per_decoded_token
@@ -140,11 +142,13 @@ def test_cells_of_lengths_that_are_not_asked_for_are_left_out(tmp_path: Path) ->
     """A log that holds more decides nothing; two modes of one size are both told."""
     log = _log(tmp_path, {"7B": LAWS["7B"]})
     stale = {name: 9 * s for name, s in _seconds(LAWS["7B"], 1, 64).items()}
-    log.put(Cell(size="7B", batch=1, length=64, step_mode="eager", seconds=stale))
+    log.put(ShapeReading(size="7B", batch=1, length=64, step_mode="eager", seconds=stale))
     found = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN)
     assert found.prices()[1]["7B"].per_decoded_token == pytest.approx(8.0, rel=1e-3)
     assert found.timing().step_modes == {"7B": "graph"}
-    log.put(Cell(size="7B", batch=1, length=512, step_mode="eager", seconds=_seconds(LAWS["7B"], 1, 512)))
+    log.put(
+        ShapeReading(size="7B", batch=1, length=512, step_mode="eager", seconds=_seconds(LAWS["7B"], 1, 512))
+    )
     assert found.timing().step_modes == {"7B": "eager/graph"}
 
 
@@ -233,12 +237,12 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
     """Ctrl-C in the third cell: exit code 130, two cells kept, the next run measures the other two."""
     asked: list[tuple[int, int]] = []
 
-    def timed(_engine: object, _plan: Plan, batch: int, length: int, _clock: object) -> Cell:
+    def timed(_engine: object, _plan: TimingPlan, batch: int, length: int, _clock: object) -> ShapeReading:
         asked.append((batch, length))
         if len(asked) == 3:
             raise KeyboardInterrupt
         seconds = _seconds(LAWS["7B"], batch, length) | {verifying(3): 1.0}
-        return Cell(size="S", batch=batch, length=length, step_mode="eager", seconds=seconds)
+        return ShapeReading(size="S", batch=batch, length=length, step_mode="eager", seconds=seconds)
 
     monkeypatch.setattr(command, "clocked", timed)
     out = tmp_path / "t.json"
@@ -254,12 +258,12 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
 def test_a_cell_that_runs_out_of_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its size is modelled at that batch size from one that fitted, and the file says so."""
 
-    def timed(engine: object, _plan: Plan, batch: int, length: int, _clock: object) -> Cell:
+    def timed(engine: object, _plan: TimingPlan, batch: int, length: int, _clock: object) -> ShapeReading:
         size = engine.stage_name
         if (size, batch) == ("M", 2):
             raise OutOfMemoryError("too much")
         seconds = _seconds(LAWS["7B"], batch, length) | {verifying(3): 1.0}
-        return Cell(size=size, batch=batch, length=length, step_mode="graph", seconds=seconds)
+        return ShapeReading(size=size, batch=batch, length=length, step_mode="graph", seconds=seconds)
 
     monkeypatch.setattr(command, "clocked", timed)
     done = _run(tmp_path / "t.json", "--no-rivals")
@@ -295,9 +299,11 @@ def test_a_size_that_runs_out_of_memory_while_it_is_built_is_modelled(
             monkeypatch.setattr(engine, "_loader", _short)
         return engine
 
-    def timed(engine: object, _plan: Plan, batch: int, length: int, _clock: object) -> Cell:
+    def timed(engine: object, _plan: TimingPlan, batch: int, length: int, _clock: object) -> ShapeReading:
         seconds = _seconds(LAWS["7B"], batch, length) | {verifying(3): 1.0}
-        return Cell(size=engine.stage_name, batch=batch, length=length, step_mode="graph", seconds=seconds)
+        return ShapeReading(
+            size=engine.stage_name, batch=batch, length=length, step_mode="graph", seconds=seconds
+        )
 
     monkeypatch.setattr(command, "open_random", opened)
     monkeypatch.setattr(command, "clocked", timed)

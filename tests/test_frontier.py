@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from asd.measurement.records import Run
-from bench.gate.family import Limits, decide
+from bench.gate.family import ErrorRates, decide
 from bench.gate.frontier import compare_frontiers, hull_quality
 from bench.gate.verdicts import Finding, Verdict
 from tests.fabricated import DATASETS, LAMS, change, fabricate, with_items
@@ -15,7 +15,7 @@ def stored() -> Run:
     return fabricate(np.random.default_rng(0))
 
 
-def judge_frontier(run: Run, stored: Run, limits: Limits) -> list[Finding]:
+def judge_frontier(run: Run, stored: Run, limits: ErrorRates) -> list[Finding]:
     """As the gate would, were there nothing but the frontier."""
     compared = compare_frontiers(run, stored, limits.bootstrap)
     return [*compared.findings, *decide(compared.candidates, limits)]
@@ -46,7 +46,7 @@ def test_hull_is_never_below_its_points_nor_convex():
 
 def test_an_unchanged_sweep_retreats_nowhere(stored: Run):
     """Also where a stored point lay inside its own hull."""
-    findings = judge_frontier(stored, stored, Limits())
+    findings = judge_frontier(stored, stored, ErrorRates())
     assert len(findings) == len(DATASETS) * len(LAMS)
     assert {finding.verdict for finding in findings} == {Verdict.PASS}
     assert {finding.current for finding in findings} == {0.0}
@@ -55,7 +55,7 @@ def test_an_unchanged_sweep_retreats_nowhere(stored: Run):
 def test_dearer_at_equal_quality_is_a_retreat(stored: Run):
     """At half as much again for the same answers, the thrifty end of the frontier is lost."""
     run = change(stored, "cost", "cost", lambda _, m: with_items(m, np.array(m.items) * 1.5))
-    verdicts = {finding.cell: finding.verdict for finding in judge_frontier(run, stored, Limits())}
+    verdicts = {finding.cell: finding.verdict for finding in judge_frontier(run, stored, ErrorRates())}
     assert verdicts["frontier[tiny-text-optimal-lam=0.1]"] is Verdict.REGRESSED
     assert verdicts["frontier[tiny-text-optimal-lam=50]"] is Verdict.PASS
 
@@ -71,7 +71,7 @@ def test_moving_along_the_frontier_is_no_retreat(stored: Run):
         return cells[cell.suite, cell.dataset, cell.policy, neighbour[cell.lam]].metrics[0]
 
     run = change(change(stored, "cost", "cost", shifted), "quality", "quality", shifted)
-    worst = max(judge_frontier(run, stored, Limits()), key=lambda finding: finding.current)
+    worst = max(judge_frontier(run, stored, ErrorRates()), key=lambda finding: finding.current)
     assert worst.verdict is not Verdict.REGRESSED
     assert worst.current < 0.02
 
@@ -88,5 +88,5 @@ def test_a_point_that_lay_inside_the_hull_is_not_blamed_for_it(stored: Run):
         return with_items(metric, items) if cell.lam == 50.0 else metric
 
     bent = change(stored, "cost", "cost", dearer)
-    found = {f.cell: f for f in judge_frontier(change(bent, "cost", "cost", one_item), bent, Limits())}
+    found = {f.cell: f for f in judge_frontier(change(bent, "cost", "cost", one_item), bent, ErrorRates())}
     assert found["frontier[tiny-text-optimal-lam=1]"].current == pytest.approx(0.0, abs=1e-3)

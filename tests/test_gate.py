@@ -12,8 +12,8 @@ import pytest
 
 from asd.evaluation.statistics import Loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from bench.gate.family import Limits
-from bench.gate.judge import Options, judge
+from bench.gate.family import ErrorRates
+from bench.gate.judge import RunOptions, judge
 from bench.gate.store import Target
 from bench.gate.verdicts import Finding, Report, Verdict
 from tests.fabricated import (
@@ -40,7 +40,7 @@ def stored() -> Run:
     return fabricate(np.random.default_rng(0))
 
 
-def verdict(stored: Run, run: Run, options: Options = OPTIONS, *targets: Target) -> Report:
+def verdict(stored: Run, run: Run, options: RunOptions = OPTIONS, *targets: Target) -> Report:
     return judge(run, baseline_of(stored, *targets), options)
 
 
@@ -548,7 +548,7 @@ def test_a_verdict_is_a_function_of_the_two_runs():
 
 def test_losses_between_tolerance_and_proof_are_inconclusive():
     """PASS needs an interval below the tolerance, REGRESSED significance and a loss above it."""
-    limits = Limits()
+    limits = ErrorRates()
     assert limits.verdict(Loss(0.03, 0.02, 0.04, 0.0), 0.0, 0.02, 99) is Verdict.REGRESSED
     assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.2, 0.02, 99) is Verdict.INCONCLUSIVE
     assert limits.verdict(Loss(0.03, -0.02, 0.08, 0.2), 0.006, 0.02, 99) is Verdict.INCONCLUSIVE

@@ -138,7 +138,7 @@ def test_a_contest_is_gone_on_from(held: tuple[ContestFile, Path], monkeypatch: 
     """What is in the file is neither tuned nor run again; another contest is refused."""
     found, path = held
     monkeypatch.setattr(contest, "SETTINGS", FEW)
-    monkeypatch.setattr(contest._Play, "quarter", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(contest._ContestRun, "quarter", lambda *_: pytest.fail("made again"))
     steps: list[None] = []
     assert run_contest(asked(), [], [1, 2], path, lambda: steps.append(None)) == found
     assert len(steps) == 2 * (1 + len(FEW))
@@ -156,7 +156,7 @@ def test_fitted_tuned_and_judged_queries_are_apart(recorded: Path, monkeypatch: 
         return real(rows, *others, **named)
 
     monkeypatch.setattr(contest, "fit", noted)
-    play, judged = contest._Play(asked(), read_timed([recorded], ["S", "L"]), {}, {}), set[str]()
+    play, judged = contest._ContestRun(asked(), read_timed([recorded], ["S", "L"]), {}, {}), set[str]()
     for number in range(4):
         place = play.quarter(number)
         parts = [{s.trace.query.id for s in drawn.queries} for drawn in (place.tuning, place.judged)]
@@ -172,7 +172,7 @@ def test_recorded_clients_come_at_the_rate_asked_for(tmp_path: Path, recorded: P
     rows = [f"c{c},{600 * w},{0.2 + 0.1 * c},G,0.3" for w in range(40) for c in range(5)]
     with gzip.open(path, "wt") as file:
         file.write("\n".join(["client,t_s,rate_rps,family,shape", *rows]))
-    play = contest._Play(asked(), read_timed([recorded], ["S", "L"]), {}, {})
+    play = contest._ContestRun(asked(), read_timed([recorded], ["S", "L"]), {}, {})
     instants = play._bursts(str(path), 0.8, 500, np.random.default_rng(2))
     assert len(instants) == 500
     assert instants[-1] - instants[0] == pytest.approx(500 / 0.8)

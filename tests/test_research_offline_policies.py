@@ -19,7 +19,7 @@ from asd.research.offline.binned import BinnedInduction
 from asd.research.offline.curves import LOSSES, Curve, cost_shares, cross_validate, cross_validate_all, sweep
 from asd.research.offline.lists import Lists
 from asd.research.offline.logistic import fit_folds, fit_many, sigmoid
-from asd.research.offline.policies import Method, Recorded, as_traces, play, prices_of
+from asd.research.offline.policies import Method, RecordedPolicy, as_traces, play, prices_of
 from asd.research.offline.routing import Foresight, PromptRouter, SingleStage
 from asd.research.offline.selection import (
     Always,
@@ -72,7 +72,7 @@ def test_the_cascade_plays_what_was_worked_out(method: Method, train: Recording,
     for lam in LAMS:
         played = play(sight, test, lam)
         engines = {stage: ReplayEngine(stage, traces) for stage in STAGES}
-        done = Cascade(engines, Recorded(sight, rows, STAGES, lam, "played"), prices_of(test)).run(
+        done = Cascade(engines, RecordedPolicy(sight, rows, STAGES, lam, "played"), prices_of(test)).run(
             [trace.query for trace in traces]
         )
         assert [STAGES.index(completion.stage) for completion in done] == played.answer.tolist()

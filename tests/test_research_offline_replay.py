@@ -13,9 +13,9 @@ from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.research.offline import replay as replay_module
 from asd.research.offline.certificate import CertificateReport, certify, clopper_pearson
-from asd.research.offline.comparison import Comparison, ComparisonCell, compare
+from asd.research.offline.comparison import ComparisonCell, FrontierReport, compare
 from asd.research.offline.curves import SWEEP, cost_shares, cross_validate
-from asd.research.offline.replay import Report, ours, replay
+from asd.research.offline.replay import ReplayReport, ours, replay
 from asd.research.recordings.recording import Recording
 from tests.recordings import COST, STAGES, recording, records
 
@@ -35,11 +35,11 @@ def test(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 
 @pytest.fixture(scope="module")
-def report(train: Recording, test: Recording) -> Report:
+def report(train: Recording, test: Recording) -> ReplayReport:
     return replay(train, test, LAMS)
 
 
-def test_points_are_means_over_test_rows(report: Report, test: Recording) -> None:
+def test_points_are_means_over_test_rows(report: ReplayReport, test: Recording) -> None:
     """Single models equal their recorded means; shares are of the best; mixes sum to one."""
     assert report.best_single == "large"
     for k, point in enumerate(report.singles):
@@ -53,7 +53,7 @@ def test_points_are_means_over_test_rows(report: Report, test: Recording) -> Non
     assert [point.lam for point in report.points] == list(LAMS)
 
 
-def test_a_bootstrap_interval_is_as_wide_as_the_normal_one(report: Report, test: Recording) -> None:
+def test_a_bootstrap_interval_is_as_wide_as_the_normal_one(report: ReplayReport, test: Recording) -> None:
     """1.96 standard errors either side, on hundreds of rows."""
     interval = report.singles[1].quality_interval
     error = test.scores[:, 1].std() / np.sqrt(300)
@@ -62,7 +62,7 @@ def test_a_bootstrap_interval_is_as_wide_as_the_normal_one(report: Report, test:
 
 @pytest.mark.slow
 def test_intervals_of_many_rows_are_normal_ones(
-    report: Report, train: Recording, test: Recording, monkeypatch: pytest.MonkeyPatch
+    report: ReplayReport, train: Recording, test: Recording, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where resampling would take long it is not needed: the bounds lie where it would put them."""
     monkeypatch.setattr(replay_module, "_MOST_RESAMPLED", 299)
@@ -73,7 +73,7 @@ def test_intervals_of_many_rows_are_normal_ones(
         assert here.quality_interval.high + here.quality_interval.low == pytest.approx(2 * here.quality)
 
 
-def test_the_cascade_pays_on_held_out_rows(report: Report) -> None:
+def test_the_cascade_pays_on_held_out_rows(report: ReplayReport) -> None:
     """Cheaper than mixing single models, dearer than foresight, never dearer than the best model."""
     for loss, share in report.cost_share_at.items():
         assert share is not None
@@ -86,14 +86,14 @@ def test_the_cascade_pays_on_held_out_rows(report: Report) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_of_the_test_rows_is_fitted(train: Recording, test: Recording, report: Report) -> None:
+def test_nothing_of_the_test_rows_is_fitted(train: Recording, test: Recording, report: ReplayReport) -> None:
     """With other scores on the test rows the same calls are made at the same cost."""
     other = replay(train, replace(test, scores=1.0 - test.scores), LAMS)
     assert [p.called for p in other.points] == [p.called for p in report.points]
     assert [a.settings for a in other.asked] == [a.settings for a in report.asked]
 
 
-def test_what_is_delivered_is_near_what_is_asked(report: Report) -> None:
+def test_what_is_delivered_is_near_what_is_asked(report: ReplayReport) -> None:
     """On rows of the same kind nothing asked is missed beyond the noise of 300 rows."""
     for asked in report.asked:
         assert asked.shortfall == pytest.approx(asked.delivered - asked.asked)
@@ -157,7 +157,7 @@ def test_any_number_of_stages_without_confidence_or_text(tmp_path: Path, n_stage
     assert len(found.points) == 2
     assert len(found.singles) == n_stages
     write_record(tmp_path / "report.json", found)
-    assert read_record(tmp_path / "report.json", Report) == found
+    assert read_record(tmp_path / "report.json", ReplayReport) == found
 
 
 def test_certificate_by_hand(tmp_path: Path) -> None:
@@ -205,4 +205,4 @@ def test_methods_are_compared_on_the_same_folds(tmp_path: Path, train: Recording
         assert row.intervals["0.02"].low <= row.shares["0.02"] + 0.05
     assert [asked.n_cells for asked in found.asked] == [1, 1, 1]
     write_record(tmp_path / "comparison.json", found)
-    assert read_record(tmp_path / "comparison.json", Comparison) == found
+    assert read_record(tmp_path / "comparison.json", FrontierReport) == found

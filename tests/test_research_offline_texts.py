@@ -30,7 +30,7 @@ def test_ridge_on_a_kernel_is_ridge_on_its_features() -> None:
     """Predictions for other rows equal scikit-learn's with an unpenalised intercept."""
     rng = np.random.default_rng(0)
     x, other, y = rng.normal(size=(40, 5)), rng.normal(size=(7, 5)), rng.uniform(0.3, 0.7, size=(40, 1))
-    fitted = texts._Ridge.fit(x @ x.T, y)
+    fitted = texts._KernelRidge.fit(x @ x.T, y)
     expected = Ridge(alpha=texts._STRENGTH).fit(x, y[:, 0]).predict(other)
     p = fitted.beyond(other @ x.T @ fitted.weights) + np.log(y.mean() / (1 - y.mean()))
     np.testing.assert_allclose(1 / (1 + np.exp(-p)), expected, rtol=1e-6)
@@ -40,7 +40,7 @@ def test_held_out_predictions_are_those_without_the_row() -> None:
     """In closed form what refitting without each row gives."""
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(15, 4)), rng.uniform(0.3, 0.7, size=15)
-    at_once = texts._Ridge.fit(x @ x.T, y[:, None]).held_out + np.log(y.mean() / (1 - y.mean()))
+    at_once = texts._KernelRidge.fit(x @ x.T, y[:, None]).held_out + np.log(y.mean() / (1 - y.mean()))
     for i in range(15):
         others = np.arange(15) != i
         alone = Ridge(alpha=texts._STRENGTH).fit(x[others], y[others]).predict(x[[i]])[0]

@@ -14,8 +14,8 @@ from asd.research.theory.learning import (
     ExploreThenCommit,
     Greedy,
     Layout,
-    Plan,
     PosteriorSampling,
+    RoundPlan,
     best,
 )
 from asd.research.theory.regret import Course, ModelWorld, TraceWorld, best_table, learn, slope
@@ -65,13 +65,13 @@ def test_the_value_of_a_plan_is_that_of_evaluate(seed: int) -> None:
     actions = (rng.random(legal.shape) * legal).argmax(axis=-1)
     told = {node.name: actions[i] - 1 for i, node in enumerate(graph.nodes)}
     exact = evaluate(graph, told, [LAM]).expected_value[0]
-    assert ModelWorld(layout).value(Plan(actions[None]), LAM)[0] == pytest.approx(exact)
+    assert ModelWorld(layout).value(RoundPlan(actions[None]), LAM)[0] == pytest.approx(exact)
 
 
 def test_random_actions_are_averaged_over() -> None:
     """At a share of one every legal action is as likely: worked by hand on a chain."""
     layout = Layout(chain((0.2, 0.8), 0.9, cost=2.0))
-    plan = Plan(np.zeros((1, 3, 2), dtype=np.intp), random_share=1.0)
+    plan = RoundPlan(np.zeros((1, 3, 2), dtype=np.intp), random_share=1.0)
     by_hand = -1 + 0.5 * (LAM * 0.5) + 0.5 * (LAM * 0.9 - 2)
     assert ModelWorld(layout).value(plan, LAM)[0] == pytest.approx(by_hand)
 
@@ -80,7 +80,7 @@ def test_what_is_not_returned_is_not_seen() -> None:
     """One quality a round, at the node where it stopped; one transition for every edge taken."""
     layout = Layout(problem())
     world, rng = ModelWorld(layout), np.random.default_rng(0)
-    plan = Plan(best(layout, layout.kernels[None], layout.p[None], LAM))
+    plan = RoundPlan(best(layout, layout.kernels[None], layout.p[None], LAM))
     seen = world.play(plan, 500, rng)
     assert (seen.right + seen.wrong).sum() == pytest.approx(500)
     stopping = plan.actions[0] == 0
@@ -94,7 +94,7 @@ def test_drawn_worlds_have_the_frequencies_of_the_problem() -> None:
     actions = np.zeros((1, 3, 2), dtype=np.intp)
     actions[0, 0, 0] = 1
     actions[0, 1, 0] = 1  # the first bin goes on, the second stops
-    seen = ModelWorld(layout).play(Plan(actions), 20_000, np.random.default_rng(1))
+    seen = ModelWorld(layout).play(RoundPlan(actions), 20_000, np.random.default_rng(1))
     assert seen.moves[0, 0, 0] / 20_000 == pytest.approx([0.5, 0.5], abs=0.02)
     assert seen.right[0, 1, 1] / (seen.right + seen.wrong)[0, 1, 1] == pytest.approx(0.8, abs=0.02)
     assert seen.right[0, 2, 0] / (seen.right + seen.wrong)[0, 2, 0] == pytest.approx(0.9, abs=0.02)
@@ -166,8 +166,8 @@ def test_the_best_table_is_found_by_brute_force_too() -> None:
     found = best_table(world, LAM, 20, np.random.default_rng(0))
     cells = [np.flatnonzero(layout.legal[node]) for node in range(layout.n_nodes) for _ in range(2)]
     tables = np.stack(np.meshgrid(*cells, indexing="ij"), axis=-1).reshape(-1, layout.n_nodes, 2)
-    exhaustive = world.value(Plan(tables), LAM).max()
-    assert world.value(Plan(found[None]), LAM)[0] == pytest.approx(exhaustive)
+    exhaustive = world.value(RoundPlan(tables), LAM).max()
+    assert world.value(RoundPlan(found[None]), LAM)[0] == pytest.approx(exhaustive)
     assert world.comparator(LAM) == pytest.approx(exhaustive)
 
 
@@ -175,7 +175,7 @@ def test_playing_every_recorded_query_gives_the_value() -> None:
     """The mean over draws of what is earned approaches the value over the recording."""
     layout = Layout(problem(4))
     world = traces(200, layout, 1)
-    plan = Plan(best(layout, layout.kernels[None], layout.p[None], LAM))
+    plan = RoundPlan(best(layout, layout.kernels[None], layout.p[None], LAM))
     seen = world.play(plan, 50_000, np.random.default_rng(0))
     cost = np.einsum("ebc,eb->", seen.moves[0], layout.cost) / 50_000
     earned = LAM * seen.right.sum() / 50_000 - cost

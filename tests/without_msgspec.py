@@ -46,7 +46,7 @@ def _kinds() -> dict[str, Any]:
         "ladder": ladder._LadderFile,
         "prices": prices.PriceFile,
         "header": traces.TraceHeader,
-        "trace": records._Record,
+        "trace": records._TraceLine,
         "code": CodeTests,
     }
 

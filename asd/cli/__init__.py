@@ -56,7 +56,7 @@ _GROUPS = {name: f"asd.cli.{name}" for name in _COMMANDS} | {
 """Commands and groups of commands, each in a module that has a command of the same name."""
 
 
-class _Failure(click.ClickException):
+class _CommandFailed(click.ClickException):
     exit_code = 2
 
 
@@ -67,12 +67,12 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except AsdError as error:
-            raise _Failure(str(error)) from error
+            raise _CommandFailed(str(error)) from error
         except BrokenPipeError:
             raise  # whoever reads has enough; click ends quietly
         except OSError as error:  # a folder where a file should be, a full disk under standard output
             _drop_what_cannot_be_printed()
-            raise _Failure(f"{error}; choose another path, or free space") from error
+            raise _CommandFailed(f"{error}; choose another path, or free space") from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(EXIT_INTERRUPTED)

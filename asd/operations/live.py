@@ -89,7 +89,7 @@ def stage_now(dispatcher: Dispatcher, stage: str) -> StageState:
 
 
 @dataclass(slots=True)
-class _Seen:
+class _StageSums:
     """Of one stage since the last look: sums over samples of what runs, and over calls that ended."""
 
     n_samples: int = 0
@@ -129,7 +129,7 @@ class Meter:
         self._n_arrived = self._n_answered = self._n_lost = 0
         self._latency = 0.0
         self._latencies: deque[float] = deque(maxlen=_MOST_LATENCIES)
-        self._seen = {stage: _Seen() for stage in self.gauges}
+        self._seen = {stage: _StageSums() for stage in self.gauges}
 
     def arrived(self) -> None:
         """A request was taken."""
@@ -185,7 +185,7 @@ class Meter:
         self._forget()
         return state
 
-    def _stage(self, stage: str, seen: _Seen) -> StageState:
+    def _stage(self, stage: str, seen: _StageSums) -> StageState:
         return replace(
             stage_now(self._dispatcher, stage),
             utilisation=seen.utilisation / seen.n_samples if seen.n_samples else 0.0,

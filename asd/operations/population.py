@@ -31,8 +31,8 @@ from asd.prices import Prices
 from asd.types import NO_CALL, STOP, Action, Decision, Draft, Query, Trace, Usage, Verification, pair_name
 
 __all__ = [
-    "Decider", "Lookup", "Place", "Population", "Remembered", "Situation", "Step", "Tabled", "call_rates",
-    "decider_of", "ladder_rates",
+    "Decider", "Lookup", "Population", "Remembered", "Situation", "Step", "TablePosition", "Tabled",
+    "call_rates", "decider_of", "ladder_rates",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -251,14 +251,14 @@ class Tabled(Protocol):
 
     evidence: Evidence
 
-    def place(self, state: Judgement) -> Place:
+    def place(self, state: Judgement) -> TablePosition:
         """Where a judged state is found."""
 
-    def action(self, place: Place, out: Collection[str]) -> Action | None:
+    def action(self, place: TablePosition, out: Collection[str]) -> Action | None:
         """What to do there now, without the stages that are out; None: nothing is left."""
 
 
-class Place(Protocol):
+class TablePosition(Protocol):
     """Where in a policy's tables a query stands."""
 
     @property
@@ -277,7 +277,7 @@ class Lookup:
     def __init__(self, population: Population, policy: Tabled) -> None:
         self.policy = policy
         self._population = population
-        self._places: dict[Situation, tuple[Place, frozenset[str]]] = {}
+        self._places: dict[Situation, tuple[TablePosition, frozenset[str]]] = {}
 
     def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
         """What to do next; None where no stage is left and nothing has answered."""
@@ -291,7 +291,7 @@ class Lookup:
         step = situation.after.get((action, place.answer))
         return step or self._population.step(situation, Decision(action, place.answer))
 
-    def _found(self, journey: Journey) -> tuple[Place, frozenset[str]]:
+    def _found(self, journey: Journey) -> tuple[TablePosition, frozenset[str]]:
         """Where the query stands, and the stages that are for other domains than its own."""
         state = self.policy.evidence.judge(journey.query, journey.drafts, journey.verification)
         return self.policy.place(state), left_out(self._population.only, journey.query.prompt)

@@ -133,7 +133,7 @@ class Request:
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class _BatchInService:
     started: float
     batch: list[Request]
     dropped: bool = False
@@ -190,7 +190,7 @@ class Station:
     n_waiting: int = 0
     ended: EndedCalls = field(default_factory=EndedCalls)
     _queues: dict[Action, deque[Request]] = field(default_factory=dict)
-    _running: dict[_Call, None] = field(default_factory=dict)
+    _running: dict[_BatchInService, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.place is not None:
@@ -257,7 +257,7 @@ class Station:
         waiting = [queue for queue in self._queues.values() if queue]
         queue = waiting[0] if len(waiting) == 1 else min(waiting, key=_first_joined)
         size, now = min(self.batch, len(queue)), self.agenda.now
-        call = _Call(now, [queue.popleft() for _ in range(size)])
+        call = _BatchInService(now, [queue.popleft() for _ in range(size)])
         self.n_waiting -= size
         self._running[call] = None
         self.calls.enter(now)
@@ -271,13 +271,13 @@ class Station:
         while self.may_call:
             self.begin()
 
-    def _end(self, call: _Call) -> None:
+    def _end(self, call: _BatchInService) -> None:
         if not call.dropped:
             self._hand_out(call)
         if self.place is not None:
             self.place.ended(len(call.batch), self.agenda.now - call.started)
 
-    def _hand_out(self, call: _Call) -> None:
+    def _hand_out(self, call: _BatchInService) -> None:
         """Let those who were called for continue, and begin what may begin."""
         now = self.agenda.now
         del self._running[call]
@@ -293,7 +293,7 @@ class Station:
             done(request)
         self._call()
 
-    def _drop(self, call: _Call) -> None:
+    def _drop(self, call: _BatchInService) -> None:
         """Lose a call: who was in it waits again, first of all, or is sent away where no replica is left."""
         call.dropped = True
         del self._running[call]

@@ -20,7 +20,7 @@ from asd.types import Usage
 __all__ = ["Journal", "read_journal"]
 
 
-class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _JournalLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     request: str
     stage: str
     usage: Usage
@@ -47,7 +47,7 @@ class Journal:
 
     def note(self, request: str, call: Call) -> None:
         """Note a call that has ended, for the request with this id."""
-        line = msgspec.json.encode(_Line(request, call.stage, call.usage, call.shadow)) + b"\n"
+        line = msgspec.json.encode(_JournalLine(request, call.stage, call.usage, call.shadow)) + b"\n"
         try:
             n_written = os.write(self._file, line)
         except OSError as error:
@@ -73,7 +73,7 @@ def read_journal(path: str | Path) -> dict[str, list[Call]]:
     calls: defaultdict[str, list[Call]] = defaultdict(list)
     for number, line in enumerate(lines, 1):
         try:
-            read = msgspec.json.decode(line, type=_Line)
+            read = msgspec.json.decode(line, type=_JournalLine)
         except msgspec.DecodeError as error:
             raise DataError(f"{path}:{number} is no line of a journal: {error}") from error
         calls[read.request].append(Call(read.stage, read.usage, read.shadow))

@@ -45,7 +45,7 @@ def prompt_bound(query: Query) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rates:
+class _StageRates:
     """Prices of one stage in 1e-12 price units, in the order of `Usage.counts`; `block`: see `Drafter`."""
 
     rates: tuple[int, ...]
@@ -98,7 +98,7 @@ class Tariff:
         self.unit = ladder.price_unit
         self.money: Money | None = ladder.money
         self._stages = {
-            name: _Rates(_integers(of), blocks.get(name, 0), verifiers is None or name in verifiers)
+            name: _StageRates(_integers(of), blocks.get(name, 0), verifiers is None or name in verifiers)
             for name, of in prices.items()
         }
 
@@ -129,13 +129,13 @@ class Tariff:
         rates = self._rates(stage)
         return max(rates.answering_later(facts), rates.reading(facts))
 
-    def _rates(self, name: str) -> _Rates:
+    def _rates(self, name: str) -> _StageRates:
         if name not in self._stages:
             raise ConfigError(f"stage {name!r} has no price; there are {', '.join(self._stages)}")
         return self._stages[name]
 
 
-def _dearest_way(stages: Sequence[_Rates], facts: RequestFacts) -> int:
+def _dearest_way(stages: Sequence[_StageRates], facts: RequestFacts) -> int:
     later = sum(stage.answering_later(facts) for stage in stages)
     by_reading = sorted(stages, key=lambda stage: stage.reading(facts))
     return max(
@@ -147,7 +147,7 @@ def _dearest_way(stages: Sequence[_Rates], facts: RequestFacts) -> int:
     )
 
 
-def _without(i: int, stages: Sequence[_Rates]) -> list[_Rates]:
+def _without(i: int, stages: Sequence[_StageRates]) -> list[_StageRates]:
     return [*stages[:i], *stages[i + 1 :]]
 
 

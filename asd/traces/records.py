@@ -86,7 +86,7 @@ class _Continuation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     n_saved: int
 
 
-class _Verification(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _VerificationLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     n_accepted: int
     tokens_in: int
     tokens_out: int
@@ -111,7 +111,7 @@ class _Refusal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     message: str
 
 
-def _check_numbers(record: _Output | _Verification) -> None:
+def _check_numbers(record: _Output | _VerificationLine) -> None:
     if record.tokens and record.token_logprobs and len(record.tokens) != len(record.token_logprobs):
         raise ValueError(f"{len(record.tokens)} tokens but {len(record.token_logprobs)} token_logprobs")
     # JSON has no NaN or infinity: they would be written as null and not be read again.
@@ -119,7 +119,7 @@ def _check_numbers(record: _Output | _Verification) -> None:
         raise ValueError("a log-probability or time is not a finite number")
 
 
-class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class _TraceLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     id: str
     dataset: str
     prompt: str
@@ -127,7 +127,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     max_new_tokens: int
     tags: dict[str, str]
     outputs: dict[str, _Output]
-    verifications: dict[str, _Verification] = {}
+    verifications: dict[str, _VerificationLine] = {}
     refusals: dict[str, _Refusal] = {}
     form: AnswerForm = TEXT
     messages: tuple[Message, ...] = ()
@@ -156,7 +156,7 @@ def decode_trace(line: bytes) -> Trace:
         DataError: The line is not a record.
     """
     try:
-        return _to_trace(msgspec.json.decode(line, type=_Record))
+        return _to_trace(msgspec.json.decode(line, type=_TraceLine))
     except (ValueError, msgspec.MsgspecError) as error:
         raise DataError(str(error)) from error
 
@@ -196,9 +196,9 @@ def _count(value: Any, what: str) -> int:
         raise TypeError(f"{what} is {value!r}, a {type(value).__name__}; give a whole number") from None
 
 
-def _to_record(trace: Trace) -> _Record:
+def _to_record(trace: Trace) -> _TraceLine:
     query = trace.query
-    return _Record(
+    return _TraceLine(
         id=_text(query.id, "id"),
         dataset=_text(query.dataset, "dataset"),
         prompt=_text(query.prompt, "prompt"),
@@ -239,9 +239,9 @@ def _to_output(outcome: Outcome) -> _Output:
     )
 
 
-def _to_row(verification: Verification, continuation: Usage | None) -> _Verification:
+def _to_row(verification: Verification, continuation: Usage | None) -> _VerificationLine:
     usage = verification.usage
-    return _Verification(
+    return _VerificationLine(
         n_accepted=verification.n_accepted,
         tokens_in=usage.n_prompt,
         tokens_out=usage.n_decoded,
@@ -263,7 +263,7 @@ def _from_continuation(row: _Continuation) -> Usage:
     return Usage(row.tokens_in, row.tokens_out, row.n_passes, n_drafted=row.n_drafted, n_saved=row.n_saved)
 
 
-def _to_trace(record: _Record) -> Trace:
+def _to_trace(record: _TraceLine) -> Trace:
     query = Query(
         id=record.id,
         dataset=record.dataset,
@@ -317,7 +317,7 @@ def _to_outcome(stage: str, output: _Output) -> Outcome:
     return Outcome(draft, as_score(output.score))
 
 
-def _to_verification(pair: str, row: _Verification) -> Verification:
+def _to_verification(pair: str, row: _VerificationLine) -> Verification:
     try:
         drafter, stage = StagePair.parse(pair)
     except ValueError as error:

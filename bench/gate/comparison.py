@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from asd.evaluation.statistics import Bootstrap, Loss, paired_loss, time_loss
 from asd.measurement.records import Cell, DatasetRecord, Metric, Run
-from bench.gate.family import Candidate, Limits
+from bench.gate.family import Candidate, ErrorRates
 from bench.gate.steps import other_steps
 from bench.gate.verdicts import Finding, Verdict
 
@@ -101,7 +101,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class PairPool:
     """Pairs judged together; the label reads like a cell id with stars: `quality[tiny-text-optimal-*]`.
 
     `told` are those whose cells take its verdict.
@@ -138,7 +138,7 @@ def same_items(run: Run, stored: Run, dataset: str | None) -> bool:
     return asked == known
 
 
-def compare(run: Run, stored: Run, limits: Limits, *, same_sweep: bool) -> Comparison:
+def compare(run: Run, stored: Run, limits: ErrorRates, *, same_sweep: bool) -> Comparison:
     """Every metric that both runs have.
 
     Args:
@@ -249,7 +249,7 @@ def _judge_value(pair: Pair) -> Finding:
     return _finding(pair, verdict, loss=Loss(loss, loss, loss, 0.0 if loss > 0 else 1.0))
 
 
-def _pools(pairs: Iterable[Pair], least_units: int) -> list[Pool]:
+def _pools(pairs: Iterable[Pair], least_units: int) -> list[PairPool]:
     """Pairs by dataset, and over all datasets where there are several.
 
     Times of too few units are judged with all datasets alone: a few large calls cannot tell a loss from luck.
@@ -267,14 +267,14 @@ def _pools(pairs: Iterable[Pair], least_units: int) -> list[Pool]:
                 few += members
             else:
                 of_dataset = tuple(members)
-                pools.append(Pool(f"{suite}[{dataset or 'run'}-{policy}-*]", of_dataset, of_dataset))
+                pools.append(PairPool(f"{suite}[{dataset or 'run'}-{policy}-*]", of_dataset, of_dataset))
         if len(by_dataset) > 1:
             everything = tuple(pair for members in by_dataset.values() for pair in members)
-            pools.append(Pool(f"{suite}[*-{policy}-*]", everything, tuple(few)))
+            pools.append(PairPool(f"{suite}[*-{policy}-*]", everything, tuple(few)))
     return pools
 
 
-def _candidate(pool: Pool, bootstrap: Bootstrap) -> Candidate:
+def _candidate(pool: PairPool, bootstrap: Bootstrap) -> Candidate:
     metric = pool.pairs[0].before
     values = [pair.values() for pair in pool.pairs]
     old, new = (_item_means(pool, [sides[side] for sides in values]) for side in (0, 1))
@@ -287,14 +287,14 @@ def _candidate(pool: Pool, bootstrap: Bootstrap) -> Candidate:
     return Candidate(loss, tolerance, old.shape[-1], partial(_tell, pool, loss))
 
 
-def _references(pool: Pool) -> tuple[Array, Array] | None:
+def _references(pool: PairPool) -> tuple[Array, Array] | None:
     sides = [found for pair in pool.pairs if (found := pair.references()) is not None]
     if not sides:
         return None
     return _item_means(pool, [old for old, _ in sides]), _item_means(pool, [new for _, new in sides])
 
 
-def _item_means(pool: Pool, values: Sequence[Array]) -> Array:
+def _item_means(pool: PairPool, values: Sequence[Array]) -> Array:
     """One value an item: the mean over the cells of its dataset, datasets one after the other.
 
     Of times that is so in every pass that all of them have.
@@ -306,7 +306,7 @@ def _item_means(pool: Pool, values: Sequence[Array]) -> Array:
     return np.concatenate([np.mean(cells, axis=0) for cells in by_dataset.values()], axis=-1)
 
 
-def _tell(pool: Pool, loss: Loss, verdict: Verdict, note: str) -> list[Finding]:
+def _tell(pool: PairPool, loss: Loss, verdict: Verdict, note: str) -> list[Finding]:
     """One finding for the pool, and one for each changed cell that takes its verdict."""
     shown = [_finding(pair, verdict) for pair in pool.pairs]
     old, new = (float(np.mean([getattr(f, side) for f in shown])) for side in ("baseline", "current"))

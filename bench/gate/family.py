@@ -2,8 +2,8 @@
 
 A run compares hundreds of numbers with the baseline. Holm's procedure tests each at a level that falls with
 how many there are, whatever they measure, so that a run in which nothing changed raises an alarm anywhere
-with probability `Limits.alpha` at most. What did not change at all is no candidate: it cannot raise an alarm,
-and which comparisons remain says nothing of their direction.
+with probability `ErrorRates.alpha` at most. What did not change at all is no candidate: it cannot raise an
+alarm, and which comparisons remain says nothing of their direction.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from asd.evaluation.statistics import Bootstrap, Loss, holm
 from bench.gate.verdicts import Finding, Verdict
 
-__all__ = ["Candidate", "Limits", "decide"]
+__all__ = ["Candidate", "ErrorRates", "decide"]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ErrorRates:
     """How sure the gate wants to be.
 
     Attributes:
@@ -69,7 +69,7 @@ class Candidate:
     tell: Callable[[Verdict, str], list[Finding]]
 
 
-def decide(candidates: Sequence[Candidate], limits: Limits) -> list[Finding]:
+def decide(candidates: Sequence[Candidate], limits: ErrorRates) -> list[Finding]:
     """What is said of all of them, each beside all others."""
     adjusted = holm([candidate.loss.p_value for candidate in candidates])
     findings: list[Finding] = []

@@ -33,7 +33,7 @@ _N_RESAMPLES = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class SweepPair:
     """One policy on one dataset, stored and new, over the lambdas and items that both runs have.
 
     `old` and `new` have shape (2, lambdas, items): cost first, quality second.
@@ -79,7 +79,7 @@ def _tell(cell_id: str, loss: Loss, verdict: Verdict, note: str) -> list[Finding
     return [Finding(cell_id, "retreat", verdict, 0.0, loss.estimate, loss, note)]
 
 
-def _sweeps(run: Run, stored: Run) -> list[Sweep]:
+def _sweeps(run: Run, stored: Run) -> list[SweepPair]:
     """Sweeps of two lambdas or more, from the per-item values of the suites `cost` and `quality`."""
     lams = defaultdict(list)
     for cell in stored.cells:
@@ -91,7 +91,7 @@ def _sweeps(run: Run, stored: Run) -> list[Sweep]:
     return [sweep for sweep in found if sweep is not None and len(sweep.ids) > 1]
 
 
-def _sweep(run: Run, stored: Run, dataset: str, policy: str, lams: list[float]) -> Sweep | None:
+def _sweep(run: Run, stored: Run, dataset: str, policy: str, lams: list[float]) -> SweepPair | None:
     before, after = stored.dataset(dataset), run.dataset(dataset)
     if before is None or after is None:
         return None
@@ -103,7 +103,7 @@ def _sweep(run: Run, stored: Run, dataset: str, policy: str, lams: list[float]) 
     old = np.stack([old_cells[lam][:, common.before] for lam in both], axis=1)
     new = np.stack([new_cells[lam][:, common.after] for lam in both], axis=1)
     ids = tuple(f"frontier[{dataset}-{policy}-lam={lam:g}]" for lam in both)
-    return Sweep(ids, old, new, _quality_tolerance(stored, dataset, policy))
+    return SweepPair(ids, old, new, _quality_tolerance(stored, dataset, policy))
 
 
 def _points(run: Run, dataset: str, policy: str) -> dict[float, Array]:
@@ -129,7 +129,7 @@ def _quality_tolerance(stored: Run, dataset: str, policy: str) -> float:
     )
 
 
-def _retreats(sweep: Sweep, bootstrap: Bootstrap) -> list[Loss]:
+def _retreats(sweep: SweepPair, bootstrap: Bootstrap) -> list[Loss]:
     """One loss a lambda, with intervals and p-values from resampling the items."""
     estimates = _retreat(sweep.old.mean(axis=2), sweep.new.mean(axis=2))
     weights = bootstrap.weights(sweep.old.shape[2])[:_N_RESAMPLES]

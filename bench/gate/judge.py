@@ -20,7 +20,7 @@ from asd.engines.revisions import same_revision
 from asd.measurement.records import Cell, Environment, Metric, Run
 from asd.schema import msgspec
 from bench.gate.comparison import compare, same_items
-from bench.gate.family import Limits, decide
+from bench.gate.family import ErrorRates, decide
 from bench.gate.frontier import compare_frontiers
 from bench.gate.retired import is_retired
 from bench.gate.steps import fallen_back
@@ -28,11 +28,11 @@ from bench.gate.store import Baseline
 from bench.gate.verdicts import Finding, Report, Verdict
 from bench.metrics.ties import OF_TIES
 
-__all__ = ["Options", "judge"]
+__all__ = ["RunOptions", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class RunOptions:
     """What the run was asked for, as far as it decides what the run owes.
 
     Attributes:
@@ -49,7 +49,7 @@ class Options:
     limited: bool = False
     partial: str = ""
     strict: bool = False
-    limits: Limits = field(default_factory=Limits)
+    limits: ErrorRates = field(default_factory=ErrorRates)
 
     def asks_for(self, cell: Cell) -> bool:
         """A whole run with these options makes this measurement."""
@@ -57,7 +57,7 @@ class Options:
         return in_sweep and (cell.dataset is None or cell.dataset in self.datasets)
 
 
-def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
+def judge(run: Run, baseline: Baseline | None, options: RunOptions) -> Report:
     """All findings on a run."""
     if baseline is None:
         note = f"no baseline of ladder {run.header.ladder.name}; record one with --record-baseline --reason"
@@ -83,7 +83,7 @@ def judge(run: Run, baseline: Baseline | None, options: Options) -> Report:
     return Report(tuple(findings), tuple(_differences(run, stored)), options.strict)
 
 
-def _completeness(run: Run, stored: Run, options: Options, *, same_sweep: bool) -> Iterator[Finding]:
+def _completeness(run: Run, stored: Run, options: RunOptions, *, same_sweep: bool) -> Iterator[Finding]:
     """MISSING: expected and not measured. NEW: measured and unknown to the baseline."""
     measured, known = _metrics(run), _metrics(stored)
     summed_alike = same_sweep and same_items(run, stored, None)
@@ -122,7 +122,7 @@ def _why_absent(run: Run, cell_id: str, metric: Metric, *, sums_up: bool, limite
     return "nothing of the kind happened on the items that --limit left" if cell and limited else ""
 
 
-def _target_findings(run: Run, baseline: Baseline, options: Options) -> Iterator[Finding]:
+def _target_findings(run: Run, baseline: Baseline, options: RunOptions) -> Iterator[Finding]:
     """One finding for every target that holds on this machine and is not surely met, or not measured."""
     measured, known = _metrics(run), _metrics(baseline.run)
     for target in baseline.targets:

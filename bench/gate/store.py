@@ -25,8 +25,8 @@ from bench.gate.verdicts import Verdict
 
 __all__ = [
     "Baseline",
-    "Recorded",
     "Target",
+    "WrittenBaseline",
     "baseline_path",
     "find_baseline",
     "pinned_by",
@@ -156,14 +156,14 @@ def read_baseline(path: Path) -> Baseline:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class WrittenBaseline:
     """Where a baseline was written, and what moved in it, in words: targets, the mode of decode steps."""
 
     path: Path
     moved: tuple[str, ...]
 
 
-def record_baseline(directory: Path, run: Run, reason: str) -> Recorded:
+def record_baseline(directory: Path, run: Run, reason: str) -> WrittenBaseline:
     """Make a run the baseline of its key and ladder; targets of the one it replaces are kept.
 
     Targets on what is not measured any more go. One that the value now stands less than `CLEAR` half-widths
@@ -192,7 +192,7 @@ def record_baseline(directory: Path, run: Run, reason: str) -> Recorded:
     moved = [f"{new.cell} {new.metric}: {new}" for old, new in zip(kept, targets, strict=True) if old != new]
     if replaced is not None and (steps := other_steps(run.header, replaced.run.header)):
         moved.append(f"note: {steps}, than in the baseline that is replaced")
-    return Recorded(path, tuple(moved))
+    return WrittenBaseline(path, tuple(moved))
 
 
 def _from_version_1(content: Any) -> Any:

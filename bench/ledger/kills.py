@@ -46,14 +46,14 @@ class Killed:
     faults: list[str] = field(default_factory=list)
 
 
-class _Line(msgspec.Struct):
+class _CallOrder(msgspec.Struct):
     """What a server asks of the engine: a call that it makes for a request."""
 
     request: str
     call: Call
 
 
-class _Engine:
+class _JournalledEngine:
     """An engine in a process of its own: makes calls, counts what they cost, notes them in a journal."""
 
     def __init__(self, journal: Path) -> None:
@@ -74,7 +74,7 @@ class _Engine:
                     told = {"open": self._n_open - 1, "spent": self._spent}
                     writer.write(json.dumps(told).encode() + b"\n")
                 elif line.endswith(b"\n"):
-                    self._call(msgspec.json.decode(line, type=_Line))
+                    self._call(msgspec.json.decode(line, type=_CallOrder))
                     writer.write(b"done\n")
                 await writer.drain()
         except ConnectionError:
@@ -83,14 +83,14 @@ class _Engine:
             self._n_open -= 1
             writer.close()
 
-    def _call(self, line: _Line) -> None:
+    def _call(self, line: _CallOrder) -> None:
         self._spent[line.request] += cost_of(line.call)
         self._journal.note(line.request, line.call)
 
 
 def run_engine(at: Path, journal: Path) -> None:
     """The engine's process."""
-    asyncio.run(_Engine(journal).serve(at))
+    asyncio.run(_JournalledEngine(journal).serve(at))
 
 
 def run_server(path: Path, at: Path, acknowledged: Path, seed: int, n_clients: int) -> None:
@@ -104,7 +104,7 @@ def run_server(path: Path, at: Path, acknowledged: Path, seed: int, n_clients: i
             ticket = await cashier.admit(facts)
             calls = list(walk(rng, replace(facts, shadow=ticket.shadow)))
             for call in calls:
-                writer.write(msgspec.json.encode(_Line(facts.id, call)) + b"\n")
+                writer.write(msgspec.json.encode(_CallOrder(facts.id, call)) + b"\n")
                 await reader.readline()
             settled = await ticket.settle(calls)
             os.write(to, f"{facts.id} {settled.micros}\n".encode())

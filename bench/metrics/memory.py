@@ -25,7 +25,7 @@ MIB = 1 << 20
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
 
 
-class _Config(msgspec.Struct, frozen=True):
+class _CacheConfig(msgspec.Struct, frozen=True):
     """The part of a model's config.json that says how large its cache is."""
 
     num_hidden_layers: int
@@ -59,7 +59,7 @@ def cache_mib(stage: Stage, device: str, n_tokens: int) -> float | None:
     folder = local_directory(stage)
     if folder is None:
         return None
-    config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_Config)
+    config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_CacheConfig)
     heads = config.num_key_value_heads or config.num_attention_heads
     size = config.head_dim or config.hidden_size // config.num_attention_heads
     dtype = _tensors(min(folder.glob("*.safetensors")))[0][1]

@@ -8,13 +8,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Ended", "ask", "leave"]
+__all__ = ["RequestEnd", "ask", "leave"]
 
 PATIENCE_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class RequestEnd:
     """How a request ended.
 
     Attributes:
@@ -54,7 +54,7 @@ def _messages(prompt: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": prompt}]
 
 
-async def ask(port: int, prompt: str, **fields: Any) -> Ended:
+async def ask(port: int, prompt: str, **fields: Any) -> RequestEnd:
     """Ask, and wait for the end, for `PATIENCE_S` at most."""
     start = time.perf_counter()
     try:
@@ -69,12 +69,12 @@ async def ask(port: int, prompt: str, **fields: Any) -> Ended:
     seconds = time.perf_counter() - start
     head, _, body = received.partition(b"\r\n\r\n")
     if not head.startswith(b"HTTP/1.1 "):
-        return Ended(0, False, seconds)
+        return RequestEnd(0, False, seconds)
     length = next(
         (line.partition(b":")[2] for line in head.lower().split(b"\r\n") if b"content-length" in line), None
     )
     complete = body.endswith(b"0\r\n\r\n") if length is None else len(body) == int(length)
-    return Ended(int(head[9:12]), complete, seconds, body)
+    return RequestEnd(int(head[9:12]), complete, seconds, body)
 
 
 async def leave(port: int, prompt: str, after_s: float) -> float:

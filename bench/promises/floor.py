@@ -42,12 +42,12 @@ from asd.serving.endpoint.settings import SettingCache
 from asd.types import Trace
 from asd.workloads import Split
 
-__all__ = ["Population", "Streamed", "floor", "stream"]
+__all__ = ["FloorPopulation", "Streamed", "floor", "stream"]
 
 Rows = npt.NDArray[np.intp]
 
 
-class Population:
+class FloorPopulation:
     """Recorded outcomes, and what every policy does on them.
 
     Args:
@@ -101,7 +101,11 @@ class Streamed:
 
 
 def stream(
-    population: Population, promise: Promise, n_calibration: int, n_requests: int, rng: np.random.Generator
+    population: FloorPopulation,
+    promise: Promise,
+    n_calibration: int,
+    n_requests: int,
+    rng: np.random.Generator,
 ) -> Streamed:
     """One server, calibrated on rows of its own, and one stream of requests at its quality."""
     policy = population.served(population.drawn(n_calibration, rng), promise)
@@ -136,7 +140,7 @@ def floor(
 ) -> None:
     """Count the streams whose answers are worth less than their requests asked for."""
     ladder, fitted = Ladder.load("tiny"), asd.load_policy(TINY_POLICY)
-    population = Population(
+    population = FloorPopulation(
         fitted, ladder, _collected("fit", min(questions, 60)), _collected("test", questions)
     )
     click.echo(

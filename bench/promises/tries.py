@@ -24,7 +24,7 @@ from asd.serving.cashier import Cashier
 from asd.serving.endpoint.server import Server
 from asd.serving.endpoint.service import tariff_of
 from asd.serving.ledger import Ledger
-from bench.promises.clients import Ended, ask, leave
+from bench.promises.clients import RequestEnd, ask, leave
 from bench.promises.server import serving
 from bench.promises.stages import FAULTS, LADDER, WritingStage
 
@@ -79,7 +79,7 @@ def faults(n: int, n_clients: int, seed: int) -> Faulty:
     return found
 
 
-def _kind(ended: Ended) -> str:
+def _kind(ended: RequestEnd) -> str:
     if not ended.complete:
         return "lost"
     return "answered" if ended.answered else "refused"
@@ -193,9 +193,9 @@ class Stopped:
 
 async def _crowd(
     port: int, n_clients: int, after_s: float, end: signal.Signals, pid: int
-) -> list[tuple[float, Ended]]:
+) -> list[tuple[float, RequestEnd]]:
     """Clients in a closed loop until nobody answers; each request with the seconds from the signal to it."""
-    asked: list[tuple[float, Ended]] = []
+    asked: list[tuple[float, RequestEnd]] = []
     loop = asyncio.get_running_loop()
     at = loop.time() + after_s
 
@@ -261,7 +261,7 @@ def kill(ledger: Path, n_clients: int, seed: int) -> Stopped:
     return found
 
 
-def _not_booked(ended: Ended, booked: dict[str, tuple[int | None, bool]]) -> list[str]:
+def _not_booked(ended: RequestEnd, booked: dict[str, tuple[int | None, bool]]) -> list[str]:
     """What is wrong with the books of a request that was answered."""
     delivered = ended.reply["asd"]
     micros, estimated = booked.get(delivered["id"], (None, False))

@@ -21,7 +21,7 @@ from asd.measurement.environment import accelerators
 from asd.measurement.files import check_writable, write_atomically, write_record
 from asd.measurement.records import Run
 from asd.workloads.catalogue import HUB
-from bench.gate.judge import Options, judge
+from bench.gate.judge import RunOptions, judge
 from bench.gate.store import Baseline, baseline_path, find_baseline, pinned_by, record_baseline
 from bench.gate.verdicts import CANNOT_RUN, Report
 from bench.metrics.measurements import Measurements
@@ -273,8 +273,8 @@ class Harness:
         return walked
 
     @property
-    def _options(self) -> Options:
-        return Options(
+    def _options(self) -> RunOptions:
+        return RunOptions(
             lams=self.matrix.lams,
             datasets=self.matrix.datasets,
             limited=self.matrix.limited,

@@ -15,14 +15,14 @@ from asd.traces import read_traces
 from asd.types import Query, Trace
 from asd.workloads import Split
 
-__all__ = ["REPLAY", "Recorded", "recorded_workloads"]
+__all__ = ["REPLAY", "RecordedWorkload", "recorded_workloads"]
 
 REPLAY = "replay"
 """Name of the engine that plays recorded outcomes."""
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedWorkload:
     """One dataset of a trace file; implements `asd.workloads.Workload`."""
 
     name: str
@@ -46,7 +46,7 @@ class Recorded:
         raise DataError(f"no recorded score of this answer to query {query.id!r} of {query.dataset!r}")
 
 
-def recorded_workloads(path: Path | None, names: Sequence[str] | None) -> list[Recorded]:
+def recorded_workloads(path: Path | None, names: Sequence[str] | None) -> list[RecordedWorkload]:
     """The datasets of a trace file, all or those named.
 
     Raises:
@@ -63,6 +63,6 @@ def recorded_workloads(path: Path | None, names: Sequence[str] | None) -> list[R
         if name not in known:
             raise ConfigError(f"{path} has no dataset {name!r}, only {', '.join(known)}")
     return [
-        Recorded(name, tuple(trace for trace in traces if trace.query.dataset == name))
+        RecordedWorkload(name, tuple(trace for trace in traces if trace.query.dataset == name))
         for name in names or known
     ]

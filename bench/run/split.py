@@ -33,7 +33,7 @@ SERVER, PROCESS = "its own server", "one process"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class MemoryShare:
     """One stage's part of the memory, in GiB on each of its devices; None: not known.
 
     Attributes:
@@ -63,13 +63,13 @@ def describe_split(matrix: Matrix) -> list[str]:
     return [table(headers, [_row(part) for part in parts]), *_judged(parts)]
 
 
-def _row(part: Part) -> tuple[str, ...]:
+def _row(part: MemoryShare) -> tuple[str, ...]:
     stage, devices = part.stage, f"{len(part.devices)} x {part.devices[0]}"
     where = part.devices[0] if len(part.devices) == 1 else devices
     return (stage.name, stage.model, stage.dtype, part.place, where, _gib(part.weights), _gib(part.held))
 
 
-def _part(matrix: Matrix, stage: Stage) -> Part:
+def _part(matrix: Matrix, stage: Stage) -> MemoryShare:
     engine = stage.engine or matrix.engine
     device = str(stage.options.get("transformers", {}).get("device") or matrix.device)
     devices = _devices(device, stage.tensor_parallel)
@@ -78,7 +78,7 @@ def _part(matrix: Matrix, stage: Stage) -> Part:
     except (EngineError, DataError):  # no directory or broken files, which the run itself will say
         mib = None
     weights = None if mib is None else mib / 1024 / stage.tensor_parallel
-    return Part(stage, engine, devices, weights, _held(engine, stage, devices[0], weights))
+    return MemoryShare(stage, engine, devices, weights, _held(engine, stage, devices[0], weights))
 
 
 def _devices(device: str, n: int) -> tuple[str, ...]:
@@ -116,7 +116,7 @@ def _number(value: object, unit: float = 1.0) -> float | None:
     return float(value) / unit if isinstance(value, int | float) else None
 
 
-def _judged(parts: Sequence[Part]) -> Iterator[str]:
+def _judged(parts: Sequence[MemoryShare]) -> Iterator[str]:
     yield from _too_small(parts)
     together = [part for part in parts if part.place == PROCESS]
     for device in dict.fromkeys(name for part in together for name in part.devices):
@@ -129,7 +129,7 @@ def _judged(parts: Sequence[Part]) -> Iterator[str]:
             )
 
 
-def _too_small(parts: Sequence[Part]) -> Iterator[str]:
+def _too_small(parts: Sequence[MemoryShare]) -> Iterator[str]:
     """Shares that do not even hold the weights."""
     for part in parts:
         if part.weights is not None and part.held is not None and part.held < part.weights:
@@ -139,7 +139,7 @@ def _too_small(parts: Sequence[Part]) -> Iterator[str]:
             )
 
 
-def _on_device(device: str, parts: Sequence[Part]) -> str:
+def _on_device(device: str, parts: Sequence[MemoryShare]) -> str:
     names, total = ", ".join(part.stage.name for part in parts), device_gib(device)
     known = [part.held * part.devices.count(device) for part in parts if part.held is not None]
     if total is None and device != "cpu":

@@ -31,7 +31,7 @@ from asd.ladder import Ladder
 from asd.measurement.environment import read_environment
 from asd.measurement.files import check_writable
 from asd.prices import write_prices
-from bench.shapes.clocked import Plan, bandwidth, clocked, free_bytes
+from bench.shapes.clocked import TimingPlan, bandwidth, clocked, free_bytes
 from bench.shapes.families import DTYPE_BYTES, Family, family_of
 from bench.shapes.models import open_random
 from bench.shapes.readings import Asked, Log
@@ -95,7 +95,7 @@ def shapes(  # noqa: PLR0913, PLR0917  (one argument an option)
 ) -> None:
     """Measure what models of these shapes take on this device (timing-only, random weights)."""
     try:
-        family, plan = family_of(ladder), Plan(batch, lengths, widths, new_tokens, passes, rivals)
+        family, plan = family_of(ladder), TimingPlan(batch, lengths, widths, new_tokens, passes, rivals)
         names = tuple(dict.fromkeys(sizes.split(","))) if sizes else _stages(ladder, family)
         _check(family, names, plan)
         check_writable(out)
@@ -124,7 +124,7 @@ def _stages(ladder: str, family: Family) -> tuple[str, ...]:
     return tuple(stage.name for stage in Ladder.load(ladder).stages)
 
 
-def _check(family: Family, names: tuple[str, ...], plan: Plan) -> None:
+def _check(family: Family, names: tuple[str, ...], plan: TimingPlan) -> None:
     """Before minutes are spent."""
     for name in names:
         family.shape(name)
@@ -150,7 +150,9 @@ def _log(out: Path, asked: Asked, device: str) -> Log:
     return Log.open(out.with_suffix(".readings.json"), asked, f"{datetime.now(UTC).date()}", rates)
 
 
-def _measure(log: Log, family: Family, name: str, plan: Plan, device: str, memory_gib: float | None) -> None:
+def _measure(
+    log: Log, family: Family, name: str, plan: TimingPlan, device: str, memory_gib: float | None
+) -> None:
     """All cells of one size that are not there yet; none where it does not fit."""
     todo = [cell for cell in plan.cells if not log.has(name, *cell, plan.calls(cell[1]))]
     asked, n_weights = log.file.asked, family.weight_bytes(name, log.file.asked.dtype)
@@ -174,7 +176,7 @@ def _measure(log: Log, family: Family, name: str, plan: Plan, device: str, memor
         engine.unload()
 
 
-def _cell(log: Log, engine: TransformersEngine, plan: Plan, batch: int, length: int) -> None:
+def _cell(log: Log, engine: TransformersEngine, plan: TimingPlan, batch: int, length: int) -> None:
     where, start = f"{engine.stage_name}, batch {batch}, prompt {length}", time.perf_counter()
     try:
         cell = clocked(engine, plan, batch, length, time.perf_counter)

@@ -27,9 +27,9 @@ from asd.engines.memory import called
 from asd.measurement.timing import Clock, Turns, warm_up
 from asd.types import Query
 from bench.shapes.models import prompts
-from bench.shapes.readings import ALL, FIRST, GENERATE, OURS, STATIC, Bandwidth, Cell, verifying
+from bench.shapes.readings import ALL, FIRST, GENERATE, OURS, STATIC, Bandwidth, ShapeReading, verifying
 
-__all__ = ["Plan", "bandwidth", "clocked", "free_bytes"]
+__all__ = ["TimingPlan", "bandwidth", "clocked", "free_bytes"]
 
 WARM_UPS = 5
 """Calls at most before a call is timed: what is captured or compiled is ready after the first."""
@@ -41,7 +41,7 @@ Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TimingPlan:
     """What is timed of every size.
 
     Attributes:
@@ -77,7 +77,9 @@ class Plan:
         return {name + call for name in who for call in (FIRST, ALL)} | {verifying(w) for w in widths}
 
 
-def clocked(engine: TransformersEngine, plan: Plan, batch: int, length: int, clock: Clock) -> Cell:
+def clocked(
+    engine: TransformersEngine, plan: TimingPlan, batch: int, length: int, clock: Clock
+) -> ShapeReading:
     """Time all calls of one cell.
 
     Raises:
@@ -86,7 +88,9 @@ def clocked(engine: TransformersEngine, plan: Plan, batch: int, length: int, clo
     return called(engine.stage_name, batch, partial(_clocked, engine, plan, batch, length, clock))
 
 
-def _clocked(engine: TransformersEngine, plan: Plan, batch: int, length: int, clock: Clock) -> Cell:
+def _clocked(
+    engine: TransformersEngine, plan: TimingPlan, batch: int, length: int, clock: Clock
+) -> ShapeReading:
     arms = {name: call for name, call in _calls(engine, plan, batch, length) if name in plan.calls(length)}
     for call in arms.values():
         warm_up(call, synchronise=engine.synchronise, clock=clock, at_most=WARM_UPS)
@@ -98,7 +102,7 @@ def _clocked(engine: TransformersEngine, plan: Plan, batch: int, length: int, cl
     )
     turns.walk(plan.n_passes)
     seconds = {name: float(np.median(of_call)) for name, of_call in turns.timings.seconds.items()}
-    return Cell(
+    return ShapeReading(
         size=engine.stage_name,
         batch=batch,
         length=length,
@@ -111,7 +115,9 @@ def _ignoring_unit(call: Call) -> Callable[[None], object]:
     return lambda _: call()
 
 
-def _calls(engine: TransformersEngine, plan: Plan, batch: int, length: int) -> Iterator[tuple[str, Call]]:
+def _calls(
+    engine: TransformersEngine, plan: TimingPlan, batch: int, length: int
+) -> Iterator[tuple[str, Call]]:
     """Every call by its name; drafts are written when they are first needed."""
     ask = partial(prompts, batch, length, n_vocab=engine.loaded.n_vocab)
     for name, n_new in ((FIRST, 1), (ALL, 1 + plan.n_new)):

@@ -11,14 +11,14 @@ from asd.errors import ConfigError
 from asd.measurement.records import Record
 from asd.schema import msgspec
 
-__all__ = ["DTYPE_BYTES", "Family", "Shape", "family_of"]
+__all__ = ["DTYPE_BYTES", "DecoderShape", "Family", "family_of"]
 
 TABLE = Path(__file__).with_name("families.toml")
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-class Shape(Record, frozen=True, kw_only=True):
+class DecoderShape(Record, frozen=True, kw_only=True):
     """What decides how fast a decoder of the Llama kind is; names as in `families.toml`."""
 
     layers: int
@@ -63,10 +63,10 @@ class Family(Record, frozen=True, kw_only=True):
     models: str
     type: str
     context: int
-    sizes: dict[str, Shape]
+    sizes: dict[str, DecoderShape]
     ladders: tuple[str, ...] = ()
 
-    def shape(self, size: str) -> Shape:
+    def shape(self, size: str) -> DecoderShape:
         """The shape of one size.
 
         Raises:

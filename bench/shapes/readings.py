@@ -13,7 +13,18 @@ from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.schema import msgspec
 
-__all__ = ["ALL", "FIRST", "GENERATE", "OURS", "STATIC", "Asked", "Bandwidth", "Cell", "Log", "verifying"]
+__all__ = [
+    "ALL",
+    "FIRST",
+    "GENERATE",
+    "OURS",
+    "STATIC",
+    "Asked",
+    "Bandwidth",
+    "Log",
+    "ShapeReading",
+    "verifying",
+]
 
 FIRST, ALL = "first token", "answer"
 """Two calls whose difference is what decoding takes: a single token, and a whole answer."""
@@ -52,7 +63,7 @@ class Asked(Record, frozen=True, kw_only=True):
     n_new: int
 
 
-class Cell(Record, frozen=True, kw_only=True):
+class ShapeReading(Record, frozen=True, kw_only=True):
     """One size at one batch size and prompt length.
 
     `seconds` are those of a whole call, by its name, median over the passes; `step_mode` is what the engine
@@ -76,7 +87,7 @@ class _File(Record, frozen=True, kw_only=True):
     asked: Asked
     date: str
     bandwidth: Bandwidth
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[ShapeReading, ...] = ()
 
 
 @dataclass(slots=True)
@@ -103,11 +114,11 @@ class Log:
         return cls(path, msgspec.structs.replace(stored, date=date, bandwidth=bandwidth))
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[ShapeReading, ...]:
         """All cells, in the order in which they were measured."""
         return self.file.cells
 
-    def of(self, size: str, batch: int) -> list[Cell]:
+    def of(self, size: str, batch: int) -> list[ShapeReading]:
         """The cells of one size at one batch size, shortest prompts first."""
         found = [cell for cell in self.cells if (cell.size, cell.batch) == (size, batch)]
         return sorted(found, key=lambda cell: cell.length)
@@ -116,7 +127,7 @@ class Log:
         """Whether all these calls of a cell have been timed."""
         return any(cell.length == length and calls <= cell.seconds.keys() for cell in self.of(size, batch))
 
-    def put(self, cell: Cell) -> None:
+    def put(self, cell: ShapeReading) -> None:
         """Keep a cell, in place of an earlier one."""
         others = [
             c for c in self.cells if (c.size, c.batch, c.length) != (cell.size, cell.batch, cell.length)

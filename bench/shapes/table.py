@@ -21,9 +21,9 @@ from asd.evaluation.pricing import explain
 from asd.prices import Prices, Timing
 from asd.types import Usage
 from bench.run.tables import table
-from bench.shapes.clocked import Plan
+from bench.shapes.clocked import TimingPlan
 from bench.shapes.families import Family
-from bench.shapes.readings import ALL, FIRST, GENERATE, OURS, STATIC, Cell, Log, verifying
+from bench.shapes.readings import ALL, FIRST, GENERATE, OURS, STATIC, Log, ShapeReading, verifying
 
 __all__ = ["Sizes"]
 
@@ -44,7 +44,7 @@ class Sizes:
     log: Log
     family: Family
     names: tuple[str, ...]
-    plan: Plan
+    plan: TimingPlan
 
     @property
     def batches(self) -> list[int]:
@@ -82,7 +82,7 @@ class Sizes:
         ratios = " : ".join(f"{step / steps[0]:.2g}" for step in steps)
         return f"a step at batch {batch}: {' : '.join(names)} = {ratios}"
 
-    def _cells(self, name: str, batch: int) -> list[Cell]:
+    def _cells(self, name: str, batch: int) -> list[ShapeReading]:
         """Of one size at one batch size, at the lengths asked for; none where a single one fitted.
 
         What a prompt token takes is not told apart from what a call takes by prompts of one length.
@@ -165,7 +165,7 @@ class Sizes:
                 "load": f"{self._load_ms(name):.4g}",
             }
 
-    def _row(self, cell: Cell) -> dict[str, str]:
+    def _row(self, cell: ShapeReading) -> dict[str, str]:
         n_new, floor = self.log.file.asked.n_new, self._floor_s(cell.size, cell.batch, cell.length)
         step = cell.decode_s(n_new) or 0.0
         rivals = {"generate()": cell.decode_s(n_new, GENERATE), "static": cell.decode_s(n_new, STATIC)}

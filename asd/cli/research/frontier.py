@@ -12,7 +12,7 @@ from asd.cli.options import numbers, split
 from asd.cli.paths import NEW_FILE
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
-from asd.research.offline.comparison import Comparison, ComparisonCell, MethodRow, compare
+from asd.research.offline.comparison import ComparisonCell, FrontierReport, MethodRow, compare
 from asd.research.offline.deployable import COMMAND
 from asd.research.recordings.recording import read_recording
 
@@ -49,7 +49,7 @@ def _cell(path: Path, stages: list[str], costs: list[float] | None) -> Compariso
     )
 
 
-def _show(comparison: Comparison) -> None:
+def _show(comparison: FrontierReport) -> None:
     click.echo(tabulate([_row(row) for row in comparison.rows], headers="keys"))
     click.echo("\nby cell:")
     click.echo(tabulate([_cells(row) for row in comparison.rows], headers="keys"))

@@ -13,7 +13,7 @@ from asd.cli.examples import examples
 from asd.cli.options import numbers, split
 from asd.cli.paths import NEW_FILE
 from asd.measurement.files import write_record
-from asd.research.offline.replay import Point, Report
+from asd.research.offline.replay import Point, ReplayReport
 from asd.research.offline.replay import replay as run_replay
 from asd.research.recordings.recording import Counts, read_recording
 
@@ -77,7 +77,7 @@ def replay(
     _show(report)
 
 
-def _show(report: Report) -> None:
+def _show(report: ReplayReport) -> None:
     click.echo(f"train: {_counts(report.train)}")
     click.echo(f"test:  {_counts(report.test)}")
     for name, method in report.fitted_for.items():

@@ -24,7 +24,7 @@ class KeptRows:
 
 
 @dataclass(slots=True, eq=False)
-class _Entry:
+class _KeptBatch:
     """One verified batch; `drop[i]` tokens are still to be taken back from row i before it continues."""
 
     batch: Batch
@@ -52,7 +52,7 @@ class Keeper:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._entries: list[_Entry] = []
+        self._entries: list[_KeptBatch] = []
         self.n_evicted = 0
 
     def put(self, batch: Batch, drop: Sequence[int], keys: Sequence[Hashable | None]) -> None:
@@ -76,11 +76,11 @@ class Keeper:
         self._make_room(n_bytes)
         if len(rows) < len(keys):
             batch = batch.select(rows)
-        self._entries.append(_Entry(batch, [drop[row] for row in rows], by_key, n_bytes))
+        self._entries.append(_KeptBatch(batch, [drop[row] for row in rows], by_key, n_bytes))
 
     def take(self, keys: Sequence[Hashable]) -> list[KeptRows]:
         """The rows of these keys that are still here; each can be taken once."""
-        taken: dict[int, tuple[_Entry, list[int], list[int]]] = {}
+        taken: dict[int, tuple[_KeptBatch, list[int], list[int]]] = {}
         for place, key in enumerate(keys):
             found = self._pop(key)
             if found is not None:
@@ -106,7 +106,7 @@ class Keeper:
         while sum(entry.n_bytes for entry in self._entries) + n_bytes > self._most_bytes and self.spare():
             pass
 
-    def _pop(self, key: Hashable) -> tuple[_Entry, int] | None:
+    def _pop(self, key: Hashable) -> tuple[_KeptBatch, int] | None:
         for entry in self._entries:
             if key in entry.rows:
                 row = entry.rows.pop(key)

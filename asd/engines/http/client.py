@@ -46,7 +46,7 @@ EXCERPT = 400
 """Characters of a server's own words that go into a message."""
 
 
-class _Open(NamedTuple):
+class _Connections(NamedTuple):
     """The connections, and the thread that they live in."""
 
     client: httpx2.AsyncClient
@@ -74,7 +74,7 @@ class ServerClient:
         )
         self._url = httpx2.URL(settings.base_url.rstrip("/") + "/")
         self._opening = threading.Lock()
-        self._opened: _Open | None = None
+        self._opened: _Connections | None = None
 
     def close(self) -> None:
         """Give the connections back; the next request opens new ones."""
@@ -107,12 +107,12 @@ class ServerClient:
         content = msgspec.json.encode(body)
         return self._ask("POST", path, content, reply, None if extended else body.keys() - set(ASKED))
 
-    def _open(self) -> _Open:
+    def _open(self) -> _Connections:
         with self._opening:
             if self._opened is None:
                 client, ending = self._new_client(), ExitStack()
                 portal = ending.enter_context(start_blocking_portal(name="asd-http"))
-                self._opened = _Open(client, portal, ending)
+                self._opened = _Connections(client, portal, ending)
             return self._opened
 
     def _new_client(self) -> httpx2.AsyncClient:

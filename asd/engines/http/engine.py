@@ -25,7 +25,7 @@ from asd.engines.closing import Closing
 from asd.engines.http.client import OpenAISettings, ServerClient
 from asd.engines.http.counting import Counter
 from asd.engines.http.gauges import read_gauges
-from asd.engines.http.schema import Models, Reply, Served, Written
+from asd.engines.http.schema import Models, Reply, ServedModel, Written
 from asd.engines.prompts import as_written, chat_of, check, check_extras
 from asd.engines.sampling import choices
 from asd.errors import EngineError, PartialBatchError, RefusedError, UnavailableError
@@ -219,7 +219,7 @@ class OpenAIEngine(Closing):
         except ValueError as error:
             raise EngineError(f"{self._server.where} returned data that makes no sense: {error}") from error
 
-    def _served(self) -> Served:
+    def _served(self) -> ServedModel:
         models = self._server.get("models", Models).data or []
         for model in models:
             if model.id == self._model:

@@ -18,7 +18,17 @@ import msgspec
 
 from asd.types import Usage
 
-__all__ = ["ENDED", "Models", "Reply", "Served", "Text", "Tokens", "Written", "believed", "only"]
+__all__ = [
+    "ENDED",
+    "DetokenizedText",
+    "Models",
+    "Reply",
+    "ServedModel",
+    "Tokens",
+    "Written",
+    "believed",
+    "only",
+]
 
 T = TypeVar("T")
 
@@ -53,7 +63,7 @@ HOLDERS = ("value", "text", "message", "reason", "type")
 """Where an object in place of a text may hold one, the best first."""
 
 
-class Served(msgspec.Struct, frozen=True):
+class ServedModel(msgspec.Struct, frozen=True):
     """One model of `/models`; `root` is where the server took it from, if it says."""
 
     id: str
@@ -63,7 +73,7 @@ class Served(msgspec.Struct, frozen=True):
 class Models(msgspec.Struct, frozen=True):
     """Reply of `/models`."""
 
-    data: list[Served] | None = None
+    data: list[ServedModel] | None = None
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -74,7 +84,7 @@ class Tokens(msgspec.Struct, frozen=True):
     max_model_len: int | None = None
 
 
-class Text(msgspec.Struct, frozen=True):
+class DetokenizedText(msgspec.Struct, frozen=True):
     """Reply of vLLM's `/detokenize`."""
 
     prompt: str
@@ -88,7 +98,7 @@ class _Cached(msgspec.Struct, frozen=True):
     cached_tokens: Count = None
 
 
-class _Usage(msgspec.Struct, frozen=True):
+class _ReportedUsage(msgspec.Struct, frozen=True):
     prompt_tokens: Count = None
     completion_tokens: Count = None
     input_tokens: Count = None
@@ -159,7 +169,7 @@ class _Logprobs(msgspec.Struct, frozen=True):
     content: list[_Token | None] | None = None
 
 
-class _Part(msgspec.Struct, frozen=True):
+class _WrittenPart(msgspec.Struct, frozen=True):
     type: Any = None
     text: Any = None
     refusal: Any = None
@@ -200,15 +210,17 @@ class _Elsewhere(msgspec.Struct, frozen=True):
         return [name for name in _Elsewhere.__struct_fields__ if getattr(self, name)]
 
 
-class _Message(_Elsewhere, frozen=True):
-    content: str | _Part | list[str | _Part | None] | None = None
+class _WrittenMessage(_Elsewhere, frozen=True):
+    content: str | _WrittenPart | list[str | _WrittenPart | None] | None = None
     refusal: Any = None
 
     @property
-    def parts(self) -> list[_Part]:
+    def parts(self) -> list[_WrittenPart]:
         """The content, a text, a part or a list of both, as parts."""
         given = self.content if isinstance(self.content, list) else [self.content or ""]
-        return [_Part(text=part) if isinstance(part, str) else part for part in given if part is not None]
+        return [
+            _WrittenPart(text=part) if isinstance(part, str) else part for part in given if part is not None
+        ]
 
     @property
     def text(self) -> str:
@@ -226,9 +238,9 @@ class _Message(_Elsewhere, frozen=True):
         return _words(self.refusal) or "".join(_words(part.refusal) for part in self.parts)
 
 
-class _Choice(_Elsewhere, frozen=True):
+class _WrittenChoice(_Elsewhere, frozen=True):
     text: str | msgspec.UnsetType | None = msgspec.UNSET
-    message: _Message | None = None
+    message: _WrittenMessage | None = None
     finish_reason: Any = None
     stop_reason: Any = None
     logprobs: _Logprobs | list[_Token | float | None] | bool | None = None
@@ -262,8 +274,8 @@ class _Choice(_Elsewhere, frozen=True):
 class Reply(msgspec.Struct, frozen=True):
     """Reply of `/completions` and `/chat/completions`; `ValueError` where it makes no sense."""
 
-    choices: list[_Choice] | None = None
-    usage: _Usage | list[Any] | str | bool | None = None
+    choices: list[_WrittenChoice] | None = None
+    usage: _ReportedUsage | list[Any] | str | bool | None = None
 
     def refusal(self) -> str | None:
         """Why the server or the model withholds the answer; None where it does not."""
@@ -276,7 +288,9 @@ class Reply(msgspec.Struct, frozen=True):
     def written(self) -> Written:
         """The one answer; a message without content is an empty one."""
         choice = only(self.choices)
-        usage = self.usage if isinstance(self.usage, _Usage) else _Usage()  # else it counts nothing
+        usage = (
+            self.usage if isinstance(self.usage, _ReportedUsage) else _ReportedUsage()
+        )  # else it counts nothing
         if choice.answer is None:
             raise ValueError("a choice with neither text nor message")
         scores = choice.scores

@@ -15,7 +15,7 @@ from typing import Any
 
 from asd.engines.hf.retokenizer import at_seam
 from asd.engines.http.client import ServerClient
-from asd.engines.http.schema import Text, Tokens
+from asd.engines.http.schema import DetokenizedText, Tokens
 from asd.engines.prompts import as_written
 from asd.ladder import Stage
 from asd.messages import Message
@@ -95,7 +95,7 @@ class ServedTokens:
     def text(self, ids: Sequence[int]) -> str:
         """Tokens as text, all at once: what a server streams may lack a last half character."""
         body = {"model": self._model, "tokens": list(ids)}
-        return self._server.post("../detokenize", body, Text).prompt if ids else ""
+        return self._server.post("../detokenize", body, DetokenizedText).prompt if ids else ""
 
     def _tokenized(self, conversation: tuple[Message, ...]) -> Prompt:
         if self._stage.chat_template:

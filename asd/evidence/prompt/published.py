@@ -132,7 +132,7 @@ def text_features(prompts: Sequence[str]) -> Array:
     return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
 
-class _WordCounts(NamedTuple):
+class _PromptWords(NamedTuple):
     """Counts of words by prompt, each of shape (n,); `distinct` and `content` count a word once."""
 
     words: Array
@@ -150,10 +150,10 @@ class _WordCounts(NamedTuple):
     content: Array
 
 
-_N_PER_WORD = _WordCounts._fields.index("distinct")
+_N_PER_WORD = _PromptWords._fields.index("distinct")
 
 
-def _count_words(words: Sequence[Sequence[str]]) -> _WordCounts:
+def _count_words(words: Sequence[Sequence[str]]) -> _PromptWords:
     """Every different word is looked at once; the rest is sums over its occurrences."""
     n = len(words)
     seen: dict[str, int] = {}
@@ -166,12 +166,12 @@ def _count_words(words: Sequence[Sequence[str]]) -> _WordCounts:
     content = np.array([word not in FUNCTION_WORDS for word in seen], dtype=np.float64)
     totals = [np.bincount(row, weights, n) for weights in of_word[ids].T]
     totals += [np.bincount(row_once, minlength=n), np.bincount(row_once, content[id_once], n)]
-    return _WordCounts._make(np.asarray(total, dtype=np.float64) for total in totals)
+    return _PromptWords._make(np.asarray(total, dtype=np.float64) for total in totals)
 
 
 @lru_cache(maxsize=1 << 16)
 def _describe(word: str) -> tuple[float, ...]:
-    """What one occurrence adds to the counts, in the order of `_WordCounts` up to `distinct`."""
+    """What one occurrence adds to the counts, in the order of `_PromptWords` up to `distinct`."""
     return (
         1,
         len(word),

@@ -84,7 +84,7 @@ def _with_out(charges: FloatArray, out: float) -> FloatArray:
     return np.append(charges, out)
 
 
-class _Edge(NamedTuple):
+class _PricedMove(NamedTuple):
     action: Action
     stage: int
     target: str
@@ -118,7 +118,7 @@ class BacklogProblem:
         at = {stage: i for i, stage in enumerate(self.stages)}
         self._edges = {
             node.name: [
-                _Edge(
+                _PricedMove(
                     edge.action,
                     at[edge.action.stage],
                     edge.target,

@@ -31,7 +31,7 @@ from asd.errors import ConfigError
 from asd.quality.sandbox.seccomp import refusing_filter
 from asd.schema import msgspec
 
-__all__ = ["CodeTests", "Limits", "Sandbox", "Verdict"]
+__all__ = ["CodeTests", "CodeVerdict", "Limits", "Sandbox"]
 
 MIB = 1 << 20
 SPARE_UIDS = range(60_100, 64_100)
@@ -83,7 +83,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CodeVerdict:
     """Whether an answer passed its tests, and why not (empty if it did)."""
 
     passed: bool
@@ -120,7 +120,7 @@ class Sandbox:
             )
         return cls(limits or Limits(), unsafe)
 
-    def run(self, answer: str, tests: CodeTests) -> Verdict:
+    def run(self, answer: str, tests: CodeTests) -> CodeVerdict:
         """Whether a program passes its tests; returns in little more than `wall_s`, whatever it does."""
         job = msgspec.to_builtins(tests) | {"answer": answer}
         requests, replies = os.pipe(), os.pipe()
@@ -135,14 +135,14 @@ class Sandbox:
                     os.close(ours.pop())
                 said, _ = process.communicate(json.dumps(job).encode(), timeout=self.limits.wall_s)
         except subprocess.TimeoutExpired:
-            return Verdict(passed=False, reason=f"took longer than {self.limits.wall_s:g} s")
+            return CodeVerdict(passed=False, reason=f"took longer than {self.limits.wall_s:g} s")
         finally:
             for fd in ours:
                 os.close(fd)
         if not said:
-            return Verdict(passed=False, reason="the tests did not come to their end")
+            return CodeVerdict(passed=False, reason="the tests did not come to their end")
         failure = json.loads(said)["failure"]
-        return Verdict(passed=not failure, reason=failure)
+        return CodeVerdict(passed=not failure, reason=failure)
 
     @contextmanager
     def _started(

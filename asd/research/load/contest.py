@@ -155,7 +155,7 @@ def placed(devices: Sequence[int], total: int) -> list[tuple[int, ...]]:
 
 
 @dataclass(slots=True, eq=False)
-class _Play:
+class _ContestRun:
     """One run of the contest.
 
     Attributes:
@@ -271,7 +271,7 @@ def run_contest(
         if found.asked != asked:
             raise ConfigError(f"{path} holds another contest ({found.asked}); choose another file")
     order = np.random.default_rng(0).permutation(len(traces))
-    play = _Play(asked, [traces[i] for i in order], {}, {})
+    play = _ContestRun(asked, [traces[i] for i in order], {}, {})
     for day in days:
         for cell in found.cells:
             for name in (LARGEST, *SETTINGS):
@@ -282,7 +282,7 @@ def run_contest(
 
 
 def _step(
-    play: _Play, found: ContestFile, cell: LoadCell, day: int, name: str, tell: Callable[[], object]
+    play: _ContestRun, found: ContestFile, cell: LoadCell, day: int, name: str, tell: Callable[[], object]
 ) -> ContestFile:
     """One policy on one day, tuned before if it has not been."""
     if any(d.cell == cell and d.day == day and d.name == name for d in found.days):

@@ -86,14 +86,14 @@ class _FittedBinned(NamedTuple):
     binnings: tuple[Binning, ...]
     solution: Solution
 
-    def on(self, rows: Recording) -> _Sight:
+    def on(self, rows: Recording) -> _BinnedSight:
         p = sigmoid(self.signals.signals(rows) * self.heads[:, 0] + self.heads[:, 1])
         bins = np.stack([binning.index(p[:, k]) for k, binning in enumerate(self.binnings)], axis=1)
         rank = np.argsort(np.argsort(self.signals.mean_cost, kind="stable"), kind="stable")
-        return _Sight(self.solution, bins, rank)
+        return _BinnedSight(self.solution, bins, rank)
 
 
-class _Sight(NamedTuple):
+class _BinnedSight(NamedTuple):
     solution: Solution
     bins: Index
     rank: Index

@@ -33,7 +33,7 @@ from asd.research.offline.selection import CONFIDENCE, CrossValidation, deliver,
 from asd.research.offline.stopping import Stopping
 from asd.research.recordings.recording import Recording
 
-__all__ = ["Comparison", "DeliveredLoss", "MethodRow", "compare", "rivals"]
+__all__ = ["DeliveredLoss", "FrontierReport", "MethodRow", "compare", "rivals"]
 
 Array = npt.NDArray[np.float64]
 
@@ -83,7 +83,7 @@ class DeliveredLoss(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     cells: dict[str, float]
 
 
-class Comparison(Record, frozen=True, kw_only=True):
+class FrontierReport(Record, frozen=True, kw_only=True):
     """What `asd frontier --json` writes."""
 
     kind: Literal["asd-frontier"] = "asd-frontier"
@@ -118,7 +118,7 @@ def rivals(n_stages: int, *, deployable: bool = False) -> tuple[Method, ...]:
     )
 
 
-def compare(cells: Sequence[ComparisonCell], *, deployable: bool = False) -> Comparison:
+def compare(cells: Sequence[ComparisonCell], *, deployable: bool = False) -> FrontierReport:
     """Fit and play every method on the same folds of every cell, behind a progress bar.
 
     Args:
@@ -137,7 +137,7 @@ def compare(cells: Sequence[ComparisonCell], *, deployable: bool = False) -> Com
         for name, draws in zip(curves, cost_shares(cell.rows, list(curves.values())), strict=True):
             shares.setdefault(name, {})[cell.name] = draws
     complete = {name: found for name, found in shares.items() if len(found) == len(cells)}
-    return Comparison(
+    return FrontierReport(
         n_rows={cell.name: len(cell.rows) for cell in cells},
         rows=tuple(_row(name, found) for name, found in complete.items()),
         asked=tuple(_delivered(i, cells, delivered) for i in range(len(LOSSES))),

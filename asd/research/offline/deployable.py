@@ -79,12 +79,12 @@ class FittedDeployable(NamedTuple):
 
     artifact: PolicyArtifact
 
-    def on(self, rows: Recording) -> _Sight:
+    def on(self, rows: Recording) -> _PolicySight:
         """Look at rows with its evidence."""
-        return _Sight(self.artifact, self.artifact.evidence(), traces_of(rows))
+        return _PolicySight(self.artifact, self.artifact.evidence(), traces_of(rows))
 
 
-class _Judged(NamedTuple):
+class _JudgedRows(NamedTuple):
     """Every row in one state: bin, relative cost, best answer and its probability, shape (n,)."""
 
     bins: Index
@@ -94,13 +94,13 @@ class _Judged(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _Sight:
+class _PolicySight:
     """The policies of the file before some rows."""
 
     artifact: PolicyArtifact
     evidence: Evidence
     traces: Sequence[Trace]
-    _judged: dict[Bought, _Judged] = field(default_factory=dict, init=False)
+    _judged: dict[Bought, _JudgedRows] = field(default_factory=dict, init=False)
     _policies: dict[float, ListPolicy | OptimalPolicy] = field(default_factory=dict, init=False)
 
     def choose(self, lam: float, bought: Bought, index: Index) -> RowActions:
@@ -131,7 +131,7 @@ class _Sight:
         # The solver's -1 stops; of the others each is the position of an edge.
         return RowActions(np.array([*positions, STOPS])[action], judged.answer[index])
 
-    def _state(self, bought: Bought) -> _Judged:
+    def _state(self, bought: Bought) -> _JudgedRows:
         if bought not in self._judged:
             stages = self.artifact.model.stages
             seen = []
@@ -141,5 +141,5 @@ class _Sight:
                 answer = 0 if state.answer is None else stages.index(state.answer)
                 p = 0.0 if state.answer is None else state.p_good[state.answer]
                 seen.append((state.bin, state.scale, answer, p))
-            self._judged[bought] = _Judged(*map(np.array, zip(*seen, strict=True)))
+            self._judged[bought] = _JudgedRows(*map(np.array, zip(*seen, strict=True)))
         return self._judged[bought]

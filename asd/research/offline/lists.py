@@ -54,20 +54,20 @@ class Lists:
         numbers, costs = signals.signals(train), train.costs / signals.unit
         reader = None
         if self.words:
-            reader, numbers = _Reader.fit(train, numbers)
+            reader, numbers = _ConfidenceModel.fit(train, numbers)
         after = np.broadcast_to(costs[:, None], (len(train), *(2 * costs.shape[1:])))
         rows = RecordedRows(numbers, train.scores, costs, after)
         return _FittedLists(signals, reader, count(rows, self.n_draws, self.n_steps))
 
 
-class _Reader(NamedTuple):
+class _ConfidenceModel(NamedTuple):
     """Log-odds of success of every stage by its confidence and the words; weights of shape (4, K)."""
 
     texts: Texts
     weights: Array
 
     @classmethod
-    def fit(cls, train: Recording, numbers: Array) -> tuple[_Reader, Array]:
+    def fit(cls, train: Recording, numbers: Array) -> tuple[_ConfidenceModel, Array]:
         """The reader, and the log-odds of the rows fitted on by weights from other folds, shape (n, K)."""
         texts, folds = Texts.fit(train), deal(len(train), _N_FOLDS)
         odds, weights = np.empty_like(numbers), []
@@ -93,15 +93,15 @@ class _FittedLists(NamedTuple):
     """What was counted, and what is needed to look at other rows."""
 
     signals: Signals
-    reader: _Reader | None
+    reader: _ConfidenceModel | None
     table: ListTable
 
-    def on(self, rows: Recording) -> _Sight:
+    def on(self, rows: Recording) -> _ListSight:
         numbers = self.signals.signals(rows)
-        return _Sight(self.table, numbers if self.reader is None else self.reader(rows, numbers))
+        return _ListSight(self.table, numbers if self.reader is None else self.reader(rows, numbers))
 
 
-class _Sight(NamedTuple):
+class _ListSight(NamedTuple):
     table: ListTable
     numbers: Array
 

@@ -9,7 +9,7 @@ prompt and the recorded answers of the stages bought; every test plays the metho
 answers were scrambled. Value = lam * quality - cost, one cost unit = a mean call of the dearest stage on
 the rows fitted on.
 
-`play` walks many rows at once; `Recorded` puts the same choices behind `asd.policies.Policy`, for the
+`play` walks many rows at once; `RecordedPolicy` puts the same choices behind `asd.policies.Policy`, for the
 cascade.
 """
 
@@ -31,7 +31,7 @@ from asd.types import STOP, Action, Decision, Draft, Outcome, Query, Trace, Usag
 __all__ = [
     "Fitted",
     "Method",
-    "Recorded",
+    "RecordedPolicy",
     "ReplayedSetting",
     "RowActions",
     "Sight",
@@ -118,7 +118,7 @@ def play(sight: Sight, rows: Recording, lam: float) -> ReplayedSetting:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recorded:
+class RecordedPolicy:
     """A fitted method at one lam as an `asd.policies.Policy` over the recorded queries.
 
     Evidence is looked up by dataset and id, and only that of the stages that have answered.

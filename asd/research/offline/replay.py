@@ -3,8 +3,8 @@
 Everything is fitted on train rows alone. Where the files hold several datasets, a dataset of the test rows
 that has at least `MIN_ROWS` train rows is fitted on those; the other test datasets on all train rows.
 
-The result is one JSON document, `Report`, schema version 1. Costs are in the files' unit unless they say
-"share": that is of the mean cost of the best single model on the test rows. Intervals are 95 % percentile
+The result is one JSON document, `ReplayReport`, schema version 1. Costs are in the files' unit unless they
+say "share": that is of the mean cost of the best single model on the test rows. Intervals are 95 % percentile
 intervals over resampled test rows (of more than 10,000 rows: normal ones), what was fitted held fixed.
 """
 
@@ -38,7 +38,7 @@ from asd.research.offline.stopping import Stopping
 from asd.research.recordings.recording import Counts, Recording
 from asd.stopping.hull import Hull, aiq, apgr, call_share_at
 
-__all__ = ["MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "Report", "ours", "replay"]
+__all__ = ["MIN_ROWS", "AskedAndDelivered", "Interval", "Point", "ReplayReport", "ours", "replay"]
 
 Array = npt.NDArray[np.float64]
 
@@ -121,7 +121,7 @@ class RouteLLM(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     cpt_80: float | None
 
 
-class Report(Record, frozen=True, kw_only=True):
+class ReplayReport(Record, frozen=True, kw_only=True):
     """What `asd replay --json` writes.
 
     Attributes:
@@ -183,7 +183,7 @@ def ours(n_stages: int) -> Best:
 
 def replay(
     train: Recording, test: Recording, lams: Sequence[float], progress: Callable[[str], None] = lambda _: None
-) -> Report:
+) -> ReplayReport:
     """Fit on train rows, play test rows.
 
     Args:
@@ -242,7 +242,7 @@ def _groups(train: Recording, test: Recording) -> list[Group]:
     return [*groups, ("all", np.arange(len(train)), rest)] if len(rest) else groups
 
 
-class _Played(NamedTuple):
+class _ReplayedGroup(NamedTuple):
     """The test rows of a group: by which method, every lam, and by asked loss what was lost and paid."""
 
     name: str
@@ -253,13 +253,13 @@ class _Played(NamedTuple):
     paid: tuple[Array, ...]
 
 
-def _play(name: str, fitted: FittedBest, rows: Recording, lams: Sequence[float]) -> _Played:
+def _play(name: str, fitted: FittedBest, rows: Recording, lams: Sequence[float]) -> _ReplayedGroup:
     contest = fitted.contest
     asked = [contest.ask(loss) for loss in LOSSES]
     everywhere = dict.fromkeys([*lams, *(lam for one in asked for lam in one.lams)])
     curve = sweep(fitted, rows, list(everywhere))
     delivered = [deliver(one, curve, rows, contest.reference) for one in asked]
-    return _Played(
+    return _ReplayedGroup(
         name,
         contest.name,
         Curve._make(part[: len(lams)] for part in curve),
@@ -269,7 +269,7 @@ def _play(name: str, fitted: FittedBest, rows: Recording, lams: Sequence[float])
     )
 
 
-def _ask(rows: Recording, played: Sequence[_Played]) -> list[AskedAndDelivered]:
+def _ask(rows: Recording, played: Sequence[_ReplayedGroup]) -> list[AskedAndDelivered]:
     best_cost = float(rows.costs[:, reference_stage(rows)].mean())
     found = []
     for i, loss in enumerate(LOSSES):
@@ -298,14 +298,14 @@ def _report(
     rows: Recording,
     curve: Curve,
     oracle: Curve,
-    played: Sequence[_Played],
-) -> Report:
+    played: Sequence[_ReplayedGroup],
+) -> ReplayReport:
     best = reference_stage(rows)
     singles = _joined_settings([sweep(Always(k), rows, [1.0]) for k in range(len(rows.stages))])
     alone = Hull(singles.points())
     mixed, foreseen = Hull([*curve.points(), *singles.points()]), Hull([*oracle.points(), *singles.points()])
     costs = rows.costs.mean(axis=0)
-    return Report(
+    return ReplayReport(
         stages=rows.stages,
         train=train.counts,
         test=rows.counts,

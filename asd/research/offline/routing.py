@@ -108,15 +108,15 @@ class PromptRouter:
         counts = count_grams(used.prompts)
         grams = Grams.fit(counts, least=1.0)  # as TF-IDF has it: common n-grams count too
         known, mean = grams.weighted(counts), used.scores.mean(axis=0)
-        beyond: _Ridge | _Neighbours = _Neighbours(grams, known, used.scores - mean, self.n_neighbours)
+        beyond: _NgramRidge | _Neighbours = _Neighbours(grams, known, used.scores - mean, self.n_neighbours)
         if self.kind == "ridge":
             penalty = self.strength * np.eye(len(used))
             weights = np.linalg.solve(products(known, known) + penalty, used.scores - mean)
-            beyond = _Ridge(grams, known.T @ weights)
+            beyond = _NgramRidge(grams, known.T @ weights)
         return _FittedRouter(Signals.fit(train), mean, beyond)
 
 
-class _Ridge(NamedTuple):
+class _NgramRidge(NamedTuple):
     """Linear in the n-grams of the prompt; weights of shape (buckets, K)."""
 
     grams: Grams
@@ -147,7 +147,7 @@ class _Neighbours(NamedTuple):
 class _FittedRouter(NamedTuple):
     signals: Signals
     mean: Array
-    beyond: _Ridge | _Neighbours
+    beyond: _NgramRidge | _Neighbours
 
     def on(self, rows: Recording) -> _Table:
         return _Table(self.mean + self.beyond(rows.prompts), self.signals.costs(rows))

@@ -79,15 +79,15 @@ class Stopping:
         n_stages = len(train.stages)
         sets = [s for size in range(self.depth + 1) for s in combinations(range(n_stages), size)]
         folds = deal(len(train), _N_FOLDS)
-        seen = _Seen(train, signals, numbers, words)
-        states = {s: _State.fit(self, seen, s, folds) for s in sets}
+        seen = _EvidenceRows(train, signals, numbers, words)
+        states = {s: _FittedState.fit(self, seen, s, folds) for s in sets}
         priced = _Rows(train.scores.T, train.costs.T / signals.unit, signals.costs(train).T)
         rows = _Rows(*map(np.ascontiguousarray, priced))
         everything = FittedStopping(self, rows, signals, texts, states, tuple(range(n_stages)))
         return replace(everything, kept=_kept(everything)) if self.prune else everything
 
 
-class _Seen(NamedTuple):
+class _EvidenceRows(NamedTuple):
     """Rows, a number a stage, and what their words say."""
 
     rows: Recording
@@ -119,7 +119,7 @@ class _Gains(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _State:
+class _FittedState:
     """One set of stages on the rows fitted on.
 
     Attributes:
@@ -139,7 +139,7 @@ class _State:
     regress: _Regression
 
     @classmethod
-    def fit(cls, how: Stopping, seen: _Seen, bought: Bought, folds: Index) -> _State:
+    def fit(cls, how: Stopping, seen: _EvidenceRows, bought: Bought, folds: Index) -> _FittedState:
         scores, numbers = seen.rows.scores, seen.numbers
         best = scores.mean(axis=0)
         reference = max(bought or range(len(best)), key=lambda k: float(best[k]))
@@ -211,7 +211,7 @@ class _Regression(NamedTuple):
         return held_out, np.asarray(self.inverse @ total)
 
 
-class _Plan(NamedTuple):
+class _ContinuationValues(NamedTuple):
     """Continuation values at one lam.
 
     Attributes:
@@ -239,21 +239,21 @@ class FittedStopping:
     rows: _Rows
     signals: Signals
     texts: Texts | None
-    states: Mapping[Bought, _State]
+    states: Mapping[Bought, _FittedState]
     kept: Bought
-    _plans: dict[float, _Plan] = field(default_factory=dict, init=False)
+    _plans: dict[float, _ContinuationValues] = field(default_factory=dict, init=False)
 
-    def on(self, rows: Recording) -> _Sight:
+    def on(self, rows: Recording) -> _StoppingSight:
         """Look at rows, of the same stages in the same order."""
-        return _Sight(self, rows)
+        return _StoppingSight(self, rows)
 
-    def plan(self, lam: float) -> _Plan:
+    def plan(self, lam: float) -> _ContinuationValues:
         """Backward induction over the sets, smallest last."""
         if lam not in self._plans:
             self._plans[lam] = self.solve(lam, self.kept)
         return self._plans[lam]
 
-    def solve(self, lam: float, kept: Bought) -> _Plan:
+    def solve(self, lam: float, kept: Bought) -> _ContinuationValues:
         """The recursion on some of the stages."""
         realised: dict[Bought, Array] = {}
         weights: dict[Bought, Array] = {}
@@ -270,7 +270,7 @@ class FittedStopping:
                 worths = np.concatenate([worth[None], after - self.rows.costs[going]])
                 worth = np.take_along_axis(worths, best[None], axis=0)[0]
             realised[bought] = worth
-        return _Plan(weights, realised[()])
+        return _ContinuationValues(weights, realised[()])
 
     def open_at(self, bought: Bought, kept: Bought) -> list[int]:
         """Stages that may be called next."""
@@ -298,7 +298,7 @@ def _best_of(gains: Array, bought: Bought) -> Index:
 
 
 @dataclass(eq=False)
-class _Sight:
+class _StoppingSight:
     """Gains on other rows, worked out for a state when it is first met."""
 
     fitted: FittedStopping
@@ -308,10 +308,10 @@ class _Sight:
         self._known: dict[Bought, tuple[Array, Array]] = {}
 
     @cached_property
-    def seen(self) -> _Seen:
+    def seen(self) -> _EvidenceRows:
         fitted, rows = self.fitted, self.rows
         words = None if fitted.texts is None else fitted.texts.on(rows)
-        return _Seen(rows, fitted.signals, fitted.signals.signals(rows), words)
+        return _EvidenceRows(rows, fitted.signals, fitted.signals.signals(rows), words)
 
     @cached_property
     def expected(self) -> Array:

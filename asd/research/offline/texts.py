@@ -44,9 +44,9 @@ class Texts:
     """
 
     held_out: Array
-    _prompts: _Reader
-    _answers: tuple[_Reader, ...]
-    _ridges: tuple[_Ridge, ...]
+    _prompts: _NgramScores
+    _answers: tuple[_NgramScores, ...]
+    _ridges: tuple[_KernelRidge, ...]
 
     @classmethod
     @lru_cache(maxsize=1)
@@ -54,11 +54,11 @@ class Texts:
         """Learn from the scores of the rows; methods fitted on the same rows in turn share it."""
         used = evenly(len(train), _MOST_ROWS)
         rows = train.take(used)
-        prompts, *answers = (_Column.of(texts) for texts in (rows.prompts, *rows.texts.T))
+        prompts, *answers = (_FittedTexts.of(texts) for texts in (rows.prompts, *rows.texts.T))
         shared = products(prompts.known, prompts.known)
-        ridges = [_Ridge.fit(shared, rows.scores)]
+        ridges = [_KernelRidge.fit(shared, rows.scores)]
         ridges += [
-            _Ridge.fit(shared + products(column.known, column.known), rows.scores[:, [k]])
+            _KernelRidge.fit(shared + products(column.known, column.known), rows.scores[:, [k]])
             for k, column in enumerate(answers)
         ]
         fitted = cls(
@@ -89,7 +89,7 @@ def _said(texts: Texts, rows: Recording) -> Array:
     return np.stack(columns, axis=1)
 
 
-class _Reader(NamedTuple):
+class _NgramScores(NamedTuple):
     """Products of texts with those fitted on, summed by weights: one weight an n-gram, shape (buckets, t)."""
 
     grams: Grams
@@ -99,25 +99,25 @@ class _Reader(NamedTuple):
         return self.grams.project(texts, self.weights)
 
 
-class _Column(NamedTuple):
+class _FittedTexts(NamedTuple):
     """Prompts, or answers of one stage, of the rows fitted on: sparse rows of unit length."""
 
     grams: Grams
     known: Any
 
     @classmethod
-    def of(cls, texts: npt.NDArray[np.object_]) -> _Column:
+    def of(cls, texts: npt.NDArray[np.object_]) -> _FittedTexts:
         counts = count_grams(texts)
         grams = Grams.fit(counts)
         return cls(grams, grams.weighted(counts))
 
-    def reader(self, weights: Array) -> _Reader:
+    def reader(self, weights: Array) -> _NgramScores:
         """For weights of the texts, shape (n, t)."""
-        return _Reader(self.grams, self.known.T @ weights)
+        return _NgramScores(self.grams, self.known.T @ weights)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Ridge:
+class _KernelRidge:
     """Kernel ridge regression with an intercept, its predictions averaged over targets as log-odds."""
 
     mean: Array
@@ -126,7 +126,7 @@ class _Ridge:
     held_out: Array
 
     @classmethod
-    def fit(cls, kernel: Array, scores: Array) -> _Ridge:
+    def fit(cls, kernel: Array, scores: Array) -> _KernelRidge:
         n, mean, centre = len(scores), scores.mean(axis=0), kernel.mean(axis=0)
         centred = kernel - centre - centre[:, None] + kernel.mean()
         inverse = np.linalg.inv(centred + _STRENGTH * np.eye(n))

@@ -31,7 +31,7 @@ from asd.stopping.hull import Hull
 from asd.stopping.lists import RecordedRows
 from asd.types import Trace
 
-__all__ = ["ALL", "Worth", "recorded_signals", "traced_signals", "worth_of_signals"]
+__all__ = ["ALL", "SignalWorth", "recorded_signals", "traced_signals", "worth_of_signals"]
 
 Array = npt.NDArray[np.float64]
 
@@ -43,7 +43,7 @@ _LENGTH = ("log_n_tokens", "finished")
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class SignalWorth:
     """One signal.
 
     Attributes:
@@ -57,7 +57,9 @@ class Worth:
     shares: dict[float, float]
 
 
-def worth_of_signals(outcomes: RecordedOutcomes, signals: Mapping[str, Array], *, seed: int) -> list[Worth]:
+def worth_of_signals(
+    outcomes: RecordedOutcomes, signals: Mapping[str, Array], *, seed: int
+) -> list[SignalWorth]:
     """Every signal on the same folds, then all together; the first row knows nothing of an answer.
 
     Args:
@@ -71,7 +73,7 @@ def worth_of_signals(outcomes: RecordedOutcomes, signals: Mapping[str, Array], *
     return [_worth(name, table, outcomes, folds) for name, table in tables.items()]
 
 
-def _worth(name: str, table: Array, outcomes: RecordedOutcomes, folds: npt.NDArray[np.intp]) -> Worth:
+def _worth(name: str, table: Array, outcomes: RecordedOutcomes, folds: npt.NDArray[np.intp]) -> SignalWorth:
     stages = range(len(outcomes.stages))
     told = [
         out_of_fold(
@@ -86,7 +88,7 @@ def _worth(name: str, table: Array, outcomes: RecordedOutcomes, folds: npt.NDArr
     played = listed(
         RecordedRows(np.column_stack(told), outcomes.scores, outcomes.costs, after), folds, np.array(SWEEP)
     )
-    return Worth(name, mean, _shares(outcomes, played.cost.mean(axis=1), played.quality.mean(axis=1)))
+    return SignalWorth(name, mean, _shares(outcomes, played.cost.mean(axis=1), played.quality.mean(axis=1)))
 
 
 def _fit(x: Array, scores: Array) -> Callable[[Array], Array]:

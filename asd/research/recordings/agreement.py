@@ -205,7 +205,7 @@ def _solutions(data: Folder, sandbox: Sandbox, n: int) -> Iterator[VerdictPair]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
+class _RunnableAnswer:
     """A recorded program with the tests it is put to, its function renamed to the one they call.
 
     The prompts of that record do not name the function.
@@ -218,7 +218,7 @@ class _Answered:
     recorded: bool
 
 
-def _mbpp_answers(data: Folder) -> Iterator[_Answered]:
+def _mbpp_answers(data: Folder) -> Iterator[_RunnableAnswer]:
     """Of the tasks whose text is in the task file: half of them were reworded, with other tests."""
     tasks = {" ".join(task.text.split()): task for task in data.read(mbpp.TABLE)}
     for row, model, text, output in _outputs(_rows(data, "routerbench_mbpp")):
@@ -226,7 +226,7 @@ def _mbpp_answers(data: Folder) -> Iterator[_Answered]:
         if task is not None:
             tests = mbpp.tests_of(task)
             program = _renamed(program_of(text, tests.names[0]), tests.names[0])
-            yield _Answered(row["id"], model, program, tests, output["score"] == 1)
+            yield _RunnableAnswer(row["id"], model, program, tests, output["score"] == 1)
 
 
 def _renamed(program: str, name: str) -> str:
@@ -234,7 +234,7 @@ def _renamed(program: str, name: str) -> str:
     return program if not defined or name in defined else f"{program}\n{name} = {defined[0]}\n"
 
 
-def _one_process(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[VerdictPair]:
+def _one_process(sandbox: Sandbox, answers: Iterable[_RunnableAnswer]) -> Iterator[VerdictPair]:
     for answer in answers:
         tests = answer.tests
         together = "\n".join([tests.prelude, answer.program, tests.tests])
@@ -242,7 +242,7 @@ def _one_process(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[Ver
         yield VerdictPair(answer.id, answer.model, sandbox.run(answer.program, tests).passed, plain)
 
 
-def _as_recorded(sandbox: Sandbox, answers: Iterable[_Answered]) -> Iterator[VerdictPair]:
+def _as_recorded(sandbox: Sandbox, answers: Iterable[_RunnableAnswer]) -> Iterator[VerdictPair]:
     for answer in answers:
         ours = sandbox.run(answer.program, answer.tests).passed
         yield VerdictPair(answer.id, answer.model, ours, answer.recorded)

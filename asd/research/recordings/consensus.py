@@ -59,7 +59,7 @@ class _Said(NamedTuple):
     score: float
 
 
-class _Pair(NamedTuple):
+class _PairAgreement(NamedTuple):
     same_text: float
     same_answer: float
     auroc_text: float
@@ -89,7 +89,7 @@ def _by_model(found: Iterable[RecordedReply]) -> Mapping[str, Mapping[str, _Said
     return by_model
 
 
-def _pair(own: Mapping[str, _Said], other: Mapping[str, _Said]) -> _Pair | None:
+def _pair(own: Mapping[str, _Said], other: Mapping[str, _Said]) -> _PairAgreement | None:
     """Of the questions that both have replied to; None where all own answers are right or all wrong."""
     both = [(own[question], other[question]) for question in own if question in other]
     scores = np.array([a.score for a, _ in both])
@@ -98,4 +98,4 @@ def _pair(own: Mapping[str, _Said], other: Mapping[str, _Said]) -> _Pair | None:
     of_text, of_answer = auroc(by_text, scores), auroc(by_answer, scores)
     if of_text is None or of_answer is None:
         return None
-    return _Pair(by_text.mean(), by_answer.mean(), of_text, of_answer)
+    return _PairAgreement(by_text.mean(), by_answer.mean(), of_text, of_answer)

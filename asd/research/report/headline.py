@@ -10,11 +10,11 @@ from asd.research.report.reading import has, kinds
 from asd.research.study.methods import DRAFTED
 from asd.research.study.record import Study, StudyTable, Value
 
-__all__ = ["Finding", "headline", "under_study"]
+__all__ = ["HeadlineFigure", "headline", "under_study"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class HeadlineFigure:
     """One number of the headline: what it is, the number with its interval, and what it rests on."""
 
     label: str
@@ -27,7 +27,7 @@ def under_study(study: Study) -> str:
     return next(n for n in ("optimal-verified", "optimal") if n in kinds(study.table("methods"), "method"))
 
 
-def headline(study: Study) -> list[Finding]:
+def headline(study: Study) -> list[HeadlineFigure]:
     """Quality and cost from the table differences, the speed-up from latency; what was not made is absent.
 
     Against the largest stage alone, and against it with its own drafter where it has one: the policy has
@@ -41,7 +41,9 @@ def headline(study: Study) -> list[Finding]:
         for metric, reference in against:
             row = _row(table, method=under_study(study), reference=reference, metric=metric)
             ends = [row["percent"], row["low_percent"], row["high_percent"]]
-            found.append(Finding(f"{metric} against {reference}, per cent", spread(*ends), _basis(table)))
+            found.append(
+                HeadlineFigure(f"{metric} against {reference}, per cent", spread(*ends), _basis(table))
+            )
     if has(study, ["methods", "latency"]):
         table = study.table("latency")
         row = _row(table, method=under_study(study))
@@ -49,7 +51,9 @@ def headline(study: Study) -> list[Finding]:
             ends = [row.get(f"{column}{end}") for end in ("", "_low", "_high")]
             if ends[0] is not None:
                 found.append(
-                    Finding(f"times as fast as the largest stage {reference}", spread(*ends), _basis(table))
+                    HeadlineFigure(
+                        f"times as fast as the largest stage {reference}", spread(*ends), _basis(table)
+                    )
                 )
     return found
 

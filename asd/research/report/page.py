@@ -49,7 +49,7 @@ _REST = "Further tables"
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PageSection:
     """One part of the page."""
 
     title: str
@@ -85,7 +85,7 @@ def render_page(study: Study, figures: Sequence[Figure], missing: Sequence[str] 
     )
 
 
-def _parts(study: Study, figures: Sequence[Figure]) -> Iterator[_Part]:
+def _parts(study: Study, figures: Sequence[Figure]) -> Iterator[_PageSection]:
     """The parts that hold anything; what no part names comes last."""
     named = {name for names in _PARTS.values() for name in names}
     others = (table.name for table in study.tables)
@@ -94,7 +94,7 @@ def _parts(study: Study, figures: Sequence[Figure]) -> Iterator[_Part]:
         drawn = tuple(figure for figure in figures if figure.name in names)
         tables = tuple(study.table(name) for name in dict.fromkeys(names) if has(study, [name]))
         if drawn or tables:
-            yield _Part(title, drawn, tables)
+            yield _PageSection(title, drawn, tables)
 
 
 def _inline(figure: Figure) -> Markup:

@@ -39,7 +39,7 @@ UNMEASURED = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _MeasuredClaim:
     """A quantity as it came out here and the table it is read from; `on` and `n` where a row has its own."""
 
     table: StudyTable
@@ -93,7 +93,7 @@ def _rows(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[tupl
         yield (text, quantity, claimed, found.value, found.low, found.high, on, *told, holds)
 
 
-_Claim = tuple[str, str, float, Better, _Found]
+_Claim = tuple[str, str, float, Better, _MeasuredClaim]
 
 
 def _headline(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
@@ -114,7 +114,7 @@ def _headline(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[
     yield "3.8 s an answer against 1.3 s", "seconds, largest over smallest alone", 3.8 / 1.3, "equal", small
     for name in ("differences", "differences_seconds"):
         rows = [row for row in _named(tables[name]) if row["method"] == own]
-        worst = _Found(tables[name], max(_number(row["p_holm"]) for row in rows))
+        worst = _MeasuredClaim(tables[name], max(_number(row["p_holm"]) for row in rows))
         what = "seconds" if name.endswith("seconds") else "quality and cost"
         about = f"largest p (Holm) of the policy's {len(rows)} comparisons in {what}"
         yield "all comparisons p < .001", about, 0.001, "lower", worst
@@ -130,7 +130,7 @@ def _drafter_aside(own: str, tables: Mapping[str, StudyTable]) -> Iterator[_Clai
     yield from _sooner(seconds, largest)
 
 
-def _faster(found: _Found, over: str = "") -> Iterator[_Claim]:
+def _faster(found: _MeasuredClaim, over: str = "") -> Iterator[_Claim]:
     for claimed in (6.2, 6.33):
         yield (
             f"{claimed:g}x faster than the largest",
@@ -141,17 +141,17 @@ def _faster(found: _Found, over: str = "") -> Iterator[_Claim]:
         )
 
 
-def _cheaper(cost: _Found, largest: str = "the largest") -> Iterator[_Claim]:
+def _cheaper(cost: _MeasuredClaim, largest: str = "the largest") -> Iterator[_Claim]:
     for claimed in (-71.0, -30.6, -28.0):
         yield f"cost {claimed:g} %", f"cost against {largest}, per cent", claimed, "lower", cost
 
 
-def _sooner(seconds: _Found, largest: str = "the largest") -> Iterator[_Claim]:
+def _sooner(seconds: _MeasuredClaim, largest: str = "the largest") -> Iterator[_Claim]:
     for claimed in (-57.2, -54.0):
         yield f"latency {claimed:g} %", f"seconds against {largest}, per cent", claimed, "lower", seconds
 
 
-def _better(quality: _Found) -> Iterator[_Claim]:
+def _better(quality: _MeasuredClaim) -> Iterator[_Claim]:
     """From the difference to the largest model in per cent."""
     ends = (quality.low, quality.high)
     low, high = (None if end is None else 100.0 + end for end in ends)
@@ -168,7 +168,7 @@ def _recorded(tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     table = tables["recorded"]
     row = [row for row in _named(table) if row["method"] == CASCADE][-1]
 
-    def found(column: str) -> _Found:
+    def found(column: str) -> _MeasuredClaim:
         return replace(_interval(table, row, column), on=table.measured_on, n=int(_number(row["n"])))
 
     if row["speed_up"] is not None:
@@ -181,7 +181,7 @@ def _recorded(tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
 def _mixture(material: Material, tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     own = _row(tables["methods"], method=swept(material.fitted))
     for stage, claimed in zip(material.stages, MIXES.get(len(material.stages), ()), strict=False):
-        found = _Found(tables["methods"], _number(own[f"share_{stage}"]))
+        found = _MeasuredClaim(tables["methods"], _number(own[f"share_{stage}"]))
         yield f"{claimed:.1%} answered by one stage", f"share answered by {stage}", claimed, "equal", found
 
 
@@ -189,7 +189,7 @@ def _foretold(tables: Mapping[str, StudyTable]) -> Iterator[_Claim]:
     """R^2 of the published network and of the published ensemble, from the prompt as published."""
     for predictor, claimed in (("mlp", 0.489), ("ensemble", 0.76)):
         row = _row(tables["predictors"], known="prompt", predictor=predictor)
-        found = _Found(tables["predictors"], _number(row["r_squared"]))
+        found = _MeasuredClaim(tables["predictors"], _number(row["r_squared"]))
         about = f"R^2 of predicted quality from the prompt, {predictor}, out of fold"
         yield f"R^2 {claimed:g} of the quality predictor ({predictor})", about, claimed, "higher", found
 
@@ -219,19 +219,19 @@ def verdict(claimed: float, better: Better, value: float, low: float | None, hig
     return "yes" if worst >= claimed else "no" if best < claimed else "undecided"
 
 
-def _difference(table: StudyTable, method: str, reference: str, metric: str) -> _Found:
+def _difference(table: StudyTable, method: str, reference: str, metric: str) -> _MeasuredClaim:
     row = _row(table, method=method, reference=reference, metric=metric)
     value, low, high = (_number(row[name]) for name in ("percent", "low_percent", "high_percent"))
-    return _Found(table, value, low, high)
+    return _MeasuredClaim(table, value, low, high)
 
 
-def _found(table: StudyTable, column: str, **key: str) -> _Found:
+def _found(table: StudyTable, column: str, **key: str) -> _MeasuredClaim:
     return _interval(table, _row(table, **key), column)
 
 
-def _interval(table: StudyTable, row: Mapping[str, Value], column: str) -> _Found:
+def _interval(table: StudyTable, row: Mapping[str, Value], column: str) -> _MeasuredClaim:
     value, low, high = (_number(row[name]) for name in (column, f"{column}_low", f"{column}_high"))
-    return _Found(table, value, low, high)
+    return _MeasuredClaim(table, value, low, high)
 
 
 def _row(table: StudyTable, **key: str) -> Mapping[str, Value]:

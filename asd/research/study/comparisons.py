@@ -84,7 +84,7 @@ def interval(values: Array, rng: np.random.Generator) -> tuple[float, float]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class _TestedDifference:
     """One comparison: its names, the reference's mean, and what the tests say."""
 
     method: str
@@ -129,7 +129,7 @@ def difference_tables(
     )
 
 
-def _table(name: str, title: str, source: StudyTable, pairs: Sequence[_Pair]) -> StudyTable:
+def _table(name: str, title: str, source: StudyTable, pairs: Sequence[_TestedDifference]) -> StudyTable:
     adjusted = adjust([pair.p for pair in pairs])
     rows = zip(pairs, adjusted.holm, adjusted.bonferroni, strict=True)
     return StudyTable(
@@ -147,10 +147,12 @@ def _table(name: str, title: str, source: StudyTable, pairs: Sequence[_Pair]) ->
     )
 
 
-def _pairs(table: StudyTable, metric: str, against: Sequence[str], rng: np.random.Generator) -> list[_Pair]:
+def _pairs(
+    table: StudyTable, metric: str, against: Sequence[str], rng: np.random.Generator
+) -> list[_TestedDifference]:
     values = vectors(table, metric)
     return [
-        _Pair(method, reference, metric, float(values[reference].mean()),
+        _TestedDifference(method, reference, metric, float(values[reference].mean()),
               compare(values[method], values[reference], rng))
         for method in values
         for reference in against

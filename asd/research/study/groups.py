@@ -27,7 +27,7 @@ DOMAINS = ("family", "subject", "category", "topic", "task")
 
 
 @dataclass(frozen=True, slots=True)
-class _Answered:
+class _ComparedQuestion:
     """One question under the policy and under the largest stage, alone and with its drafter if it has one."""
 
     stage: str
@@ -77,8 +77,8 @@ def _table(
     )
 
 
-def _groups(material: Material, label: Callable[[Query], str | None]) -> dict[str, list[_Answered]]:
-    found: dict[str, list[_Answered]] = defaultdict(list)
+def _groups(material: Material, label: Callable[[Query], str | None]) -> dict[str, list[_ComparedQuestion]]:
+    found: dict[str, list[_ComparedQuestion]] = defaultdict(list)
     largest = material.walks[f"always-{material.stages[-1]}"]
     for i, (replay, alone) in enumerate(zip(material.walks[swept(material.fitted)], largest, strict=True)):
         drafted = (
@@ -90,11 +90,11 @@ def _groups(material: Material, label: Callable[[Query], str | None]) -> dict[st
         for completion, *known in zip(replay.completions, *numbers, drafted, strict=True):
             key = label(completion.query)
             if key is not None:
-                found[key].append(_Answered(completion.stage, *known))
+                found[key].append(_ComparedQuestion(completion.stage, *known))
     return found
 
 
-def _row(group: Sequence[_Answered], stages: Sequence[str]) -> tuple[Value, ...]:
+def _row(group: Sequence[_ComparedQuestion], stages: Sequence[str]) -> tuple[Value, ...]:
     counts = Counter(answered.stage for answered in group)
     quality = np.array([answered.quality for answered in group])
     drafted = [answered.cost_drafted for answered in group if answered.cost_drafted is not None]

@@ -97,7 +97,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
+class _AnswerSource:
     """Answers from the stages, or from the folder that keeps them."""
 
     ladder: Ladder
@@ -161,7 +161,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     folder.mkdir(parents=True, exist_ok=True)
     if policy is not None:
         policy.check(ladder)
-    source = _Source(ladder, workloads, engines, revisions, runtimes, folder)
+    source = _AnswerSource(ladder, workloads, engines, revisions, runtimes, folder)
     fitted = policy or fit(source.traces("fit", limit), ladder, fitted_at="in this study", seed=seed)
     calibration = source.outcomes("calibrate", max(1, limit // 2), fitted)
     test = source.outcomes("test", limit, fitted)

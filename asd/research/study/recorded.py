@@ -41,7 +41,7 @@ N_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Played:
+class _ReplayedDataset:
     """One data set, every row played by what was fitted on the other folds."""
 
     name: str
@@ -85,7 +85,7 @@ def described(recording: Recording) -> str:
     )
 
 
-def _play(name: str, rows: Recording, seed: int) -> _Played:
+def _play(name: str, rows: Recording, seed: int) -> _ReplayedDataset:
     parts = list(splits(len(rows), N_FOLDS, seed))
     back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
     found: list[list[Curve]] = [[], [], []]
@@ -95,7 +95,7 @@ def _play(name: str, rows: Recording, seed: int) -> _Played:
         found[0].append(sweep(fitted, other, LAMS))
         found[1].append(sweep(Foresight().fit(train), other, LAMS))
         found[2].append(_keeping(fitted, other))
-    return _Played(name, rows, *(in_order(curves, back) for curves in found))
+    return _ReplayedDataset(name, rows, *(in_order(curves, back) for curves in found))
 
 
 def _keeping(fitted: FittedBest, rows: Recording) -> Curve:
@@ -110,15 +110,19 @@ def _keeping(fitted: FittedBest, rows: Recording) -> Curve:
     return sweep(fitted, rows, [float(contest.curve.lams[cost.argmin()])])
 
 
-def _pooled(played: Sequence[_Played], recording: Recording, datasets: NDArray[np.str_]) -> _Played:
+def _pooled(
+    played: Sequence[_ReplayedDataset], recording: Recording, datasets: NDArray[np.str_]
+) -> _ReplayedDataset:
     """All data sets together, each as it was played by itself."""
     order = np.concatenate([np.flatnonzero(datasets == part.name) for part in played])
     straight = np.arange(len(order))
     curves = zip(*((part.sweep, part.foresight, part.keeping) for part in played), strict=True)
-    return _Played(EVERYTHING, recording.take(order), *(in_order(parts, straight) for parts in curves))
+    return _ReplayedDataset(
+        EVERYTHING, recording.take(order), *(in_order(parts, straight) for parts in curves)
+    )
 
 
-def _methods(played: Sequence[_Played], seed: int) -> StudyTable:
+def _methods(played: Sequence[_ReplayedDataset], seed: int) -> StudyTable:
     stages = played[0].rows.stages
     rng = np.random.default_rng(seed)
     return StudyTable(
@@ -171,7 +175,7 @@ def _percent(values: Array, reference: Array, rng: np.random.Generator) -> tuple
     return tuple(100.0 * value / level for value in (found.mean, found.low, found.high))
 
 
-def _sweep(played: Sequence[_Played]) -> StudyTable:
+def _sweep(played: Sequence[_ReplayedDataset]) -> StudyTable:
     stages = played[0].rows.stages
     return StudyTable(
         name="recorded_lambda",
@@ -191,7 +195,7 @@ def _sweep(played: Sequence[_Played]) -> StudyTable:
     )
 
 
-def _points(part: _Played, n_stages: int) -> Iterator[tuple[Value, ...]]:
+def _points(part: _ReplayedDataset, n_stages: int) -> Iterator[tuple[Value, ...]]:
     before = (0.0, 0.0)
     for i, lam in enumerate(part.sweep.lams.tolist()):
         now = (float(part.sweep.quality[i].mean()), float(part.sweep.cost[i].mean()))

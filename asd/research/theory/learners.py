@@ -27,8 +27,8 @@ from asd.research.theory.learning import (
     Greedy,
     Layout,
     Learner,
-    Plan,
     PosteriorSampling,
+    RoundPlan,
     best,
 )
 from asd.research.theory.regret import FROM_ROUND, Course, ModelWorld, Slope, TraceWorld, World, learn, slope
@@ -63,9 +63,9 @@ class Frozen:
     actions: IntArray
     name: str = "frozen"
 
-    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> Plan:  # noqa: ARG002
+    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> RoundPlan:  # noqa: ARG002
         """The table, for every learner."""
-        return Plan(np.broadcast_to(self.actions, (len(beliefs.right), *self.actions.shape)))
+        return RoundPlan(np.broadcast_to(self.actions, (len(beliefs.right), *self.actions.shape)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,16 @@ import numpy.typing as npt
 from asd.errors import ConfigError
 from asd.stopping.graph import FloatArray, Graph, IntArray
 
-__all__ = ["Beliefs", "ExploreThenCommit", "Greedy", "Layout", "Learner", "Plan", "PosteriorSampling", "best"]
+__all__ = [
+    "Beliefs",
+    "ExploreThenCommit",
+    "Greedy",
+    "Layout",
+    "Learner",
+    "PosteriorSampling",
+    "RoundPlan",
+    "best",
+]
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -115,7 +124,7 @@ def best(layout: Layout, kernels: FloatArray, p: FloatArray, lam: float) -> IntA
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class RoundPlan:
     """How a stretch of rounds is played: the actions, shape (S, N, B), and the share of random ones."""
 
     actions: IntArray
@@ -179,7 +188,7 @@ class Learner(Protocol):
     def name(self) -> str:
         """Short and unique in an experiment."""
 
-    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> Plan:
+    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> RoundPlan:
         """How to play until the beliefs are next brought up to date."""
 
 
@@ -189,9 +198,9 @@ class PosteriorSampling:
 
     name: str = "posterior sampling"
 
-    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> Plan:  # noqa: ARG002
+    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> RoundPlan:  # noqa: ARG002
         """Draw and solve."""
-        return Plan(best(beliefs.layout, *beliefs.draw(rng), lam))
+        return RoundPlan(best(beliefs.layout, *beliefs.draw(rng), lam))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +218,9 @@ class Greedy:
         """Says the share, if there is one."""
         return f"epsilon-greedy({self.random_share:g})" if self.random_share else "greedy"
 
-    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> Plan:  # noqa: ARG002
+    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> RoundPlan:  # noqa: ARG002
         """Solve the mean."""
-        return Plan(best(beliefs.layout, *beliefs.mean(), lam), self.random_share)
+        return RoundPlan(best(beliefs.layout, *beliefs.mean(), lam), self.random_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +238,7 @@ class ExploreThenCommit:
         """Says how many rounds."""
         return f"explore-then-commit({self.n_rounds})"
 
-    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> Plan:
+    def plan(self, beliefs: Beliefs, lam: float, n_played: int, rng: np.random.Generator) -> RoundPlan:
         """Random, or the optimum of the mean."""
         share = 1.0 if n_played < self.n_rounds else 0.0
-        return Plan(Greedy().plan(beliefs, lam, n_played, rng).actions, share)
+        return RoundPlan(Greedy().plan(beliefs, lam, n_played, rng).actions, share)

@@ -67,7 +67,7 @@ def _rows(
     material: Material, largest: Verifier, drafter: str, asked: Sequence[Trace]
 ) -> Iterator[tuple[Value, ...]]:
     rng = np.random.default_rng(material.seed)
-    reading = _Reading(largest, drafter, asked, {w.name: w.score for w in material.workloads})
+    reading = _LenientReading(largest, drafter, asked, {w.name: w.score for w in material.workloads})
     reads = {tolerance: reading.at(tolerance) for tolerance in TOLERANCES}
     lossless = np.array([one.score for one in reads[None]])
     for tolerance, read in reads.items():
@@ -80,7 +80,7 @@ def _rows(
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _LenientReading:
     """One stage's recorded drafts under the largest stage's eyes; `score` by data set."""
 
     largest: Verifier

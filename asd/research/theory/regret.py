@@ -20,10 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import ConfigError, DataError
-from asd.research.theory.learning import Beliefs, Layout, Learner, Plan, best
+from asd.research.theory.learning import Beliefs, Layout, Learner, RoundPlan, best
 from asd.stopping.graph import FloatArray, IntArray
 
-__all__ = ["Course", "ModelWorld", "Play", "Slope", "TraceWorld", "World", "best_table", "learn", "slope"]
+__all__ = [
+    "Course",
+    "ModelWorld",
+    "RoundCounts",
+    "Slope",
+    "TraceWorld",
+    "World",
+    "best_table",
+    "learn",
+    "slope",
+]
 
 GROWTH = 1.05
 
@@ -32,7 +42,7 @@ FROM_ROUND = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Play:
+class RoundCounts:
     """What was seen in a stretch of rounds, summed: the increments of `Beliefs`."""
 
     moves: FloatArray
@@ -47,20 +57,22 @@ class World(Protocol):
     def layout(self) -> Layout:
         """The problem as the learner sees it."""
 
-    def play(self, plan: Plan, n_rounds: int, rng: np.random.Generator) -> Play:
+    def play(self, plan: RoundPlan, n_rounds: int, rng: np.random.Generator) -> RoundCounts:
         """Play so many rounds for every seed."""
 
-    def value(self, plan: Plan, lam: float) -> FloatArray:
+    def value(self, plan: RoundPlan, lam: float) -> FloatArray:
         """Expected value of a round under the plan, shape (S,)."""
 
     def comparator(self, lam: float) -> float:
         """Expected value of a round under the best fixed table of actions."""
 
 
-class _Walk:
+class _RoundsInFlight:
     """Rounds in flight, shape (S, n): where each stands; walks until all have stopped."""
 
-    def __init__(self, layout: Layout, plan: Plan, bins: IntArray, rng: np.random.Generator | None) -> None:
+    def __init__(
+        self, layout: Layout, plan: RoundPlan, bins: IntArray, rng: np.random.Generator | None
+    ) -> None:
         self.layout, self.plan, self.rng = layout, plan, rng
         self.node = np.zeros(bins.shape, dtype=np.intp)
         self.bin = bins
@@ -89,14 +101,14 @@ class _Walk:
         at_random = self.rng.random(planned.shape) < self.plan.random_share
         return np.where(at_random, chances.argmax(axis=-1), planned)
 
-    def play(self, quality: FloatArray) -> Play:
+    def play(self, quality: FloatArray) -> RoundCounts:
         """What the learner gets to see, given the quality of every returned answer, shape (S, n)."""
         seed = np.broadcast_to(np.arange(len(self.bin))[:, None], self.bin.shape)
         right = np.zeros((len(self.bin), self.layout.n_nodes, self.layout.n_bins))
         wrong = np.zeros_like(right)
         np.add.at(right, (seed, self.node, self.bin), quality)
         np.add.at(wrong, (seed, self.node, self.bin), 1 - quality)
-        return Play(self.moves, right, wrong)
+        return RoundCounts(self.moves, right, wrong)
 
 
 class ModelWorld:
@@ -107,10 +119,10 @@ class ModelWorld:
         self._kernels, self._p = layout.kernels, layout.p
         self._cumulative = self._kernels.cumsum(axis=-1)
 
-    def play(self, plan: Plan, n_rounds: int, rng: np.random.Generator) -> Play:
+    def play(self, plan: RoundPlan, n_rounds: int, rng: np.random.Generator) -> RoundCounts:
         """Draw bins by the kernels and answers by the success probabilities."""
         shape = (len(plan.actions), n_rounds)
-        walk = _Walk(self.layout, plan, rng.choice(len(self._start), shape, p=self._start), rng)
+        walk = _RoundsInFlight(self.layout, plan, rng.choice(len(self._start), shape, p=self._start), rng)
 
         def arrive(edge: IntArray, bins: IntArray) -> IntArray:
             rows = self._cumulative[edge, bins]
@@ -124,7 +136,7 @@ class ModelWorld:
     def _start(self) -> FloatArray:
         return self.layout.graph.start
 
-    def value(self, plan: Plan, lam: float) -> FloatArray:
+    def value(self, plan: RoundPlan, lam: float) -> FloatArray:
         """Exact: the recursion without the maximum, random actions averaged over."""
         layout = self.layout
         worth = np.zeros(plan.actions.shape)
@@ -143,7 +155,7 @@ class ModelWorld:
     def comparator(self, lam: float) -> float:
         """The optimum."""
         actions = best(self.layout, self._kernels[None], self._p[None], lam)
-        return float(self.value(Plan(actions), lam)[0])
+        return float(self.value(RoundPlan(actions), lam)[0])
 
 
 class TraceWorld:
@@ -165,19 +177,19 @@ class TraceWorld:
         self.layout, self._bins, self._quality, self._seed = layout, bins, quality, seed
         self._best: dict[float, float] = {}
 
-    def play(self, plan: Plan, n_rounds: int, rng: np.random.Generator) -> Play:
+    def play(self, plan: RoundPlan, n_rounds: int, rng: np.random.Generator) -> RoundCounts:
         """Draw queries; where they lead is recorded."""
         item = rng.integers(len(self._bins), size=(len(plan.actions), n_rounds))
-        walk = _Walk(self.layout, plan, self._bins[item, 0], rng)
+        walk = _RoundsInFlight(self.layout, plan, self._bins[item, 0], rng)
         walk.run(lambda edge, _: self._bins[item, self.layout.target[edge]])
         return walk.play(self._quality[item, walk.node])
 
-    def value(self, plan: Plan, lam: float) -> FloatArray:
+    def value(self, plan: RoundPlan, lam: float) -> FloatArray:
         """Mean over all recorded queries; random actions are averaged over draws of each query."""
         repeats = 1 if plan.random_share == 0 else 4
         item = np.tile(np.arange(len(self._bins)), (len(plan.actions), repeats))
         rng = np.random.default_rng(self._seed)
-        walk = _Walk(self.layout, plan, self._bins[item, 0], rng)
+        walk = _RoundsInFlight(self.layout, plan, self._bins[item, 0], rng)
         walk.run(lambda edge, _: self._bins[item, self.layout.target[edge]])
         return np.asarray((lam * self._quality[item, walk.node] - walk.cost).mean(axis=1))
 
@@ -185,7 +197,7 @@ class TraceWorld:
         """The best table found; searched for once a lam."""
         if lam not in self._best:
             actions = best_table(self, lam, n_starts=20, rng=np.random.default_rng(self._seed))
-            self._best[lam] = float(self.value(Plan(actions[None]), lam)[0])
+            self._best[lam] = float(self.value(RoundPlan(actions[None]), lam)[0])
         return self._best[lam]
 
 
@@ -197,14 +209,14 @@ def best_table(world: World, lam: float, n_starts: int, rng: np.random.Generator
     layout = world.layout
     chances = rng.random((n_starts, layout.n_nodes, layout.n_bins, layout.edge_of.shape[1]))
     actions = (chances * layout.legal[:, None, :]).argmax(axis=-1)
-    value = world.value(Plan(actions), lam)
+    value = world.value(RoundPlan(actions), lam)
     while True:
         before = value.max()
         for node, bin_ in np.ndindex(layout.n_nodes, layout.n_bins):
             for action in np.flatnonzero(layout.legal[node]):
                 tried = actions.copy()
                 tried[:, node, bin_] = action
-                worth = world.value(Plan(tried), lam)
+                worth = world.value(RoundPlan(tried), lam)
                 better = worth > value
                 actions[better], value[better] = tried[better], worth[better]
         if value.max() <= before:

@@ -30,7 +30,7 @@ CHANGES = (-0.1, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
-class _Point:
+class _MeanPoint:
     """Mean quality and cost."""
 
     quality: float
@@ -58,14 +58,14 @@ def sensitivity_table(material: Material) -> StudyTable:
     )
 
 
-def _compared(base: _Point, changed: _Point) -> tuple[Value, ...]:
+def _compared(base: _MeanPoint, changed: _MeanPoint) -> tuple[Value, ...]:
     quality, cost = (
         100.0 * (now / was - 1.0) for now, was in ((changed.quality, base.quality), (changed.cost, base.cost))
     )
     return changed.quality, changed.cost, quality, cost
 
 
-def _experiments(material: Material) -> Iterator[tuple[str, _Point, list[_Point]]]:
+def _experiments(material: Material) -> Iterator[tuple[str, _MeanPoint, list[_MeanPoint]]]:
     """Name, the point unchanged, and the points changed."""
     lam = next(m.lam for m in material.methods if m.name == swept(material.fitted)) or 0.0
     base = _walked(material, _solved(material, lam))
@@ -101,9 +101,9 @@ def dearer_by(stage: str, factor: float) -> Callable[[Graph], Graph]:
     return lambda graph: Graph(graph.nodes, tuple(map(priced, graph.edges)), graph.start)
 
 
-def _walked(material: Material, policy: Policy) -> _Point:
+def _walked(material: Material, policy: Policy) -> _MeanPoint:
     replays = [outcomes.walk(Contender(policy.name, None, policy)) for outcomes in material.test]
-    return _Point(*means(replays))
+    return _MeanPoint(*means(replays))
 
 
 def _harder(material: Material) -> NDArray[np.bool_]:
@@ -115,8 +115,8 @@ def _harder(material: Material) -> NDArray[np.bool_]:
     return np.asarray(levels > np.nanmedian(levels))
 
 
-def _reweighted(material: Material, harder: NDArray[np.bool_], factor: float) -> _Point:
+def _reweighted(material: Material, harder: NDArray[np.bool_], factor: float) -> _MeanPoint:
     replays = material.walks[swept(material.fitted)]
     weights = np.where(harder, factor, 1.0)
     parts = ([r.quality for r in replays], [r.cost for r in replays])
-    return _Point(*(float(np.average(np.concatenate(part), weights=weights)) for part in parts))
+    return _MeanPoint(*(float(np.average(np.concatenate(part), weights=weights)) for part in parts))

@@ -73,14 +73,14 @@ T = TypeVar("T")
 _Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
-class _Part(msgspec.Struct, frozen=True):
+class _ContentPart(msgspec.Struct, frozen=True):
     type: str
     text: str | None = None
 
 
-class _Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _ChatMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: str
-    content: str | list[_Part] | None = None
+    content: str | list[_ContentPart] | None = None
     name: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
@@ -129,7 +129,7 @@ class _Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class _Chat(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    messages: list[_Message]
+    messages: list[_ChatMessage]
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -147,7 +147,7 @@ class _Chat(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):
     verbosity: Any = None
 
 
-class _Text(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _TextCompletion(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt: str | list[Any]
     logprobs: int | None = None
     best_of: int | None = None
@@ -155,7 +155,7 @@ class _Text(_Shared, frozen=True, kw_only=True, forbid_unknown_fields=True):
     echo: Any = None
 
 
-FORMS: dict[Endpoint, type[_Chat | _Text]] = {"chat": _Chat, "text": _Text}
+FORMS: dict[Endpoint, type[_Chat | _TextCompletion]] = {"chat": _Chat, "text": _TextCompletion}
 """What is read, by endpoint."""
 
 
@@ -241,7 +241,7 @@ def _sampling(given: _Shared) -> Sampling:
     return Sampling(given.temperature, rng, 1.0 if given.top_p is None else given.top_p)
 
 
-def _query(given: _Chat | _Text, request: str) -> Query:
+def _query(given: _Chat | _TextCompletion, request: str) -> Query:
     extras: dict[str, Any] = {}
     if isinstance(given, _Chat):
         messages = [{"role": one.role, "content": _content(i, one)} for i, one in enumerate(given.messages)]
@@ -267,7 +267,7 @@ def _query(given: _Chat | _Text, request: str) -> Query:
     return query
 
 
-def _room(given: _Chat | _Text) -> int:
+def _room(given: _Chat | _TextCompletion) -> int:
     asked = {given.max_tokens} | ({given.max_completion_tokens} if isinstance(given, _Chat) else set())
     wanted = asked - {None}
     if len(wanted) > 1:
@@ -307,7 +307,7 @@ def _extras(given: _Chat) -> dict[str, Any]:
     return found
 
 
-def _content(number: int, message: _Message) -> str:
+def _content(number: int, message: _ChatMessage) -> str:
     where, of_role = f"messages[{number}]", {"assistant": "tool_calls", "tool": "tool_call_id"}
     for name in {"name", "audio", "tool_calls", "tool_call_id", "function_call"} - {
         of_role.get(message.role)

@@ -84,7 +84,7 @@ class Anomaly:
 
 
 @dataclass(slots=True)
-class _Step:
+class _Minute:
     """Requests that came in one minute.
 
     Attributes:
@@ -145,7 +145,7 @@ class AnomalyDetector:
             Signal("p_good", 0.05, up_or_down()),
             *(Signal(f"mix {name}", 1.5, up_or_down(), is_share=True) for name in stages),
         )
-        self._steps: deque[_Step] = deque()
+        self._steps: deque[_Minute] = deque()
 
     @property
     def is_warm(self) -> bool:
@@ -161,7 +161,7 @@ class AnomalyDetector:
         """A request has come; times never go back."""
         last = self._steps[-1] if self._steps else None
         if last is None or (at_s >= last.start_s + STEP_S and last.n_arrived >= LEAST):
-            last = _Step(at_s)
+            last = _Minute(at_s)
             self._steps.append(last)
         last.n_arrived += 1
 
@@ -180,7 +180,7 @@ class AnomalyDetector:
         self.latest.extendleft(new)
         return new
 
-    def _judge(self, step: _Step, now_s: float) -> list[Anomaly]:
+    def _judge(self, step: _Minute, now_s: float) -> list[Anomaly]:
         with_cells = [signal for signal in self._signals if signal.name in step.cells]
         found = (
             self._news(signal, signal.close(step.cells[signal.name], step.start_s), now_s)

@@ -103,7 +103,7 @@ class Metrics:
 
     def text(self, key: str | None = None) -> bytes:
         """All of them in Prometheus' text format; as a key sees them, others' together under `OTHERS`."""
-        return generate_latest(self._registry if key is None else _Seen(self._registry, key))
+        return generate_latest(self._registry if key is None else _RegistryOfKey(self._registry, key))
 
     def _answered(self, ended: Ended, stage: str) -> None:
         self._seconds.labels(stage).observe(ended.seconds)
@@ -121,7 +121,7 @@ class Metrics:
         return Histogram(name, what, labels, registry=self._registry, buckets=buckets)
 
 
-class _Seen(CollectorRegistry):
+class _RegistryOfKey(CollectorRegistry):
     """A registry as one key may see it."""
 
     def __init__(self, registry: CollectorRegistry, key: str) -> None:
