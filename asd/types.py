@@ -284,6 +284,10 @@ class Draft:
         return len(self.tokens) or len(self.logprobs) or self.usage.n_decoded
 
 
+Drafts = Mapping[str, Draft]
+"""Answers that a query has got so far, by stage, in the order in which they came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
     """What one stage says of another stage's draft, from a forward pass over prompt and draft.

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from asd.types import Draft, Query, Verification
+from asd.types import Drafts, Query, Verification
 
 __all__ = ["Evidence", "Judgement"]
 
@@ -38,7 +38,5 @@ class Judgement:
 class Evidence(Protocol):
     """Turns a prompt, the drafts bought so far and the current verification into a `Judgement`."""
 
-    def judge(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Judgement:
+    def judge(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Judgement:
         """Where in the stopping problem this query stands."""

@@ -35,7 +35,7 @@ from asd.ladder import ROOT
 from asd.quality.answers import answer_of
 from asd.schema import msgspec
 from asd.stopping.states import State, stage_sets, states
-from asd.types import TEXT, AnswerForm, AnswerKind, Draft, Query, Verification, pair_name
+from asd.types import TEXT, AnswerForm, AnswerKind, Draft, Drafts, Query, Verification, pair_name
 
 __all__ = [
     "ROOT",
@@ -175,9 +175,7 @@ class FittedEvidence:
         self._centroids = np.array(model.centroids)
         self._half_norms = (self._centroids**2).sum(axis=1) / 2.0
 
-    def judge(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Judgement:
+    def judge(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Judgement:
         """Where in the stopping problem this query stands.
 
         Raises:

@@ -12,13 +12,13 @@ are zero, hence the scale 1, where `asd.policy.fit` found on held-out rows that 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from asd.schema import msgspec
-from asd.types import Draft, Usage
+from asd.types import Drafts, Usage
 
 __all__ = ["LengthScale", "fit_length_scale", "usage_alone"]
 
@@ -44,7 +44,7 @@ class LengthScale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return math.exp(min(_LARGEST, max(-_LARGEST, log_scale)))
 
 
-def usage_alone(drafts: Mapping[str, Draft], in_hand: Sequence[str]) -> Usage:
+def usage_alone(drafts: Drafts, in_hand: Sequence[str]) -> Usage:
     """Counts of the latest answer as if its stage had written it alone, however it came about.
 
     The prompt's length is that of the first stage that answered, which always reads it; a later one may

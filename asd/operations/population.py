@@ -28,7 +28,18 @@ from asd.journey import Journey
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
 from asd.prices import Prices
-from asd.types import NO_CALL, STOP, Action, Decision, Draft, Query, Trace, Usage, Verification, pair_name
+from asd.types import (
+    NO_CALL,
+    STOP,
+    Action,
+    Decision,
+    Drafts,
+    Query,
+    Trace,
+    Usage,
+    Verification,
+    pair_name,
+)
 
 __all__ = [
     "Decider", "Lookup", "Population", "Remembered", "Situation", "Step", "TablePosition", "Tabled",
@@ -79,9 +90,7 @@ class Remembered:
     evidence: Evidence
     _known: dict[tuple[str, str, tuple[str, ...], str], Judgement] = field(default_factory=dict)
 
-    def judge(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Judgement:
+    def judge(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Judgement:
         """As the evidence does."""
         read = "" if verification is None else pair_name(verification.drafter, verification.stage)
         key = (query.dataset, query.id, tuple(drafts), read)

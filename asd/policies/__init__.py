@@ -11,7 +11,7 @@ score or a tag. Value = lam * quality - cost, costs in cost units (one mean run 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
 from asd.policies.blind import FixedStage, Lossless, RandomMix
@@ -19,7 +19,7 @@ from asd.policies.climbing import ClosedForm, StaticWalk
 from asd.policies.lists import ListPolicy
 from asd.policies.oracle import Oracle
 from asd.policies.solved import Myopic, OptimalPolicy
-from asd.types import Decision, Draft, Query, Verification
+from asd.types import Decision, Drafts, Query, Verification
 
 __all__ = [
     "ClosedForm",
@@ -49,9 +49,7 @@ class Policy(Protocol):
     def name(self) -> str:
         """Short, unique in a sweep, stable over runs: it becomes part of a baseline key."""
 
-    def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:
         """Choose the next action for one query."""
 
 

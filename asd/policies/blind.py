@@ -12,7 +12,7 @@ import numpy as np
 
 from asd.errors import ConfigError
 from asd.policies.checks import check_stages
-from asd.types import STOP, VERIFY, Action, Decision, Draft, Query, Verification
+from asd.types import STOP, VERIFY, Action, Decision, Drafts, Query, Verification
 
 __all__ = ["FixedStage", "Lossless", "RandomMix", "run_only"]
 
@@ -28,12 +28,7 @@ class FixedStage:
         """The name with its stage, as in `always(L)`."""
         return f"always({self.stage})"
 
-    def decide(
-        self,
-        query: Query,  # noqa: ARG002
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,  # noqa: ARG002
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Run the stage, then stop."""
         return run_only(self.stage, drafts)
 
@@ -76,12 +71,7 @@ class Lossless:
         onwards = ((Action.verify(stage), Action.draft(stage)) for stage in others)
         return (Action.draft(first), *chain.from_iterable(onwards))
 
-    def decide(
-        self,
-        query: Query,  # noqa: ARG002
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Draft, verify, continue, and so on up to the last stage."""
         n_done = 2 * len(drafts) - 1 + (verification is not None) if drafts else 0
         latest = self.chain[len(drafts) - 1] if drafts else None
@@ -116,12 +106,7 @@ class RandomMix:
         mix = ",".join(f"{stage}={weight:g}" for stage, weight in self.weights.items())
         return f"random({mix},seed={self.seed})"
 
-    def decide(
-        self,
-        query: Query,
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,  # noqa: ARG002
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Run the stage drawn for this query, then stop."""
         rng = np.random.default_rng([self.seed, zlib.crc32(f"{query.dataset}\0{query.id}".encode())])
         p = np.array(list(self.weights.values()))
@@ -129,7 +114,7 @@ class RandomMix:
         return run_only(list(self.weights)[drawn], drafts)
 
 
-def run_only(stage: str, drafts: Mapping[str, Draft]) -> Decision:
+def run_only(stage: str, drafts: Drafts) -> Decision:
     """Run a stage and return its answer, whatever else has answered."""
     if stage in drafts:
         return Decision(STOP, stage)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from asd.errors import ConfigError, PolicyMismatchError
 from asd.evidence import Evidence, Judgement
 from asd.policies.checks import check_lam, check_stages
-from asd.types import STOP, Action, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Drafts, Query, Verification
 
 __all__ = ["ClosedForm", "StaticWalk"]
 
@@ -41,12 +41,7 @@ class StaticWalk:
         """The name with its threshold, as in `walk(p>=0.8)`."""
         return f"walk(p>={self.threshold:g})"
 
-    def decide(
-        self,
-        query: Query,
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,  # noqa: ARG002
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Stop at the threshold or at the top, else run the next stage."""
         if not drafts:
             return Decision(Action.draft(self.stages[0]), None)
@@ -103,12 +98,7 @@ class ClosedForm:
         pairs = zip(self.costs, self.costs[1:], strict=False)
         return tuple((1 - 0.5 * cost / after) / (1 + self.lam) for cost, after in pairs)
 
-    def decide(
-        self,
-        query: Query,
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,  # noqa: ARG002
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Return the latest answer if it clears its threshold or is the last stage's, else climb."""
         if not drafts:
             return Decision(Action.draft(self.stages[0]), None)

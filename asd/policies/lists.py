@@ -6,7 +6,7 @@ answer. Where a stage reads a draft and continues from it for less than a run of
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from asd.errors import PolicyMismatchError
 from asd.evidence import Evidence
 from asd.policies.checks import check_lam, check_stages
 from asd.stopping.lists import RETURN, ListTable, Vote
-from asd.types import STOP, Action, Decision, Draft, Query, Verification, pair_name
+from asd.types import STOP, Action, Decision, Drafts, Query, Verification, pair_name
 
 __all__ = ["ListPolicy"]
 
@@ -57,9 +57,7 @@ class ListPolicy:
         """The name with its lam, as in `lists(lam=2)`."""
         return f"lists(lam={self.lam:g})"
 
-    def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:
         """Call the first stage, then let the lists vote; `PolicyMismatchError` for a stage of no list."""
         if not drafts:
             return Decision(Action.draft(self.stages[self.elected().first]), None)

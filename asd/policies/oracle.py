@@ -13,7 +13,7 @@ from asd.errors import ConfigError, DataError
 from asd.policies.blind import run_only
 from asd.policies.checks import check_lam
 from asd.prices import Prices
-from asd.types import Decision, Draft, Query, Trace, Verification
+from asd.types import Decision, Drafts, Query, Trace, Verification
 
 __all__ = ["Oracle"]
 
@@ -59,12 +59,7 @@ class Oracle:
         """The name with its lam, as in `oracle(lam=2)`."""
         return f"oracle(lam={self.lam:g})"
 
-    def decide(
-        self,
-        query: Query,
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,  # noqa: ARG002
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Run the best stage, then stop; `DataError` for a query it has no foresight of."""
         stage = self.best.get((query.dataset, query.id))
         if stage is None:

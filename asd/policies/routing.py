@@ -12,7 +12,7 @@ is read from the caller's gauge, predictors are fitted elsewhere (`asd.evidence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from asd.evidence.prompt.complexity import complexity_score
 from asd.evidence.prompt.taxonomy import classify, recommend
 from asd.policies import Policy, Reroutable
 from asd.policies.checks import check_lam
-from asd.types import STOP, Action, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Drafts, Query, Verification
 
 __all__ = ["ComplexityRule", "PredictionRule", "Routed", "Rule", "TaxonomyRule"]
 
@@ -66,9 +66,7 @@ class Routed:
         """The name with its settings, as in `complexity(L,lam=2,target=0.5),else=always(S)`."""
         return f"{self.rule.name},else={self.otherwise.name}"
 
-    def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:
         """Route a new prompt; stop after the largest stage alone has answered; else ask the other policy."""
         if not drafts:
             first = self.rule.first(query.prompt)

@@ -14,7 +14,7 @@ from asd.evidence import Evidence, Judgement
 from asd.policies.checks import check_lam
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import Solution, solve
-from asd.types import STOP, Action, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Drafts, Query, Verification
 
 __all__ = ["Myopic", "OptimalPolicy"]
 
@@ -53,9 +53,7 @@ class OptimalPolicy:
         """The name with its lam, as in `optimal(lam=2)`."""
         return f"optimal(lam={self.lam:g})"
 
-    def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:
         """Look the state up; `PolicyMismatchError` where the evidence names a node the graph lacks."""
         state = self.evidence.judge(query, drafts, verification)
         lam_index = self.solution.nearest(self.lam / _checked_scale(state))
@@ -108,9 +106,7 @@ class Myopic:
         """The name with its lam, as in `myopic(lam=2)`."""
         return f"myopic(lam={self.lam:g})"
 
-    def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:
         """Compare stopping with one more stage; `PolicyMismatchError` where the graph lacks the node."""
         state = self.evidence.judge(query, drafts, verification)
         values = self._values(state)

@@ -30,7 +30,7 @@ from asd.evidence import Evidence, Judgement
 from asd.operations.state import StageState, SystemState
 from asd.operations.traffic import Gauge
 from asd.stopping.graph import FloatArray, Graph
-from asd.types import STOP, Action, Decision, Draft, Query, Verification
+from asd.types import STOP, Action, Decision, Drafts, Query, Verification
 
 __all__ = ["LEVELS", "BacklogPolicy", "BacklogProblem", "BacklogTable", "QueueAware", "Solved", "Surcharge"]
 
@@ -240,9 +240,7 @@ class BacklogPolicy:
     table: BacklogTable
     out: frozenset[str] = frozenset()
 
-    def decide(
-        self, query: Query, drafts: Mapping[str, Draft], verification: Verification | None = None
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:
         """The action at this moment's backlogs; `NoStageLeftError` where there is none and no answer."""
         state = self.evidence.judge(query, drafts, verification)
         action = self.action(self.place(state), self.out)

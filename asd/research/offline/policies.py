@@ -26,7 +26,7 @@ import numpy.typing as npt
 from asd.errors import DataError
 from asd.prices import Prices
 from asd.research.recordings.recording import Recording
-from asd.types import STOP, Action, Decision, Draft, Outcome, Query, Trace, Usage, Verification
+from asd.types import STOP, Action, Decision, Draft, Drafts, Outcome, Query, Trace, Usage, Verification
 
 __all__ = [
     "Fitted",
@@ -130,12 +130,7 @@ class RecordedPolicy:
     lam: float
     name: str
 
-    def decide(
-        self,
-        query: Query,
-        drafts: Mapping[str, Draft],
-        verification: Verification | None = None,  # noqa: ARG002 - these policies never verify
-    ) -> Decision:
+    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
         """Choose the next action for one query; `DataError` for a query that was not recorded."""
         row = self.rows.get((query.dataset, query.id))
         if row is None:
