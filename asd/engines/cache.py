@@ -20,7 +20,7 @@ import hashlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -33,7 +33,7 @@ from asd.engines import GREEDY, LOSSLESS, Acceptance, Concurrent, Engine, Sampli
 from asd.engines.closing import Closing, close
 from asd.errors import ConfigError, DataError, StorageError
 from asd.ladder import Stage
-from asd.types import Draft, Drafts, Query, Verification
+from asd.types import Draft, Query, Verification
 
 __all__ = ["CachingEngine", "ResponseStore", "with_cache"]
 
@@ -91,7 +91,7 @@ class ResponseStore:
         except msgspec.DecodeError as error:
             raise DataError(f"{self._path} holds a damaged response ({error}); remove the file") from error
 
-    def keep(self, drafts: Drafts) -> None:
+    def keep(self, drafts: Mapping[str, Draft]) -> None:
         """Store drafts by key, all or none; one that is there already stays.
 
         Raises:
