@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from asd.research.offline.binned import BinnedInduction
 from asd.research.offline.curves import LOSSES, Curve, cost_shares, cross_validate, cross_validate_all, sweep
 from asd.research.offline.lists import Lists
 from asd.research.offline.logistic import fit_folds, fit_many, sigmoid
-from asd.research.offline.policies import Method, RecordedPolicy, as_traces, play, prices_of
+from asd.research.offline.policies import STOPS, Method, Sight, as_traces, play, prices_of
 from asd.research.offline.routing import Foresight, PromptRouter, SingleStage
 from asd.research.offline.selection import (
     Always,
@@ -35,6 +36,7 @@ from asd.research.offline.signals import Signals
 from asd.research.offline.stopping import Stopping
 from asd.research.recordings.recording import Recording, read_recording
 from asd.stopping.hull import Hull
+from asd.types import STOP, Action, Decision, Drafts, Query
 from tests.recordings import STAGES, recording, records
 
 METHODS: tuple[Method, ...] = (
@@ -63,6 +65,23 @@ def test(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     return recording(tmp_path_factory.mktemp("study") / "test.jsonl", records(60, seed=2))
 
 
+@dataclass(frozen=True)
+class RecordedPolicy:
+    """A fitted method at one lam before the recorded queries, seeing only stages that have answered."""
+
+    sight: Sight
+    rows: Mapping[tuple[str, str], int]
+    lam: float
+    name: str = "played"
+
+    def decide(self, query: Query, drafts: Drafts, _verification: object = None) -> Decision:
+        bought = tuple(sorted(STAGES.index(stage) for stage in drafts))
+        row = np.array([self.rows[query.dataset, query.id]])
+        [action], [answer] = self.sight.choose(self.lam, bought, row)
+        answered = STAGES[answer] if bought else None
+        return Decision(STOP if action == STOPS else Action.draft(STAGES[action]), answered)
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_the_cascade_plays_what_was_worked_out(method: Method, train: Recording, test: Recording) -> None:
     """Replay engines behind the cascade return the same answers at the same cost, query by query."""
@@ -72,7 +91,7 @@ def test_the_cascade_plays_what_was_worked_out(method: Method, train: Recording,
     for lam in LAMS:
         played = play(sight, test, lam)
         engines = {stage: ReplayEngine(stage, traces) for stage in STAGES}
-        done = Cascade(engines, RecordedPolicy(sight, rows, STAGES, lam, "played"), prices_of(test)).run(
+        done = Cascade(engines, RecordedPolicy(sight, rows, lam), prices_of(test)).run(
             [trace.query for trace in traces]
         )
         assert [STAGES.index(completion.stage) for completion in done] == played.answer.tolist()

@@ -39,7 +39,6 @@ WEIGHTS: Mapping[str, float] = {
 """As published; scores without a weight (rouge2, length) are recorded only."""
 
 _NEEDS_REFERENCE = ("bleu", "rouge1", "rougeL", "bertscore_f1")
-_NEEDS_ENCODER = ("bertscore_f1", "coherence")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,29 +9,24 @@ prompt and the recorded answers of the stages bought; every test plays the metho
 answers were scrambled. Value = lam * quality - cost, one cost unit = a mean call of the dearest stage on
 the rows fitted on.
 
-`play` walks many rows at once; `RecordedPolicy` puts the same choices behind `asd.policies.Policy`, for the
-cascade.
+`play` walks many rows at once; the tests let the cascade walk them one by one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from asd.errors import DataError
 from asd.prices import Prices
 from asd.research.recordings.recording import Recording
-from asd.types import STOP, Action, Decision, Draft, Drafts, Outcome, Query, Trace, Usage, Verification
+from asd.types import Draft, Outcome, Query, Trace, Usage
 
 __all__ = [
     "Fitted",
     "Method",
-    "RecordedPolicy",
     "ReplayedSetting",
     "RowActions",
     "Sight",
@@ -115,33 +110,6 @@ def play(sight: Sight, rows: Recording, lam: float) -> ReplayedSetting:
             open_at.append((tuple(sorted((*bought, stage))), going))
     quality = rows.scores[np.arange(n), answer]
     return ReplayedSetting(quality, np.where(called, rows.costs, 0.0).sum(axis=1), answer, called)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class RecordedPolicy:
-    """A fitted method at one lam as an `asd.policies.Policy` over the recorded queries.
-
-    Evidence is looked up by dataset and id, and only that of the stages that have answered.
-    """
-
-    sight: Sight
-    rows: Mapping[tuple[str, str], int]
-    stages: Sequence[str]
-    lam: float
-    name: str
-
-    def decide(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Decision:  # noqa: ARG002
-        """Choose the next action for one query; `DataError` for a query that was not recorded."""
-        row = self.rows.get((query.dataset, query.id))
-        if row is None:
-            raise DataError(
-                f"query {query.id!r} of {query.dataset!r} was not recorded; nothing is known of it"
-            )
-        bought = tuple(sorted(self.stages.index(stage) for stage in drafts))
-        choice = self.sight.choose(self.lam, bought, np.array([row]))
-        action = int(choice.action[0])
-        answer = self.stages[int(choice.answer[0])] if bought else None
-        return Decision(STOP if action == STOPS else Action.draft(self.stages[action]), answer)
 
 
 def as_traces(rows: Recording) -> list[Trace]:

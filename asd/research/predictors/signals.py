@@ -11,7 +11,7 @@ not ask. Scope: recorded numbers (provenance `replayed`); nothing here is used b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -89,13 +89,6 @@ def _worth(name: str, table: Array, outcomes: RecordedOutcomes, folds: npt.NDArr
         RecordedRows(np.column_stack(told), outcomes.scores, outcomes.costs, after), folds, np.array(SWEEP)
     )
     return SignalWorth(name, mean, _shares(outcomes, played.cost.mean(axis=1), played.quality.mean(axis=1)))
-
-
-def _fit(x: Array, scores: Array) -> Callable[[Array], Array]:
-    """Log-odds beyond the mean of the rows seen: folds with more right answers leave fewer to fit on."""
-    logistic = fit_logistic(x, scores, strength=1.0)
-    mean = logistic.logits(x).mean()
-    return lambda rows: logistic.logits(rows) - mean
 
 
 def _shares(outcomes: RecordedOutcomes, costs: Array, qualities: Array) -> dict[float, float]:
