@@ -221,7 +221,7 @@ def test_a_small_run_makes_a_table_that_a_ladder_names(
     (tmp_path / "x.toml").write_text(text)
     ladder = Ladder.load(tmp_path / "x.toml")
     assert ladder.batches == (1, 2)
-    assert ladder.stages[0].prices == table.stages["M"].opened()
+    assert ladder.stages[0].prices == table.stages["M"]
     assert "timing-only" in ladder.prices_measured
 
     def refuse(*_: object) -> None:

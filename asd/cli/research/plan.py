@@ -61,7 +61,7 @@ def _prices(table: PriceFile, path: Path, sizes: dict[str, str], batch: int) -> 
         raise ConfigError(f"{path} has no prices at batch {batch}; there are those at batch {known}")
     if missing := [size for size in sizes.values() if size not in rows]:
         raise ConfigError(f"{path} has no prices of {', '.join(missing)}; there are {', '.join(rows)}")
-    return {model: rows[size].opened() for model, size in sizes.items()}
+    return {model: rows[size] for model, size in sizes.items()}
 
 
 def _show(found: Planned) -> None:

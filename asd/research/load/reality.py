@@ -170,8 +170,8 @@ class ServedLadder:
         stages = tuple(
             replace(
                 stage,
-                prices=prices[1][stage.name].opened(),
-                batched={size: rows[stage.name].opened() for size, rows in prices.items() if size > 1},
+                prices=prices[1][stage.name],
+                batched={size: rows[stage.name] for size, rows in prices.items() if size > 1},
             )
             for stage in self.ladder.stages
         )
@@ -311,7 +311,7 @@ def drift(before: PriceTables, after: PriceTables, place: ServedLadder) -> float
     for size, rows in before.items():
         for stage, row in rows.items():
             usage = population.mean_usage(stage)
-            old, new = (prices.opened().cost(usage) for prices in (row, after[size][stage]))
+            old, new = (prices.cost(usage) for prices in (row, after[size][stage]))
             changes.append(abs(new - old) / old)
     return max(changes)
 
