@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -94,7 +95,7 @@ def test_prices_are_the_law_that_the_clock_obeyed(tmp_path: Path) -> None:
         for size, law in LAWS.items():
             load = 1e3 * family_of("qwen2.5").weight_bytes(size, "bfloat16") / RATES.from_host
             got = found[batch][size].known()
-            assert got == pytest.approx(replace(law, per_load=load).known(), rel=1e-3)
+            assert got == pytest.approx(msgspec.structs.replace(law, per_load=load).known(), rel=1e-3)
 
 
 def test_a_size_that_was_not_measured_is_scaled_from_the_largest_and_labelled(tmp_path: Path) -> None:

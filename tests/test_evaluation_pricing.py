@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -165,7 +166,9 @@ class Assisted(PricedEngine):
 def test_a_drafted_token_has_a_price_where_drafting_is_faster(true, measured):
     """What drafting adds is told by drafted token; where it is no faster there is no price."""
     clock = FakeClock()
-    engines = _engines(clock) | {"L": Assisted("L", replace(TRUE["L"], per_drafted=true), clock)}
+    engines = _engines(clock) | {
+        "L": Assisted("L", msgspec.structs.replace(TRUE["L"], per_drafted=true), clock)
+    }
     found = measure_prices(engines, QUERIES, clock=clock)
     assert found["L"].per_drafted == pytest.approx(measured, abs=1e-3)
     assert found["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-4)

@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from asd.errors import ConfigError, StorageError
@@ -374,8 +375,8 @@ def test_drafted_tokens_and_saved_passes_are_priced() -> None:
     usage = Usage(10, 3, n_passes=4, n_verified=5, n_drafted=20, n_saved=12)
     drafting = Prices(1.0, 0.1, 10.0, per_verified=0.5, per_drafted=2.0)
     assert drafting.cost(usage) == pytest.approx(1 + 1 + 2.5 + 40 + 40)
-    assert replace(drafting, per_drafted=None).cost(usage) == pytest.approx(1 + 1 + 2.5 + 160)
-    assert drafting.cost(usage.alone) == replace(drafting, per_drafted=None).cost(usage)
+    assert msgspec.structs.replace(drafting, per_drafted=None).cost(usage) == pytest.approx(1 + 1 + 2.5 + 160)
+    assert drafting.cost(usage.alone) == msgspec.structs.replace(drafting, per_drafted=None).cost(usage)
 
 
 @pytest.mark.parametrize(

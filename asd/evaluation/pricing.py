@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -30,6 +29,7 @@ from asd.engines.timing import time_calls
 from asd.errors import ConfigError, PartialBatchError, RefusedError
 from asd.measurement.timing import Clock
 from asd.prices import Prices
+from asd.schema import msgspec
 from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 
@@ -145,9 +145,10 @@ def _with_drafter(plain: Prices, usages: Sequence[Sequence[Usage]], fast: float,
     total = sum((usage for call in usages for usage in call), start=NO_CALL)
     if fast >= slow or not total.n_drafted:
         return plain
-    without = replace(plain, per_drafted=0.0)
+    without = msgspec.structs.replace(plain, per_drafted=0.0)
     own = sum(without.cost(usage) for call in usages for usage in call)
-    return replace(plain, per_drafted=round(max(0.0, 1e3 * fast - own) / total.n_drafted, 5))
+    per_drafted = round(max(0.0, 1e3 * fast - own) / total.n_drafted, 5)
+    return msgspec.structs.replace(plain, per_drafted=per_drafted)
 
 
 def _verifying(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> dict[str, Call]:

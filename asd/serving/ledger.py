@@ -348,5 +348,6 @@ def _agree_on_unit(database: sqlite3.Connection, path: Path, unit: str, money: M
         )
     database.execute("DELETE FROM unit")
     database.execute(
-        "INSERT INTO unit VALUES (?, ?, ?)", (unit, *(astuple(money) if money else (None, None)))
+        "INSERT INTO unit VALUES (?, ?, ?)",
+        (unit, *((money.currency, money.per_unit) if money else (None, None))),
     )
