@@ -182,6 +182,20 @@ def test_a_step_is_recorded_once_and_touches_nothing_that_moves(paths: tuple[Pat
         assert len(replay.outside - places) <= own_tensors, name
 
 
+def test_a_prompt_leaves_the_logits_of_its_last_token_only(paths: tuple[Path, Path]) -> None:
+    """Those of all its tokens would stay in the graphs' memory; a draft's are all kept."""
+    loaded = load(stage(paths[1], "L"), CPU)
+    arena = Arena(loaded, Shape.holding(2, 40), ReplayingLauncher(CPU, compiled=False))
+    with torch.inference_mode():
+        for n, kept in ((1, 1), (4, 8)):
+            launched, *replayed = (
+                arena.read([0, 1], [0, 0], [[5] * 7, [6] * 5], n).clone() for _ in range(3)
+            )
+            assert [logits.shape[1] for logits in replayed] == [kept, kept]
+            for logits in replayed:
+                torch.testing.assert_close(logits[:, -1], launched[:, -1])
+
+
 def _forwards(engine: TransformersEngine) -> list[int]:
     """A list that gets the width of every forward pass that is launched."""
     widths: list[int] = []

@@ -5,7 +5,9 @@ Run with `pytest -m gpu tests/test_gpu.py` where there is a CUDA device; float32
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,14 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def on_gpu(path: Path, name: str = "L", dtype: str = "float32", **options: object) -> TransformersEngine:
     return TransformersEngine(stage(path, name, dtype=dtype, options={"transformers": options}), "cuda")
+
+
+def allocated() -> int:
+    """Bytes that tensors hold; the workspaces of libraries, which stay, are given back first."""
+    torch.cuda.synchronize()
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    return torch.cuda.memory_allocated()
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["graph", "compiled"])
@@ -121,6 +131,52 @@ def test_after_a_step_that_cannot_be_captured_steps_are_launched_on_the_stream_o
     assert launcher.trouble
     waits()
     assert values.item() == 2 ** (N_WARM_UPS + 1)
+    torch.cuda.empty_cache()
+
+
+def products(launcher: GraphLauncher, n: int) -> tuple[list[Callable[[], None]], torch.Tensor, torch.Tensor]:
+    """Steps that multiply a matrix by itself, 64 MiB in between; the matrix, and where they write sums."""
+    a, found = torch.randn(4096, 4096, device="cuda"), torch.zeros(4096, device="cuda")
+
+    def step() -> None:
+        found.copy_((a @ a).sum(0))
+
+    return [launcher.prepare(step, f"{i}", often=True) for i in range(n)], a, found
+
+
+def test_graphs_share_their_memory() -> None:
+    """Eight take what one takes, and a workspace."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_reserved()
+    steps, *_ = products(GraphLauncher(torch.device("cuda:0"), compiled=False), 8)
+    torch.cuda.empty_cache()
+    assert len(steps) == 8
+    assert torch.cuda.memory_reserved() - before < 4 * 2**26
+
+
+def test_a_graph_that_goes_takes_nothing_from_the_others() -> None:
+    """What an arena that is let go of leaves behind is overwritten; graphs of others still write the same."""
+    launcher = GraphLauncher(torch.device("cuda:0"), compiled=False)
+    steps, a, found = products(launcher, 40)
+    del steps[:20]
+    gc.collect()
+    torch.cuda.empty_cache()
+    others = [torch.full((2**24,), torch.nan, device="cuda") for _ in range(8)]
+    for step in steps:
+        found.zero_()
+        step()
+        torch.testing.assert_close(found, (a @ a).sum(0))
+    assert all(bool(other.isnan().all()) for other in others)
+
+
+def test_after_all_graphs_have_gone_others_are_captured(paths: tuple[Path, Path]) -> None:
+    """As after a call that was short of memory."""
+    engine = on_gpu(paths[1])
+    own = engine.generate(questions(4))
+    for _ in range(2):
+        engine.make_room()
+        assert_same_answers(engine.generate(questions(4)), own)
+    assert engine.step_mode == "graph"
 
 
 def test_replays_do_not_wait_for_the_device(
@@ -154,24 +210,33 @@ def test_every_step_is_captured_once(paths: tuple[Path, Path], monkeypatch: pyte
     engine = on_gpu(paths[1])
     for _ in range(3):
         engine.generate(questions(4))
-    n_captured, n_bytes = len(names), torch.cuda.memory_allocated()
+    n_captured, n_bytes = len(names), allocated()
     engine.generate(questions(4))
     assert n_captured == len(set(names)) == len(names) > 0
-    assert torch.cuda.memory_allocated() <= n_bytes
+    assert allocated() <= n_bytes
 
 
 def test_memory_comes_back_and_what_cannot_fit_is_refused_before_loading(paths: tuple[Path, Path]) -> None:
     """Unloading frees what the stage took; caches beyond the device's memory are an error with numbers."""
-    torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
+    before = allocated()
     engine = on_gpu(paths[1])
     engine.generate(questions(8))
-    assert torch.cuda.memory_allocated() > before
+    assert allocated() > before
     engine.unload()
-    torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() <= before + 2**23  # workspaces of libraries stay
+    assert allocated() <= before + 2**20
     with pytest.raises(StageTooLargeError, match=r"'L'.* GiB .*kv_cache_gib"):
         on_gpu(paths[1], kv_cache_gib=10_000).load()
+
+
+def test_stages_on_two_devices_are_captured_in_two_threads(paths: tuple[Path, Path]) -> None:
+    """At the same time, whatever the current device is; both write the same."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("fewer than two CUDA devices")
+    engines = [on_gpu(paths[1], device=f"cuda:{i}") for i in range(2)]
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda engine: in_batches(engine, questions(12), 3), engines)
+    assert_same_answers(first, second)
+    assert [engine.step_mode for engine in engines] == ["graph", "graph"]
 
 
 def test_bfloat16_differs_at_near_ties_only(paths: tuple[Path, Path]) -> None:

@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
 from asd.engines.hf.caches.growing import open_growing
-from asd.engines.hf.caches.launching import Launching, launcher_for
+from asd.engines.hf.caches.launching import Launching, empty_cache, launcher_for
 from asd.engines.hf.caches.opening import Caches
 from asd.engines.hf.decoder import Batch, decode, prefill
 from asd.engines.hf.kv_store import Keeper
@@ -141,9 +140,7 @@ class TransformersEngine(Closing):
         """Give back the caches that `verify` left, and what the device keeps ready for new ones."""
         self._keeper.clear()
         self._caches.clear()
-        backend: Any = getattr(torch, self.device.type, None)
-        if hasattr(backend, "empty_cache"):
-            backend.empty_cache()
+        empty_cache(self.device)
 
     def synchronise(self) -> None:
         """Wait until the device is idle."""

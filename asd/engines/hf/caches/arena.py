@@ -100,8 +100,8 @@ class Arena:
         self.uniforms = make((shape.rows, shape.slots))
         self.temperature, self.top_p = make(()), make(())
         self._decodes: dict[Way, Step] = {}
-        self._reads: dict[int, tuple[Step, Tensor, list[Tensor]]] = {}
-        self._n_reads: Counter[int] = Counter()
+        self._reads: dict[tuple[int, int], tuple[Step, Tensor, list[Tensor]]] = {}
+        self._n_reads: Counter[tuple[int, int]] = Counter()
 
     @property
     def scratch(self) -> int:
@@ -162,20 +162,22 @@ class Arena:
         """
         width = max(map(len, pieces))
         wide = bucket(width, LEAST_WIDTH)
-        if self.shape.rows * wide > CAPTURED_TOKENS or not self._comes_again(wide):
+        # a prompt's logits but for the last would take more memory than its keys and values, for good
+        sizes = wide, 1 if n == 1 else wide
+        if self.shape.rows * wide > CAPTURED_TOKENS or not self._comes_again(sizes):
             tokens, where = self._upload(at, slots, pieces, max(at) + 1, width)
             return self._forward(tokens, where, n)
-        if wide not in self._reads:
-            self._reads[wide] = self._prepared_read(wide)
-        run, given, left = self._reads[wide]
+        if sizes not in self._reads:
+            self._reads[sizes] = self._prepared_read(*sizes)
+        run, given, left = self._reads[sizes]
         given.copy_(self._upload(at, slots, pieces, self.shape.rows, wide))
         run()
         return left[0]
 
-    def _comes_again(self, width: int) -> bool:
-        """Whether it is at least the second piece of this width; the first may be the only one."""
-        self._n_reads[width] += 1
-        return self._n_reads[width] > 1
+    def _comes_again(self, sizes: tuple[int, int]) -> bool:
+        """Whether it is at least the second piece of these sizes; the first may be the only one."""
+        self._n_reads[sizes] += 1
+        return self._n_reads[sizes] > 1
 
     def _rows(self, at: Sequence[int]) -> Tensor:
         return self._launcher.upload(torch.tensor(at))
@@ -195,16 +197,16 @@ class Arena:
             where[row][width - len(piece) :] = range(slot, slot + len(piece))
         return self._launcher.upload(torch.tensor([tokens, where]))
 
-    def _prepared_read(self, width: int) -> tuple[Step, Tensor, list[Tensor]]:
-        """A step that reads what it is given, [2, rows, width], and where it leaves the logits."""
+    def _prepared_read(self, width: int, n_last: int) -> tuple[Step, Tensor, list[Tensor]]:
+        """A step that reads what it is given, [2, rows, width], and where it leaves the last logits."""
         given = torch.zeros((2, self.shape.rows, width), dtype=torch.long, device=self.token.device)
         given[1] = self.scratch
         left: list[Tensor] = []
 
         def step() -> None:
-            left[:] = [self._forward(given[0], given[1], width)]
+            left[:] = [self._forward(given[0], given[1], n_last)]
 
-        name = f"reading {width} tokens over {self._name}"
+        name = f"reading {width} tokens for {n_last} logits over {self._name}"
         return self._launcher.prepare(step, name, often=False), given, left
 
     def _forward(self, tokens: Tensor, slots: Tensor, n_last: int) -> Tensor:

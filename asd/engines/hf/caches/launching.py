@@ -14,7 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from torch import Tensor
 from asd.engines import StepMode
 from asd.engines.memory import is_out_of_memory
 
-__all__ = ["GraphLauncher", "Launcher", "Launching", "PlainLauncher", "launcher_for"]
+__all__ = ["GraphLauncher", "Launcher", "Launching", "PlainLauncher", "empty_cache", "launcher_for"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,6 +34,9 @@ N_WARM_UPS = 3
 
 MOST_SHAPES = 1024
 """Shapes that a step may be compiled for."""
+
+_CAPTURING = Lock()
+"""Held during a capture: a process makes one at a time, and gives no memory back meanwhile, on any device."""
 
 Step = Callable[[], None]
 
@@ -101,18 +107,20 @@ class PlainLauncher:
 
 
 class GraphLauncher:
-    """Replays every step from a CUDA graph of its own; all graphs share one pool of memory.
+    """Replays every step from a CUDA graph of its own; all graphs share one pool of memory and one stream.
 
     They may: no two run at the same time. What a graph leaves in the pool (logits of a piece) lives as long
     as it does, so that no later graph is given that memory, but an earlier one may write over it: it has to
-    be copied before another step runs.
+    be copied before another step runs. One stream, because what was freed on a stream serves that one only.
     """
 
     def __init__(self, device: torch.device, compiled: bool) -> None:
         self.trouble = ""
         self._device = device
         self._compiled = compiled
+        self._side: Any = None
         self._pool: Any = None
+        self._graphs: WeakSet[Any] = WeakSet()
 
     @property
     def mode(self) -> StepMode:
@@ -126,24 +134,44 @@ class GraphLauncher:
         try:
             # an error that ends a capture leaves its stream the current one
             with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)):
-                return self._captured(_compiled(step, name) if self._compiled and often else step)
+                ready = _compiled(step, name) if self._compiled and often else step
+                with _CAPTURING:
+                    return self._captured(ready)
         except RuntimeError as error:
             self.trouble = _trouble(error)
             return step
 
     def _captured(self, step: Step) -> Step:
-        graph = torch.cuda.CUDAGraph()
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._side = self._side or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        current, side = torch.cuda.current_stream(), self._side
         side.wait_stream(current)
         with torch.cuda.stream(side):
             for _ in range(N_WARM_UPS):
                 step()
         current.wait_stream(side)
-        if self._pool is None:
+        if not self._graphs:  # a pool that its last graph has left cannot be entered again
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
-            step()
+        graph = torch.cuda.CUDAGraph()
+        _forget_workspaces()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+                step()
+        except RuntimeError:
+            self._end_recording()
+            raise
+        finally:
+            _forget_workspaces()
+        self._graphs.add(graph)
         return graph.replay
+
+    def _end_recording(self) -> None:
+        """Allocate as before a capture that failed.
+
+        Not every torch sees to that itself, and the next `empty_cache` would be an error
+        (https://github.com/pytorch/pytorch/pull/180395).
+        """
+        with suppress(RuntimeError):  # it had ended, or never begun
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
 
     def fetch(self, values: Tensor) -> Callable[[], list[Any]]:
         """Copied into pinned memory; an event says when."""
@@ -163,10 +191,27 @@ class GraphLauncher:
         return values.pin_memory().to(self._device, non_blocking=True)
 
 
+def empty_cache(device: torch.device) -> None:
+    """Give back what a device keeps ready for new tensors."""
+    backend: Any = getattr(torch, device.type, None)
+    if hasattr(backend, "empty_cache"):
+        with _CAPTURING:
+            backend.empty_cache()
+
+
 def launcher_for(device: torch.device, compiled: bool) -> Launcher:
     """CUDA graphs where there are any, else plain launches."""
     kind = GraphLauncher if device.type == "cuda" else PlainLauncher
     return kind(device, compiled)
+
+
+def _forget_workspaces() -> None:
+    """Let matrix products allocate their workspaces anew: in a capture, in its graph's memory.
+
+    torch keeps one for every stream, and drops it with any graph captured there, although others still write
+    to it (https://github.com/pytorch/pytorch/issues/193402).
+    """
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 def _compiled(step: Step, name: str) -> Step:
