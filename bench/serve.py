@@ -42,8 +42,10 @@ import numpy as np
 from tabulate import tabulate
 
 import asd
-from asd.ladder import PRESETS, TINY_POLICY
+from asd.ladder import PRESETS, TINY_POLICY, Ladder
 from asd.policies import FixedStage
+from asd.policy.problem import LadderPrices
+from asd.schema import msgspec
 from asd.types import Query
 from asd.workloads.catalogue import default_names, find_workloads
 
@@ -52,6 +54,7 @@ __all__ = ["serve"]
 THINK_S = 1.0
 SMALLEST, LARGEST = "asd/always-S", "asd/always-L"
 UNDRAFTED = f"{LARGEST} without a drafter"
+_PRICES = PRESETS / "tiny-prices.json"
 
 
 class CountsParam(click.ParamType[tuple[int, ...]]):
@@ -326,7 +329,7 @@ def serve(requests: int, seconds: float, turns: int, clients: tuple[int, ...], q
         first = asyncio.run(first_bytes(whole.port, questions[:16]))
         click.echo(f"first byte of a stream: {1000 * max(first):.1f} ms at most in {len(first)}\n")
         undrafted = _undrafted_ladder(Path(folder))
-        with served("--ladder", str(undrafted), "--policy", str(TINY_POLICY)) as plain:
+        with served("--ladder", str(undrafted), "--policy", str(_policy_for(undrafted))) as plain:
             asked = {cascade: (whole, cascade), LARGEST: (whole, LARGEST), UNDRAFTED: (plain, LARGEST)}
             found = _throughput(asked, cycle(questions), clients, seconds, turns)
     rows = [[model, n, *each.row()] for (model, n), each in found.items()]
@@ -369,16 +372,26 @@ def _cached_ladder(folder: Path) -> Path:
 
 
 def _undrafted_ladder(folder: Path) -> Path:
-    """The embedded ladder whose stages write alone."""
-    path = folder / "tiny.toml"
-    path.write_text("".join(line for line in _ladder().splitlines(True) if not line.startswith("drafter")))
+    """The embedded ladder whose stages write alone, with no price of drafting."""
+    path, prices = folder / "tiny.toml", folder / "prices.json"
+    prices.write_text(re.sub(r',\s*"per_drafted": [\d.]+', "", _PRICES.read_text()))
+    alone = "".join(line for line in _ladder().splitlines(True) if not line.startswith("drafter"))
+    path.write_text(alone.replace(str(_PRICES), str(prices)))
     return path
+
+
+def _policy_for(path: Path) -> Path:
+    """A policy file for a server that is asked for single stages only: nothing it decides is used."""
+    fitted, policy = asd.load_policy(TINY_POLICY), path.with_name("policy.json")
+    prices = LadderPrices.of(Ladder.load(path), fitted.ladder.largest_run)
+    msgspec.structs.replace(fitted, ladder=prices).save(policy)
+    return policy
 
 
 def _ladder() -> str:
     """The embedded ladder's file, as it may stand elsewhere."""
     text = (PRESETS / "tiny.toml").read_text().replace("../tiny", str(PRESETS.parent / "tiny"))
-    return text.replace("tiny-prices", f"{PRESETS}/tiny-prices")
+    return text.replace(_PRICES.name, str(_PRICES))
 
 
 if __name__ == "__main__":

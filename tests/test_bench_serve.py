@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from itertools import repeat
 
@@ -12,7 +13,19 @@ from click.testing import CliRunner
 
 from asd.policies import FixedStage
 from asd.types import Query
-from bench.serve import ScoredQuestion, ServerProcess, Turn, compared, first_bytes, paced, serve, served, turn
+from bench.serve import (
+    LARGEST,
+    UNDRAFTED,
+    ScoredQuestion,
+    ServerProcess,
+    Turn,
+    compared,
+    first_bytes,
+    paced,
+    serve,
+    served,
+    turn,
+)
 from tests.endpoint import OnePolicy, Server, Slow, running
 
 TOOK_S = 0.2
@@ -92,3 +105,13 @@ def test_a_server_is_measured_once_it_takes_connections() -> None:
         before = found.cpu_s
         asyncio.run(turn(found, "asd/always-S", repeat(RIGHT), 1, 0.2))
         assert found.cpu_s > before > 0
+
+
+@pytest.mark.slow
+def test_the_command_measures_every_row_of_its_tables() -> None:
+    """Each server starts, the one whose stages have no drafter too."""
+    asked = ["--requests", "2", "--seconds", "0.1", "--turns", "1", "--clients", "1"]
+    result = CliRunner().invoke(serve, asked)
+    assert result.exit_code == 0, result.output
+    measured = re.findall(r"^(asd/.*?)  +1 +\d", result.output, re.MULTILINE)
+    assert measured == ["asd/quality-0.95", LARGEST, UNDRAFTED]
