@@ -43,7 +43,7 @@ from asd.errors import (
 from asd.policies import Policy, Reroutable
 from asd.types import Action, Failure, Query
 
-__all__ = ["FAILURES", "Breaker", "Detours", "Health"]
+__all__ = ["COOL_DOWN_S", "FAILURES", "Breaker", "Detours", "Health"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ Clock = Callable[[], float]
 
 FAILURES = (EngineError, OSError, RuntimeError, MemoryError)
 """Errors that say that a stage failed; all others are raised."""
+
+COOL_DOWN_S = 60.0
+"""Seconds that a stage rests which has failed, where nothing else is said."""
 
 BUGS = (NotImplementedError, RecursionError)
 """Kinds of `RuntimeError` that say that a program is wrong."""
@@ -110,7 +113,7 @@ class Health:
     """
 
     def __init__(
-        self, *, trip_after: int = 2, cool_down_s: float = 60.0, clock: Clock = time.monotonic
+        self, *, trip_after: int = 2, cool_down_s: float = COOL_DOWN_S, clock: Clock = time.monotonic
     ) -> None:
         self._new_breaker = partial(Breaker, trip_after, cool_down_s, clock)
         self._new_breaker()  # a wrong value shows here, not when the first stage fails

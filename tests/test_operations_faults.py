@@ -108,3 +108,12 @@ def test_a_fault_needs_a_stage_of_the_run() -> None:
     with pytest.raises(ConfigError, match="at no stage; there are S, L"):
         regular("down:X:0:1")
     assert parse("down:L:1:2") == Fault("down", "L", 1.0, 2.0, float("inf"))
+
+
+def test_faults_come_on_top_of_what_a_stage_has_of_its_own() -> None:
+    """Calls that take a fifth longer than priced take twice that while the stage is slow."""
+    sim = regular()
+    sim.stations["S"].slowdown, sim.stations["S"].delay_s = 1.2, 0.1
+    plan(sim, [parse("slow:S:100:100:2"), parse("delay:S:200:100:0.1")])
+    use = [window.stages["S"].utilisation for window in sim.run(400.0)]
+    assert use == pytest.approx([0.4, 0.7, 0.5, 0.4], abs=0.01)

@@ -27,14 +27,15 @@ from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage
-from asd.prices import Prices, write_prices
+from asd.prices import PriceRow, write_prices
+from asd.prices import Prices as Rates
 from asd.research.load import reality
 from asd.research.load.client import Sent, ask_all, ask_in_turn
+from asd.research.load.processes import Prices, measured_prices, served
 from asd.research.load.reality import (
     AsServed,
     Figures,
     MeasuredLoad,
-    PriceTables,
     Reality,
     RealityHeader,
     ServedLadder,
@@ -94,7 +95,7 @@ def test_a_server_that_says_much_is_not_held_up(
     )
     server.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(server))
-    with reality._served(place, 1) as url:
+    with served(place.name, None, 1) as url:
         assert url == "http://127.0.0.1:9/v1"
         end = time.monotonic() + 30
         while not said.exists() and time.monotonic() < end:
@@ -255,17 +256,17 @@ def test_a_call_lost_while_it_waits_for_the_device_lets_others_on() -> None:
     assert ended == [0.5, 1.0, 3.0]  # the second fails at once
 
 
-def prices(factor: float = 1.0) -> dict[int, dict[str, Prices]]:
+def prices(factor: float = 1.0) -> dict[int, dict[str, PriceRow]]:
     """S 1 ms and L 5 ms a token, halved in calls of four."""
     return {
         size: {
-            stage: Prices(0.0, 0.0, factor * rate / (2 if size > 1 else 1)) for stage, rate in RATES.items()
+            stage: PriceRow(0.0, 0.0, factor * rate / (2 if size > 1 else 1)) for stage, rate in RATES.items()
         }
         for size in (1, 4)
     }
 
 
-def dear(factor: float) -> dict[int, dict[str, Prices]]:
+def dear(factor: float) -> dict[int, dict[str, PriceRow]]:
     """The same, with L at a multiple."""
     return {size: {"S": prices()[size]["S"], "L": prices(factor)[size]["L"]} for size in (1, 4)}
 
@@ -348,7 +349,7 @@ def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None
 
 def test_drift_is_the_largest_change_of_a_mean_call(place: ServedLadder) -> None:
     after = prices()
-    after[4]["L"] = Prices(0.0, 0.0, 2.5 * 1.07)
+    after[4]["L"] = PriceRow(0.0, 0.0, 2.5 * 1.07)
     assert drift(prices(), prices(), place) == 0.0
     assert drift(prices(), after, place) == pytest.approx(0.07)
     assert drift(prices(), prices(0.9), place) == pytest.approx(0.1)
@@ -359,7 +360,7 @@ def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
     """L's prices that trebled are taken half-way: what S and L take beside each other has changed."""
     found = real(place, 0.0)
 
-    def replay(before: PriceTables, after: PriceTables) -> Figures:
+    def replay(before: Prices, after: Prices) -> Figures:
         changed = msgspec.structs.replace(found, before=before, after=after)
         return compare(place, changed, changed.loads[0], 2)[1]
 
@@ -377,12 +378,12 @@ def test_prices_are_those_of_calls_of_queries_as_they_come(monkeypatch: pytest.M
 
     def priced(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         asked.extend(command)
-        rows = {size: {"S": Prices(1.0, 0.1, 1.0)} for size in (1, 2, 4, 8)}
+        rows = {size: {"S": Rates(1.0, 0.1, 1.0)} for size in (1, 2, 4, 8)}
         write_prices(command[command.index("--out") + 1], rows, "ms", "made up for a test")
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", priced)
-    assert list(reality._prices("tiny", 3)) == [1, 2, 4, 8]
+    assert list(measured_prices("tiny", 3)) == [1, 2, 4, 8]
     assert "--mixed" in asked
     assert asked[asked.index("--batch") + 1] == "1,2,4,8"
 
@@ -393,8 +394,8 @@ def test_what_was_measured_is_not_measured_again(
     """A complete file needs no server and no prices; another comparison is refused."""
     path, found = tmp_path / "reality.json", real(place, 0.001)
     write_record(path, found)
-    monkeypatch.setattr(reality, "_prices", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr(reality, "_served", lambda *_: pytest.fail("served again"))
+    monkeypatch.setattr(reality, "measured_prices", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(reality, "served", lambda *_: pytest.fail("served again"))
     assert run_reality(place, asked(), path, lambda _: None, 3) == found
     with pytest.raises(ConfigError, match="another comparison"):
         run_reality(place, asked(minutes=9.0), path, lambda _: None, 3)
@@ -417,7 +418,7 @@ def test_a_load_that_is_none_is_refused(option: str, value: str, message: str) -
 def test_nothing_is_measured_for_a_lam_that_is_none(
     place: ServedLadder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reality, "_prices", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(reality, "measured_prices", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="lam must be a finite number"):
         run_reality(place, asked(lam=-1.0), None, lambda _: None, 3)
 

@@ -122,6 +122,7 @@ class _Ward:
         self._sim, self._stage = sim, stage
         self._station = sim.stations[stage]
         self._replicas, self._batch = self._station.replicas, self._station.batch
+        self._slowdown, self._delay_s = self._station.slowdown, self._station.delay_s
         self._now: list[Fault] = []
 
     def begin(self, fault: Fault) -> None:
@@ -134,8 +135,8 @@ class _Ward:
 
     def _apply(self) -> None:
         station = self._station
-        station.slowdown = math.prod(self._amounts("slow"))
-        station.delay_s = sum(self._amounts("delay"))
+        station.slowdown = self._slowdown * math.prod(self._amounts("slow"))
+        station.delay_s = self._delay_s + sum(self._amounts("delay"))
         station.batch = int(min([self._batch, *self._amounts("memory")]))
         up = int(max(0.0, self._replicas - sum(self._amounts("down"))))
         if up != station.replicas:

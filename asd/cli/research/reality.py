@@ -15,6 +15,7 @@ from asd.cli.options import ladder_option, numbers, policy_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.policy.choice import DEFAULT_LAM
+from asd.research.load.processes import Outage
 from asd.research.load.reality import (
     Figures,
     MeasuredLoad,
@@ -49,6 +50,11 @@ _BAND = (0.025, 0.975)
 )
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Most queries a call.")
 @click.option("--limit", type=click.IntRange(3), default=6, show_default=True, help="As of asd price.")
+@click.option("--serve-stage", "commands", multiple=True, metavar="STAGE=COMMAND",
+              help="What starts the server of a stage (engine = \"openai\"); ended at the end.")  # fmt: skip
+@click.option("--price-ladder", "priced", help="Whose calls are timed, where stages answer behind servers.")
+@click.option("--down", metavar="STAGE:START:SECONDS", help="One more run at the first load; as in L:60:30, "
+              "the server is killed after a minute and started again half a minute later.")  # fmt: skip
 @click.option("--drawn", type=click.IntRange(2), default=200, show_default=True, help="Runs of the band.")
 @click.option(
     "--json",
@@ -65,6 +71,9 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     minutes: float,
     batch: int,
     limit: int,
+    commands: tuple[str, ...],
+    priced: str | None,
+    down: str | None,
     drawn: int,
     out: Path | None,
 ) -> None:
@@ -73,21 +82,30 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     TRACES hold the outcomes of the queries that are asked (asd collect). Give it a quiet machine: what else
     runs there moves the prices, which are measured before and after.
     """
-    steps, rhos = Ladder.load(ladder), tuple(numbers(loads, "--loads"))
-    if not all(0.0 < rho < 1.0 for rho in rhos):
-        raise ConfigError(f"--loads {loads}: a load lies between 0 and 1")
-    if not minutes < math.inf:
-        raise ConfigError(f"--minutes {minutes:g}: a run has an end; give a number of minutes")
+    steps, rhos = Ladder.load(ladder), _loads(loads, minutes)
+    outage, started = Outage.parse(down) if down else None, dict(map(_command, commands))
+    if outage and outage.stage not in started:
+        raise ConfigError(f"--down {down}: what starts the server of that stage? give its --serve-stage")
     rows = answered([trace for path in traces for trace in read_traces(path)])
-    place = ServedLadder(ladder, steps, policy, policy_of(steps, policy), rows)
+    place = ServedLadder(ladder, steps, policy, policy_of(steps, policy), rows, priced, started)
     asked = RealityHeader(
-        ladder=steps.fingerprint, lam=lam, batch=batch, loads=rhos, minutes=minutes, n_queries=len(rows)
+        ladder=steps.fingerprint,
+        lam=lam,
+        batch=batch,
+        loads=rhos,
+        minutes=minutes,
+        n_queries=len(rows),
+        down=outage,
     )
     found = run_reality(place, asked, out, lambda what: click.echo(what, err=True), limit)
     for load in found.loads:
         _show(place, found, load, drawn)
-    change = drift(found.before, found.after, place)
-    served = served_drift(found)
+    _conclude(place, found)
+
+
+def _conclude(place: ServedLadder, found: Reality) -> None:
+    """What voids the comparison, and how far calls as served are from their prices."""
+    change, served = drift(found.before, found.after, place), served_drift(found)
     click.echo(
         f"\nprices moved by {change:.1%} at most between before and after, served seconds by {served:.1%}"
     )
@@ -99,9 +117,29 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     click.echo("provenance: real measured, replay and band simulated; checked at these loads only")
 
 
+def _loads(text: str, minutes: float) -> tuple[float, ...]:
+    """Of so many minutes each; `ConfigError` if one is none, or has no end."""
+    rhos = tuple(numbers(text, "--loads"))
+    if not all(0.0 < rho < 1.0 for rho in rhos):
+        raise ConfigError(f"--loads {text}: a load lies between 0 and 1")
+    if not minutes < math.inf:
+        raise ConfigError(f"--minutes {minutes:g}: a run has an end; give a number of minutes")
+    return rhos
+
+
+def _command(text: str) -> tuple[str, str]:
+    stage, equals, command = text.partition("=")
+    if not (stage and equals and command.strip()):
+        raise ConfigError(f"--serve-stage {text!r}: write STAGE=COMMAND")
+    return stage, command
+
+
 def _show(place: ServedLadder, found: Reality, load: MeasuredLoad, drawn: int) -> None:
     real, replayed, others = compare(place, found, load, drawn)
     lags = [sent.lag_s for sent in load.sent]
+    if load.down is not None:
+        gone = f"{load.down.start_s:.1f} s after the beginning for {load.down.seconds:.1f} s"
+        click.echo(f"\nthe server of stage {load.down.stage} was killed, and gone {gone}", nl=False)
     click.echo(
         f"\nload {load.rho:g}: {len(load.sent)} requests, {load.rate:.2f} a second; the client was late by "
         f"{1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.1f} ms"

@@ -8,39 +8,42 @@ What it takes as served is measured before and after too, by requests one after 
     seconds of a request = slowdown * seconds its calls are priced at + delay_s * its calls
 
 by non-negative least squares, scaled so that the mean is right; every simulated call takes that.
-The engines of one device take turns (`asd.dispatch`), so the simulated stages share a place. The simulator
-replays the arrival instants and queries of the real run, and draws other runs of the same rate and length.
+The engines of one device take turns (`asd.dispatch`), so the simulated stages share a place; a stage behind a
+server has its own. The simulator replays the arrival instants and queries of the real run, and draws other
+runs of the same rate and length.
+
+A stage whose server is killed is asked again once it listens and has rested (`asd.resilience`), so the
+simulated outage lasts whole rests.
 """
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from asd.errors import ConfigError, EngineError
+from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.operations.arrivals import poisson
+from asd.operations.faults import Fault, plan
 from asd.operations.population import Decider, Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.policies import OptimalPolicy
 from asd.policy.artifact import PolicyArtifact
-from asd.prices import PriceFile, Prices
+from asd.prices import PriceRow
 from asd.research.load.client import Sent, ask_all, ask_in_turn
+from asd.research.load.processes import Outage, Prices, StageServers, is_server, measured_prices, served
+from asd.resilience import COOL_DOWN_S
 from asd.schema import msgspec
 from asd.types import Trace
 
@@ -49,7 +52,6 @@ __all__ = [
     "drift", "run_reality", "served_drift",
 ]  # fmt: skip
 
-_BATCHES = "1,2,4,8"
 _IDLE = 100
 """Requests, one after the other, that an idle server is asked, before and after."""
 _WARM = 5
@@ -57,8 +59,6 @@ _WARM = 5
 _PLACE = "device"
 _FEWEST = 20
 """Expected requests of a run below which it is not made: a 95th percentile of fewer says nothing."""
-
-PriceTables = dict[int, dict[str, Prices]]
 
 
 class RealityHeader(Record, frozen=True, kw_only=True):
@@ -71,6 +71,7 @@ class RealityHeader(Record, frozen=True, kw_only=True):
         loads: Shares of the time that the device would be at work, were every call of one query.
         minutes: Of each load.
         n_queries: Recorded queries.
+        down: A stage that is killed in one more run, at the first load, and started again.
     """
 
     ladder: str
@@ -79,14 +80,22 @@ class RealityHeader(Record, frozen=True, kw_only=True):
     loads: tuple[float, ...]
     minutes: float
     n_queries: int
+    down: Outage | None = None
+
+    @property
+    def runs(self) -> tuple[tuple[float, Outage | None], ...]:
+        """Load and outage of each."""
+        interrupted = () if self.down is None else ((self.loads[0], self.down),)
+        return *((load, None) for load in self.loads), *interrupted
 
 
 class MeasuredLoad(Record, frozen=True, kw_only=True):
-    """One real run."""
+    """One real run; `down` is when its killed stage was away."""
 
     rho: float
     rate: float
     sent: tuple[Sent, ...]
+    down: Outage | None = None
 
 
 class Reality(Record, frozen=True, kw_only=True):
@@ -104,8 +113,8 @@ class Reality(Record, frozen=True, kw_only=True):
     schema_version: Literal[2] = 2
     provenance: Literal["measured"] = "measured"
     asked: RealityHeader
-    before: PriceTables = {}
-    after: PriceTables = {}
+    before: Prices = {}
+    after: Prices = {}
     idle: tuple[Sent, ...] = ()
     idle_after: tuple[Sent, ...] = ()
     loads: tuple[MeasuredLoad, ...] = ()
@@ -157,6 +166,8 @@ class ServedLadder:
         policy: A file, as `asd serve --policy` takes it; None: the ladder's own.
         fitted: What is in it.
         traces: Recorded queries.
+        priced: The ladder whose calls are timed, where stages answer behind servers; None: the served one.
+        commands: What starts the server of a stage, by stage.
     """
 
     name: str
@@ -164,14 +175,27 @@ class ServedLadder:
     policy: Path | None
     fitted: PolicyArtifact
     traces: Sequence[Trace]
+    priced: str | None = None
+    commands: Mapping[str, str] = field(default_factory=dict)
 
-    def population(self, prices: PriceTables, batch: int) -> Population:
+    def measured(self, limit: int) -> Prices:
+        """What calls are priced at now."""
+        return measured_prices(self.priced or self.name, limit)
+
+    def servers(self, batch: int) -> dict[str, StageServer]:
+        """How the stages are run: those of this machine share it."""
+        return {
+            stage.name: StageServer(1, batch, None if is_server(self.ladder, stage.name) else _PLACE)
+            for stage in self.ladder.stages
+        }
+
+    def population(self, prices: Prices, batch: int) -> Population:
         """The queries, whose calls take what was measured."""
         stages = tuple(
             replace(
                 stage,
-                prices=prices[1][stage.name],
-                batched={size: rows[stage.name] for size, rows in prices.items() if size > 1},
+                prices=prices[1][stage.name].opened(),
+                batched={size: rows[stage.name].opened() for size, rows in prices.items() if size > 1},
             )
             for stage in self.ladder.stages
         )
@@ -218,14 +242,17 @@ def run_reality(
 
     if not found.before:
         tell("prices before")
-        found = keep(msgspec.structs.replace(found, before=_prices(place.name, limit)))
-    if len(found.loads) < len(asked.loads) or not found.idle_after:
-        with _served(place, asked.batch) as url:
-            for now in _runs(place, found, url, tell):
+        found = keep(msgspec.structs.replace(found, before=place.measured(limit)))
+    if len(found.loads) < len(asked.runs) or not found.idle_after:
+        with (
+            StageServers(place.ladder, place.commands) as stages,
+            served(place.name, place.policy, asked.batch) as url,
+        ):
+            for now in _runs(place, found, url, stages, tell):
                 found = keep(now)
     if not found.after:
         tell("prices after")
-        found = keep(msgspec.structs.replace(found, after=_prices(place.name, limit)))
+        found = keep(msgspec.structs.replace(found, after=place.measured(limit)))
     return found
 
 
@@ -236,7 +263,9 @@ def _begun(path: str | Path | None, asked: RealityHeader) -> Reality:
     return read_record(path, Reality)
 
 
-def _runs(place: ServedLadder, found: Reality, url: str, tell: Callable[[str], object]) -> Iterator[Reality]:
+def _runs(
+    place: ServedLadder, found: Reality, url: str, stages: StageServers, tell: Callable[[str], object]
+) -> Iterator[Reality]:
     queries = [trace.query for trace in place.traces]
     rng = np.random.default_rng(1)
     drawn = rng.integers(len(queries), size=_IDLE + _WARM).tolist()
@@ -249,13 +278,14 @@ def _runs(place: ServedLadder, found: Reality, url: str, tell: Callable[[str], o
         found = msgspec.structs.replace(found, idle=idle())
         yield found
     busy_s = _busy_s(place, found)
-    for rho in found.asked.loads[len(found.loads) :]:
-        tell(f"load {rho:g}")
+    for rho, outage in found.asked.runs[len(found.loads) :]:
+        tell(f"load {rho:g}" + ("" if outage is None else f", {outage.stage} killed and started again"))
         due = _due(np.random.default_rng([2, round(1000 * rho)]), rho / busy_s, found.asked)
-        sent = tuple(ask_all(url, found.asked.lam, queries, due))
-        found = msgspec.structs.replace(
-            found, loads=(*found.loads, MeasuredLoad(rho=rho, rate=rho / busy_s, sent=sent))
-        )
+        with ThreadPoolExecutor(1) as aside:
+            down = None if outage is None else aside.submit(stages.interrupt, outage)
+            sent = tuple(ask_all(url, found.asked.lam, queries, due))
+        load = MeasuredLoad(rho=rho, rate=rho / busy_s, sent=sent, down=down and down.result())
+        found = msgspec.structs.replace(found, loads=(*found.loads, load))
         yield found
     tell("the idle server again")
     yield msgspec.structs.replace(found, idle_after=idle())
@@ -304,14 +334,14 @@ def as_served(place: ServedLadder, found: Reality) -> AsServed:
     return AsServed(*(solution * took.sum() / (explaining @ solution).sum()).tolist())
 
 
-def drift(before: PriceTables, after: PriceTables, place: ServedLadder) -> float:
+def drift(before: Prices, after: Prices, place: ServedLadder) -> float:
     """The largest relative change of what a mean call of a stage costs, over stages and batch sizes."""
     changes = [0.0]
     population = place.population(before, 1)
     for size, rows in before.items():
         for stage, row in rows.items():
             usage = population.mean_usage(stage)
-            old, new = (prices.cost(usage) for prices in (row, after[size][stage]))
+            old, new = (prices.opened().cost(usage) for prices in (row, after[size][stage]))
             changes.append(abs(new - old) / old)
     return max(changes)
 
@@ -328,10 +358,11 @@ def compare(
     """The real figures of a load, those of its replay, and those of other runs of that rate and length."""
     population = place.population(_prices_of(found), found.asked.batch)
     taken = as_served(place, found)
-    fixed = Fixed(place.policy_at(found.asked.lam))
+    fixed, servers = Fixed(place.policy_at(found.asked.lam)), place.servers(found.asked.batch)
+    faults = [] if load.down is None else [_fault(load.down)]
 
     def simulated(due: Sequence[tuple[float, int]], seed: int) -> Figures:
-        return _simulated(population, fixed, found.asked.batch, taken, due, seed)
+        return _simulated(population, fixed, servers, taken, due, seed, faults)
 
     sent = load.sent
     replayed = simulated([(s.due_s + s.lag_s, s.query) for s in sent], 0)
@@ -340,20 +371,27 @@ def compare(
     return _figures(sent, place.ladder), replayed, drawn
 
 
+def _fault(down: Outage) -> Fault:
+    """The outage as the cascade sees it: a stage that failed rests, and is then asked again."""
+    seconds = COOL_DOWN_S * math.ceil(down.seconds / COOL_DOWN_S)
+    return Fault("down", down.stage, down.start_s, seconds, math.inf)
+
+
 def _simulated(
     population: Population,
     fixed: Fixed,
-    batch: int,
+    servers: Mapping[str, StageServer],
     taken: AsServed,
     due: Sequence[tuple[float, int]],
     seed: int,
+    faults: Sequence[Fault],
 ) -> Figures:
-    servers = {stage: StageServer(1, batch, _PLACE) for stage in population.stages}
     seconds, queries = zip(*sorted(due), strict=True)
     settings = RunSettings(window_s=seconds[-1] + 600.0)
     sim = Simulator(population, servers, fixed, Open(seconds, queries), seed, settings)
     for station in sim.stations.values():
         station.slowdown, station.delay_s = taken.slowdown, taken.delay_s
+    plan(sim, faults)
     ended: list[tuple[float, str, float]] = []
 
     def note(request: Request, now: float) -> None:
@@ -387,70 +425,20 @@ def _of(
     )
 
 
-def _prices_of(found: Reality) -> PriceTables:
+def _prices_of(found: Reality) -> Prices:
     """The mean of what was measured before and after, as far as it was."""
     return _mean(found.before, found.after or found.before)
 
 
-def _mean(before: PriceTables, after: PriceTables) -> PriceTables:
+def _mean(before: Prices, after: Prices) -> Prices:
     """The mean of two price tables, number by number; where one has no price, the other's."""
 
-    def mixed(a: Prices, b: Prices) -> Prices:
-        pairs = {name: (getattr(a, name), getattr(b, name)) for name in Prices.__struct_fields__}
+    def mixed(a: PriceRow, b: PriceRow) -> PriceRow:
+        pairs = {name: (getattr(a, name), getattr(b, name)) for name in PriceRow.__struct_fields__}
         known = {name: [price for price in pair if price is not None] for name, pair in pairs.items()}
-        return Prices(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
+        return PriceRow(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
 
     return {
         size: {stage: mixed(row, after[size][stage]) for stage, row in rows.items()}
         for size, rows in before.items()
     }
-
-
-def _prices(ladder: str, limit: int) -> PriceTables:
-    """What `asd price` measures now, in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "prices.json"
-        asked = [
-            "price",
-            "--ladder",
-            ladder,
-            "--batch",
-            _BATCHES,
-            "--limit",
-            str(limit),
-            "--mixed",
-            "--out",
-            str(out),
-        ]
-        done = subprocess.run(  # noqa: S603  (our own interpreter and module)
-            [sys.executable, "-m", "asd", *asked], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise EngineError(f"prices could not be measured: {done.stderr.strip()[-300:]}")
-        file = msgspec.json.decode(out.read_bytes(), type=PriceFile)
-    return {1: file.stages, **file.batched}
-
-
-@contextmanager
-def _served(place: ServedLadder, batch: int) -> Iterator[str]:
-    """The cascade behind its endpoint, in a process of its own."""
-    asked = ["serve", "--ladder", place.name, "--port", "0", "--batch", str(batch), "--max-open", "100000"]
-    asked += [] if place.policy is None else ["--policy", str(place.policy)]
-    command = [sys.executable, "-m", "asd", *asked]
-    with (
-        tempfile.NamedTemporaryFile("w+", suffix=".log") as log,  # a pipe that nobody reads stops the server
-        subprocess.Popen(command, stderr=log) as process,  # noqa: S603  (our own interpreter and module)
-    ):
-        try:
-            yield _address(Path(log.name), process)
-        finally:
-            process.terminate()
-
-
-def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """Where the server says it listens."""
-    while process.poll() is None:
-        if url := re.search(r"(https?://\S+)\n", log.read_text("utf8")):
-            return url[1].rstrip("/")
-        time.sleep(0.05)
-    raise EngineError(f"the server did not start: {log.read_text('utf8')[-300:]}")
