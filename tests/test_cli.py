@@ -517,12 +517,14 @@ def test_price_says_how_its_calls_were_made_up(
     """Of like prompts, or mixed where that is asked for; the file says which."""
     seen: list[bool] = []
 
-    def measured(engines: Mapping[str, object], *_: object, batch: int, mixed: bool) -> dict[str, Prices]:
-        assert batch == 1
+    def measured(
+        engines: Mapping[str, object], queries: Mapping[int, object], *, mixed: bool, **_: object
+    ) -> dict[int, dict[str, Prices]]:
+        assert list(queries) == [1]
         seen.append(mixed)
-        return {name: Prices(1.0, 0.1, 1.0) for name in engines}
+        return {1: {name: Prices(1.0, 0.1, 1.0) for name in engines}}
 
-    monkeypatch.setattr("asd.evaluation.pricing.measure_prices", measured)
+    monkeypatch.setattr("asd.evaluation.pricing.measure_batches", measured)
     result = run("price", "--out", tmp_path / "p.json", *asked)
     assert result.exit_code == 0, result.output
     assert seen == [bool(asked)]

@@ -216,13 +216,13 @@ def test_commands_that_open_a_ladder_close_it(
         loaded.append(self)
         original(self)
 
-    def measure(engines: Mapping[str, Engine], *_: Any, **__: Any) -> dict[str, Prices]:
+    def measure(engines: Mapping[str, Engine], *_: Any, **__: Any) -> dict[int, dict[str, Prices]]:
         for engine in engines.values():
             engine.load()
-        return dict.fromkeys(engines, FREE)
+        return {1: dict.fromkeys(engines, FREE)}
 
     monkeypatch.setattr(TransformersEngine, "load", load)
-    monkeypatch.setattr("asd.evaluation.pricing.measure_prices", measure)  # which takes its time
+    monkeypatch.setattr("asd.evaluation.pricing.measure_batches", measure)  # which takes its time
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, [*command, "--device", "cpu"])
     assert result.exit_code == 0, result.output

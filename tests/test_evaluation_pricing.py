@@ -9,7 +9,7 @@ import pytest
 from asd.engines import GREEDY
 from asd.engines.timing import time_stages
 from asd.errors import ConfigError, RefusedError
-from asd.evaluation.pricing import measure_prices, plan_block
+from asd.evaluation.pricing import measure_batches, measure_prices, plan_block
 from asd.prices import Prices
 from asd.testing import FakeClock
 from asd.types import Query, Usage, Verification
@@ -146,6 +146,34 @@ def test_a_batch_size_needs_as_many_more_queries():
         measure_prices(_engines(clock), QUERIES[:23], clock=clock, batch=2)
     measured = measure_prices(_engines(clock), QUERIES, clock=clock, batch=2)
     assert measured["L"].per_decoded_token == pytest.approx(TRUE["L"].per_decoded_token, abs=1e-3)
+
+
+class Disturbed(PricedEngine):
+    """A stage that is three times as slow from some call on."""
+
+    n_calls = 0
+
+    def generate(self, queries, sampling=GREEDY):
+        self.n_calls += 1
+        before = self.clock()
+        drafts = super().generate(queries, sampling)
+        if self.n_calls > 66:
+            self.clock.advance(2.0 * (self.clock() - before))
+        return drafts
+
+
+def test_batch_sizes_take_turns_so_that_a_slow_minute_moves_no_price():
+    """It is the last pass of each; where one size comes after the other, it is every pass of the last."""
+    queries = {1: QUERIES[:20], 2: QUERIES}
+    clock, told = FakeClock(), []
+    found = measure_batches({"S": Disturbed("S", TRUE["S"], clock)}, queries, clock=clock, tell=told.append)
+    assert told[:3] == ["pass 1 of 3, batch 1", "pass 1 of 3, batch 2", "pass 2 of 3, batch 1"]
+    clock = FakeClock()
+    engines = {"S": Disturbed("S", TRUE["S"], clock)}
+    alone = [measure_prices(engines, queries[size], clock=clock, batch=size)["S"] for size in (1, 2)]
+    true = TRUE["S"].per_decoded_token
+    assert [found[size]["S"].per_decoded_token for size in (1, 2)] == pytest.approx([true, true], abs=1e-3)
+    assert alone[1].per_decoded_token > 2.0 * true
 
 
 class Assisted(PricedEngine):

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Unpack, cast
@@ -149,15 +150,18 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
     In calls of several queries it is the share of one; larger batches are given as many times more queries.
     The ladder needs some prices to be loaded with; name the file in its `prices` afterwards.
     """
-    from asd.evaluation.pricing import measure_prices  # noqa: PLC0415  (scipy takes a second)
+    from asd.evaluation.pricing import measure_batches  # noqa: PLC0415  (scipy takes a second)
 
     steps = Ladder.load(ladder)
     workloads = workloads_of(datasets, data, unsafe_code)
-    engines, prices = closed_at_the_end(open_drafted(steps, device, engine)), {}
-    for size in batch:
-        queries = [query for workload in workloads for query in workload.queries("fit", limit * size)]
-        prices[size] = measure_prices(engines, queries, batch=size, mixed=mixed)
-        for name, of_stage in prices[size].items():
+    engines = closed_at_the_end(open_drafted(steps, device, engine))
+    queries = {
+        size: [query for workload in workloads for query in workload.queries("fit", limit * size)]
+        for size in batch
+    }
+    prices = measure_batches(engines, queries, mixed=mixed, tell=partial(click.echo, err=True))
+    for size, of_size in prices.items():
+        for name, of_stage in of_size.items():
             click.echo(f"batch {size}  {name}  {of_stage}")
     machine = read_environment()
     where = f"{', '.join(machine.devices) or machine.cpu}, {machine.threads} thread(s)"

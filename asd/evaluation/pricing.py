@@ -25,15 +25,15 @@ from scipy.optimize import nnls
 
 from asd.engines import Drafted, Engine, Verifier, alone
 from asd.engines.batches import batches, until_settled
-from asd.engines.timing import time_calls
+from asd.engines.timing import take_turns
 from asd.errors import ConfigError, PartialBatchError, RefusedError
-from asd.measurement.timing import Clock
+from asd.measurement.timing import Clock, Timings
 from asd.prices import Prices
 from asd.schema import msgspec
 from asd.stopping.acceptance import acceptance_rate, best_block
 from asd.types import NO_CALL, Draft, Query, Usage, Verification, pair_name
 
-__all__ = ["LEAST_CALLS", "explain", "measure_prices", "plan_block"]
+__all__ = ["LEAST_CALLS", "explain", "measure_batches", "measure_prices", "plan_block"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,14 +70,45 @@ def measure_prices(
     Raises:
         ConfigError: Too few queries, or all prompts and answers of one length.
     """
+    return measure_batches(engines, {batch: queries}, n_passes, clock, mixed=mixed)[batch]
+
+
+def measure_batches(
+    engines: Mapping[str, Engine],
+    queries: Mapping[int, Sequence[Query]],
+    n_passes: int = 3,
+    clock: Clock = time.perf_counter,
+    *,
+    mixed: bool = False,
+    tell: Callable[[str], object] = lambda _: None,
+) -> dict[int, dict[str, Prices]]:
+    """The same at several batch sizes, which take turns too.
+
+    A machine that is slow for a minute slows one pass of some sizes; the fastest pass of each call stands.
+
+    Args:
+        engines: As of `measure_prices`.
+        queries: By batch size.
+        n_passes: As of `measure_prices`.
+        clock: As of `measure_prices`.
+        mixed: As of `measure_prices`.
+        tell: Called before every pass of a size.
+
+    Raises:
+        ConfigError: As `measure_prices`.
+    """
+    units = {batch: _units(asked, batch, mixed=mixed) for batch, asked in queries.items()}
     try:
-        return _measured(engines, n_passes, clock, _units(queries, batch, mixed=mixed))
+        return _measured(engines, n_passes, clock, units, tell)
     except (RefusedError, PartialBatchError):
-        answered = _answered_by_all(engines, queries, batch)
-        if len(answered) == len(queries):
+        answered = {batch: _answered_by_all(engines, asked, batch) for batch, asked in queries.items()}
+        left = {batch: len(asked) - len(answered[batch]) for batch, asked in queries.items()}
+        if not any(left.values()):
             raise
-    _LOG.warning("%d of %d queries are refused and left out", len(queries) - len(answered), len(queries))
-    return _measured(engines, n_passes, clock, _units(answered, batch, mixed=mixed))
+    for batch, n in left.items():
+        _LOG.warning("batch %d: %d of %d queries are refused and left out", batch, n, len(queries[batch]))
+    units = {batch: _units(asked, batch, mixed=mixed) for batch, asked in answered.items()}
+    return _measured(engines, n_passes, clock, units, tell)
 
 
 def _answered_by_all(engines: Mapping[str, Engine], queries: Sequence[Query], batch: int) -> list[Query]:
@@ -111,16 +142,35 @@ def _units(queries: Sequence[Query], batch: int, *, mixed: bool) -> list[list[Qu
 
 
 def _measured(
-    engines: Mapping[str, Engine], n_passes: int, clock: Clock, units: Sequence[list[Query]]
-) -> dict[str, Prices]:
-    calls: dict[str, Call] = {name: alone(engine).generate for name, engine in engines.items()}
-    calls |= _verifying(engines, units)
-    calls |= {
-        DRAFTED + name: engine.generate for name, engine in engines.items() if isinstance(engine, Drafted)
+    engines: Mapping[str, Engine],
+    n_passes: int,
+    clock: Clock,
+    units: Mapping[int, Sequence[list[Query]]],
+    tell: Callable[[str], object],
+) -> dict[int, dict[str, Prices]]:
+    turns = {
+        batch: take_turns(_calls(engines, calls), engines, calls, clock) for batch, calls in units.items()
     }
-    timings = time_calls(calls, engines, units, n_passes, clock)
-    drafter = next(iter(engines))
-    prices = {}
+    for number in range(1, n_passes + 1):
+        for batch, of_size in turns.items():
+            tell(f"pass {number} of {n_passes}, batch {batch}")
+            of_size.walk(1)
+    return {batch: _prices(engines, of_size.timings) for batch, of_size in turns.items()}
+
+
+def _calls(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> dict[str, Call]:
+    """What is timed: every stage answers alone, reads the smallest's drafts, answers with its drafter."""
+    return {
+        **{name: alone(engine).generate for name, engine in engines.items()},
+        **_verifying(engines, units),
+        **{DRAFTED + name: each.generate for name, each in engines.items() if isinstance(each, Drafted)},
+    }
+
+
+def _prices(
+    engines: Mapping[str, Engine], timings: Timings[Sequence[Draft | Verification]]
+) -> dict[str, Prices]:
+    calls, drafter, prices = timings.seconds, next(iter(engines)), {}
     for name in engines:
         of_stage = [call for call in (name, pair_name(drafter, name)) if call in calls]
         usages = [[result.usage for result in unit] for call in of_stage for unit in timings.results[call]]
