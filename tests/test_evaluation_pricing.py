@@ -157,7 +157,7 @@ class Disturbed(PricedEngine):
         self.n_calls += 1
         before = self.clock()
         drafts = super().generate(queries, sampling)
-        if self.n_calls > 66:
+        if self.n_calls > 80:
             self.clock.advance(2.0 * (self.clock() - before))
         return drafts
 
