@@ -34,16 +34,15 @@ from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.research.load.processes import Prices, measured_prices, served
 from asd.research.load.reality import (
     AsServed,
+    Block,
     Figures,
-    MeasuredLoad,
     Reality,
     RealityHeader,
     ServedLadder,
     as_served,
     compare,
-    drift,
+    price_drift,
     run_reality,
-    served_drift,
 )
 from asd.schema import msgspec
 from asd.types import Draft, Query
@@ -113,31 +112,68 @@ def test_the_client_pauses_as_long_as_each_answer_took() -> None:
         assert after.seconds < 0.4
 
 
+def with_probes(found: Reality, *factors: float) -> Reality:
+    """The same measured again, probe by probe on a machine that takes so many times as long."""
+    first, *others = (
+        tuple(msgspec.structs.replace(s, seconds=s.lag_s + f * (s.seconds - s.lag_s)) for s in found.probe)
+        for f in factors
+    )
+    blocks = tuple(msgspec.structs.replace(found.blocks[0], after=probe) for probe in others)
+    return msgspec.structs.replace(found, probe=first, blocks=blocks)
+
+
 def test_seconds_as_served_are_means_not_medians(place: ServedLadder) -> None:
     """One request of ten that takes much longer counts as much as it takes."""
     found = real(place, 0.003)
     slow = tuple(
         msgspec.structs.replace(sent, seconds=sent.seconds + (0.5 if n % 10 == 0 else 0.0))
-        for n, sent in enumerate(found.idle)
+        for n, sent in enumerate(found.probe)
     )
     decider, situations = reality._decider(place, found), place.population(prices(), 1).queries
-    taken = as_served(place, msgspec.structs.replace(found, idle=slow, idle_after=slow))
+    block = msgspec.structs.replace(found.blocks[0], after=slow)
+    taken = as_served(place, msgspec.structs.replace(found, probe=slow, blocks=(block,)))
     priced = sum(sum(reality._calls(decider, situations[sent.query])) for sent in slow)
-    n_calls = sum(sent.calls for sent in slow)
-    asked = taken.slowdown * priced + taken.delay_s * n_calls
+    asked = taken.slowdown * priced + taken.delay_s * sum(sent.calls for sent in slow)
+    asked += taken.overhead_s * len(slow)
     assert asked == pytest.approx(sum(sent.seconds - sent.lag_s for sent in slow))
 
 
-def test_requests_after_the_runs_count_as_those_before(place: ServedLadder) -> None:
-    before, after = real(place, 0.002, 1.0), real(place, 0.004, 1.2)
-    found = msgspec.structs.replace(before, idle_after=after.idle)
+def test_the_pace_of_a_block_is_that_of_the_probes_around_it(place: ServedLadder) -> None:
+    """Fitted is their mean; a block whose probes disagree is void."""
+    found = with_probes(real(place, 0.002), 1.0, 1.04, 1.3, 1.26)
+    assert [found.stands(n) for n in range(3)] == [True, False, True]
+    mean = (1.0 + 1.04 + 1.3 + 1.26) / 4
+    assert [found.pace(n) for n in range(3)] == pytest.approx([1.02 / mean, 1.17 / mean, 1.28 / mean])
     taken = as_served(place, found)
-    assert taken.slowdown == pytest.approx(1.1)
-    assert taken.delay_s == pytest.approx(0.003, abs=1e-6)
-    longer = [msgspec.structs.replace(sent, seconds=2 * sent.seconds - sent.lag_s) for sent in found.idle]
-    assert served_drift(msgspec.structs.replace(found, idle_after=tuple(longer))) == pytest.approx(1.0)
-    assert served_drift(before) == 0.0
-    assert AsServed(1.1, 0.003).seconds([0.1, 0.2]) == pytest.approx(0.336)
+    assert (taken.slowdown, taken.delay_s) == (pytest.approx(mean), pytest.approx(mean * 0.002, abs=1e-6))
+    paced = taken.at(found.pace(0))
+    assert (paced.slowdown, paced.delay_s) == (pytest.approx(1.02), pytest.approx(1.02 * 0.002, abs=1e-6))
+    assert AsServed(1.1, 0.003, 9.0).seconds([0.1, 0.2]) == pytest.approx(0.336)
+
+
+@pytest.mark.slow
+def test_blocks_are_simulated_at_their_own_pace(place: ServedLadder) -> None:
+    """On a machine half as fast one takes at least twice as long; alone it is as among others."""
+    found = with_probes(real(place, 0.002), 1.0, 1.0, 2.0, 2.0)
+    fast, slow, both = (compare(place, found, numbers, 1)[1] for numbers in ([0], [2], [0, 2]))
+    assert slow.mean_s > 1.99 * fast.mean_s
+    assert both.mean_s == pytest.approx((fast.mean_s + slow.mean_s) / 2)
+    assert both.shares == fast.shares
+
+
+@pytest.mark.slow
+def test_what_a_request_takes_outside_the_stages_keeps_no_stage_busy(place: ServedLadder) -> None:
+    """It is added to every latency, and no queue is longer for it."""
+    found = real(place, 0.002)
+    plain = compare(place, found, [0], 1)[1]
+    later = [
+        msgspec.structs.replace(sent, seconds=sent.seconds + 0.05, first_s=sent.first_s + 0.05)
+        for sent in found.probe
+    ]
+    block = msgspec.structs.replace(found.blocks[0], after=tuple(later))
+    found = msgspec.structs.replace(found, probe=tuple(later), blocks=(block,))
+    assert as_served(place, found).overhead_s == pytest.approx(0.05, abs=2e-3)
+    assert compare(place, found, [0], 1)[1].mean_s == pytest.approx(plain.mean_s + 0.05, abs=2e-3)
 
 
 def test_stages_of_one_device_take_turns() -> None:
@@ -282,7 +318,15 @@ def place() -> ServedLadder:
 
 
 def asked(**others: object) -> RealityHeader:
-    parts = {"ladder": "x", "lam": 20.0, "batch": 4, "loads": (0.5,), "minutes": 0.2, "n_queries": 120}
+    parts = {
+        "ladder": "x",
+        "lam": 20.0,
+        "batch": 4,
+        "loads": (0.5,),
+        "minutes": 0.2,
+        "n_queries": 120,
+        "block_s": 12.0,
+    }
     return RealityHeader(**(parts | others))  # type: ignore[arg-type]
 
 
@@ -320,15 +364,9 @@ def real(place: ServedLadder, delay_s: float, slowdown: float = 1.0) -> Reality:
         idle.append(Sent(query=number, stage="S", calls=calls, cost=1.0, **seen))
     shares = {name: stage.share_answered for name, stage in sim.books.total().stages.items()}
     assert shares == pytest.approx({name: sum(s.stage == name for s in sent) / 200 for name in shares})
-    load = MeasuredLoad(rho=0.5, rate=200 / 12.0, sent=tuple(sent))
-    return Reality(
-        asked=asked(),
-        before=prices(),
-        after=prices(),
-        idle=tuple(idle),
-        idle_after=tuple(idle),
-        loads=(load,),
-    )
+    probe = tuple(idle)
+    block = Block(rho=0.5, rate=200 / 12.0, seconds=12.0, sent=tuple(sent), after=probe)
+    return Reality(asked=asked(), before=prices(), after=prices(), probe=probe, blocks=(block,))
 
 
 @pytest.mark.slow
@@ -337,7 +375,8 @@ def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None
     found = real(place, 0.003, 1.3)
     taken = as_served(place, found)
     assert (taken.slowdown, taken.delay_s) == (pytest.approx(1.3), pytest.approx(0.003, abs=1e-6))
-    figures, replayed, others = compare(place, found, found.loads[0], 30)
+    assert taken.overhead_s == pytest.approx(0.0, abs=1e-6)
+    figures, replayed, others = compare(place, found, [0], 30)
     assert replayed.mean_s == pytest.approx(figures.mean_s)
     assert replayed.p95_s == pytest.approx(figures.p95_s)
     assert replayed.shares == pytest.approx(figures.shares)
@@ -347,12 +386,13 @@ def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None
     assert len(set(means)) == 30
 
 
-def test_drift_is_the_largest_change_of_a_mean_call(place: ServedLadder) -> None:
+def test_drift_of_prices_is_told_from_the_pace_of_the_machine(place: ServedLadder) -> None:
+    """All prices by a tenth is the machine; one more than the others is no pace."""
     after = prices()
     after[4]["L"] = PriceRow(0.0, 0.0, 2.5 * 1.07)
-    assert drift(prices(), prices(), place) == 0.0
-    assert drift(prices(), after, place) == pytest.approx(0.07)
-    assert drift(prices(), prices(0.9), place) == pytest.approx(0.1)
+    assert price_drift(prices(), prices(), place) == (0.0, 0.0)
+    assert price_drift(prices(), after, place) == pytest.approx((0.0, 0.07))
+    assert price_drift(prices(), prices(0.9), place) == pytest.approx((-0.1, 0.0))
 
 
 @pytest.mark.slow
@@ -362,7 +402,7 @@ def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
 
     def replay(before: Prices, after: Prices) -> Figures:
         changed = msgspec.structs.replace(found, before=before, after=after)
-        return compare(place, changed, changed.loads[0], 2)[1]
+        return compare(place, changed, [0], 2)[1]
 
     replayed, expected = replay(prices(), dear(3.0)), replay(dear(2.0), dear(2.0))
     assert replayed.mean_s == pytest.approx(expected.mean_s)
@@ -426,9 +466,9 @@ def test_nothing_is_measured_for_a_lam_that_is_none(
 def test_too_few_requests_are_not_compared(place: ServedLadder) -> None:
     """Two expected requests make no 95th percentile, and some draws of them are empty."""
     found = real(place, 0.0)
-    short = Reality(asked=asked(minutes=0.002), before=prices(), idle=found.idle, loads=found.loads)
+    short = Reality(asked=asked(minutes=0.002), before=prices(), probe=found.probe, blocks=found.blocks)
     with pytest.raises(ConfigError, match="are 2 requests; ask for minutes enough to expect 20"):
-        compare(place, short, short.loads[0], 1)
+        compare(place, short, [0], 1)
 
 
 def test_one_stage_with_a_place_of_its_own_is_as_without() -> None:

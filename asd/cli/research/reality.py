@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -17,20 +18,18 @@ from asd.ladder import Ladder
 from asd.policy.choice import DEFAULT_LAM
 from asd.research.load.processes import Outage
 from asd.research.load.reality import (
+    MOST_DRIFT,
     Figures,
-    MeasuredLoad,
     Reality,
     RealityHeader,
     ServedLadder,
     as_served,
     compare,
-    drift,
+    price_drift,
     run_reality,
-    served_drift,
 )
 from asd.traces import answered, read_traces
 
-_MOST_DRIFT = 0.05
 _BAND = (0.025, 0.975)
 
 
@@ -48,6 +47,8 @@ _BAND = (0.025, 0.975)
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), default=7.0, show_default=True, help="A load."
 )
+@click.option("--block", type=click.FloatRange(1), default=30.0, show_default=True,
+              help="Seconds of a stretch; the machine's pace is probed between any two.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Most queries a call.")
 @click.option("--limit", type=click.IntRange(3), default=6, show_default=True, help="As of asd price.")
 @click.option("--serve-stage", "commands", multiple=True, metavar="STAGE=COMMAND",
@@ -69,6 +70,7 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     lam: float,
     loads: str,
     minutes: float,
+    block: float,
     batch: int,
     limit: int,
     commands: tuple[str, ...],
@@ -95,25 +97,33 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
         loads=rhos,
         minutes=minutes,
         n_queries=len(rows),
+        block_s=block,
         down=outage,
     )
     found = run_reality(place, asked, out, lambda what: click.echo(what, err=True), limit)
-    for load in found.loads:
-        _show(place, found, load, drawn)
+    for load in rhos:
+        numbered = [n for n, b in enumerate(found.blocks) if b.rho == load and b.down is None]
+        _show(f"load {load:g}", place, found, numbered, drawn)
+    if outage:
+        _show(f"load {rhos[0]:g}, stage {outage.stage} killed", place, found, [len(found.blocks) - 1], drawn)
     _conclude(place, found)
 
 
 def _conclude(place: ServedLadder, found: Reality) -> None:
     """What voids the comparison, and how far calls as served are from their prices."""
-    change, served = drift(found.before, found.after, place), served_drift(found)
+    alike, besides = price_drift(found.before, found.after, place)
+    paces = [found.pace(number) for number in range(len(found.blocks))]
     click.echo(
-        f"\nprices moved by {change:.1%} at most between before and after, served seconds by {served:.1%}"
+        f"\nprices moved by {alike:+.1%} all alike and by {besides:.1%} at most besides; the machine's pace "
+        f"in the blocks was {min(paces):.2f} to {max(paces):.2f} of its mean"
     )
-    if max(change, served) > _MOST_DRIFT:
-        click.echo(f"more than {_MOST_DRIFT:.0%}: the comparison is void; run it on a quieter machine")
+    if besides > MOST_DRIFT:
+        click.echo(f"more than {MOST_DRIFT:.0%}: the comparison is void; run it on a quieter machine")
     taken = as_served(place, found)
-    slowdown, delay_ms = taken.slowdown, 1e3 * taken.delay_s
-    click.echo(f"served, a call took {slowdown:.2f} times its price and {delay_ms:.2f} ms on the idle server")
+    click.echo(
+        f"served, a call took {taken.slowdown:.2f} times its price and {1e3 * taken.delay_s:.2f} ms, and a "
+        f"request {1e3 * taken.overhead_s:.2f} ms more, on the idle server"
+    )
     click.echo("provenance: real measured, replay and band simulated; checked at these loads only")
 
 
@@ -134,16 +144,25 @@ def _command(text: str) -> tuple[str, str]:
     return stage, command
 
 
-def _show(place: ServedLadder, found: Reality, load: MeasuredLoad, drawn: int) -> None:
-    real, replayed, others = compare(place, found, load, drawn)
-    lags = [sent.lag_s for sent in load.sent]
-    if load.down is not None:
-        gone = f"{load.down.start_s:.1f} s after the beginning for {load.down.seconds:.1f} s"
-        click.echo(f"\nthe server of stage {load.down.stage} was killed, and gone {gone}", nl=False)
+def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int], drawn: int) -> None:
+    """The table of these blocks, as far as they stand."""
+    standing = [number for number in numbers if found.stands(number)]
     click.echo(
-        f"\nload {load.rho:g}: {len(load.sent)} requests, {load.rate:.2f} a second; the client was late by "
-        f"{1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.1f} ms"
+        f"\n{title}: {len(standing)} of {len(numbers)} blocks stand (their probes before and after differ by "
+        f"at most {MOST_DRIFT:.0%})"
     )
+    if not standing:
+        return
+    blocks = [found.blocks[number] for number in standing]
+    sent = [one for block in blocks for one in block.sent]
+    lags = [one.lag_s for one in sent]
+    for down in [block.down for block in blocks if block.down]:
+        click.echo(f"stage {down.stage} was away {down.seconds:.1f} s, from {down.start_s:.1f} s on")
+    click.echo(
+        f"{len(sent)} requests in {sum(block.seconds for block in blocks):.0f} s, {blocks[0].rate:.2f} a "
+        f"second; the client was late by {1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.0f}"
+    )
+    real, replayed, others = compare(place, found, standing, drawn)
     bands = [_flat(other) for other in others]
     rows = []
     for name, value in _flat(real).items():

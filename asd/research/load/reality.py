@@ -3,25 +3,32 @@
 The server is a process of its own, with its engines; the client is this one. Prices are measured before and
 after, in a process of their own, of calls of queries as they come (`asd price --mixed`); the simulator runs
 on their mean. A price is what a call takes at its fastest, over and over in a process that does nothing else.
-What it takes as served is measured before and after too, by requests one after the other with pauses:
+What it takes as served is measured by a probe, requests to the idle server one after the other with pauses:
 
-    seconds of a request = slowdown * seconds its calls are priced at + delay_s * its calls
+    seconds of a request = slowdown * seconds its calls are priced at + delay_s * its calls + overhead_s
 
-by non-negative least squares, scaled so that the mean is right; every simulated call takes that.
+by non-negative least squares, scaled so that the mean is right; every simulated call takes that, and
+`overhead_s` is added outside the stages.
+
+Machines that are shared with others are faster in one minute than in the next. So a load is run in short
+blocks, all loads in turns, with a probe of the same requests between any two blocks: what the probes before
+and after a block took says how fast the machine was in it, and a block whose two probes disagree is void.
+
 The engines of one device take turns (`asd.dispatch`), so the simulated stages share a place; a stage behind a
 server has its own. The simulator replays the arrival instants and queries of the real run, and draws other
-runs of the same rate and length.
-
-A stage whose server is killed is asked again once it listens and has rested (`asd.resilience`), so the
-simulated outage lasts whole rests.
+runs of the same rate and length. A stage whose server is killed is asked again once it listens and has rested
+(`asd.resilience`), so the simulated outage lasts whole rests.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
@@ -33,7 +40,6 @@ from asd.ladder import Ladder
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.operations.arrivals import poisson
-from asd.operations.faults import Fault, plan
 from asd.operations.population import Decider, Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
@@ -48,17 +54,21 @@ from asd.schema import msgspec
 from asd.types import Trace
 
 __all__ = [
-    "AsServed", "Figures", "MeasuredLoad", "Reality", "RealityHeader", "ServedLadder", "as_served", "compare",
-    "drift", "run_reality", "served_drift",
+    "AsServed", "Block", "Figures", "Reality", "RealityHeader", "ServedLadder", "as_served", "compare",
+    "price_drift", "run_reality",
 ]  # fmt: skip
 
-_IDLE = 100
-"""Requests, one after the other, that an idle server is asked, before and after."""
+MOST_DRIFT = 0.05
+"""Relative change between before and after by which a block, or the whole comparison, is void."""
+_PROBE = 30
+"""Requests of a probe, the same in each."""
 _WARM = 5
-"""More of them, which come first and are not counted."""
+"""More of them, which come first in the first probe and are not counted."""
 _PLACE = "device"
+_GAP_S = 600.0
+"""Between two simulated blocks, so that nothing is left of one in the next."""
 _FEWEST = 20
-"""Expected requests of a run below which it is not made: a 95th percentile of fewer says nothing."""
+"""Expected requests of a load below which it is not run: a 95th percentile of fewer says nothing."""
 
 
 class RealityHeader(Record, frozen=True, kw_only=True):
@@ -71,7 +81,8 @@ class RealityHeader(Record, frozen=True, kw_only=True):
         loads: Shares of the time that the device would be at work, were every call of one query.
         minutes: Of each load.
         n_queries: Recorded queries.
-        down: A stage that is killed in one more run, at the first load, and started again.
+        block_s: Seconds of a block; a load is run in so many as its minutes hold.
+        down: A stage that is killed in one more block, of all minutes at the first load, and started again.
     """
 
     ladder: str
@@ -80,21 +91,35 @@ class RealityHeader(Record, frozen=True, kw_only=True):
     loads: tuple[float, ...]
     minutes: float
     n_queries: int
+    block_s: float = 30.0
     down: Outage | None = None
 
     @property
-    def runs(self) -> tuple[tuple[float, Outage | None], ...]:
-        """Load and outage of each."""
-        interrupted = () if self.down is None else ((self.loads[0], self.down),)
-        return *((load, None) for load in self.loads), *interrupted
+    def blocks(self) -> tuple[tuple[float, float, Outage | None], ...]:
+        """Load, seconds and outage of each, in their order."""
+        seconds = 60.0 * self.minutes
+        n = max(1, round(seconds / self.block_s))
+        turns = tuple((load, seconds / n, None) for _ in range(n) for load in self.loads)
+        return turns if self.down is None else (*turns, (self.loads[0], seconds, self.down))
 
 
-class MeasuredLoad(Record, frozen=True, kw_only=True):
-    """One real run; `down` is when its killed stage was away."""
+class Block(Record, frozen=True, kw_only=True):
+    """A stretch of a real run.
+
+    Attributes:
+        rho: Its load.
+        rate: Requests a second.
+        seconds: In which requests arrived.
+        sent: All of them.
+        after: The probe after it.
+        down: When its killed stage was away.
+    """
 
     rho: float
     rate: float
+    seconds: float
     sent: tuple[Sent, ...]
+    after: tuple[Sent, ...]
     down: Outage | None = None
 
 
@@ -104,20 +129,34 @@ class Reality(Record, frozen=True, kw_only=True):
     Attributes:
         before: Prices by batch size, before the runs; empty: not measured yet.
         after: After them.
-        idle: Requests to the idle server, before the runs.
-        idle_after: The same queries after them.
-        loads: Runs so far.
+        probe: Requests to the idle server, before the first block.
+        blocks: So far.
     """
 
     format: Literal["asd-reality"] = "asd-reality"
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     provenance: Literal["measured"] = "measured"
     asked: RealityHeader
     before: Prices = {}
     after: Prices = {}
-    idle: tuple[Sent, ...] = ()
-    idle_after: tuple[Sent, ...] = ()
-    loads: tuple[MeasuredLoad, ...] = ()
+    probe: tuple[Sent, ...] = ()
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def probes_s(self) -> tuple[float, ...]:
+        """What the requests of each probe took all together: before the first block, and after each."""
+        probes = (self.probe, *(block.after for block in self.blocks))
+        return tuple(sum(s.seconds - s.lag_s for s in probe) for probe in probes)
+
+    def pace(self, number: int) -> float:
+        """How much slower than in the mean of all probes the machine was in a block."""
+        probes_s = self.probes_s
+        return float((probes_s[number] + probes_s[number + 1]) / 2 / np.mean(probes_s))
+
+    def stands(self, number: int) -> bool:
+        """Whether the probes before and after a block agree."""
+        before, after = self.probes_s[number : number + 2]
+        return abs(after - before) <= MOST_DRIFT * before
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +166,20 @@ class AsServed:
     Attributes:
         slowdown: What the priced seconds are multiplied with.
         delay_s: Added to every call.
+        overhead_s: Added to every request, whatever its stages do meanwhile.
     """
 
     slowdown: float
     delay_s: float
+    overhead_s: float = 0.0
 
     def seconds(self, calls: Sequence[float]) -> float:
-        """Of calls that are priced at so many seconds each."""
+        """That stages work for calls that are priced at so many seconds each."""
         return self.slowdown * sum(calls) + self.delay_s * len(calls)
+
+    def at(self, pace: float) -> AsServed:
+        """On a machine that takes so many times as long."""
+        return AsServed(pace * self.slowdown, pace * self.delay_s, pace * self.overhead_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +288,7 @@ def run_reality(
     if not found.before:
         tell("prices before")
         found = keep(msgspec.structs.replace(found, before=place.measured(limit)))
-    if len(found.loads) < len(asked.runs) or not found.idle_after:
+    if len(found.blocks) < len(asked.blocks):
         with (
             StageServers(place.ladder, place.commands) as stages,
             served(place.name, place.policy, asked.batch) as url,
@@ -266,40 +311,42 @@ def _begun(path: str | Path | None, asked: RealityHeader) -> Reality:
 def _runs(
     place: ServedLadder, found: Reality, url: str, stages: StageServers, tell: Callable[[str], object]
 ) -> Iterator[Reality]:
-    queries = [trace.query for trace in place.traces]
-    rng = np.random.default_rng(1)
-    drawn = rng.integers(len(queries), size=_IDLE + _WARM).tolist()
-
-    def idle() -> tuple[Sent, ...]:
-        return tuple(ask_in_turn(url, found.asked.lam, queries, drawn)[_WARM:])
-
-    if not found.idle:
+    queries, lam = [trace.query for trace in place.traces], found.asked.lam
+    drawn = np.random.default_rng(1).integers(len(queries), size=_PROBE + _WARM).tolist()
+    if not found.probe:
         tell("the idle server")
-        found = msgspec.structs.replace(found, idle=idle())
+        warmed = tuple(ask_in_turn(url, lam, queries, drawn[-_WARM:] + drawn[:_PROBE]))
+        found = msgspec.structs.replace(found, probe=warmed[_WARM:])
         yield found
     busy_s = _busy_s(place, found)
-    for rho, outage in found.asked.runs[len(found.loads) :]:
-        tell(f"load {rho:g}" + ("" if outage is None else f", {outage.stage} killed and started again"))
-        due = _due(np.random.default_rng([2, round(1000 * rho)]), rho / busy_s, found.asked)
+    for number in range(len(found.blocks), len(found.asked.blocks)):
+        rho, seconds, outage = found.asked.blocks[number]
+        killed = "" if outage is None else f", {outage.stage} killed and started again"
+        tell(f"block {number + 1} of {len(found.asked.blocks)}: load {rho:g}{killed}")
+        due = _due(np.random.default_rng([2, number]), rho / busy_s, seconds, found.asked)
         with ThreadPoolExecutor(1) as aside:
-            down = None if outage is None else aside.submit(stages.interrupt, outage)
-            sent = tuple(ask_all(url, found.asked.lam, queries, due))
-        load = MeasuredLoad(rho=rho, rate=rho / busy_s, sent=sent, down=down and down.result())
-        found = msgspec.structs.replace(found, loads=(*found.loads, load))
+            gone = None if outage is None else aside.submit(stages.interrupt, outage)
+            sent = tuple(ask_all(url, lam, queries, due))
+            down = None if gone is None else gone.result()
+        if down is not None:  # the probe asks all stages
+            time.sleep(max(0.0, down.start_s + _away_s(down) - seconds))
+        after = tuple(ask_in_turn(url, lam, queries, drawn[:_PROBE]))
+        block = Block(rho=rho, rate=rho / busy_s, seconds=seconds, sent=sent, after=after, down=down)
+        found = msgspec.structs.replace(found, blocks=(*found.blocks, block))
         yield found
-    tell("the idle server again")
-    yield msgspec.structs.replace(found, idle_after=idle())
 
 
-def _due(rng: np.random.Generator, rate: float, asked: RealityHeader) -> list[tuple[float, int]]:
-    """Poisson instants of one run, in seconds, each with the position of a query."""
+def _due(
+    rng: np.random.Generator, rate: float, seconds: float, asked: RealityHeader
+) -> list[tuple[float, int]]:
+    """Poisson instants of one block, in seconds, each with the position of a query."""
     expected = 60.0 * asked.minutes * rate
     if expected < _FEWEST:
         raise ConfigError(
             f"{asked.minutes:g} minutes of {rate:.3g} requests a second are {expected:.0f} requests; "
             f"ask for minutes enough to expect {_FEWEST}"
         )
-    instants = list(takewhile(lambda at: at < 60.0 * asked.minutes, poisson(rate, rng)))
+    instants = list(takewhile(lambda at: at < seconds, poisson(rate, rng)))
     return [(at, int(rng.integers(asked.n_queries))) for at in instants]
 
 
@@ -321,86 +368,121 @@ def _calls(decider: Decider, situation: Situation) -> list[float]:
 
 
 def as_served(place: ServedLadder, found: Reality) -> AsServed:
-    """What calls took on the idle server, all of its requests together."""
+    """What calls took on the idle server, in all probes together."""
     from scipy.optimize import nnls  # noqa: PLC0415  (scipy takes a second)
 
     decider = _decider(place, found)
     situations = place.population(_prices_of(found), 1).queries
-    sent = [*found.idle, *found.idle_after]
+    sent = [*found.probe, *(one for block in found.blocks for one in block.after)]
     calls = [_calls(decider, situations[one.query]) for one in sent]
-    explaining = np.array([(sum(priced), len(priced)) for priced in calls])
+    explaining = np.array([(sum(priced), len(priced), 1.0) for priced in calls])
     took = np.array([one.seconds - one.lag_s for one in sent])
-    solution, _ = nnls(explaining, took)
+    weights = 1.0 / np.sqrt(explaining[:, :1] + took.mean() / 10)  # short requests count, though not for all
+    solution, _ = nnls(explaining * weights, took * weights[:, 0])
     return AsServed(*(solution * took.sum() / (explaining @ solution).sum()).tolist())
 
 
-def drift(before: Prices, after: Prices, place: ServedLadder) -> float:
-    """The largest relative change of what a mean call of a stage costs, over stages and batch sizes."""
-    changes = [0.0]
+def price_drift(before: Prices, after: Prices, place: ServedLadder) -> tuple[float, float]:
+    """How what a mean call costs moved: all prices alike, and the largest relative change besides.
+
+    The first is the pace of the machine, which the probes follow; calls of every stage and batch size count.
+    """
     population = place.population(before, 1)
-    for size, rows in before.items():
-        for stage, row in rows.items():
-            usage = population.mean_usage(stage)
-            old, new = (prices.opened().cost(usage) for prices in (row, after[size][stage]))
-            changes.append(abs(new - old) / old)
-    return max(changes)
-
-
-def served_drift(found: Reality) -> float:
-    """The relative change of what the same requests took on the idle server, all together."""
-    before, after = (sum(s.seconds - s.lag_s for s in sent) for sent in (found.idle, found.idle_after))
-    return abs(after - before) / before
+    ratios = np.array(
+        [
+            after[size][stage].opened().cost(usage) / row.opened().cost(usage)
+            for size, rows in before.items()
+            for stage, row in rows.items()
+            for usage in [population.mean_usage(stage)]
+        ]
+    )
+    alike = float(np.median(ratios))
+    return alike - 1.0, float(np.max(np.abs(ratios / alike - 1.0)))
 
 
 def compare(
-    place: ServedLadder, found: Reality, load: MeasuredLoad, n_drawn: int
+    place: ServedLadder, found: Reality, numbers: Sequence[int], n_drawn: int
 ) -> tuple[Figures, Figures, list[Figures]]:
-    """The real figures of a load, those of its replay, and those of other runs of that rate and length."""
+    """The real figures of these blocks, those of their replay, and those of other runs of their rates.
+
+    Args:
+        place: What was served.
+        found: What was measured.
+        numbers: Positions of blocks, one at least.
+        n_drawn: Other runs.
+    """
     population = place.population(_prices_of(found), found.asked.batch)
-    taken = as_served(place, found)
     fixed, servers = Fixed(place.policy_at(found.asked.lam)), place.servers(found.asked.batch)
-    faults = [] if load.down is None else [_fault(load.down)]
+    taken, blocks = as_served(place, found), [found.blocks[number] for number in numbers]
+    paces = [taken.at(found.pace(number)) for number in numbers]
 
-    def simulated(due: Sequence[tuple[float, int]], seed: int) -> Figures:
-        return _simulated(population, fixed, servers, taken, due, seed, faults)
+    def simulated(due: Sequence[Sequence[tuple[float, int]]], seed: int) -> Figures:
+        parts = [_Part(came, pace, block.down) for came, pace, block in zip(due, paces, blocks, strict=True)]
+        return _simulated(population, fixed, servers, parts, seed)
 
-    sent = load.sent
-    replayed = simulated([(s.due_s + s.lag_s, s.query) for s in sent], 0)
-    rngs = [np.random.default_rng([3, seed]) for seed in range(n_drawn)]
-    drawn = [simulated(_due(rng, load.rate, found.asked), seed) for seed, rng in enumerate(rngs)]
-    return _figures(sent, place.ladder), replayed, drawn
+    replayed = simulated([[(s.due_s + s.lag_s, s.query) for s in block.sent] for block in blocks], 0)
+    drawn = []
+    for seed in range(n_drawn):
+        rng = np.random.default_rng([3, seed])
+        drawn.append(simulated([_due(rng, b.rate, b.seconds, found.asked) for b in blocks], seed))
+    return _figures([one for block in blocks for one in block.sent], place.ladder), replayed, drawn
 
 
-def _fault(down: Outage) -> Fault:
-    """The outage as the cascade sees it: a stage that failed rests, and is then asked again."""
-    seconds = COOL_DOWN_S * math.ceil(down.seconds / COOL_DOWN_S)
-    return Fault("down", down.stage, down.start_s, seconds, math.inf)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A block as it is simulated: when which query comes, what calls take, and which stage is away."""
+
+    due: Sequence[tuple[float, int]]
+    taken: AsServed
+    down: Outage | None
 
 
 def _simulated(
     population: Population,
     fixed: Fixed,
     servers: Mapping[str, StageServer],
-    taken: AsServed,
-    due: Sequence[tuple[float, int]],
+    parts: Sequence[_Part],
     seed: int,
-    faults: Sequence[Fault],
 ) -> Figures:
-    seconds, queries = zip(*sorted(due), strict=True)
-    settings = RunSettings(window_s=seconds[-1] + 600.0)
-    sim = Simulator(population, servers, fixed, Open(seconds, queries), seed, settings)
-    for station in sim.stations.values():
-        station.slowdown, station.delay_s = taken.slowdown, taken.delay_s
-    plan(sim, faults)
+    """Of all blocks, one long after the other."""
+    lengths = [_GAP_S + max((at for at, _ in part.due), default=0.0) for part in parts]
+    starts = np.cumsum([0.0, *lengths]).tolist()
+    began = list(zip(starts, parts, strict=False))
+    came = sorted((start + at, query) for start, part in began for at, query in part.due)
+    seconds, queries = zip(*came, strict=True)
+    traffic, settings = Open(seconds, queries), RunSettings(window_s=starts[-1])
+    sim = Simulator(population, servers, fixed, traffic, seed, settings)
+    for start, part in began:
+        _plan(sim, start, part)
     ended: list[tuple[float, str, float]] = []
 
     def note(request: Request, now: float) -> None:
-        ended.append((now - request.arrived, request.step.answer or "", request.cost))  # type: ignore[union-attr]
+        outside = parts[bisect(starts, request.arrived) - 1].taken.overhead_s
+        answer = request.step.answer or ""  # type: ignore[union-attr]
+        ended.append((now - request.arrived + outside, answer, request.cost))
 
     sim.on_end = note
     list(islice(sim.run(settings.window_s), 1))
     latencies, answers, costs = zip(*ended, strict=True)
     return _of(list(latencies), list(latencies), list(answers), list(costs), population.stages)
+
+
+def _plan(sim: Simulator, start: float, part: _Part) -> None:
+    """Let calls take as long as in this block from its start on, and its stage be away."""
+
+    def set_pace(taken: AsServed) -> None:
+        for station in sim.stations.values():
+            station.slowdown, station.delay_s = taken.slowdown, taken.delay_s
+
+    sim.agenda.at(start, set_pace, part.taken)
+    if (down := part.down) is not None:
+        sim.agenda.at(start + down.start_s, partial(sim.resize, down.stage), 0)
+        sim.agenda.at(start + down.start_s + _away_s(down), partial(sim.resize, down.stage), 1)
+
+
+def _away_s(down: Outage) -> float:
+    """How long the cascade goes round the stage: one that failed rests, and is then asked again."""
+    return COOL_DOWN_S * math.ceil(down.seconds / COOL_DOWN_S)
 
 
 def _figures(sent: Sequence[Sent], ladder: Ladder) -> Figures:
