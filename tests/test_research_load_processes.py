@@ -142,7 +142,7 @@ def test_a_run_in_which_a_stage_is_killed_is_measured_and_replayed(
     )
     priced: list[str] = []
 
-    def measured(name: str, _: int) -> reality.Prices:
+    def measured(name: str, _: int) -> reality.PriceTables:
         priced.append(name)
         return prices()
 

@@ -27,11 +27,10 @@ from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage
-from asd.prices import PriceRow, write_prices
-from asd.prices import Prices as Rates
+from asd.prices import Prices, write_prices
 from asd.research.load import reality
 from asd.research.load.client import Sent, ask_all, ask_in_turn
-from asd.research.load.processes import Prices, measured_prices, served
+from asd.research.load.processes import PriceTables, measured_prices, served
 from asd.research.load.reality import (
     AsServed,
     Block,
@@ -292,17 +291,17 @@ def test_a_call_lost_while_it_waits_for_the_device_lets_others_on() -> None:
     assert ended == [0.5, 1.0, 3.0]  # the second fails at once
 
 
-def prices(factor: float = 1.0) -> dict[int, dict[str, PriceRow]]:
+def prices(factor: float = 1.0) -> dict[int, dict[str, Prices]]:
     """S 1 ms and L 5 ms a token, halved in calls of four."""
     return {
         size: {
-            stage: PriceRow(0.0, 0.0, factor * rate / (2 if size > 1 else 1)) for stage, rate in RATES.items()
+            stage: Prices(0.0, 0.0, factor * rate / (2 if size > 1 else 1)) for stage, rate in RATES.items()
         }
         for size in (1, 4)
     }
 
 
-def dear(factor: float) -> dict[int, dict[str, PriceRow]]:
+def dear(factor: float) -> dict[int, dict[str, Prices]]:
     """The same, with L at a multiple."""
     return {size: {"S": prices()[size]["S"], "L": prices(factor)[size]["L"]} for size in (1, 4)}
 
@@ -389,7 +388,7 @@ def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None
 def test_drift_of_prices_is_told_from_the_pace_of_the_machine(place: ServedLadder) -> None:
     """All prices by a tenth is the machine; one more than the others is no pace."""
     after = prices()
-    after[4]["L"] = PriceRow(0.0, 0.0, 2.5 * 1.07)
+    after[4]["L"] = Prices(0.0, 0.0, 2.5 * 1.07)
     assert price_drift(prices(), prices(), place) == (0.0, 0.0)
     assert price_drift(prices(), after, place) == pytest.approx((0.0, 0.07))
     assert price_drift(prices(), prices(0.9), place) == pytest.approx((-0.1, 0.0))
@@ -400,7 +399,7 @@ def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
     """L's prices that trebled are taken half-way: what S and L take beside each other has changed."""
     found = real(place, 0.0)
 
-    def replay(before: Prices, after: Prices) -> Figures:
+    def replay(before: PriceTables, after: PriceTables) -> Figures:
         changed = msgspec.structs.replace(found, before=before, after=after)
         return compare(place, changed, [0], 2)[1]
 
@@ -418,7 +417,7 @@ def test_prices_are_those_of_calls_of_queries_as_they_come(monkeypatch: pytest.M
 
     def priced(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         asked.extend(command)
-        rows = {size: {"S": Rates(1.0, 0.1, 1.0)} for size in (1, 2, 4, 8)}
+        rows = {size: {"S": Prices(1.0, 0.1, 1.0)} for size in (1, 2, 4, 8)}
         write_prices(command[command.index("--out") + 1], rows, "ms", "made up for a test")
         return subprocess.CompletedProcess(command, 0, "", "")
 

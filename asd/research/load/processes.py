@@ -24,12 +24,12 @@ from asd.engines.http.settings import OpenAISettings
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Ladder
 from asd.measurement.records import Record
-from asd.prices import PriceFile, PriceRow
+from asd.prices import PriceFile, Prices
 from asd.schema import msgspec
 
-__all__ = ["Outage", "Prices", "StageServers", "is_server", "measured_prices", "served"]
+__all__ = ["Outage", "PriceTables", "StageServers", "is_server", "measured_prices", "served"]
 
-Prices = dict[int, dict[str, PriceRow]]
+PriceTables = dict[int, dict[str, Prices]]
 """By batch size and stage."""
 
 _BATCHES = "1,2,4,8"
@@ -184,7 +184,7 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
     raise EngineError(f"the server did not start: {log.read_text('utf8')[-300:]}")
 
 
-def measured_prices(ladder: str, limit: int) -> Prices:
+def measured_prices(ladder: str, limit: int) -> PriceTables:
     """What `asd price` measures now, of calls of queries as they come.
 
     Args:

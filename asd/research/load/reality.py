@@ -46,9 +46,9 @@ from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.policies import OptimalPolicy
 from asd.policy.artifact import PolicyArtifact
-from asd.prices import PriceRow
+from asd.prices import Prices
 from asd.research.load.client import Sent, ask_all, ask_in_turn
-from asd.research.load.processes import Outage, Prices, StageServers, is_server, measured_prices, served
+from asd.research.load.processes import Outage, PriceTables, StageServers, is_server, measured_prices, served
 from asd.resilience import COOL_DOWN_S
 from asd.schema import msgspec
 from asd.types import Trace
@@ -137,8 +137,8 @@ class Reality(Record, frozen=True, kw_only=True):
     schema_version: Literal[3] = 3
     provenance: Literal["measured"] = "measured"
     asked: RealityHeader
-    before: Prices = {}
-    after: Prices = {}
+    before: PriceTables = {}
+    after: PriceTables = {}
     probe: tuple[Sent, ...] = ()
     blocks: tuple[Block, ...] = ()
 
@@ -223,7 +223,7 @@ class ServedLadder:
     priced: str | None = None
     commands: Mapping[str, str] = field(default_factory=dict)
 
-    def measured(self, limit: int) -> Prices:
+    def measured(self, limit: int) -> PriceTables:
         """What calls are priced at now."""
         return measured_prices(self.priced or self.name, limit)
 
@@ -234,13 +234,13 @@ class ServedLadder:
             for stage in self.ladder.stages
         }
 
-    def population(self, prices: Prices, batch: int) -> Population:
+    def population(self, prices: PriceTables, batch: int) -> Population:
         """The queries, whose calls take what was measured."""
         stages = tuple(
             replace(
                 stage,
-                prices=prices[1][stage.name].opened(),
-                batched={size: rows[stage.name].opened() for size, rows in prices.items() if size > 1},
+                prices=prices[1][stage.name],
+                batched={size: rows[stage.name] for size, rows in prices.items() if size > 1},
             )
             for stage in self.ladder.stages
         )
@@ -382,7 +382,7 @@ def as_served(place: ServedLadder, found: Reality) -> AsServed:
     return AsServed(*(solution * took.sum() / (explaining @ solution).sum()).tolist())
 
 
-def price_drift(before: Prices, after: Prices, place: ServedLadder) -> tuple[float, float]:
+def price_drift(before: PriceTables, after: PriceTables, place: ServedLadder) -> tuple[float, float]:
     """How what a mean call costs moved: all prices alike, and the largest relative change besides.
 
     The first is the pace of the machine, which the probes follow; calls of every stage and batch size count.
@@ -390,7 +390,7 @@ def price_drift(before: Prices, after: Prices, place: ServedLadder) -> tuple[flo
     population = place.population(before, 1)
     ratios = np.array(
         [
-            after[size][stage].opened().cost(usage) / row.opened().cost(usage)
+            after[size][stage].cost(usage) / row.cost(usage)
             for size, rows in before.items()
             for stage, row in rows.items()
             for usage in [population.mean_usage(stage)]
@@ -507,18 +507,18 @@ def _of(
     )
 
 
-def _prices_of(found: Reality) -> Prices:
+def _prices_of(found: Reality) -> PriceTables:
     """The mean of what was measured before and after, as far as it was."""
     return _mean(found.before, found.after or found.before)
 
 
-def _mean(before: Prices, after: Prices) -> Prices:
+def _mean(before: PriceTables, after: PriceTables) -> PriceTables:
     """The mean of two price tables, number by number; where one has no price, the other's."""
 
-    def mixed(a: PriceRow, b: PriceRow) -> PriceRow:
-        pairs = {name: (getattr(a, name), getattr(b, name)) for name in PriceRow.__struct_fields__}
+    def mixed(a: Prices, b: Prices) -> Prices:
+        pairs = {name: (getattr(a, name), getattr(b, name)) for name in Prices.__struct_fields__}
         known = {name: [price for price in pair if price is not None] for name, pair in pairs.items()}
-        return PriceRow(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
+        return Prices(**{name: sum(prices) / len(prices) for name, prices in known.items() if prices})
 
     return {
         size: {stage: mixed(row, after[size][stage]) for stage, row in rows.items()}

@@ -206,7 +206,7 @@ def launcher_for(device: torch.device, compiled: bool) -> Launcher:
 
 
 def _forget_workspaces() -> None:
-    """Let matrix products allocate their workspaces anew: in a capture, in its graph's memory.
+    """Let matrix products allocate new workspaces: in a capture, in its graph's memory.
 
     torch keeps one for every stream, and drops it with any graph captured there, although others still write
     to it (https://github.com/pytorch/pytorch/issues/193402).
