@@ -145,22 +145,22 @@ def _command(text: str) -> tuple[str, str]:
 
 
 def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int], drawn: int) -> None:
-    """The table of these blocks, as far as they stand."""
+    """The table of these blocks, as far as they stand; of all of them where none does."""
     standing = [number for number in numbers if found.stands(number)]
     click.echo(
         f"\n{title}: {len(standing)} of {len(numbers)} blocks stand (their probes before and after differ by "
-        f"at most {MOST_DRIFT:.0%})"
+        f"at most {MOST_DRIFT:.0%}){'' if standing else '; void, shown all the same'}"
     )
-    if not standing:
-        return
+    standing = standing or list(numbers)
     blocks = [found.blocks[number] for number in standing]
     sent = [one for block in blocks for one in block.sent]
     lags = [one.lag_s for one in sent]
     for down in [block.down for block in blocks if block.down]:
         click.echo(f"stage {down.stage} was away {down.seconds:.1f} s, from {down.start_s:.1f} s on")
+    late = f"{1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.0f} ms"
     click.echo(
         f"{len(sent)} requests in {sum(block.seconds for block in blocks):.0f} s, {blocks[0].rate:.2f} a "
-        f"second; the client was late by {1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.0f}"
+        f"second; the client was late by {late}"
     )
     real, replayed, others = compare(place, found, standing, drawn)
     bands = [_flat(other) for other in others]
