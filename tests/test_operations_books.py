@@ -18,8 +18,8 @@ def two_windows() -> tuple[Summary, Summary, Summary]:
     for at in (0.0, 1.0, 2.0):
         system.enter(at)
     books.now.n_arrived, books.now.n_refused, books.now.n_failed = 4, 1, 1
-    books.now.answer(3.0, "S", 1.0, 0.25)
-    books.now.answer(5.0, "L", 0.5, 1.25)
+    books.now.answer(3.0, "S", 1.0, 0.25, 0.5)
+    books.now.answer(5.0, "L", 0.5, 1.25, 0.5)
     for at, came in ((3.0, 0.0), (6.0, 1.0), (8.0, 2.0)):
         system.leave(at, came)
     first = books.close(
@@ -32,7 +32,7 @@ def two_windows() -> tuple[Summary, Summary, Summary]:
     for at in (11.0, 12.0):
         system.enter(at)
     books.now.n_arrived = 2
-    books.now.answer(1.0, "S", 1.0, 0.5)
+    books.now.answer(1.0, "S", 1.0, 0.5, 1.0)
     system.leave(12.0, 11.0)
     second = books.close(
         system.close(15.0, [12.0]),
@@ -48,6 +48,9 @@ def test_a_window_by_hand() -> None:
     assert (first.n_inside, second.n_inside) == (0, 1)
     assert first.mean_inside == pytest.approx((3.0 + 5.0 + 6.0) / 10.0)
     assert (first.latency_s, first.quality, first.cost) == pytest.approx((4.0, 0.75, 0.75))
+    assert first.reference == pytest.approx(0.5)
+    assert first.keeps(1.5)
+    assert not first.keeps(1.51)
     assert first.rate == pytest.approx(0.2)
     assert first.error_rate == pytest.approx(0.5)
     assert first.p95_s is None
@@ -66,6 +69,7 @@ def test_windows_add_up_by_hand() -> None:
     assert (total.n_arrived, total.n_answered, total.n_refused, total.n_failed) == (6, 3, 1, 1)
     assert total.mean_inside == pytest.approx((14.0 + 1.0 + 3.0) / 15.0)
     assert (total.latency_s, total.quality, total.cost) == pytest.approx((3.0, 2.5 / 3, 2.0 / 3))
+    assert total.reference == pytest.approx(2 / 3)
     assert total.error_rate == pytest.approx(0.4)
     small = total.stages["S"]
     assert (small.utilisation, small.visit_s, small.mean_inside) == pytest.approx((0.2, 3.0, 0.6))
@@ -77,6 +81,8 @@ def test_nothing_at_all_divides_by_nothing() -> None:
     books = Books(["S"])
     empty = books.close(Occupancy().close(5.0, []), {"S": stay()})
     assert (empty.latency_s, empty.quality, empty.cost, empty.rate, empty.error_rate) == (0, 0, 0, 0, 0)
+    assert empty.reference is None
+    assert not empty.keeps(0.0)
     assert empty.stages["S"].share_answered == 0.0
 
 
@@ -85,7 +91,7 @@ def test_percentiles_are_apart() -> None:
     books, system = Books(["S"]), Occupancy()
     for n in range(1, 401):
         books.now.n_arrived += 1
-        books.now.answer(float(n), "S", 1.0, 1.0)
+        books.now.answer(float(n), "S", 1.0, 1.0, 1.0)
     whole = books.close(system.close(500.0, []), {"S": stay()})
     assert whole.p50_s == pytest.approx(200.0, rel=0.01)
     assert whole.p95_s == pytest.approx(380.0, rel=0.01)
@@ -95,5 +101,5 @@ def test_percentiles_are_apart() -> None:
 def test_who_ended_is_everybody_but_the_refused() -> None:
     tally = Tally()
     tally.n_refused, tally.n_failed = 5, 2
-    tally.answer(1.0, "S", 1.0, 1.0)
+    tally.answer(1.0, "S", 1.0, 1.0, 1.0)
     assert tally.n_ended == 3

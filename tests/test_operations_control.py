@@ -12,7 +12,7 @@ from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.control.gears import Gear, Gears, gears_of
 from asd.operations.control.published import PublishedOptimizer, Router
 from asd.operations.population import Population, Remembered
-from asd.operations.runs import RunsHeader, Scenario
+from asd.operations.runs import RunsHeader, Scenario, run
 from asd.operations.state import StageState, SystemState
 from asd.policies import FixedStage
 from tests.worlds import fitted_verified, ladder, sample, verified
@@ -135,7 +135,25 @@ def test_settings_are_compared_at_equal_quality(contenders: Contenders) -> None:
     texts = ["always:S", "always:L", "static:0.2", "static:0.8"]
     easy = cheapest_in_time(place, contenders, texts, 0.0, seed=0)
     assert easy == ["always:S", "static:0.2"]
-    hard = cheapest_in_time(place, contenders, ["always:S", "always:L"], 0.6, seed=0)
+    hard = cheapest_in_time(place, contenders, ["always:S", "always:L"], 0.9, seed=0)
     assert hard == ["always:L"]
-    with pytest.raises(ConfigError, match="no setting of always:S reaches quality"):
+    with pytest.raises(ConfigError, match=r"no setting of always:S keeps 0\.99 of the largest"):
         cheapest_in_time(place, contenders, ["always:S"], 0.99, seed=0)
+
+
+def test_quality_is_a_share_of_the_largest_stage_s_on_the_queries_of_the_run(contenders: Contenders) -> None:
+    """A short run draws queries that are harder than the population, or easier: L alone keeps all of itself
+    on either, and no more; every window is beside its own queries.
+    """
+    place = scenario(contenders, "poisson:0.2", 300.0)
+    of_all = np.mean([q.trace.outcomes["L"].score for q in contenders.population.queries])
+    runs = [run(place, contenders.of("always:L"), seed, lambda _: None) for seed in range(8)]
+    for one in runs:
+        assert [w.reference for w in (*one.windows, one.total)] == [
+            w.quality if w.n_answered else None for w in (*one.windows, one.total)
+        ]
+    harder = next(seed for seed, one in enumerate(runs) if one.total.quality < of_all - 0.02)
+    easier = next(seed for seed, one in enumerate(runs) if one.total.quality > of_all + 0.02)
+    assert cheapest_in_time(place, contenders, ["always:L"], 1.0, seed=harder) == ["always:L"]
+    with pytest.raises(ConfigError, match=r"keeps 1\.01 of"):
+        cheapest_in_time(place, contenders, ["always:L"], 1.01, seed=easier)

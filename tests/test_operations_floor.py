@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asd.errors import ConfigError
+from asd.evidence.prompt.taxonomy import left_out
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
 from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
 from asd.operations.control.floor import Certificate, Floored, certify, worst_scores
-from asd.operations.population import Lookup, Situation
-from tests.test_operations_backlog import Queue, busy, contenders, state  # noqa: F401  (a fixture)
+from asd.operations.population import Lookup, Population, Situation
+from tests.test_operations_backlog import TIMED, Queue, busy, contenders, state  # noqa: F401  (a fixture)
 
 LAM, MUS = 50.0, (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)
 
@@ -76,6 +77,24 @@ def test_no_course_of_the_queues_scores_less_than_the_worst(
     looks = looking(contenders, solved)
     for i, situation in enumerate(contenders.population.queries[:40]):
         assert score(*looks, situation, Course(levels)) >= worst[i]
+
+
+def test_a_stage_is_not_certified_for_domains_that_it_is_not_asked_about(contenders: Contenders) -> None:  # noqa: F811
+    """Where S is for one domain only, the others are L's whatever the queues do; nothing else changes."""
+    small, large = TIMED.stages
+    specialised = replace(TIMED, stages=(replace(small, only=("mathematical",)), large))
+    known, solved = contenders.population, tables(contenders)[3]
+    population = Population([one.trace for one in known.queries], specialised, known.unit, 1)
+    before, after = (worst_scores(p, contenders.evidence, solved) for p in (known, population))
+    elsewhere = np.array([bool(left_out(specialised.only, q.trace.query.prompt)) for q in known.queries])
+    alone = np.array([q.trace.outcomes["L"].score for q in known.queries], dtype=float)
+    assert 40 < elsewhere.sum() < 110
+    assert after.tolist() == np.where(elsewhere, alone, before).tolist()
+    assert (before != after).any()
+    looks = looking(replace(contenders, population=population), solved)
+    for i, situation in enumerate(population.queries[:40]):
+        for course in ([(-1, -1)], [(20, 0)], [(0, 20)], [(3, 3), (0, 20)]):
+            assert score(*looks, situation, Course(course)) >= after[i]
 
 
 def test_the_worst_is_reached(contenders: Contenders) -> None:  # noqa: F811

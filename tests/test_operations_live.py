@@ -16,7 +16,7 @@ from asd.engines import GREEDY, Sampling
 from asd.journey import Journey
 from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, level_of
-from asd.operations.live import Meter
+from asd.operations.live import Booked, Meter
 from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.types import Completion, Draft, Query, Usage
@@ -124,6 +124,25 @@ def test_a_state_is_what_happened_since_the_last_look() -> None:
         assert meter.state(0).p95_s == pytest.approx(0.2)
 
     run(test, 4)
+
+
+def test_what_was_spent_is_what_the_books_have_more_than_at_the_last_look() -> None:
+    """The first reading tells nothing of an interval; the time is that of the books."""
+
+    async def test(_: Cascade, dispatcher: Dispatcher) -> None:
+        meter = Meter(dispatcher, ["S"], lambda: 7.0)
+        found = [
+            meter.state(0),
+            meter.state(0, Booked(100.0, 2.0, 50.0)),
+            meter.state(0, Booked(130.0, 0.5, 51.5)),
+        ]
+        assert [(s.now_s, s.spent, s.spent_today) for s in found] == [
+            (7.0, None, None),
+            (100.0, None, 2.0),
+            (130.0, 1.5, 0.5),
+        ]
+
+    run(test, 1)
 
 
 def test_the_simulated_controller_steers_a_live_cascade(contenders: Contenders) -> None:  # noqa: F811

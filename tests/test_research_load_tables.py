@@ -60,10 +60,18 @@ def test_quarters_are_weighted_by_their_answers(shop: Shop) -> None:  # noqa: F8
     """P95 is that of the worst window; a window without a P95 does not hide another's."""
     quarter = shop.asked.seconds / 4
     one = summary(
-        0.0, n_answered=300, latency_s=1.0, p95_s=5.0, stages={"S": stage(), "L": stage(share_answered=0.2)}
+        0.0,
+        n_answered=300,
+        latency_s=1.0,
+        p95_s=5.0,
+        stages={"S": stage(), "L": stage(share_answered=0.2, utilisation=0.9)},
     )
     two = summary(
-        1.0, latency_s=3.0, p95_s=None, quality=0.5, stages={"S": stage(), "L": stage(share_answered=0.6)}
+        1.0,
+        latency_s=3.0,
+        p95_s=None,
+        quality=0.5,
+        stages={"S": stage(), "L": stage(share_answered=0.6, utilisation=0.4)},
     )
     three = summary(2.0, n_answered=0, p95_s=2.0)
     [row] = rows(tables._hours(shop, day_of([one, two, three], one)))
@@ -72,7 +80,25 @@ def test_quarters_are_weighted_by_their_answers(shop: Shop) -> None:  # noqa: F8
     assert row["latency_s"] == pytest.approx(1.5)
     assert row["p95_s"] == 5.0
     assert row["answered_by_L"] == pytest.approx((0.2 * 300 + 0.6 * 100) / 400)
+    assert row["use_L"] == pytest.approx((0.9 + 0.4 + 0.5) / 3)
     assert row["quality"] == pytest.approx((0.9 * 300 + 0.5 * 100) / 400)
+
+
+def test_claims_are_held_against_the_tables(shop: Shop) -> None:  # noqa: F811
+    """Latency falls by a fifth: the smaller of the two claimed gains holds; one window of four was out."""
+    production = shop.table("production", "P", ("metric", "value"), [("up", 0.75)], "")
+    columns = ("situation", "policy", "latency_s", "quality")
+    seen = [
+        ("high load", "blind", 0.5, 0.9),
+        ("high load", "aware", 0.4, 0.8),
+        ("low load", "blind", 9.0, 1.0),
+    ]
+    made = {"production": production, "before_after": shop.table("before_after", "B", columns, seen, "")}
+    up, smaller, larger = rows(tables.claims(made))
+    assert (up["here"], up["holds"]) == (75.0, False)
+    assert (smaller["claimed"], smaller["here"], smaller["holds"]) == (-15.0, pytest.approx(-20.0), True)
+    assert (larger["claimed"], larger["holds"]) == (-28.0, False)
+    assert "aware against blind at high load, with a quality of 0.800 and 0.900" in tables.claims(made).note
 
 
 def test_devices_have_a_mean_a_peak_and_queries_a_call(shop: Shop) -> None:  # noqa: F811

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import click
-import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -21,7 +20,7 @@ from asd.cli.scenarios import Opened, open_scenario, servers_options
 from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
-from asd.operations.population import Population, Remembered
+from asd.operations.population import Remembered
 from asd.operations.runs import Effort, Runs, Scenario, SimulatedRun, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing, keeps
 
@@ -44,7 +43,7 @@ from asd.operations.sizing import Need, Sizing, keeps
     default="optimal:5",
     show_default=True,
     help="Of optimal:LAM, queue:LAM:MU[:AHEAD], target:LAM:P95, price:LAM:MU, gears:LAM, published:LAM, "
-    "router:LAM:P, static:P, always:STAGE.",
+    "router:LAM:P, paced:LAM:MU:BUDGET, static:P, always:STAGE.",
 )
 @click.option(
     "--at-quality",
@@ -135,11 +134,8 @@ def _run_best(
     """Choose every policy's setting of least P95 on one half of the queries, and run these on the other."""
     tried, judged = scenario.halves()
     contenders = replace(contenders, population=tried.population)
-    texts = cheapest_in_time(tried, contenders, texts, share * _largest_quality(tried.population), seed=0)
-    click.echo(
-        f"settings were chosen on one half of the queries; this is the other half, where "
-        f"{scenario.population.stages[-1]} alone scores {_largest_quality(judged.population):.3f}"
-    )
+    texts = cheapest_in_time(tried, contenders, texts, share, seed=0)
+    click.echo("settings were chosen on one half of the queries; this is the other half")
     _run(judged, contenders, texts, seeds, out)
 
 
@@ -161,11 +157,6 @@ def _run(
     _show(made, names, time.process_time() - began)
 
 
-def _largest_quality(population: Population) -> float:
-    largest = population.stages[-1]
-    return float(np.mean([query.trace.outcomes[largest].score for query in population.queries]))
-
-
 def _plan(
     opened: Opened, contenders: Contenders, texts: Sequence[str], p95_s: float, keep: float, most: int
 ) -> None:
@@ -179,7 +170,7 @@ def _plan(
         seed=0,
         most=most,
     )
-    need, kept = (Need(p95_s, keep * _largest_quality(half.population)) for half in (tried, judged))
+    need, largest = Need(p95_s, keep), opened.scenario.population.stages[-1]
     rows: list[dict[str, str]] = []
     settings: dict[str, list[str]] = {}
     for text in texts:
@@ -197,13 +188,14 @@ def _plan(
                 "replicas": " ".join(f"{stage}:{n}" for stage, n in size.replicas.items()),
                 "P95": "no data" if total.p95_s is None else f"{total.p95_s:.3g}",
                 "quality": f"{total.quality:.3f}",
-                "kept": "yes" if keeps(total, kept) else "no",
+                f"{largest} scores": _reference([total]),
+                "kept": "yes" if keeps(total, need) else "no",
             }
         )
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
     click.echo(
-        f"fewest devices for P95 <= {p95_s:g} s at quality >= {need.quality:.3f}, chosen on one half of the "
-        f"queries; P95 and quality are those of the other half, where {kept.quality:.3f} are to be kept"
+        f"fewest devices for P95 <= {p95_s:g} s at {keep:g} of what {largest} scores on the same queries, "
+        "chosen on one half of the queries; the other columns are of the other half"
     )
     click.echo("provenance: simulated")
 
@@ -253,6 +245,7 @@ def _row(name: str, runs: Sequence[SimulatedRun]) -> dict[str, str]:
         "runs": str(len(runs)),
         "requests": f"{sum(t.n_arrived for t in totals):,}",
         "quality": str(mean_of([t.quality for t in totals])),
+        f"{[*totals[0].stages][-1]} scores": _reference(totals),
         "cost": str(mean_of([t.cost for t in totals])),
         "mean": str(mean_of([t.latency_s for t in totals])),
         "P95": _tail(totals, "p95_s"),
@@ -264,6 +257,12 @@ def _row(name: str, runs: Sequence[SimulatedRun]) -> dict[str, str]:
             for stage in totals[0].stages
         ),
     }
+
+
+def _reference(totals: Sequence[Summary]) -> str:
+    """What the largest stage scores on the queries that were answered."""
+    values = [total.reference for total in totals if total.reference is not None]
+    return str(mean_of(values)) if len(values) == len(totals) else "no data"
 
 
 def _tail(totals: Sequence[Summary], name: str) -> str:

@@ -51,6 +51,8 @@ class Summary(Record, frozen=True, kw_only=True):
         p99_s: 99th percentile.
         quality: Mean score of the answers returned.
         cost: Mean priced cost of an answered request, cost units.
+        reference: Mean score of the largest stage on the very queries that were answered; None: none was, or
+            the file was written before that was recorded.
         stages: By name.
     """
 
@@ -69,11 +71,16 @@ class Summary(Record, frozen=True, kw_only=True):
     quality: float
     cost: float
     stages: dict[str, StageWindow]
+    reference: float | None = None
 
     @property
     def rate(self) -> float:
         """Answers a second."""
         return self.n_answered / self.seconds
+
+    def keeps(self, share: float) -> bool:
+        """Whether the answers score at least this share of what the largest stage scores on these queries."""
+        return self.reference is not None and self.quality >= share * self.reference
 
     @property
     def error_rate(self) -> float:
@@ -85,18 +92,28 @@ class Summary(Record, frozen=True, kw_only=True):
 class Tally:
     """Counts of a stretch of time, which add up."""
 
-    __slots__ = ("answered_by", "cost", "latency", "n_arrived", "n_failed", "n_refused", "quality")
+    __slots__ = (
+        "answered_by",
+        "cost",
+        "latency",
+        "n_arrived",
+        "n_failed",
+        "n_refused",
+        "quality",
+        "reference",
+    )
 
     def __init__(self) -> None:
         self.n_arrived = self.n_refused = self.n_failed = 0
         self.latency = Quantiles()
-        self.quality = self.cost = 0.0
+        self.quality = self.reference = self.cost = 0.0
         self.answered_by: Counter[str] = Counter()
 
-    def answer(self, seconds: float, stage: str, score: float, cost: float) -> None:
-        """A request is answered."""
+    def answer(self, seconds: float, stage: str, score: float, cost: float, reference: float) -> None:
+        """A request is answered; `reference` is what the largest stage scores on it."""
         self.latency.add(seconds)
         self.quality += score
+        self.reference += reference
         self.cost += cost
         self.answered_by[stage] += 1
 
@@ -112,6 +129,7 @@ class Tally:
         self.n_failed += other.n_failed
         self.latency.merge(other.latency)
         self.quality += other.quality
+        self.reference += other.reference
         self.cost += other.cost
         self.answered_by.update(other.answered_by)
 
@@ -221,4 +239,5 @@ def _summary(
             name: stay.window(seconds, tally.answered_by[name] / n if n else 0.0)
             for name, stay in stages.items()
         },
+        reference=tally.reference / n if n else None,
     )

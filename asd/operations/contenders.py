@@ -1,7 +1,8 @@
 """The controllers that are compared, by name and setting, and their comparison at equal quality.
 
 optimal:LAM          backward induction at every load
-queue, target, price what sees the queues (`asd.operations.control.steering`)
+queue, target, price, paced
+                     what sees the queues (`asd.operations.control.steering`)
 router:LAM:P         the published router for the largest stage, else the static walk
 gears:LAM            settings up to LAM, chosen by the rate of arrivals
 published:LAM        the published optimiser
@@ -27,7 +28,7 @@ from asd.policy.artifact import PolicyArtifact
 
 __all__ = ["Contenders", "cheapest_in_time"]
 
-_KNOWN = f"optimal:LAM, router:LAM:P, gears:LAM, published:LAM, static:P, always:STAGE, {STEERED}"
+_KNOWN = f"optimal:LAM, router:LAM:P, gears:LAM, published:LAM, static:P, always:STAGE, {STEERED}:BUDGET"
 _LIGHTER = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
 """Settings of the gears, as shares of the largest lam."""
 
@@ -95,26 +96,28 @@ class Contenders:
 
 
 def cheapest_in_time(
-    scenario: Scenario, contenders: Contenders, texts: Sequence[str], quality: float, seed: int
+    scenario: Scenario, contenders: Contenders, texts: Sequence[str], keep: float, seed: int
 ) -> list[str]:
-    """Of the settings of every name, the one of least P95 whose quality is reached, on one run of each.
+    """Of the settings of every name, the one of least P95 that keeps the quality, on one run of each.
 
     Args:
         scenario: Where they are tried, on other traffic than they are judged on.
         contenders: Makes them.
         texts: As `Contenders.of` reads them; several settings a name.
-        quality: Least mean score.
+        keep: Least share of what the largest stage scores on the very queries of the run.
         seed: Of the tried traffic.
 
     Raises:
-        ConfigError: No setting of any name reaches the quality.
+        ConfigError: No setting of any name keeps it.
     """
     best: dict[str, tuple[float, str]] = {}
     for text in texts:
         tried: Runs = runs_of(scenario, [partial(contenders.of, text)], [seed])
         total, name = tried.runs[0].total, text.partition(":")[0]
-        if total.quality >= quality and total.p95_s is not None:
+        if total.keeps(keep) and total.p95_s is not None:
             best[name] = min(best.get(name, (total.p95_s, text)), (total.p95_s, text))
     if not best:
-        raise ConfigError(f"no setting of {', '.join(texts)} reaches quality {quality:g}; ask for less")
+        raise ConfigError(
+            f"no setting of {', '.join(texts)} keeps {keep:g} of the largest stage's quality; ask for less"
+        )
     return [text for _, text in best.values()]

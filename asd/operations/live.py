@@ -4,7 +4,7 @@
     controller.watch(meter.gauges)                # the policy reads the queues at every decision
     meter.sample()                                # every second or so
     meter.ended(completion, seconds)              # after every request
-    policy = controller.policy(meter.state(n))    # every 30 s
+    policy = controller.policy(meter.state(n, booked))    # every 30 s
 
 Scope: numbers are read, nothing is decided, and nobody is waited for.
 """
@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,11 +23,25 @@ from asd.dispatch import Dispatcher
 from asd.operations.state import StageState, SystemState
 from asd.types import Completion
 
-__all__ = ["LiveGauge", "Meter", "stage_now"]
+__all__ = ["Booked", "LiveGauge", "Meter", "stage_now"]
 
 _LEAST_FOR_P95 = 59
 _MOST_LATENCIES = 10_000
 """Latest latencies of which a percentile is known."""
+
+
+class Booked(NamedTuple):
+    """What the books say, in the ladder's price unit.
+
+    Attributes:
+        now_s: When, seconds since 1970, by the clock that their days are counted by.
+        today: Spent since midnight (UTC).
+        ever: Spent for ever.
+    """
+
+    now_s: float
+    today: float
+    ever: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +122,7 @@ class Meter:
         self._dispatcher = dispatcher
         self._clock = clock
         self._began = clock()
+        self._booked: Booked | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -142,18 +158,19 @@ class Meter:
             seen.n_calls += now.utilisation * now.replicas
             seen.n_in_flight += now.n_in_flight
 
-    def state(self, n_inside: int) -> SystemState:
+    def state(self, n_inside: int, booked: Booked | None = None) -> SystemState:
         """What there was since the last look, which ends with this one.
 
         Args:
             n_inside: Requests that are open now.
+            booked: What the books say now; None: there are none, and `spent` is not known.
         """
         now, n = self._clock(), self._n_answered
         seconds = max(now - self._began, 1e-9)
         n_ended = n + self._n_lost
         enough = len(self._latencies) >= _LEAST_FOR_P95
         state = SystemState(
-            now_s=now,
+            now_s=now if booked is None else booked.now_s,
             seconds=seconds,
             stages={stage: self._stage(stage, seen) for stage, seen in self._seen.items()},
             n_inside=n_inside,
@@ -161,8 +178,10 @@ class Meter:
             error_rate=self._n_lost / n_ended if n_ended else 0.0,
             latency_s=self._latency / n if n else None,
             p95_s=float(np.quantile(np.array(self._latencies), 0.95)) if enough else None,
+            spent=None if booked is None or self._booked is None else booked.ever - self._booked.ever,
+            spent_today=None if booked is None else booked.today,
         )
-        self._began = now
+        self._began, self._booked = now, booked
         self._forget()
         return state
 

@@ -16,6 +16,7 @@ from asd.measurement.records import Record
 from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clients, read_instants, rows_of
 from asd.operations.books import Summary
 from asd.operations.control.backlog import QueueAware
+from asd.operations.control.budget import Paced
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
@@ -116,8 +117,13 @@ class Scenario:
         return first, second
 
     def simulator(self, controller: Controller, seed: int, cap: Cap | None = None) -> Simulator:
-        """A run that has not begun; a seed is the same traffic and the same faults for every controller."""
+        """A run that has not begun; a seed is the same traffic and the same faults for every controller.
+
+        A budget that a controller spreads is a cap too, as in a server's ledger.
+        """
         asked = self.asked
+        if cap is None and isinstance(controller, Paced):
+            cap = Cap(controller.day.amount, self.population.dearest_cost())
         rng = np.random.default_rng([seed, 0])
         faults = _faults(asked, rng)
         traffic: Open | Users

@@ -77,6 +77,7 @@ class Simulator:
         }
         self.system, self.thinking = Occupancy(), Occupancy()
         self._population, self._controller = population, controller
+        self._largest = population.stages[-1]
         self._rng = np.random.default_rng(seed)
         self._users = traffic if isinstance(traffic, Users) else None
         self._arrivals = iter(traffic.arrivals) if isinstance(traffic, Open) else iter(())
@@ -135,6 +136,7 @@ class Simulator:
             p95_s=float(np.quantile(latencies, 0.95)) if len(latencies) >= 59 else None,
             quality=recent.quality / n if n else None,
             spent=self.spent - recent.spent_before,
+            spent_today=self._spent_today(),
         )
         self._recent = _Recent(now, self.spent)
         return state
@@ -219,11 +221,12 @@ class Simulator:
         most, cap = self._settings.most_inside, self._settings.cap
         if most is not None and self.system.n >= most:
             return True
-        if cap is None:
-            return False
+        return cap is not None and self._spent_today() + (self.system.n + 1) * cap.bound > cap.amount
+
+    def _spent_today(self) -> float:
         if (day := self.agenda.now // DAY_S) != self._day:
             self._day, self._spent_before = day, self.spent
-        return self.spent - self._spent_before + (self.system.n + 1) * cap.bound > cap.amount
+        return self.spent - self._spent_before
 
     def _go_on(self, request: Request) -> None:
         """Ask the policy, and join a queue or be gone; what takes no call takes no time."""
@@ -259,7 +262,9 @@ class Simulator:
         else:
             seconds = now - request.arrived
             assert step.answer is not None
-            self.books.now.answer(seconds, step.answer, step.score, request.cost)
+            reference = request.situation.trace.outcomes[self._largest].score
+            assert reference is not None
+            self.books.now.answer(seconds, step.answer, step.score, request.cost, reference)
             self._recent.n_answered += 1
             self._recent.latency += seconds
             self._recent.latencies.append(seconds)

@@ -26,11 +26,11 @@ class Need(NamedTuple):
 
     Attributes:
         p95_s: Most seconds of the 95th percentile.
-        quality: Least mean score.
+        keep: Least share of what the largest stage scores on the same queries.
     """
 
     p95_s: float
-    quality: float
+    keep: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Sizing:
         Raises:
             ConfigError: A need is no positive number, or a text names no policy.
         """
-        if not (need.p95_s > 0.0 and need.quality >= 0.0):
-            raise ConfigError(f"plan for a positive P95 and a quality of at least 0, not {need}")
+        if not (need.p95_s > 0.0 and need.keep >= 0.0):
+            raise ConfigError(f"plan for a positive P95 and a share of quality of at least 0, not {need}")
         for n in range(1, self.most + 1):
             found = [size for size in self._tried(texts, n) if keeps(size.total, need)]
             if found:
@@ -123,4 +123,4 @@ def keeps(total: Summary, need: Need) -> bool:
     """Whether the needs are met, with everybody answered but those on the way."""
     slow = total.p95_s is None or total.p95_s > need.p95_s
     left_behind = total.n_inside > max(20.0, 0.02 * total.n_arrived)
-    return not slow and total.quality >= need.quality and not left_behind
+    return not slow and total.keeps(need.keep) and not left_behind

@@ -39,7 +39,7 @@ class SystemState:
     """The whole.
 
     Attributes:
-        now_s: When.
+        now_s: When: since a run began, at midnight (simulated), or since 1970, as the books count the time.
         seconds: Since the last look.
         stages: By name, in ladder order.
         n_inside: Requests that have neither been answered nor failed.
@@ -48,7 +48,9 @@ class SystemState:
         latency_s: Mean of the requests answered since the last look; None: none was.
         p95_s: Their 95th percentile; None: fewer than 59 were.
         quality: Mean score of them, where it is known (simulated); None: it is not.
-        spent: Cost units of the calls that ended since the last look; None: not known.
+        spent: Priced cost of the calls that ended since the last look: in cost units (simulated), or as
+            booked, in the ladder's price unit; None: not known.
+        spent_today: The same since midnight (UTC); None: not known.
     """
 
     now_s: float
@@ -61,3 +63,4 @@ class SystemState:
     p95_s: float | None
     quality: float | None = None
     spent: float | None = None
+    spent_today: float | None = None

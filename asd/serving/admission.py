@@ -11,7 +11,7 @@ Admission is decided before the first byte of the answer. A ticket holds the mos
 settling books what ran and frees the rest. Settle when no engine works for the request any more: a call that
 ends after its client has left is paid for like any other.
 
-`Accounts` is what the live page asks besides. Values and protocols only.
+`Accounts` is what the live page and a controller of spend ask besides. Values and protocols only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from typing import Literal, Protocol, runtime_checkable
 from asd.errors import ConfigError
 from asd.types import NO_CALL, Draft, Usage, Verification
 
-__all__ = ["Account", "Accounts", "Admission", "Call", "RequestCharge", "RequestFacts", "Ticket", "calls_of"]
+__all__ = [
+    "Account", "Accounts", "Admission", "Call", "RequestCharge", "RequestFacts", "Spent", "Ticket",
+    "calls_of",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +134,30 @@ class Account:
     cap: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What is booked of all keys together, shadow runs included, in micro-units.
+
+    Attributes:
+        now_s: When, seconds since 1970.
+        today: Of requests that were admitted since midnight (UTC).
+        ever: Of all requests.
+    """
+
+    now_s: float
+    today: int
+    ever: int
+
+
 @runtime_checkable
 class Accounts(Protocol):
     """An admission that can tell what was spent."""
 
     async def accounts(self) -> list[Account]:
         """All keys together first, then by key; of today and for ever."""
+
+    async def spent(self) -> Spent:
+        """All keys together, as one reading."""
 
 
 class Ticket(Protocol):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from asd.errors import AsdError, CapReachedError, ConfigError, UnknownKeyError
-from asd.serving.admission import Account, Call, RequestCharge, RequestFacts
+from asd.serving.admission import Account, Call, RequestCharge, RequestFacts, Spent
 from asd.serving.keys import LOCAL, NO_LIMITS, Keyring, is_secret
 from asd.serving.ledger import NO_CAPS, Caps, Ledger
 from asd.serving.rates import Rates
@@ -125,6 +125,10 @@ class Cashier:
     async def accounts(self) -> list[Account]:
         """As `Accounts.accounts`."""
         return await _unaborted(self._thread.submit(self._ledger.accounts))
+
+    async def spent(self) -> Spent:
+        """As `Accounts.spent`."""
+        return await _unaborted(self._thread.submit(self._ledger.spent))
 
     def book(
         self, facts: RequestFacts, calls: Sequence[Call], uncounted: Sequence[str] = ()

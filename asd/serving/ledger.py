@@ -27,7 +27,7 @@ from typing import Self
 from asd.errors import CapReachedError, ConfigError, DataError
 from asd.measurement.locking import lock
 from asd.prices import Money
-from asd.serving.admission import Account, Call, RequestCharge, RequestFacts
+from asd.serving.admission import Account, Call, RequestCharge, RequestFacts, Spent
 from asd.serving.balances import Balance, balance, balances_of, move
 from asd.serving.database import EVER, EVERYBODY, MOST, opened, storing, transaction
 from asd.serving.tariff import MICRO, Tariff
@@ -198,6 +198,13 @@ class Ledger:
                     Account(key, "total", *balance(self._database, key, EVER), of_total),
                 )
             ]
+
+    def spent(self) -> Spent:
+        """What is booked of all keys together, today and for ever."""
+        now = self._clock()
+        with storing(self._path):
+            today, ever = (balance(self._database, EVERYBODY, on) for on in (int(now // DAY_S), EVER))
+        return Spent(now, today.micros, ever.micros)
 
     def audit(self) -> None:
         """Add up all requests and calls again.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +16,7 @@ from asd.serving.database import opened, storing
 from asd.serving.ledger import DAY_S
 from asd.serving.tariff import MICRO
 
-__all__ = ["Spend", "Spending", "micros_of", "read_spending"]
+__all__ = ["Spend", "Spending", "micros_of", "read_demand", "read_spending"]
 
 AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)")
 
@@ -87,6 +88,29 @@ GROUP BY r.day, r.key ORDER BY r.day, r.key
 """
 
 
+REQUESTS = """
+SELECT CAST(admitted_at AS INTEGER) % 86400 / 3600, count(*) FROM requests
+WHERE day BETWEEN max(? - 7, (SELECT min(day) + 1 FROM requests)) AND ? - 1
+GROUP BY 1
+"""
+
+
+def read_demand(path: str | Path, day: int) -> tuple[float, ...]:
+    """Requests admitted in each hour (UTC) of the last seven days before a day, and one, shape (24,).
+
+    The first day of a ledger has no whole morning, so it is left out; before there is another all hours are
+    alike. What a cap has refused is in no ledger.
+
+    Raises:
+        DataError, StorageError: As `read_spending`.
+    """
+    counts = [1.0] * 24
+    with closing(_read(path)) as database, storing(path):
+        for hour, n in database.execute(REQUESTS, (day, day)):
+            counts[hour] += n
+    return tuple(counts)
+
+
 def read_spending(path: str | Path) -> Spending:
     """What a ledger file says now.
 
@@ -94,14 +118,8 @@ def read_spending(path: str | Path) -> Spending:
         DataError: There is no such file, or it is something else.
         StorageError: It cannot be read.
     """
-    if not Path(path).exists():
-        raise DataError(f"there is no ledger at {path}; a server makes it, or `asd serve keys add`")
-    database = opened(path)
-    try:
-        with storing(path):
-            return Spending(*_unit(database), tuple(_spend(*row) for row in database.execute(ROWS)))
-    finally:
-        database.close()
+    with closing(_read(path)) as database, storing(path):
+        return Spending(*_unit(database), tuple(_spend(*row) for row in database.execute(ROWS)))
 
 
 def micros_of(text: str, unit: str, money: Money | None) -> int:
@@ -120,6 +138,12 @@ def micros_of(text: str, unit: str, money: Money | None) -> int:
         return int(amount / Decimal(repr(money.per_unit)))
     known = unit if money is None else f"{unit} and {money.currency}"
     raise ConfigError(f"{text!r} is in {of}; the ladder knows {known} (money = {{ ... }} in its file)")
+
+
+def _read(path: str | Path) -> sqlite3.Connection:
+    if not Path(path).exists():
+        raise DataError(f"there is no ledger at {path}; a server makes it, or `asd serve keys add`")
+    return opened(path)
 
 
 def _unit(database: sqlite3.Connection) -> tuple[str | None, Money | None]:

@@ -15,7 +15,7 @@ from asd.cli.scenarios import open_scenario, servers_options, traffic_option, wo
 from asd.errors import ConfigError
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
-from asd.research.load.tables import MAKERS, Shop, TablesFile, hours_simulated
+from asd.research.load.tables import MAKERS, Shop, TablesFile, claims, hours_simulated
 from asd.research.study.record import Study, write_study
 
 
@@ -93,7 +93,7 @@ def _write(kept: TablesFile, ladder: str, out: Path) -> None:
         environment=read_environment(),
         seed=kept.seed,
         ladder=ladder,
-        tables=kept.tables,
+        tables=(*kept.tables, claims({table.name: table for table in kept.tables})),
     )
     write_study(study, out)
     write_atomically(out / "page.html", render_page(study, [drawn(study)], missing=()))

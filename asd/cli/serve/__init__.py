@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.ladder import Ladder
+from asd.operations.control.budget import DayBudget
 from asd.operations.control.steering import STEERED, named, steering_of
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
@@ -31,8 +33,8 @@ from asd.serving.cashier import Cashier
 from asd.serving.ledger import NO_CAPS, Caps
 from asd.serving.loopback import Loopback, is_loopback
 from asd.serving.monitoring.decisions import DecisionLog
-from asd.serving.spending import micros_of
-from asd.serving.tariff import Tariff
+from asd.serving.spending import micros_of, read_demand
+from asd.serving.tariff import MICRO, Tariff
 from asd.traces import TraceHeader
 from asd.traces.served import SERVED
 
@@ -57,7 +59,8 @@ __all__ = ["serve"]
 @click.option("--lam", type=float, help="Of requests that name none. [default: what is guaranteed, else 5]")
 @click.option("--quality", type=float, help="Instead: the share of quality that they get.")
 @click.option("--controller", help="Instead, what sees the queues at every decision: queue:LAM:MU[:AHEAD], "
-              "target:LAM:P95 or price:LAM:MU (asd/operations/README.md).")  # fmt: skip
+              "target:LAM:P95, price:LAM:MU, or paced:LAM:MU, which spreads --cap-day over the day "
+              "(asd/operations/README.md).")  # fmt: skip
 @click.option("--certified", is_flag=True, help="Refuse a quality that no guarantee of the policy covers.")
 @click.option("--ledger", "ledger_path", type=click.Path(dir_okay=False, path_type=Path), envvar="ASD_LEDGER",
               show_envvar=True, help="File of the keys and the books. [default: neither]")  # fmt: skip
@@ -126,7 +129,9 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
     steps, local = Ladder.load(ladder), is_loopback(host)
     fitted = policy_of(steps, policy)
-    steering = None if controller is None else _steering(controller, fitted, steps)
+    caps = _caps(cap_day, cap_total, steps)
+    day = _day_budget(caps.day, ledger_path)
+    steering = None if controller is None else _steering(controller, fitted, steps, day)
     deployed = _deployed(steps, device, engine, is_steered=steering is not None)
     settings = endpoint.SettingCache(
         fitted, steps, lam=lam, quality=quality, certified=certified, residency=deployed.residency
@@ -134,7 +139,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     capacity = endpoint.Capacity(max_open, batch, max_seconds)
     opened = endpoint.Endpoint(steps, deployed, fitted, settings, capacity, steering)
     with (
-        _admission(ledger_path, opened.tariff, _caps(cap_day, cap_total, steps), keyless=local) as admission,
+        _admission(ledger_path, opened.tariff, caps, keyless=local) as admission,
         endpoint.listening(host, port) as at,
         _log_of(log_path, steps, engine, device, prompts=log_prompts) as log,
         _tracing_of(otlp, steps, opened.tariff, prompts=log_prompts) as tracing,
@@ -153,11 +158,11 @@ def _deployed(ladder: Ladder, device: str | None, engine: str, *, is_steered: bo
     return found
 
 
-def _steering(text: str, fitted: PolicyArtifact, ladder: Ladder) -> Steers:
+def _steering(text: str, fitted: PolicyArtifact, ladder: Ladder, day: DayBudget | None) -> Steers:
     """Makes the controller that is named, once it is known how the stages are run."""
 
     def steering(servers: Mapping[str, tuple[int, int]]) -> Controller:
-        return named(text, steering_of(fitted, ladder, servers).makers, STEERED)
+        return named(text, steering_of(fitted, ladder, servers, day).makers, STEERED)
 
     steering({stage.name: (1, 1) for stage in ladder.stages})  # refuses what is none before stages are loaded
     return steering
@@ -220,6 +225,13 @@ def _check_no_option(ctx: click.Context) -> None:
             raise click.UsageError(
                 f"{option.opts[0]} before {ctx.invoked_subcommand} is an option of the server"
             )
+
+
+def _day_budget(cap: int | None, ledger: Path | None) -> DayBudget | None:
+    """The cap of a day, spread as the ledger's last days were."""
+    if cap is None or ledger is None:
+        return None
+    return DayBudget(cap / MICRO, partial(read_demand, ledger))
 
 
 def _caps(day: str | None, total: str | None, ladder: Ladder) -> Caps:

@@ -23,6 +23,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from asd.errors import ConfigError, NoStageLeftError
 from asd.evidence import Evidence, Judgement
@@ -100,9 +101,6 @@ class BacklogProblem:
         usage: What every edge takes, by source and action, shape (B, 6) of its source (`Usage.counts`).
         rates: Seconds that a count adds to a call of 1, 2, ... queries, by stage, shape (largest, 6).
         scaled: Whether queries differ in length.
-
-    Attributes:
-        in_reach: Combinations of backlogs in which no stage is out of reach.
     """
 
     def __init__(
@@ -134,9 +132,13 @@ class BacklogProblem:
         }
         self._actions = {name: (STOP, *(e.action for e in edges)) for name, edges in self._edges.items()}
         combinations = list(product(range(len(LEVELS)), repeat=len(self.stages)))
-        self.in_reach = np.flatnonzero([_OUT not in levels for levels in combinations])
+        self._is_out = np.array(combinations) == _OUT
         self._levels = np.repeat(np.array(combinations), len(self.scales), axis=0)
         self._scale = np.tile(self.scales, len(combinations))[:, None]
+
+    def reach(self, out: Collection[str]) -> npt.NDArray[np.intp]:
+        """Combinations of backlogs in which these stages are out of reach and no others are, shape (n,)."""
+        return np.flatnonzero((self._is_out == [stage in out for stage in self.stages]).all(axis=1))
 
     def solve(self, lam: float, charges: Mapping[str, Surcharge], ahead: float = 1.0) -> Solved:
         """The best action in every state at every combination of backlogs.
@@ -200,12 +202,11 @@ class Solved:
     problem: BacklogProblem
     actions: Mapping[str, bytes]
 
-    def choices(self, place: BacklogState) -> set[Action]:
-        """The actions at a place over all backlogs, every stage in reach."""
+    def choices(self, place: BacklogState, out: Collection[str] = ()) -> set[Action]:
+        """The actions at a place over all backlogs, every stage but those that are out in reach."""
         numbers = np.frombuffer(self.actions[place.node], dtype=np.int8)
-        return {
-            place.actions[i] for i in np.unique(numbers[self.problem.in_reach * place.stride + place.offset])
-        }
+        reach = self.problem.reach(out)
+        return {place.actions[i] for i in np.unique(numbers[reach * place.stride + place.offset])}
 
 
 @dataclass(slots=True, eq=False)

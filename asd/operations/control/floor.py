@@ -24,6 +24,7 @@ import numpy as np
 
 from asd.errors import ConfigError
 from asd.evidence import Evidence
+from asd.evidence.prompt.taxonomy import left_out
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
@@ -88,12 +89,16 @@ class Certificate:
 
 
 def worst_scores(population: Population, evidence: Evidence, solved: Solved) -> Array:
-    """The least score of every query over all courses that the queues can take, every stage in reach."""
+    """The least score of every query over all courses that the queues can take, every stage in reach.
+
+    Stages that are for other domains than a query's (`only`) are never asked about it, as it is live.
+    """
 
     def least(situation: Situation) -> float:
         journey = situation.journey
+        out = left_out(population.only, journey.query.prompt)
         place = solved.problem.place(evidence.judge(journey.query, journey.drafts, journey.verification))
-        steps = [population.step(situation, Decision(a, place.answer)) for a in solved.choices(place)]
+        steps = [population.step(situation, Decision(a, place.answer)) for a in solved.choices(place, out)]
         return min(step.score if step.after is None else least(step.after) for step in steps)
 
     return np.array([least(situation) for situation in population.queries])

@@ -3,6 +3,7 @@
 queue:LAM:MU[:AHEAD] backward induction with the queues of the moment; AHEAD 0 looks one step ahead
 target:LAM:P95       the same, MU learned so that P95 is held
 price:LAM:MU         routes once, from the prompt, at the same prices of waiting (after RouteBalance)
+paced:LAM:MU         as queue, LAM scaled down so that a day's budget lasts; simulated, paced:LAM:MU:BUDGET
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from asd.errors import ConfigError
 from asd.evidence import Evidence
 from asd.ladder import ROOT, Ladder
 from asd.operations.control.backlog import BacklogProblem, QueueAware, Solved, surcharge
+from asd.operations.control.budget import DayBudget, Paced
 from asd.operations.control.target import P95Target
 from asd.operations.population import Array, ladder_rates
 from asd.operations.state import StageState
@@ -25,7 +27,7 @@ from asd.stopping.graph import Graph
 
 __all__ = ["STEERED", "Steering", "named", "steering_of"]
 
-STEERED = "queue:LAM:MU, queue:LAM:MU:AHEAD, target:LAM:P95 or price:LAM:MU"
+STEERED = "queue:LAM:MU, queue:LAM:MU:AHEAD, target:LAM:P95, price:LAM:MU or paced:LAM:MU"
 Servers = Mapping[str, tuple[int, int]]
 
 
@@ -40,6 +42,7 @@ class Steering:
         servers: Replicas and largest call, by stage.
         batch: Queries a call that policies are priced for.
         evidence: Judges the answers so far.
+        day: What may be spent a day, where that is known; None: `paced` says it.
     """
 
     fitted: PolicyArtifact
@@ -48,6 +51,7 @@ class Steering:
     servers: Servers
     batch: int
     evidence: Evidence
+    day: DayBudget | None = None
 
     @property
     def makers(self) -> dict[str, Callable[..., Controller]]:
@@ -56,6 +60,7 @@ class Steering:
             "queue": lambda lam, mu, ahead="1": self.queue_aware(float(lam), float(mu), float(ahead)),
             "target": lambda lam, p95: self._target(float(lam), float(p95)),
             "price": lambda lam, mu: self._price(float(lam), float(mu)),
+            "paced": lambda lam, mu, *budget: self._paced(float(lam), float(mu), *map(float, budget)),
         }
 
     def queue_aware(self, lam: float, mu: float, ahead: float) -> QueueAware:
@@ -66,6 +71,16 @@ class Steering:
     def _target(self, lam: float, p95_s: float) -> P95Target:
         name = f"p95-target(lam={lam:g},p95={p95_s:g})"
         return P95Target(self._steered(name, self.fitted.graph(batch=self.batch), lam, 0.0, 1.0), p95_s)
+
+    def _paced(self, lam: float, mu: float, budget: float | None = None) -> Paced:
+        if (budget is None) == (self.day is None):
+            raise ConfigError(
+                "paced spreads a day's budget: served, that of --cap-day in a --ledger (paced:LAM:MU); "
+                "simulated, its own (paced:LAM:MU:BUDGET)"
+            )
+        day = self.day or DayBudget(budget or 0.0)
+        name = f"paced(lam={lam:g},mu={mu:g},budget={day.amount:g})"
+        return Paced(self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, 1.0), day)
 
     def tables(self, lam: float, load: float) -> Callable[[float], Solved]:
         """Makes the table of a mu for stages of which such a share is in use, whatever comes of them."""
@@ -96,7 +111,9 @@ class Steering:
         return QueueAware(name, self._problem(graph), self.evidence, lam, mu, sizes, expected, ahead)
 
 
-def steering_of(fitted: PolicyArtifact, ladder: Ladder, servers: Servers) -> Steering:
+def steering_of(
+    fitted: PolicyArtifact, ladder: Ladder, servers: Servers, day: DayBudget | None = None
+) -> Steering:
     """For stages that answer live: calls are expected to take what those of the fitting rows took.
 
     Raises:
@@ -108,7 +125,7 @@ def steering_of(fitted: PolicyArtifact, ladder: Ladder, servers: Servers) -> Ste
         e.parsed_action.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT
     }
     call_s = {stage: float(rates[stage][0] @ usage[stage]) for stage in rates}
-    return Steering(fitted, rates, call_s, servers, 1, fitted.evidence())
+    return Steering(fitted, rates, call_s, servers, 1, fitted.evidence(), day)
 
 
 def named(text: str, makers: Mapping[str, Callable[..., Controller]], known: str) -> Controller:

@@ -17,11 +17,11 @@ import numpy as np
 
 from asd.guarantee.certificate import Promise
 from asd.operations.books import Summary
-from asd.operations.control.budget import Paced
+from asd.operations.control.budget import DayBudget, Paced
 from asd.operations.control.floor import Floored, certify
 from asd.operations.population import Decider
 from asd.operations.runs import RunsHeader, SimulatedRun, arrivals_of
-from asd.operations.traffic import DAY_S, Cap
+from asd.operations.traffic import DAY_S
 from asd.research.load.tables import HOUR, Shop
 from asd.research.study.record import StudyTable, Value
 from asd.schema import msgspec
@@ -134,9 +134,8 @@ def _by_hour(arrivals: str) -> np.ndarray:
 def _spent(shop: Shop, amount: float, expected: np.ndarray, seed: int) -> tuple[Value, ...]:
     asked = msgspec.structs.replace(shop.asked, seconds=DAYS * DAY_S, window_s=HOUR)
     controller = shop.controller(asked, shop.ours)
-    paced = Paced(controller, amount, tuple(expected.tolist()))  # type: ignore[arg-type]
-    cap = Cap(amount, shop.scenario.population.dearest_cost())
-    sim = replace(shop.scenario, asked=asked).simulator(paced, seed, cap)
+    paced = Paced(controller, DayBudget(amount, lambda _: tuple(expected.tolist())))  # type: ignore[arg-type]
+    sim = replace(shop.scenario, asked=asked).simulator(paced, seed)
     spent = [0.0]
     for window in sim.run(asked.seconds):
         shop.progress(window)
@@ -184,7 +183,7 @@ def floor(shop: Shop) -> list[StudyTable]:
     ]
     under_load = ("policy", "quality", "floor", "p95_s", "looks", "looks_that_said_so")
     note = (
-        f"The floor: {KEEP:g} of the largest stage's quality on the queries that are asked. Said so: that "
+        f"The floor: {KEEP:g} of the largest stage's quality on the very queries of the run. Said so: that "
         "the target cannot be held with the floor."
     )
     return [*tables, shop.table("floor", "A floor under load", under_load, rows, note)]
@@ -198,9 +197,9 @@ def _floored(shop: Shop, asked: RunsHeader, made: Floored) -> tuple[Value, ...]:
     for window in sim.run(asked.seconds):
         shop.progress(window)
         said.append(bool(made.unheld))
-    total, queries = sim.books.total(), shop.scenario.population.queries
-    largest = float(np.mean([q.trace.outcomes[shop.largest].score for q in queries]))
-    return made.name, total.quality, KEEP * largest, total.p95_s, len(said), sum(said)
+    total = sim.books.total()
+    floor = None if total.reference is None else KEEP * total.reference
+    return made.name, total.quality, floor, total.p95_s, len(said), sum(said)
 
 
 def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> RunsHeader:

@@ -22,13 +22,14 @@ from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
 from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier, accepted
 from asd.engines.closing import close_all
+from asd.errors import DataError, StorageError
 from asd.evidence.prompt.taxonomy import classify, left_out
 from asd.ladder import Ladder
-from asd.operations.live import Meter, stage_now
+from asd.operations.live import Booked, Meter, stage_now
 from asd.operations.traffic import Controller, LoadAware
 from asd.policies import FixedStage
 from asd.resilience import FAILURES, Health
-from asd.serving.admission import Admission, RequestFacts
+from asd.serving.admission import Accounts, Admission, RequestFacts
 from asd.serving.endpoint.bodies import ParsedRequest
 from asd.serving.endpoint.controls import Controls, Priority
 from asd.serving.endpoint.past.history import History
@@ -139,7 +140,7 @@ class Service:
     def steering(self) -> dict[str, float]:
         """What weighs quality against cost at that setting, by name; empty where nothing is weighed."""
         of = self._controller or self.setting.policy
-        return {name: float(getattr(of, name)) for name in ("lam", "mu") if hasattr(of, name)}
+        return {name: float(getattr(of, name)) for name in ("lam", "mu", "budget_scale") if hasattr(of, name)}
 
     def gauges(self) -> dict[str, Mapping[str, float]]:
         """What engines tell of themselves, by stage; takes as long as the slowest of them."""
@@ -166,8 +167,21 @@ class Service:
         """Let the controller look at the state again and again, until cancelled."""
         while self._controller is not None:
             await asyncio.sleep(self._controller.interval_s)
-            state = self.monitor.meter.state(self._n_open)
-            self._settings.steer(await asyncio.to_thread(self._controller.policy, state))
+            try:
+                await self.look(self._controller)
+            except (DataError, StorageError) as error:
+                _LOG.warning("the controller sees no books, settings stay as they are: %s", error)
+
+    async def look(self, controller: Controller) -> None:
+        """Let it look at the state once, the books included, and answer by the policy that it returns."""
+        state = self.monitor.meter.state(self._n_open, await self._booked())
+        self._settings.steer(await asyncio.to_thread(controller.policy, state))
+
+    async def _booked(self) -> Booked | None:
+        if not isinstance(self.admission, Accounts):
+            return None
+        spent = await self.admission.spent()
+        return Booked(spent.now_s, spent.today / MICRO, spent.ever / MICRO)
 
     async def open(self, asked: ParsedRequest, key: str, arrived: float) -> ActiveRequest:
         """Take a request on.
