@@ -312,12 +312,20 @@ def compared(found: Mapping[tuple[str, int], Turn], cascade: str) -> Iterator[st
     help="In the closed loops, with commas.",
 )
 @click.option("--quality", default=0.95, show_default=True, help="Share of the reference's, of the cascade.")
-def serve(requests: int, seconds: float, turns: int, clients: tuple[int, ...], quality: float) -> None:
+@click.option("--otlp", help="Servers send traces there. [default: they send none]")
+def serve(
+    requests: int,
+    seconds: float,
+    turns: int,
+    clients: tuple[int, ...],
+    quality: float,
+    otlp: str | None,
+) -> None:
     """Measure what the endpoint adds to an answer, and the requests a second that it serves."""
-    questions = _questions(100)
+    questions, traced = _questions(100), () if otlp is None else ("--otlp", otlp)
     with tempfile.TemporaryDirectory() as folder:
         ladder = _cached_ladder(Path(folder))
-        with served("--ladder", str(ladder), "--policy", str(TINY_POLICY)) as cached:
+        with served("--ladder", str(ladder), "--policy", str(TINY_POLICY), *traced) as cached:
             rows = [asyncio.run(added(ladder, cached.port, questions[:32], n, requests)) for n in (1, 50)]
     heads = [
         "connections",
@@ -325,11 +333,11 @@ def serve(requests: int, seconds: float, turns: int, clients: tuple[int, ...], q
     ]
     click.echo(f"{requests} requests, milliseconds\n{tabulate(rows, heads)}\n")
     cascade = f"asd/quality-{quality:g}"
-    with tempfile.TemporaryDirectory() as folder, served() as whole:
+    with tempfile.TemporaryDirectory() as folder, served(*traced) as whole:
         first = asyncio.run(first_bytes(whole.port, questions[:16]))
         click.echo(f"first byte of a stream: {1000 * max(first):.1f} ms at most in {len(first)}\n")
         undrafted = _undrafted_ladder(Path(folder))
-        with served("--ladder", str(undrafted), "--policy", str(_policy_for(undrafted))) as plain:
+        with served("--ladder", str(undrafted), "--policy", str(_policy_for(undrafted)), *traced) as plain:
             asked = {cascade: (whole, cascade), LARGEST: (whole, LARGEST), UNDRAFTED: (plain, LARGEST)}
             found = _throughput(asked, cycle(questions), clients, seconds, turns)
     rows = [[model, n, *each.row()] for (model, n), each in found.items()]

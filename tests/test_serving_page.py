@@ -28,6 +28,7 @@ from asd.serving.monitoring.anomalies import Anomaly
 from asd.serving.monitoring.monitor import MonitorSettings
 from asd.serving.monitoring.page import devices
 from asd.serving.monitoring.page.charts import lines
+from asd.serving.monitoring.page.view import Facts, _amount
 from asd.serving.spending import read_spending
 from asd.serving.tariff import MICRO, Tariff
 from tests.browser import browser, layout_faults  # noqa: F401  (a fixture)
@@ -194,6 +195,14 @@ def test_what_the_page_says_of_spend_is_what_the_ledger_says(ledger: Path) -> No
     spent = read_spending(ledger).micros / MICRO
     assert f"<td>{spent:,.6g} {LADDER.price_unit}</td>" in page
     assert re.search(rf'alice, today.*?value="{spent / 1000:.4}', page, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("units", "shown"), [(0.25, "0.25 ms"), (1234.5678, "1,234.57 ms"), (1_618_180.4, "1,618,180 ms")]
+)
+def test_an_amount_is_written_out(units: float, shown: str) -> None:
+    """Never as a power of ten."""
+    assert _amount(int(units * MICRO), Facts("tiny", "ms", None, "lam")) == shown
 
 
 def test_names_that_clients_choose_are_text_and_not_markup(ledger: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from asd.policies import FixedStage
 from asd.policy.choice import choose
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
-from asd.serving.endpoint.settings import RequestSettings, SettingCache
+from asd.serving.endpoint.settings import Certified, RequestSettings, SettingCache
 
 LADDER = Ladder.load("tiny")
 FITTED = policy_of(LADDER)
@@ -64,22 +65,37 @@ def test_an_estimated_quality_says_so_and_is_refused_where_certificates_are_want
     assert FITTED.guarantee is None
     found = setting_of(SettingCache(FITTED, LADDER), quality=0.95)
     assert "guarantees no quality" in found.note
-    with pytest.raises(RequestError, match=r"quality 0\.95") as caught:
-        setting_of(SettingCache(FITTED, LADDER, certified=True), quality=0.95)
+    with pytest.raises(RequestError, match=r"guarantees no quality, not 0\.95") as caught:
+        setting_of(SettingCache(FITTED, LADDER, certified="refuse"), quality=0.95)
     assert (caught.value.status, caught.value.param) == (400, "quality")
     with pytest.raises(RequestError, match="guarantees no quality"):
-        SettingCache(FITTED, LADDER, certified=True, quality=0.95)
+        SettingCache(FITTED, LADDER, certified="refuse", quality=0.95)
 
 
 def test_a_quality_that_the_guarantee_covers_is_promised() -> None:
     """Up to the share that is guaranteed, and at the batch size of the guarantee alone."""
-    settings = SettingCache(PROMISED, LADDER, certified=True)
+    settings = SettingCache(PROMISED, LADDER, certified="refuse")
     assert setting_of(settings, quality=0.95).note == ""
     with pytest.raises(RequestError, match=r"the policy guarantees quality up to 0\.95"):
         setting_of(settings, quality=0.96)
     elsewhere = msgspec.structs.replace(FITTED, guarantee=msgspec.structs.replace(GUARANTEE, batch=4))
     with pytest.raises(RequestError, match="guarantees no quality"):
-        setting_of(SettingCache(elsewhere, LADDER, lam=5.0, certified=True), quality=0.9)
+        setting_of(SettingCache(elsewhere, LADDER, lam=5.0, certified="refuse"), quality=0.9)
+
+
+def test_the_reference_answers_where_a_certificate_does_not_reach() -> None:
+    """Alone, where the server is set so: the guarantee's, else the largest stage; what is covered is kept."""
+    certified: Certified = "reference"
+    found = setting_of(SettingCache(FITTED, LADDER, certified=certified), quality=0.9)
+    assert (found.policy.name, found.stages) == ("always(L)", ("L",))
+    assert found.note == "the reference, L, alone answered: the policy guarantees no quality, not 0.9"
+    of_m = msgspec.structs.replace(GUARANTEE, grants={EVERYTHING: dataclasses.replace(GRANT, stage="M")})
+    settings = SettingCache(msgspec.structs.replace(FITTED, guarantee=of_m), LADDER, certified=certified)
+    assert setting_of(settings, quality=0.96).stages == ("M",)
+    assert setting_of(settings, quality=0.95).note == ""
+    drawn = asyncio.run(settings.of(Controls(quality=0.95), 0.7))
+    assert (drawn.policy.name, drawn.guaranteed) == ("always(M)", False)
+    assert SettingCache(FITTED, LADDER, quality=0.9, certified=certified).default.stages == ("L",)
 
 
 def test_answers_that_are_drawn_are_outside_of_the_guarantee() -> None:
@@ -90,11 +106,13 @@ def test_answers_that_are_drawn_are_outside_of_the_guarantee() -> None:
         greedy, drawn = asyncio.run(settings.of(asked)), asyncio.run(settings.of(asked, 0.7))
         assert (greedy.note, drawn.note, drawn.policy) == ("", said, greedy.policy)
         with pytest.raises(RequestError, match=said) as caught:
-            asyncio.run(SettingCache(PROMISED, LADDER, certified=True).of(asked, 0.7))
+            asyncio.run(SettingCache(PROMISED, LADDER, certified="refuse").of(asked, 0.7))
         assert (caught.value.status, caught.value.param) == (400, "temperature")
     estimated = asyncio.run(SettingCache(PROMISED, LADDER).of(Controls(quality=0.99), 0.7))
     assert "is estimated" in estimated.note
-    assert asyncio.run(SettingCache(PROMISED, LADDER, certified=True).of(Controls(lam=5.0), 0.7)).note == ""
+    assert (
+        asyncio.run(SettingCache(PROMISED, LADDER, certified="refuse").of(Controls(lam=5.0), 0.7)).note == ""
+    )
 
 
 def test_stages_that_are_not_named_are_never_asked() -> None:

@@ -41,6 +41,7 @@ from asd.traces.served import SERVED
 if TYPE_CHECKING:
     from asd.serving.endpoint.past.tracing import Tracing
     from asd.serving.endpoint.service import Steers
+    from asd.serving.endpoint.settings import Certified
 
 __all__ = ["serve"]
 
@@ -61,7 +62,9 @@ __all__ = ["serve"]
 @click.option("--controller", help="Instead, what sees the queues at every decision: queue:LAM:MU[:AHEAD], "
               "target:LAM:P95, price:LAM:MU, or paced:LAM:MU, which spreads --cap-day over the day "
               "(asd/operations/README.md).")  # fmt: skip
-@click.option("--certified", is_flag=True, help="Refuse a quality that no guarantee of the policy covers.")
+@click.option("--certified", type=click.Choice(["refuse", "reference"]), is_flag=False, flag_value="refuse",
+              help="A quality that no guarantee of the policy covers is refused (without a value), or the "
+              "reference stage alone answers. [default: an estimate decides]")  # fmt: skip
 @click.option("--ledger", "ledger_path", type=click.Path(dir_okay=False, path_type=Path), envvar="ASD_LEDGER",
               show_envvar=True, help="File of the keys and the books. [default: neither]")  # fmt: skip
 @click.option("--cap-day", help="Most spend of all keys a day (UTC), in the price unit or as 2.5EUR.")
@@ -99,7 +102,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     lam: float | None,
     quality: float | None,
     controller: str | None,
-    certified: bool,
+    certified: Certified | None,
     ledger_path: Path | None,
     cap_day: str | None,
     cap_total: str | None,
@@ -125,7 +128,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
     _check_watched(shadow, shadow_all, log_prompts, writes=log_path is not None or otlp is not None)
-    if controller is not None and (lam is not None or quality is not None or certified):
+    if controller is not None and (lam is not None or quality is not None or certified is not None):
         raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
     steps, local = Ladder.load(ladder), is_loopback(host)
     fitted = policy_of(steps, policy)

@@ -9,10 +9,12 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from asd.api import with_loads
 from asd.engines.residency import Residency
 from asd.errors import ConfigError
+from asd.guarantee.record import EVERYTHING
 from asd.ladder import Ladder
 from asd.policies import FixedStage, Policy
 from asd.policy.artifact import PolicyArtifact
@@ -20,8 +22,10 @@ from asd.policy.choice import DEFAULT_LAM, choose
 from asd.serving.endpoint.controls import Controls
 from asd.serving.endpoint.refusals import RequestError
 
-__all__ = ["RequestSettings", "SettingCache"]
+__all__ = ["Certified", "RequestSettings", "SettingCache"]
 
+Certified = Literal["refuse", "reference"]
+"""What becomes of a quality that no guarantee covers, where an estimate will not do."""
 
 UNFITTED = "the policy was fitted on answers that are text: of tools and formats p_good is an estimate"
 
@@ -51,7 +55,8 @@ class SettingCache:
         ladder: What it steers.
         lam: Of requests that name neither a lam nor a quality; None: what is guaranteed, else the default.
         quality: Instead, the share of quality that they get.
-        certified: Refuse a quality that no guarantee of the policy covers, instead of going by an estimate.
+        certified: Of a quality that no guarantee of the policy covers: refuse it, or let the reference stage
+            alone answer; None: go by an estimate.
         residency: Keeps the stages within their memory; None: all stay there.
         most: Settings that are kept; the one that was used longest ago goes first.
 
@@ -72,7 +77,7 @@ class SettingCache:
         *,
         lam: float | None = None,
         quality: float | None = None,
-        certified: bool = False,
+        certified: Certified | None = None,
         residency: Residency | None = None,
         most: int = 64,
     ) -> None:
@@ -111,8 +116,8 @@ class SettingCache:
         if not found.guaranteed or temperature == 0:
             return found
         note = f"the guarantee is for temperature 0; at {temperature:g} it does not hold"
-        if self._certified:
-            raise RequestError(400, note, param="temperature")
+        if self._certified is not None:
+            return self._uncertified(note, "temperature")
         return replace(found, note=note)
 
     async def _of(self, asked: Controls, verify: bool) -> RequestSettings:
@@ -149,9 +154,10 @@ class SettingCache:
     def _of_all(self, asked: Controls) -> RequestSettings:
         own = asked.lam is None and asked.quality is None
         lam, quality = (self._lam, self._quality) if own else (asked.lam, asked.quality)
-        note = "" if quality is None else self._uncovered(quality)
-        if self._certified and note:
-            raise RequestError(400, note, param="quality")
+        why = "" if quality is None else self._uncovered(quality)
+        if self._certified is not None and why:
+            return self._uncertified(f"{why}, not {quality:g}", "quality")
+        note = f"quality {quality:g} is estimated from held-out rows: {why}" if why else ""
         chosen = choose(self._fitted, self._ladder, lam=lam, quality=quality)
         stages = (chosen.policy.stage,) if isinstance(chosen.policy, FixedStage) else self._stages
         guaranteed = lam is None and self._fitted.guarantee is not None and not note
@@ -164,7 +170,16 @@ class SettingCache:
         if kept is not None and kept >= share:
             return ""
         covered = "no quality" if kept is None else f"quality up to {kept:g}"
-        return f"quality {share:g} is estimated from held-out rows: the policy guarantees {covered}"
+        return f"the policy guarantees {covered}"
+
+    def _uncertified(self, why: str, param: str) -> RequestSettings:
+        """What answers in the place of an estimate: the reference stage, whose quality it is, or nobody."""
+        if self._certified == "refuse":
+            raise RequestError(400, why, param=param)
+        given = self._fitted.guarantee
+        grants = {} if given is None else given.grants
+        stage = grants[EVERYTHING].stage if EVERYTHING in grants else self._stages[-1]
+        return RequestSettings(FixedStage(stage), (stage,), f"the reference, {stage}, alone answered: {why}")
 
     def _among(self, asked: Controls, stages: tuple[str, ...], verify: bool) -> RequestSettings:
         """A policy for part of the ladder: what is promised of quality holds for the whole alone."""

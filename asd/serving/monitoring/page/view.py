@@ -315,9 +315,10 @@ def _mean(bins: Sequence[Bin], name: str) -> float | None:
 
 def _amount(micros: int, facts: Facts) -> str:
     units = micros / MICRO
+    amount = f"{units:,.0f}" if units >= 1e6 else f"{units:,.6g}"
     if facts.money is None:
-        return f"{units:,.6g} {facts.unit}"
-    return f"{units:,.6g} {facts.unit} ({units * facts.money.per_unit:.4g} {facts.money.currency})"
+        return f"{amount} {facts.unit}"
+    return f"{amount} {facts.unit} ({units * facts.money.per_unit:.4g} {facts.money.currency})"
 
 
 def _percent(share: float | None) -> str:
