@@ -5,7 +5,7 @@
 Everything is **replayed**: questions of the embedded ladder that its policy was not fitted on are answered
 and scored once by every stage; these outcomes are the population. For every stream, calibration rows are
 drawn from it, `asd.guarantee.certificate` (the code of `asd fit --keep`) says what they allow, a server's
-settings (`asd.serving.endpoint.settings`, with `--certified refuse`) say which policy a request with this `quality`
+settings (`asd.serving.endpoint.settings`, with `--certified`) say which policy a request with this `quality`
 gets, and the cascade plays that policy on as many requests, drawn again.
 
 A stream has missed its floor where the mean score of its answers is below `quality` times that of the
