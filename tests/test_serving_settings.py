@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -89,7 +88,7 @@ def test_the_reference_answers_where_a_certificate_does_not_reach() -> None:
     found = setting_of(SettingCache(FITTED, LADDER, certified=certified), quality=0.9)
     assert (found.policy.name, found.stages) == ("always(L)", ("L",))
     assert found.note == "the reference, L, alone answered: the policy guarantees no quality, not 0.9"
-    of_m = msgspec.structs.replace(GUARANTEE, grants={EVERYTHING: dataclasses.replace(GRANT, stage="M")})
+    of_m = msgspec.structs.replace(GUARANTEE, grants={EVERYTHING: msgspec.structs.replace(GRANT, stage="M")})
     settings = SettingCache(msgspec.structs.replace(FITTED, guarantee=of_m), LADDER, certified=certified)
     assert setting_of(settings, quality=0.96).stages == ("M",)
     assert setting_of(settings, quality=0.95).note == ""
