@@ -16,6 +16,7 @@ A ladder file names its stages, cheapest first, and holds their prices or names 
     batched.16 = { per_call = 0.2, per_prompt_token = 0.05, per_decoded_token = 1.0 }    # of 16 a call
     options.vllm = { max_model_len = 8192 }    # if need be: settings for one engine
     only = { domain = ["mathematical"] }       # if need be: asked for queries of these domains alone
+    adapter = "loras/sums"        # if need be: a LoRA adapter's directory, from here
 
 Unknown keys are rejected. Nothing here touches a model; an engine opens a `Stage`.
 """
@@ -81,6 +82,7 @@ class Stage:
         engine: What runs it, one of `asd.engines.registry.ENGINES`, or "module:Class"; None: as the run says.
         drafter: Drafts for it where that pays (`Prices.per_drafted`); None: nobody.
         only: Domains of the queries that a cascade asks it for (`asd.types.DOMAINS`); empty: all queries.
+        adapter: Directory of a LoRA adapter that the model answers with (`asd.engines.adapters`); None: none.
         options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
     """
 
@@ -97,6 +99,13 @@ class Stage:
     drafter: Drafter | None = None
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict, hash=False)
     only: tuple[str, ...] = ()
+    adapter: str | None = None
+
+    @property
+    def model_name(self) -> str:
+        """Repository or last part of a directory, and that of the adapter: the same on every machine."""
+        name = Path(self.model).name if Path(self.model).is_absolute() else self.model
+        return name if self.adapter is None else f"{name} with {Path(self.adapter).name}"
 
 
 class Deployment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,6 +231,7 @@ class Ladder:
             | ({"drafter": msgspec.structs.asdict(stage.drafter)} if stage.drafter else {})
             | ({"chat_template_kwargs": stage.chat_template_kwargs} if stage.chat_template_kwargs else {})
             | ({"only": sorted(stage.only)} if stage.only else {})
+            | ({"adapter": Path(stage.adapter).name} if stage.adapter else {})
             for stage in self.stages
         ]
         content = json.dumps({"price_unit": self.price_unit, "stages": stages}, sort_keys=True)
@@ -248,6 +258,7 @@ class _StageTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drafter: Drafter | None = None
     chat_template_kwargs: dict[str, object] = {}
     only: _Only | None = None
+    adapter: str | None = None
 
 
 class _LadderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -282,6 +293,7 @@ def _stage(row: _StageTable, table: PriceFile, path: Path) -> Stage:
         "prices": table.stages[row.name],
         "batched": {batch: of_batch[row.name] for batch, of_batch in table.batched.items()},
         "only": _domains(row.only, f"{path}, stage {row.name!r}"),
+        "adapter": row.adapter and _absolute(row.adapter, path.parent),
     }
     return Stage(**msgspec.structs.asdict(row) | found)
 
@@ -324,7 +336,11 @@ def _is_path(model: str) -> bool:
 
 
 def _resolve(model: str, directory: Path) -> str:
-    return str((directory / Path(model).expanduser()).resolve()) if _is_path(model) else model
+    return _absolute(model, directory) if _is_path(model) else model
+
+
+def _absolute(path: str, directory: Path) -> str:
+    return str((directory / Path(path).expanduser()).resolve())
 
 
 def _check_stage(stage: Stage, where: str) -> None:
@@ -333,8 +349,9 @@ def _check_stage(stage: Stage, where: str) -> None:
             f"{where}: a stage needs a name, without '+' and {VERIFY!r}, "
             f"and other than {str(STOP)!r} and {ROOT!r}"
         )
-    if not stage.model:
-        raise ConfigError(f"{where}: model is empty; name a hub repository or a directory")
+    if "" in (stage.model, stage.adapter):
+        empty = "adapter" if stage.model else "model"
+        raise ConfigError(f"{where}: {empty} is empty; name a directory, or for model a hub repository")
     if stage.dtype not in DTYPES:
         raise ConfigError(f"{where}: dtype must be one of {', '.join(DTYPES)}, not {stage.dtype!r}")
     if stage.tensor_parallel < 1:

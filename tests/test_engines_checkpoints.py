@@ -62,7 +62,10 @@ def only(name: str, content: bytes) -> Callable[[Path], object]:
         ),
         (lambda f: (f / "tokenizer.json").write_bytes(POINTER), "tokenizer.json is a Git LFS pointer"),
         (lambda f: (f / "tokenizer.model").write_bytes(POINTER), "tokenizer.model is a Git LFS pointer"),
-        (lambda f: (f / "adapter_config.json").write_text("{}"), r"a PEFT adapter, .*merge_and_unload\(\)"),
+        (
+            lambda f: (f / "adapter_config.json").write_text("{}"),
+            r'a PEFT adapter, .*give the stage adapter = "',
+        ),
         (only("adapter_config.json", b"{}"), "a PEFT adapter, not a whole model"),
     ],
 )

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from asd.engines.hf import quantization
 from asd.engines.hf.engine import TransformersEngine
 from asd.engines.hf.quantization import LIBRARIES
 from asd.errors import EngineError
@@ -140,9 +141,10 @@ def _bitsandbytes(bits: int) -> Mapping[str, object]:
     ids=lambda quantized: "-".join(map(str, list(quantized.values())[:1] + list(quantized)[1:2])),
 )
 def test_quantised_weights_name_the_libraries_that_are_missing(
-    copy: Path, quantized: Mapping[str, object]
+    copy: Path, quantized: Mapping[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stage, method, what is missing and the command that installs it."""
+    monkeypatch.setattr(quantization, "_is_installed", lambda _: False)
     configured(quantization_config=quantized)(copy)
     method = str(quantized["quant_method"])
     needed = ["accelerate", *LIBRARIES[method]]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -65,10 +64,8 @@ def header_for(
 
 
 def _stage_header(stage: Stage, revision: str, runtime: str) -> StageHeader:
-    # where a directory lies may differ between machines
-    model = Path(stage.model).name if Path(stage.model).is_absolute() else stage.model
     return StageHeader(
-        model=model,
+        model=stage.model_name,
         revision=revision,
         dtype=stage.dtype,
         chat_template=stage.chat_template,

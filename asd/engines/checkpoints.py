@@ -10,7 +10,7 @@ from pathlib import Path
 from asd.errors import EngineError
 from asd.ladder import Stage
 
-__all__ = ["check_directory", "is_gguf"]
+__all__ = ["check_directory", "check_pointers", "is_gguf"]
 
 LFS_POINTER = b"version https://git-lfs"
 """How the text begins that Git keeps in place of a large file."""
@@ -34,12 +34,20 @@ def check_directory(stage: Stage, directory: str | Path) -> None:
         raise EngineError(f"{where} is not a directory; correct the stage's model in the ladder")
     if (directory / "adapter_config.json").exists():
         raise EngineError(
-            f"{where} holds a PEFT adapter, not a whole model; load it with peft, save what "
-            "`merge_and_unload()` returns and the base model's tokenizer with save_pretrained, and name that "
-            "directory"
+            f"{where} holds a PEFT adapter, not a whole model; name the model that it was trained on as the "
+            f'stage\'s model, and give the stage adapter = "{directory}"'
         )
     if not any(directory.glob("*.safetensors")):
         raise EngineError(_without_weights(where, directory))
+    check_pointers(where, directory)
+
+
+def check_pointers(where: str, directory: Path) -> None:
+    """Refuse files that Git LFS has left where they should be; `where` begins the message.
+
+    Raises:
+        EngineError: There is one.
+    """
     for pattern in CHECKED:
         for path in sorted(directory.glob(pattern)):
             if _begins_with(path, LFS_POINTER):

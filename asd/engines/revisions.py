@@ -1,5 +1,9 @@
 """Which weights a stage has, told without loading them; no torch is needed for a local directory.
 
+    sha256:...+...               a directory: weights and settings, then templates and tokenizers
+    3f8a90...                    a repository on the hub: its commit
+    adapter:<of its files>:...   either of them with a LoRA adapter
+
 A stage's `model` is a directory if it is an absolute path or exists, else the name of a repository on the
 Hugging Face hub, or whatever the server calls it that serves it.
 """
@@ -10,12 +14,21 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from asd.engines.adapters import CONFIG, WEIGHTS, adapter_of
 from asd.engines.checkpoints import check_directory, is_gguf
 from asd.engines.registry import open_stage
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
 
-__all__ = ["directory_revision", "local_directory", "revision", "revisions", "same_revision"]
+__all__ = [
+    "base_revision",
+    "directory_revision",
+    "local_directory",
+    "revision",
+    "revisions",
+    "same_revision",
+    "with_adapter",
+]
 
 TEXT_FILES = (
     "*.jinja",
@@ -102,8 +115,25 @@ def same_revision(recorded: str, found: str) -> bool:
 
 def revision(stage: Stage) -> str:
     """Revision of one stage's model, as in `revisions`."""
+    return with_adapter(stage, base_revision(stage))
+
+
+def base_revision(stage: Stage) -> str:
+    """The same without the stage's adapter."""
     directory = local_directory(stage)
     return directory_revision(directory) if directory else _hub_commit(stage)
+
+
+def with_adapter(stage: Stage, base: str) -> str:
+    """The revision of a model whose own is `base`, with the stage's adapter if it has one.
+
+    The adapter comes first, so that no revision that an earlier version recorded begins like it.
+
+    Raises:
+        EngineError: As `asd.engines.adapters.adapter_of`.
+    """
+    adapter = adapter_of(stage)
+    return base if adapter is None else f"adapter:{_digest(adapter.path, (CONFIG, WEIGHTS))}:{base}"
 
 
 def _run_by(stage: Stage, engine: str) -> str:
@@ -111,7 +141,7 @@ def _run_by(stage: Stage, engine: str) -> str:
         return revision(stage)
     opened = open_stage(stage, None, engine)
     try:
-        return str(getattr(opened, "revision", f"{engine}:{stage.model}"))
+        return with_adapter(stage, str(getattr(opened, "revision", f"{engine}:{stage.model}")))
     finally:
         opened.unload()
 

@@ -50,8 +50,8 @@ class StageHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """What answered: everything about a stage that its answers depend on, and no more (prices do not enter).
 
     Attributes:
-        model: Repository on the hub, or the last part of a local directory.
-        revision: Commit, or hash of the directory's files.
+        model: Repository on the hub, or the last part of a local directory; " with " that of its adapter.
+        revision: Commit, or hash of the directory's files; before it that of the adapter's.
         dtype: As the ladder asks for it.
         chat_template: Whether prompts are wrapped in the chat template.
         chat_template_kwargs: Variables that the template was given.

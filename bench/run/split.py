@@ -66,7 +66,8 @@ def describe_split(matrix: Matrix) -> list[str]:
 def _row(part: MemoryShare) -> tuple[str, ...]:
     stage, devices = part.stage, f"{len(part.devices)} x {part.devices[0]}"
     where = part.devices[0] if len(part.devices) == 1 else devices
-    return (stage.name, stage.model, stage.dtype, part.place, where, _gib(part.weights), _gib(part.held))
+    model = stage.model if stage.adapter is None else f"{stage.model} with {stage.adapter}"
+    return (stage.name, model, stage.dtype, part.place, where, _gib(part.weights), _gib(part.held))
 
 
 def _part(matrix: Matrix, stage: Stage) -> MemoryShare:

@@ -21,6 +21,7 @@ import torch
 from asd.cancellation import tokens_of
 from asd.engines import GREEDY, LOSSLESS, Acceptance, Sampling, StepMode
 from asd.engines.closing import Closing
+from asd.engines.hf.adapter import require_peft
 from asd.engines.hf.caches.growing import open_growing
 from asd.engines.hf.caches.launching import Launching, empty_cache, launcher_for
 from asd.engines.hf.caches.opening import Caches
@@ -64,7 +65,8 @@ class TransformersEngine(Closing):
         launching: Makes what runs the steps of caches of a fixed size; the default takes CUDA graphs.
 
     Raises:
-        ConfigError: The device is unknown, or the stage's options are.
+        ConfigError: The device is unknown, or the stage's options are; it has an adapter, and peft is not
+            installed.
     """
 
     def __init__(
@@ -76,6 +78,8 @@ class TransformersEngine(Closing):
         loader: Callable[[Stage, torch.device], Loaded] = load,
         launching: Launching = launcher_for,
     ) -> None:
+        if stage.adapter is not None:
+            require_peft(f"stage {stage.name!r}: an adapter")
         self.stage = stage
         self.settings = TransformersSettings.of(stage)
         self.device = find_device(self.settings.device or device, stage.name)

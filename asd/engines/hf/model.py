@@ -14,9 +14,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from asd.engines.hf.adapter import merged
 from asd.engines.hf.pretrained import read_config, read_model, read_tokenizer
 from asd.engines.prompts import check_template, check_vocabulary
-from asd.engines.revisions import local_directory, revision
+from asd.engines.revisions import base_revision, local_directory, with_adapter
 from asd.errors import EngineError
 from asd.ladder import Stage
 
@@ -40,7 +41,8 @@ class Loaded:
             the model need not build (an eighth of the time of a two-layer model), one to build it from,
             [n, slots], or none, where no layer attends to tokens.
         cache_argument: Name under which `model.forward` takes the key-value cache.
-        revision: Hub commit, or "sha256:..." over the files of a local directory.
+        revision: Hub commit, or "sha256:..." over the files of a local directory, and its adapter
+            (`asd.engines.revisions`).
     """
 
     model: Any
@@ -68,12 +70,14 @@ def load(stage: Stage, device: torch.device) -> Loaded:
             f"stage {stage.name!r} asks for tensor_parallel = {stage.tensor_parallel}; the transformers "
             "engine runs a stage on one device: set it to 1 if the model fits on one, else use another engine"
         )
-    found = revision(stage)
-    commit = found if local_directory(stage) is None else None
+    base = base_revision(stage)
+    found = with_adapter(stage, base)
+    commit = base if local_directory(stage) is None else None
     config, tokenizer = read_config(stage, commit), read_tokenizer(stage, commit)
     check_template(stage, tokenizer)
     check_vocabulary(stage, tokenizer, config.get_text_config().vocab_size)
-    return described(stage, read_model(stage, commit, config, device), tokenizer, found)
+    model = merged(stage, read_model(stage, commit, config, device), device)
+    return described(stage, model, tokenizer, found)
 
 
 def described(stage: Stage, model: Any, tokenizer: Any, revision: str) -> Loaded:

@@ -29,6 +29,7 @@ from __future__ import annotations
 from asd.engines.http.engine import OpenAIEngine
 from asd.engines.http.settings import OpenAISettings
 from asd.engines.http.vllm import VllmServerEngine
+from asd.errors import ConfigError
 from asd.ladder import Stage
 
 __all__ = ["open_stage"]
@@ -42,6 +43,13 @@ def open_stage(stage: Stage, device: str | None = None) -> OpenAIEngine:  # noqa
         device: For the stages that run here; a server has its own.
 
     Raises:
-        ConfigError: The options are missing or wrong, or the key's variable is not set.
+        ConfigError: The options are missing or wrong, or the key's variable is not set; the stage has an
+            adapter, which a server is started with.
     """
+    if stage.adapter is not None:
+        raise ConfigError(
+            f"stage {stage.name!r}: adapter = {stage.adapter!r}, but a server has its adapters under names "
+            "of its own: start it with this one (vllm serve MODEL --enable-lora --lora-modules NAME=PATH), "
+            "give the stage model = NAME, and drop adapter"
+        )
     return VllmServerEngine(stage) if OpenAISettings.of(stage).dialect == "vllm" else OpenAIEngine(stage)

@@ -34,12 +34,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import metadata, util
-from typing import Any
+from typing import Any, get_args
 
 from asd.engines import StepMode
+from asd.engines.adapters import Adapter, adapter_of, check_fit
 from asd.engines.memory import is_out_of_memory
 from asd.engines.prompts import check_template, check_vocabulary
-from asd.engines.revisions import local_directory, revision
+from asd.engines.revisions import base_revision, local_directory, with_adapter
 from asd.errors import AsdError, ConfigError, EngineError, StageTooLargeError
 from asd.ladder import Stage
 
@@ -79,7 +80,9 @@ class Running:
         stop_ids: Tokens that end an answer and that the model can write; empty if the checkpoint names none.
         context: Number of positions.
         n_vocab: Number of tokens.
-        revision: Hub commit, or "sha256:..." over the files of a local directory.
+        revision: Hub commit, or "sha256:..." over the files of a local directory, and its adapter
+            (`asd.engines.revisions`).
+        adapter: vLLM's `LoRARequest` for the stage's adapter; None: it has none.
     """
 
     stage: str
@@ -89,6 +92,7 @@ class Running:
     context: int
     n_vocab: int
     revision: str
+    adapter: Any = None
 
 
 def require_vllm() -> None:
@@ -129,16 +133,21 @@ def start(stage: Stage) -> Running:
     Raises:
         ConfigError: The stage's options name an argument that vLLM does not have or that is not theirs.
         EngineError: No weights or tokenizer there, damaged or incomplete files, a model that vLLM cannot run,
-            no chat template where the stage asks for one.
+            no chat template where the stage asks for one, an adapter that is none or another model's.
         StageTooLargeError: Weights and key-value cache do not fit into the memory that vLLM may use.
     """
-    found = revision(stage)
-    commit = found if local_directory(stage) is None else None
+    base = base_revision(stage)
+    found = with_adapter(stage, base)
+    directory, adapter = local_directory(stage), adapter_of(stage)
+    commit = base if directory is None else None
+    if adapter is not None and directory is not None:
+        check_fit(stage, adapter, directory)  # vLLM leaves out what it has no place for
+        adapter.warn_of_other_model(stage)
     vllm = _import_vllm()
     from safetensors import SafetensorError  # noqa: PLC0415  (comes with vLLM)
 
     _disarm_llvmlite()
-    settings = _settings(stage, commit, vllm.EngineArgs)
+    settings = _settings(stage, commit, adapter, vllm.EngineArgs)
     try:
         with unwarned():
             engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**settings))
@@ -154,9 +163,11 @@ def start(stage: Stage) -> Running:
         context=engine.model_config.max_model_len,
         n_vocab=n_vocab,
         revision=found,
+        adapter=_lora_request(adapter),
     )
     try:
         _check(stage, running)
+        _load_adapter(stage, running)
     except AsdError:
         stop(running)
         raise
@@ -201,7 +212,39 @@ def _disarm_llvmlite() -> None:
         ffi.lib._fntab["__dict__"] = {}
 
 
-def _settings(stage: Stage, commit: str | None, engine_args: type) -> dict[str, Any]:
+def _lora_request(adapter: Adapter | None) -> Any:
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest  # noqa: PLC0415  (few stages have an adapter)
+
+    return LoRARequest("adapter", 1, str(adapter.path))
+
+
+def _load_adapter(stage: Stage, running: Running) -> None:
+    """Now and not at the first request; vLLM in processes of its own raises no narrower class."""
+    if running.adapter is None:
+        return
+    try:
+        with unwarned():
+            running.engine.add_lora(running.adapter)
+    except Exception as error:
+        raise EngineError(
+            f"stage {stage.name!r}: vLLM cannot load the adapter {stage.adapter}: {error}; restore its "
+            "files, name the model that it was trained on, or use the transformers engine"
+        ) from error
+
+
+def _lora_settings(adapter: Adapter | None) -> dict[str, Any]:
+    """Arguments of `vllm.LLM` for an adapter: vLLM has room for ranks of certain sizes."""
+    if adapter is None:
+        return {}
+    from vllm.config.lora import MaxLoRARanks  # noqa: PLC0415  (few stages have an adapter)
+
+    sizes = [size for size in get_args(MaxLoRARanks) if size >= adapter.rank]
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(sizes, default=adapter.rank)}
+
+
+def _settings(stage: Stage, commit: str | None, adapter: Adapter | None, engine_args: type) -> dict[str, Any]:
     """Arguments of `vllm.LLM`."""
     own = {
         "model": stage.model,
@@ -213,7 +256,7 @@ def _settings(stage: Stage, commit: str | None, engine_args: type) -> dict[str, 
         "trust_remote_code": False,
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
-    }
+    } | _lora_settings(adapter)
     options = stage.options.get("vllm", {})
     _check_options(stage, options, own, {field.name for field in fields(engine_args)})
     return (CPU_SETTINGS if is_cpu_build() else GPU_SETTINGS) | dict(options) | own

@@ -109,7 +109,7 @@ def ask(running: Running, requests: Sequence[TokenRequest]) -> list[RequestOutpu
 def _run(running: Running, requests: Sequence[TokenRequest], replies: Mapping[str, RequestOutput]) -> None:
     for name, request in zip(replies, requests, strict=True):
         prompt = {"prompt_token_ids": list(request.tokens)}
-        running.engine.add_request(name, prompt, _params(running, request))
+        running.engine.add_request(name, prompt, _params(running, request), lora_request=running.adapter)
     by_name = dict(zip(replies, requests, strict=True))
     while running.engine.has_unfinished_requests():
         for output in running.engine.step():
