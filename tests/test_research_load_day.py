@@ -113,7 +113,7 @@ def test_the_day_adds_up(made: Study) -> None:
     assert by_name["answers a second"]["value"] == pytest.approx(answers, rel=0.02)
     quality = by_name["quality"]
     assert quality["met"] == (quality["value"] >= 0.85)  # type: ignore[operator]
-    assert by_name["memory"]["value"] is None
+    assert by_name["memory"]["value"] == "not simulated"
     for row in rows(made, "devices"):
         assert 0.0 <= row["use_mean"] <= row["use_peak"] <= 1.0  # type: ignore[operator]
     assert {row["interval_s"] for row in rows(made, "intervals")} == set(tables.INTERVALS)

@@ -84,6 +84,14 @@ def test_quarters_are_weighted_by_their_answers(shop: Shop) -> None:  # noqa: F8
     assert row["quality"] == pytest.approx((0.9 * 300 + 0.5 * 100) / 400)
 
 
+def test_numbers_beside_a_text_are_rounded_too(shop: Shop) -> None:  # noqa: F811
+    """And those of a column of numbers stay as they were."""
+    seen = [("a", 0.123456789, 12345.678), ("b", "no data", 100.0), ("c", None, 7.0)]
+    lines = shop.table("x", "X", ("k", "mixed", "n"), seen, "").markdown().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[4:7]]
+    assert cells == [["a", "0.1235", "1.235e+04"], ["b", "no data", "100"], ["c", "-", "7"]]
+
+
 def test_claims_are_held_against_the_tables(shop: Shop) -> None:  # noqa: F811
     """Latency falls by a fifth: the smaller of the two claimed gains holds; one window of four was out."""
     production = shop.table("production", "P", ("metric", "value"), [("up", 0.75)], "")
@@ -95,7 +103,7 @@ def test_claims_are_held_against_the_tables(shop: Shop) -> None:  # noqa: F811
     ]
     made = {"production": production, "before_after": shop.table("before_after", "B", columns, seen, "")}
     up, smaller, larger = rows(tables.claims(made))
-    assert (up["here"], up["holds"]) == (75.0, False)
+    assert (up["claimed"], up["here"], up["holds"]) == (0.03, 25.0, False)
     assert (smaller["claimed"], smaller["here"], smaller["holds"]) == (-15.0, pytest.approx(-20.0), True)
     assert (larger["claimed"], larger["holds"]) == (-28.0, False)
     assert "aware against blind at high load, with a quality of 0.800 and 0.900" in tables.claims(made).note

@@ -44,7 +44,7 @@ INTERVALS = (10.0, 30.0, 60.0, 300.0)
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0)
 LEAST = 59
 """Outcomes of a kind of question below which nothing is said of it."""
-CLAIMED_UPTIME, CLAIMED_CHANGES = 99.97, (-15.0, -28.0)
+CLAIMED_DOWNTIME, CLAIMED_CHANGES = 0.03, (-15.0, -28.0)
 """Per cent; changes are of latency under load, dynamic against fixed."""
 PUBLISHED = ((10, 13.8, 0.823, None), (50, None, None, 1.478))
 """Users, answers a second, mean and P95 latency in seconds, as far as they were published."""
@@ -170,12 +170,11 @@ def _production(shop: Shop, done: SimulatedRun) -> StudyTable:
         ("answers a second", total.rate, None, None),
         ("quality", total.quality, TARGETS["quality"], total.quality >= TARGETS["quality"]),
         ("use of the stages, mean", _mean_use(total), None, None),
-        ("memory", None, None, None),
+        ("memory", "not simulated", None, None),
     ]
     note = (
         f"{done.controller}, {total.n_arrived:,} requests; every stage fails once a day on average and is "
-        "back in three minutes; a time each of small calls, slow network, slow stage and surge. Memory is "
-        "not simulated."
+        "back in three minutes; a time each of small calls, slow network, slow stage and surge."
     )
     return shop.table("production", "A day in production", ("metric", "value", "target", "met"), rows, note)
 
@@ -221,7 +220,8 @@ def _devices(shop: Shop, done: SimulatedRun) -> StudyTable:
         per_call = whole.n_visits / whole.n_calls if whole.n_calls else None
         rows.append((name, shop.asked.servers[name][0], whole.utilisation, peak, whole.mean_inside, per_call))
     columns = ("stage", "replicas", "use_mean", "use_peak", "inside_mean", "queries_per_call")
-    return shop.table("devices", "The day by stage", columns, rows, "Peak: the busiest window.")
+    note = "Peak: the busiest window. Memory and network of devices are not simulated."
+    return shop.table("devices", "The day by stage", columns, rows, note)
 
 
 def before_after(shop: Shop) -> list[StudyTable]:
@@ -267,7 +267,8 @@ def intervals(shop: Shop) -> list[StudyTable]:
     note = (
         "Relaxation: E[S] / (1 - rho)^2 of the stage where it is longest, in which a queue forgets how it "
         "was. A loop that acts on queues through solutions that are older than that acts on the past; ours "
-        "sees the queues at every decision and solves again for loads only."
+        "sees the queues at every decision and solves again for loads only. The published optimiser moves "
+        "nothing before mean latency passes 0.24 s, mean use 85 %, or a queue 10."
     )
     return [shop.table("intervals", "Seconds between two solutions", columns, rows, note)]
 
@@ -370,13 +371,13 @@ def load(shop: Shop) -> list[StudyTable]:
 def claims(made: Mapping[str, StudyTable]) -> StudyTable:
     """Published claims that a load or a day is needed for, beside these tables, by name."""
     production, compared = made["production"], made["before_after"]
-    uptime = 100.0 * float(production.rows[0][1] or 0.0)
+    downtime = 100.0 * (1.0 - float(production.rows[0][1] or 0.0))
     blind, aware = (row for row in compared.rows if row[0] == "high load")
     latency, quality = (compared.columns.index(name) for name in ("latency_s", "quality"))
     change = 100.0 * (float(aware[latency] or 0.0) / float(blind[latency] or 0.0) - 1.0)
     rows: list[tuple[Value, ...]] = [
-        ("99.97 % uptime", "windows with fewer than 1 % errors, per cent", CLAIMED_UPTIME, uptime,
-         uptime >= CLAIMED_UPTIME),
+        ("99.97 % uptime", "windows with 1 % errors or more, per cent", CLAIMED_DOWNTIME, downtime,
+         downtime <= CLAIMED_DOWNTIME),
         *((f"dynamic control {-claimed:g} % better under load", "mean latency, change in per cent", claimed,
            change, change <= claimed) for claimed in CLAIMED_CHANGES),
     ]  # fmt: skip

@@ -72,8 +72,8 @@ class StudyTable(Record, frozen=True, kw_only=True):
 
     def markdown(self) -> str:
         """Title, table and what it was measured on."""
-        body = tabulate(
-            self.rows,
+        body = tabulate(  # which rounds no number beside a text
+            [[f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in self.rows],
             headers=self.columns,
             tablefmt="github",
             floatfmt=".4g",
