@@ -27,9 +27,8 @@ def drawn(study: Study) -> Figure:
         axes[2].set_title("C  Seconds by users, closed loop")
         _by(axes[3], study, "intervals", "interval_s", "p95_s")
         axes[3].set_xscale("log")
-        axes[3].set_yscale("log")
         axes[3].set_title("D  P95 by seconds between solutions")
-        axes[0].legend()
+        axes[0].legend(loc="upper left")
         axes[3].legend()
         return finished("operations", "A cascade under load; simulated on recorded outcomes.", canvas)
 
