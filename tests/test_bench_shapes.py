@@ -128,6 +128,16 @@ def test_a_row_says_what_a_step_is_a_share_of(tmp_path: Path) -> None:
     assert found["verify 16"] == "13.2 (1.6 steps)"
 
 
+def test_a_step_lost_in_noise_is_not_shown(tmp_path: Path) -> None:
+    """A whole answer that took less than its first token: no time below zero, and no share of it."""
+    log = _log(tmp_path, {"7B": LAWS["7B"]})
+    seconds = _seconds(LAWS["7B"], 1, 128) | {GENERATE + FIRST: 0.02, GENERATE + ALL: 0.01}
+    log.put(ShapeReading(size="7B", batch=1, length=128, step_mode="graph", seconds=seconds))
+    header, _, row, _ = Sizes(log, family_of("qwen2.5"), ("7B",), PLAN).shown().splitlines()
+    found = dict(zip(re.split(r"\s{2,}", header), re.split(r"\s{2,}", row), strict=True))
+    assert (found["generate()"], found["of generate()"]) == ("-", "-")
+
+
 def test_a_size_of_which_one_length_fits_is_not_measured(tmp_path: Path) -> None:
     """A prompt token's price cannot be told by it: it is modelled, and nothing of the others is lost."""
     log = _log(tmp_path, LAWS)

@@ -195,4 +195,5 @@ def _rounded(price: float) -> float:
 
 
 def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{MS * seconds:.3g}"
+    # of a step that noise is larger than, the difference of two calls says nothing
+    return "-" if seconds is None or seconds <= 0 else f"{MS * seconds:.3g}"
