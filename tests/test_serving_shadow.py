@@ -278,6 +278,27 @@ def test_the_log_holds_decisions_as_traces_and_words_only_if_asked(tmp_path: Pat
     assert bool(first.outcomes["L"].draft.tokens) is prompts
 
 
+@pytest.mark.parametrize("given", [{"score": 0.0}, {"reference": "4"}])
+def test_what_is_said_before_the_shadow_has_answered_is_booked_once_it_has(
+    given: dict[str, Any], tmp_path: Path
+) -> None:
+    """In the log, in the comparison, and for the stages that answer later."""
+    path = tmp_path / "served.jsonl"
+
+    async def at_once(app: Application) -> None:
+        name = (await post(app, chat())).json["asd"]["id"]
+        assert (await feedback(app, id=name, **given)).json["scores"] == {"S": 0.0}
+
+    with DecisionLog(path, header(), prompts=True) as log:
+        engines = scripted() | {"L": Slow("L", "4", 0.2)}
+        _, service = watched(at_once, MonitorSettings(1.0, log=log), engines=engines)
+    [trace] = read_traces(path)
+    later = 1.0 if "reference" in given else None
+    assert {stage: outcome.score for stage, outcome in trace.outcomes.items()} == {"S": 0.0, "L": later}
+    [compared] = service.monitor.evaluation._compared
+    assert (compared.score, compared.reference) == (0.0, 1.0)
+
+
 def test_an_answer_that_goes_on_from_a_verified_draft_is_missing_and_not_cheap(tmp_path: Path) -> None:
     """Alone it would have taken more: the shadow asks for that."""
     path = tmp_path / "served.jsonl"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from asd.serving.admission import Ticket, calls_of
 from asd.serving.endpoint.bodies import ParsedRequest
+from asd.serving.endpoint.past.feedback import catch_up
 from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.endpoint.walks import Delivered, Walk
 from asd.serving.monitoring.decisions import from_the_prompt, trace_of
@@ -113,7 +114,9 @@ class ActiveRequest:
             micros = sum(map(service.tariff.micros, shadow.calls))
             compared = service.monitor.shadowed(query, ended, shadow.drafts, shadow.calls, micros)
         logged = service.monitor.write(trace_of(query, ended, shadow.drafts))
-        service.history.complete(query.id, shadow.drafts, compared, logged)
+        kept = service.history.complete(query.id, shadow.drafts, compared, logged)
+        if kept is not None:
+            catch_up(service.monitor, kept)
 
     def _trace(self, ended: Ended, shadow: Shadowed) -> None:
         if self.span is not None:

@@ -11,6 +11,7 @@ page shows how like its reference a text is, by the metrics of the field, where 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from asd.serving.endpoint.refusals import RequestError
 from asd.serving.monitoring.monitor import Monitor
 from asd.types import Trace
 
-__all__ = ["Feedback", "take"]
+__all__ = ["Feedback", "catch_up", "take"]
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,14 +66,29 @@ def take(history: History, monitor: Monitor, key: str, body: bytes) -> dict[str,
             raise RequestError(
                 409, f"the answer of {stage} was scored {kept.scores[stage]:g} before", code="already_scored"
             )
-    new = {stage: score for stage, score in scores.items() if stage not in kept.scores}
-    kept.scores |= new
-    for stage, score in new.items():
-        _book(monitor, kept, stage, score)
+    kept.reference = given.reference or kept.reference
+    new = _book_new(monitor, kept, scores)
     if given.reference is not None and kept.form.kind == "text" and kept.stage in new:
         answer, loop = kept.drafts[kept.stage].text, asyncio.get_running_loop()
         loop.run_in_executor(None, monitor.evaluation.liken, answer, given.reference)
     return {"id": given.id, "object": "asd.feedback", "scores": dict(kept.scores)}
+
+
+def catch_up(monitor: Monitor, kept: PastRequest) -> None:
+    """Book what was said of a request before it was settled: its line and answers of the shadow came later."""
+    for stage, score in kept.scores.items():
+        _note(monitor, kept, stage, score)
+    if kept.reference is not None:
+        _book_new(monitor, kept, _by_reference(kept.reference, kept))
+
+
+def _book_new(monitor: Monitor, kept: PastRequest, scores: Mapping[str, float]) -> dict[str, float]:
+    """Those that were not known yet."""
+    new = {stage: score for stage, score in scores.items() if stage not in kept.scores}
+    kept.scores |= new
+    for stage, score in new.items():
+        _book(monitor, kept, stage, score)
+    return new
 
 
 def _scores(given: Feedback, kept: PastRequest) -> dict[str, float]:
@@ -102,6 +118,12 @@ def _book(monitor: Monitor, kept: PastRequest, stage: str, score: float) -> None
     is_returned = stage == kept.stage
     if is_returned and kept.p_good is not None:
         monitor.evaluation.score(score, kept.p_good)
+    _note(monitor, kept, stage, score)
+
+
+def _note(monitor: Monitor, kept: PastRequest, stage: str, score: float) -> None:
+    """In the comparison with the reference stage and in the log, as far as there is one yet."""
+    is_returned = stage == kept.stage
     if kept.compared is not None:
         kept.compared.take(score, returned=is_returned, reference=stage == monitor.reference)
     if kept.logged is not None and stage in kept.logged.outcomes:

@@ -34,6 +34,7 @@ class PastRequest:
         compared: With the reference's answer; None: it was not.
         logged: As it stands in the log of decisions; None: it does not.
         scores: That people gave, by stage.
+        reference: The right answer, where somebody gave it.
     """
 
     key: str
@@ -45,6 +46,7 @@ class PastRequest:
     compared: Compared | None = None
     logged: Trace | None = None
     scores: dict[str, float] = field(default_factory=dict)
+    reference: str | None = None
 
 
 class History:
@@ -77,11 +79,12 @@ class History:
 
     def complete(
         self, request: str, shadow: Mapping[str, Draft], compared: Compared | None, logged: Trace | None
-    ) -> None:
-        """Add what is known of a request once it is settled, if it is still remembered."""
+    ) -> PastRequest | None:
+        """Add what is known of a request once it is settled, if it is still remembered, and return it."""
         if (kept := self._kept.get(request)) is not None:
             kept.drafts |= shadow
             kept.compared, kept.logged = compared, logged
+        return kept
 
     def find(self, request: str, key: str) -> PastRequest | None:
         """A request; None: it is not known, or another key's."""
