@@ -75,7 +75,7 @@ def take(history: History, monitor: Monitor, key: str, body: bytes) -> dict[str,
 
 
 def catch_up(monitor: Monitor, kept: PastRequest) -> None:
-    """Book what was said of a request before it was settled: its line and answers of the shadow came later."""
+    """Book what was said of a request before it was settled: its line and the shadow came later."""
     for stage, score in kept.scores.items():
         _note(monitor, kept, stage, score)
     if kept.reference is not None:
