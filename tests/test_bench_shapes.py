@@ -333,6 +333,18 @@ def test_a_size_that_does_not_fit_is_not_built(tmp_path: Path) -> None:
     assert not (tmp_path / "t.json").exists()
 
 
+@pytest.mark.slow
+def test_a_table_without_a_name_has_that_of_its_ladder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the folder where the command was given; what has been read is kept beside it."""
+    monkeypatch.chdir(tmp_path)
+    asked = [*SMALL, "--sizes", "S", "--passes", "1", "--device", "cpu", "--no-rivals"]
+    done = CliRunner().invoke(command.shapes, asked)
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in tmp_path.iterdir()} == {"shapes-tiny.json", "shapes-tiny.readings.json"}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

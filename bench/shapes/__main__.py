@@ -77,7 +77,11 @@ def _numbers(least: int) -> Callable[[click.Context, click.Parameter, str], tupl
 @click.option("--steps", type=click.Choice([*STEPS]), default="auto", show_default=True)
 @click.option("--memory-gib", type=click.FloatRange(min=0), help="[default: what is free on the device]")
 @click.option("--rivals/--no-rivals", default=True, show_default=True, help="Time generate() as well.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Price table.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Price table. [default: shapes-LADDER.json]",
+)
 def shapes(  # noqa: PLR0913, PLR0917  (one argument an option)
     ladder: str,
     sizes: str | None,
@@ -91,9 +95,10 @@ def shapes(  # noqa: PLR0913, PLR0917  (one argument an option)
     steps: str,
     memory_gib: float | None,
     rivals: bool,
-    out: Path,
+    out: Path | None,
 ) -> None:
     """Measure what models of these shapes take on this device (timing-only, random weights)."""
+    out = out or Path(f"shapes-{ladder}.json")
     try:
         family, plan = family_of(ladder), TimingPlan(batch, lengths, widths, new_tokens, passes, rivals)
         names = tuple(dict.fromkeys(sizes.split(","))) if sizes else _stages(ladder, family)
