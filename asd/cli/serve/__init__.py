@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -127,19 +127,15 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         from asd.cli.serve import endpoint  # noqa: PLC0415  (starlette and prometheus-client)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
-    _check_watched(shadow, shadow_all, log_prompts, writes=log_path is not None or otlp is not None)
-    if controller is not None and (lam is not None or quality is not None or certified is not None):
-        raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
+    _check_together(ctx.params)
     steps, local = Ladder.load(ladder), is_loopback(host)
-    fitted = policy_of(steps, policy)
-    caps = _caps(cap_day, cap_total, steps)
-    day = _day_budget(caps.day, ledger_path)
+    fitted, caps = policy_of(steps, policy), _caps(cap_day, cap_total, steps)
+    capacity, day = endpoint.Capacity(max_open, batch, max_seconds), _day_budget(caps.day, ledger_path)
     steering = None if controller is None else _steering(controller, fitted, steps, day)
     deployed = _deployed(steps, device, engine, is_steered=steering is not None)
     settings = endpoint.SettingCache(
         fitted, steps, lam=lam, quality=quality, certified=certified, residency=deployed.residency
     )
-    capacity = endpoint.Capacity(max_open, batch, max_seconds)
     opened = endpoint.Endpoint(steps, deployed, fitted, settings, capacity, steering)
     with (
         _admission(ledger_path, opened.tariff, caps, keyless=local) as admission,
@@ -215,11 +211,15 @@ def _tracing_of(
         yield tracing
 
 
-def _check_watched(shadow: float, shadow_all: bool, log_prompts: bool, *, writes: bool) -> None:
-    if shadow_all and not shadow:
+def _check_together(given: Mapping[str, Any]) -> None:
+    """Options that need another, or exclude one."""
+    if given["shadow_all"] and not given["shadow"]:
         raise ConfigError("--shadow-all says which stages answer in the shadow; give a share with --shadow")
-    if log_prompts and not writes:
+    if given["log_prompts"] and given["log_path"] is None and given["otlp"] is None:
         raise ConfigError("--log-prompts says what is written to the --log; name its file, or --otlp")
+    chosen = [given[name] for name in ("lam", "quality", "certified")]
+    if given["controller"] is not None and chosen != [None, None, None]:
+        raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
 
 
 def _check_no_option(ctx: click.Context) -> None:
