@@ -48,7 +48,7 @@ def test_what_cannot_be_served_is_refused(line: str, said: str) -> None:
             'only = { domain = ["technical"] }',
             "'S', answers what no other may; drop its only",
         ),
-        ('adapter = "./lora"', "unknown field `adapter`"),
+        ('adaptor = "./lora"', "unknown field `adaptor`"),
     ],
 )
 def test_options_of_a_stage_that_there_are_not_are_refused_by_name(
