@@ -82,7 +82,7 @@ class Stage:
         engine: What runs it, one of `asd.engines.registry.ENGINES`, or "module:Class"; None: as the run says.
         drafter: Drafts for it where that pays (`Prices.per_drafted`); None: nobody.
         only: Domains of the queries that a cascade asks it for (`asd.types.DOMAINS`); empty: all queries.
-        adapter: Directory of a LoRA adapter that the model answers with (`asd.engines.adapters`); None: none.
+        adapter: Directory of a LoRA adapter that the model answers with; None: it answers as it is.
         options: Further settings, by the engine they are for; they change how a stage runs, never what it is.
     """
 

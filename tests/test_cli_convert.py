@@ -43,7 +43,7 @@ def test_the_libraries_that_it_takes_are_named(
     file.write_bytes(GGUF)
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        "asd.engines.hf.gguf.find_spec", lambda name: None if name in missing else find("json")
+        "asd.engines.checkpoints.gguf.find_spec", lambda name: None if name in missing else find("json")
     )
     assert f"needs {' and '.join(missing)}: pip install 'asd[gguf]'" in said(file, tmp_path / "out")
 
@@ -54,7 +54,7 @@ def test_a_part_of_a_split_model_is_to_be_joined_first(
 ) -> None:
     """Told by its name, as llama.cpp gives it: later parts say nothing of the model."""
     (tmp_path / name).write_bytes(GGUF)
-    monkeypatch.setattr("asd.engines.hf.gguf.find_spec", lambda _: importlib.util.find_spec("json"))
+    monkeypatch.setattr("asd.engines.checkpoints.gguf.find_spec", lambda _: importlib.util.find_spec("json"))
     message = said(tmp_path / name, tmp_path / "out")
     whole = f"llama-gguf-split --merge {tmp_path}/m-00001-of-00003.gguf whole.gguf"
     assert f"is one part of a split model; join the parts first (llama.cpp: `{whole}`)" in message

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 
 from asd.cascade import Cascade
 from asd.collection import header_for
-from asd.engines.adapters import adapter_of, check_fit
+from asd.engines.checkpoints.adapters import adapter_of, check_fit
 from asd.engines.hf import adapter as hf_adapter
 from asd.engines.hf.engine import TransformersEngine
 from asd.engines.http.stages import open_stage
@@ -186,16 +186,16 @@ def broken(weights: dict[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         (removed("adapter_config.json"), "has no adapter_config.json .*peft's save_pretrained"),
         (removed(WEIGHTS), "has no adapter_model.safetensors; name a directory"),
         (removed(WEIGHTS, left="adapter_model.bin"), "has adapter_model.bin .* never read: save it again"),
-        (removed(WEIGHTS, left=WEIGHTS), "does not go onto"),
+        (removed(WEIGHTS, left=WEIGHTS), "does not fit"),
         (lambda f: (f / WEIGHTS).write_bytes(b"version https://git-lfs"), "a Git LFS pointer"),
         (lambda f: (f / "adapter_config.json").write_text("{"), "is no JSON"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), "not that of LoRA.*`peft_type`"),
         (configured(peft_type="IA3"), "type 'IA3'; only LoRA"),
         (configured(r=0), "rank r = 0"),
-        (configured(r=8), r"does not go onto .*size mismatch for .*\[4, 96\].*\[8, 96\]"),
+        (configured(r=8), r"does not fit .*size mismatch for .*\[4, 96\].*\[8, 96\]"),
         (configured(init_lora_weights="pissa"), "'pissa' rewrites the base model; save the adapter again"),
         (configured(megatron_config={"a": 1}), "sets megatron_config, which is more than LoRA"),
-        (configured(target_modules=["query_key_value"]), "does not go onto .*query_key_value"),
+        (configured(target_modules=["query_key_value"]), "does not fit .*query_key_value"),
         (configured(target_modules=["q_proj"]), "it has a stray model.layers.0"),
         (weighted(without_first), "it has no model.layers.0.mlp.down_proj.lora_A.weight"),
         (weighted(with_third_layer), "it has a stray model.layers.2.mlp.down_proj.lora_A.weight"),
@@ -221,7 +221,7 @@ def test_adapters_of_other_models_are_refused(
     """By the engine that merges and by the files alone; on its own model both are content."""
     other = save_random_model(tmp_path / "other", family, n_layers)
     wrong, fits = stage(other, adapter=str(adapter)), stage(base, adapter=str(adapter))
-    with pytest.raises(EngineError, match=f"{adapter} does not go onto {other}"):
+    with pytest.raises(EngineError, match=f"{adapter} does not fit {other}"):
         TransformersEngine(wrong, "cpu").load()
     found = adapter_of(fits)
     assert found is not None

@@ -205,6 +205,15 @@ def test_a_lossless_chain_needs_two_stages(chain):
         Lossless(chain)
 
 
+def test_a_chain_without_its_drafts_is_its_last_stage():
+    """The text is that of the last stage whoever drafts; without the last one there is no such text."""
+    policy = Lossless(("S", "M", "L"))
+    assert policy.without({"S"}) == Lossless(("M", "L"))
+    assert policy.without({"S", "M"}) == FixedStage("L")
+    with pytest.raises(ConfigError, match="the text is that of L, which cannot be done without"):
+        policy.without({"L"})
+
+
 def test_a_random_mix_draws_by_its_weights():
     """Three thousand queries at 1 : 2 : 0: shares within 4 standard errors, the zero never drawn."""
     policy = RandomMix({"S": 1.0, "M": 2.0, "L": 0.0}, seed=7)

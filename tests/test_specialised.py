@@ -199,7 +199,7 @@ def test_climbs_and_chains_go_round_it_step_by_step() -> None:
     assert StaticWalk(STAGES, 0.8, evidence).without({"M"}).stages == ("S", "L")
     formula = ClosedForm(STAGES, (1.0, 2.0, 8.0), 1.0, evidence).without({"M"})
     assert formula.thresholds == ClosedForm(("S", "L"), (1.0, 8.0), 1.0, evidence).thresholds
-    assert Lossless(STAGES).without({"M"}).chain == ("S", "L")
+    assert Lossless(STAGES).without({"M"}) == Lossless(("S", "L"))
     for policy in (StaticWalk(STAGES, 0.8, evidence), Lossless(STAGES)):
         with pytest.raises(ConfigError):
             policy.without(STAGES)

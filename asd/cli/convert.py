@@ -24,7 +24,7 @@ def convert(file: Path, directory: Path, dtype: str) -> None:
     DIRECTORY can be a stage's model then.
     """
     try:
-        from asd.engines.hf.gguf import convert as convert_file  # noqa: PLC0415  (torch takes seconds)
+        from asd.engines.checkpoints.gguf import convert as convert_file  # noqa: PLC0415  (torch takes seconds)
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'asd[gguf]'") from error
     convert_file(file, directory, dtype, lambda step: click.echo(step, err=True))

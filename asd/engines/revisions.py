@@ -14,8 +14,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from asd.engines.adapters import CONFIG, WEIGHTS, adapter_of
-from asd.engines.checkpoints import check_directory, is_gguf
+from asd.engines.checkpoints.adapters import CONFIG, WEIGHTS, adapter_of
+from asd.engines.checkpoints.directories import check_directory, is_gguf
 from asd.engines.registry import open_stage
 from asd.errors import EngineError
 from asd.ladder import Ladder, Stage
@@ -66,7 +66,7 @@ def local_directory(stage: Stage) -> Path | None:
     """The local directory of a stage, checked for weights; None for a hub repository.
 
     Raises:
-        EngineError: As `asd.engines.checkpoints.check_directory`.
+        EngineError: As `asd.engines.checkpoints.directories.check_directory`.
     """
     path = Path(stage.model).expanduser()
     if not path.is_absolute() and not path.exists() and not is_gguf(path):
@@ -130,7 +130,7 @@ def with_adapter(stage: Stage, base: str) -> str:
     The adapter comes first, so that no revision that an earlier version recorded begins like it.
 
     Raises:
-        EngineError: As `asd.engines.adapters.adapter_of`.
+        EngineError: As `asd.engines.checkpoints.adapters.adapter_of`.
     """
     adapter = adapter_of(stage)
     return base if adapter is None else f"adapter:{_digest(adapter.path, (CONFIG, WEIGHTS))}:{base}"

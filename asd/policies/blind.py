@@ -53,11 +53,13 @@ class Lossless:
         if len(self.chain) < 2:
             raise ConfigError(f"a draft needs another stage to verify it, got the stages {self.chain}")
 
-    def without(self, stages: Collection[str]) -> Lossless:
-        """The chain of the others; `ConfigError` where fewer than two are left, or not the last one."""
-        if self.chain[-1] in stages:
-            raise ConfigError(f"the text is that of {self.chain[-1]}, which cannot be done without")
-        return Lossless(tuple(name for name in self.chain if name not in stages))
+    def without(self, stages: Collection[str]) -> Lossless | FixedStage:
+        """The chain of the others, or the last one alone; `ConfigError` where the last one is not left."""
+        *others, last = self.chain
+        if last in stages:
+            raise ConfigError(f"the text is that of {last}, which cannot be done without")
+        drafting = [name for name in others if name not in stages]
+        return Lossless((*drafting, last)) if drafting else FixedStage(last)
 
     @property
     def name(self) -> str:

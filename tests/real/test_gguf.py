@@ -15,8 +15,8 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from asd.cli import main
+from asd.engines.checkpoints.gguf import convert
 from asd.engines.hf.engine import TransformersEngine
-from asd.engines.hf.gguf import convert
 from asd.errors import ConfigError, DataError
 from asd.types import Query
 from tests.models import CORPUS, stage

@@ -74,7 +74,7 @@ def test_answers_and_verifications_are_those_of_the_merged_model(home: Path) -> 
 def test_what_does_not_fit_is_refused(home: Path, tmp_path: Path) -> None:
     """A deeper model's, of which vLLM would leave out the rest; and more than LoRA."""
     shallow = save_random_model(tmp_path / "shallow", "qwen2", n_layers=1)
-    with pytest.raises(EngineError, match=rf"does not go onto {shallow}: .*layers\.1\..*; name the model"):
+    with pytest.raises(EngineError, match=rf"does not fit {shallow}: .*layers\.1\..*; name the model"):
         VllmEngine(stage(shallow, home / "adapter"), "cpu").load()
     dora = shutil.copytree(home / "adapter", tmp_path / "dora")
     (dora / "adapter_config.json").write_text(

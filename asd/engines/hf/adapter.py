@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from asd.engines.adapters import Adapter, adapter_of
+from asd.engines.checkpoints.adapters import Adapter, adapter_of
 from asd.engines.memory import is_out_of_memory
 from asd.errors import ConfigError, EngineError, StageTooLargeError
 from asd.ladder import Stage
@@ -101,7 +101,7 @@ def _unfit(stage: Stage, why: object) -> EngineError:
             f"({words}); close what else uses it, or take another device"
         )
     return EngineError(
-        f"stage {stage.name!r}: the adapter {stage.adapter} does not go onto {stage.model}: {words}; name "
+        f"stage {stage.name!r}: the adapter {stage.adapter} does not fit {stage.model}: {words}; name "
         "the model that it was trained on, or restore the adapter's files"
     )
 

@@ -37,7 +37,7 @@ from importlib import metadata, util
 from typing import Any, get_args
 
 from asd.engines import StepMode
-from asd.engines.adapters import Adapter, adapter_of, check_fit
+from asd.engines.checkpoints.adapters import Adapter, adapter_of, check_fit
 from asd.engines.memory import is_out_of_memory
 from asd.engines.prompts import check_template, check_vocabulary
 from asd.engines.revisions import base_revision, local_directory, with_adapter

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from asd.engines.checkpoints import check_pointers
+from asd.engines.checkpoints.directories import check_pointers
 from asd.errors import EngineError
 from asd.ladder import Stage
 from asd.schema import msgspec
@@ -116,7 +116,7 @@ def check_fit(stage: Stage, adapter: Adapter, model: Path) -> None:
         if place is None or place[side] != shape[side]:
             wanted = "none" if place is None else str(place)
             raise EngineError(
-                f"stage {stage.name!r}: the adapter {stage.adapter} does not go onto {stage.model}: {name} "
+                f"stage {stage.name!r}: the adapter {stage.adapter} does not fit {stage.model}: {name} "
                 f"is {shape}, the model's own {module}.weight {wanted}; name the model that it was trained on"
             )
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 from transformers.integrations.gguf import GgufHeader, load_gguf_state_dict, read_gguf_metadata
 
-from asd.engines.checkpoints import is_gguf
+from asd.engines.checkpoints.directories import is_gguf
 from asd.errors import ConfigError, DataError
 
 __all__ = ["convert", "llama3_factors", "llama3_parameters"]

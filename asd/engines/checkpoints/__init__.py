@@ -1,0 +1,1 @@
+"""Weights on disk: directories of models, LoRA adapters, GGUF files."""
