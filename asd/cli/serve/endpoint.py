@@ -66,6 +66,7 @@ class Endpoint:
         if self.deployed.residency is None:
             load(self.deployed.engines)
         opened = partial(self.service, admission, self.promised(watching), tracing)
+        at.listen(socket.SOMAXCONN)  # whoever reads the address can connect from now on, and waits a moment
         click.echo(f"{self.ladder.name} at {server.url_of(at)}", err=True)
         server.Server(Application(opened, loopback_only=loopback_only)).run([at])
 
