@@ -81,6 +81,23 @@ def test_a_controller_that_is_named_decides(monkeypatch: pytest.MonkeyPatch) -> 
     assert seen == ["queue-aware(lam=5,mu=2,ahead=1)"]
 
 
+@pytest.mark.slow
+def test_the_address_that_is_printed_takes_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the server's own start-up, so that whoever waits for the line is not refused."""
+    connected: list[tuple[str, int]] = []
+
+    def run(_: Server, sockets: list[socket.socket]) -> None:
+        with socket.create_connection(sockets[0].getsockname(), timeout=5) as client:
+            connected.append(client.getpeername())
+
+    monkeypatch.setattr(Server, "run", run)
+    monkeypatch.setattr("asd.serving.endpoint.server.set_up_logs", lambda: None)
+    found = CliRunner().invoke(main, ["serve", "--port", "0"])
+    assert found.exit_code == 0, found.output
+    [(_, port)] = connected
+    assert f"tiny at http://127.0.0.1:{port}/v1" in found.output
+
+
 def test_a_controller_is_refused_where_stages_take_turns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not reckon with their loads."""
     monkeypatch.setattr(
