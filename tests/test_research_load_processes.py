@@ -170,6 +170,6 @@ def test_a_run_in_which_a_stage_is_killed_is_measured_and_replayed(
     assert (plain.rho, plain.rate) == (interrupted.rho, interrupted.rate)
     assert 0.5 <= interrupted.down.start_s < 1.0
     assert 0.5 <= interrupted.down.seconds < 20.0
-    shares = [compare(place, found, [number], 1).replayed.shares["L"] for number in (0, 1)]
+    shares = [compare(place, found, [number], 1)[1].shares["L"] for number in (0, 1)]
     assert shares[1] < 0.9 * shares[0]
     assert run_reality(place, asked, tmp_path / "reality.json", lambda _: None, 3) == found

@@ -154,42 +154,17 @@ def test_the_pace_of_a_block_is_that_of_the_probes_around_it(place: ServedLadder
 def test_blocks_are_simulated_at_their_own_pace(place: ServedLadder) -> None:
     """On a machine half as fast one takes at least twice as long; alone it is as among others."""
     found = with_probes(real(place, 0.002), 1.0, 1.0, 2.0, 2.0)
-    fast, slow, both = (compare(place, found, numbers, 1).replayed for numbers in ([0], [2], [0, 2]))
+    fast, slow, both = (compare(place, found, numbers, 1)[1] for numbers in ([0], [2], [0, 2]))
     assert slow.mean_s > 1.99 * fast.mean_s
     assert both.mean_s == pytest.approx((fast.mean_s + slow.mean_s) / 2)
     assert both.shares == fast.shares
 
 
 @pytest.mark.slow
-def test_the_own_pace_of_a_run_is_that_of_requests_that_met_nobody(place: ServedLadder) -> None:
-    """By hand: the first meets the second, the third and fourth nobody; the probes know nothing of it."""
-    found = real(place, 0.002)
-    first = found.probe[0]
-    assert [
-        sent.query
-        for sent in reality._alone(
-            [
-                msgspec.structs.replace(first, query=n, due_s=due, lag_s=0.0, seconds=seconds)
-                for n, (due, seconds) in enumerate([(0.0, 2.0), (1.0, 0.5), (2.5, 1.0), (3.5, 1.0)])
-            ]
-        )
-    ] == [2, 3]
-    [block] = found.blocks
-    slow = tuple(
-        msgspec.structs.replace(s, due_s=2 * s.due_s, seconds=2 * s.seconds, first_s=2 * s.first_s)
-        for s in block.sent
-    )
-    twice = msgspec.structs.replace(found, blocks=(msgspec.structs.replace(block, sent=slow, seconds=24.0),))
-    beside = compare(place, twice, [0], 1)
-    assert beside.at_own_pace.mean_s == pytest.approx(beside.real.mean_s)
-    assert beside.replayed.mean_s < 0.6 * beside.real.mean_s
-
-
-@pytest.mark.slow
 def test_what_a_request_takes_outside_the_stages_keeps_no_stage_busy(place: ServedLadder) -> None:
     """It is added to every latency, and no queue is longer for it."""
     found = real(place, 0.002)
-    plain = compare(place, found, [0], 1).replayed
+    plain = compare(place, found, [0], 1)[1]
     later = [
         msgspec.structs.replace(sent, seconds=sent.seconds + 0.05, first_s=sent.first_s + 0.05)
         for sent in found.probe
@@ -197,7 +172,7 @@ def test_what_a_request_takes_outside_the_stages_keeps_no_stage_busy(place: Serv
     block = msgspec.structs.replace(found.blocks[0], after=tuple(later))
     found = msgspec.structs.replace(found, probe=tuple(later), blocks=(block,))
     assert as_served(place, found).overhead_s == pytest.approx(0.05, abs=2e-3)
-    assert compare(place, found, [0], 1).replayed.mean_s == pytest.approx(plain.mean_s + 0.05, abs=2e-3)
+    assert compare(place, found, [0], 1)[1].mean_s == pytest.approx(plain.mean_s + 0.05, abs=2e-3)
 
 
 def test_stages_of_one_device_take_turns() -> None:
@@ -400,9 +375,7 @@ def test_a_run_of_the_simulator_is_replayed_exactly(place: ServedLadder) -> None
     taken = as_served(place, found)
     assert (taken.slowdown, taken.delay_s) == (pytest.approx(1.3), pytest.approx(0.003, abs=1e-6))
     assert taken.overhead_s == pytest.approx(0.0, abs=1e-6)
-    beside = compare(place, found, [0], 30)
-    figures, replayed, others = beside.real, beside.replayed, beside.drawn
-    assert beside.at_own_pace.mean_s == pytest.approx(figures.mean_s)
+    figures, replayed, others = compare(place, found, [0], 30)
     assert replayed.mean_s == pytest.approx(figures.mean_s)
     assert replayed.p95_s == pytest.approx(figures.p95_s)
     assert replayed.shares == pytest.approx(figures.shares)
@@ -428,7 +401,7 @@ def test_simulated_prices_are_the_mean_of_both(place: ServedLadder) -> None:
 
     def replay(before: PriceTables, after: PriceTables) -> Figures:
         changed = msgspec.structs.replace(found, before=before, after=after)
-        return compare(place, changed, [0], 2).replayed
+        return compare(place, changed, [0], 2)[1]
 
     replayed, expected = replay(prices(), dear(3.0)), replay(dear(2.0), dear(2.0))
     assert replayed.mean_s == pytest.approx(expected.mean_s)

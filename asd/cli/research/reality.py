@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 import click
@@ -146,14 +145,13 @@ def _command(text: str) -> tuple[str, str]:
 
 
 def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int], drawn: int) -> None:
-    """The table of these blocks, as far as they stand; of all of them where fewer than half do."""
+    """The table of these blocks, as far as they stand; of all of them where none does."""
     standing = [number for number in numbers if found.stands(number)]
-    void = 2 * len(standing) < len(numbers)
     click.echo(
         f"\n{title}: {len(standing)} of {len(numbers)} blocks stand (their probes before and after differ by "
-        f"at most {MOST_DRIFT:.0%}){'; void, all of them are shown' if void else ''}"
+        f"at most {MOST_DRIFT:.0%}){'' if standing else '; void, shown all the same'}"
     )
-    standing = list(numbers) if void else standing
+    standing = standing or list(numbers)
     blocks = [found.blocks[number] for number in standing]
     sent = [one for block in blocks for one in block.sent]
     lags = [one.lag_s for one in sent]
@@ -164,23 +162,18 @@ def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int
         f"{len(sent)} requests in {sum(block.seconds for block in blocks):.0f} s, {blocks[0].rate:.2f} a "
         f"second; the client was late by {late}"
     )
-    beside = compare(place, found, standing, drawn)
-    bands = [_flat(other) for other in beside.drawn]
-    replayed, own = _flat(beside.replayed), _flat(beside.at_own_pace)
+    real, replayed, others = compare(place, found, standing, drawn)
+    bands = [_flat(other) for other in others]
     rows = []
-    for name, value in _flat(beside.real).items():
+    for name, value in _flat(real).items():
         low, high = np.quantile([band[name] for band in bands], _BAND)
-        simulated = [_cells(name, again[name], value) for again in (replayed, own)]
+        again = _flat(replayed)[name]
+        error = f"{100 * (again - value):+.1f} points" if "share" in name else f"{again / value - 1:+.1%}"
         within = "yes" if low <= value <= high else "no"
-        rows.append((name, f"{value:.4g}", *chain(*simulated), f"{low:.4g} to {high:.4g}", within))
-    headers = ["", "real", "replayed", "error", "at own pace", "error", f"{drawn} other runs, 95 %", "within"]
-    click.echo(tabulate(rows, headers=headers))
-
-
-def _cells(name: str, simulated: float, real: float) -> tuple[str, str]:
-    """The value and its error: points of a share, else a share of what was measured."""
-    off = f"{100 * (simulated - real):+.1f} points" if "share" in name else f"{simulated / real - 1:+.1%}"
-    return f"{simulated:.4g}", off
+        rows.append((name, f"{value:.4g}", f"{again:.4g}", error, f"{low:.4g} to {high:.4g}", within))
+    click.echo(
+        tabulate(rows, headers=["", "real", "replayed", "error", f"{drawn} other runs, 95 %", "within"])
+    )
 
 
 def _flat(figures: Figures) -> dict[str, float]:

@@ -13,9 +13,6 @@ by non-negative least squares, scaled so that the mean is right; every simulated
 Machines that are shared with others are faster in one minute than in the next. So a load is run in short
 blocks, all loads in turns, with a probe of the same requests between any two blocks: what the probes before
 and after a block took says how fast the machine was in it, and a block whose two probes disagree is void.
-Where the pace moves from second to second, no probe beside a run says what it was within; so the replay is
-shown at the run's own pace too, told from the requests that had the server to themselves. That says nothing
-of prices, but whether queues, batches and turns are as simulated.
 
 The engines of one device take turns (`asd.dispatch`), so the simulated stages share a place; a stage behind a
 server has its own. The simulator replays the arrival instants and queries of the real run, and draws other
@@ -32,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice, pairwise, takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -57,17 +54,8 @@ from asd.schema import msgspec
 from asd.types import Trace
 
 __all__ = [
-    "AsServed",
-    "Block",
-    "Figures",
-    "RealBesideSimulated",
-    "Reality",
-    "RealityHeader",
-    "ServedLadder",
-    "as_served",
-    "compare",
-    "price_drift",
-    "run_reality",
+    "AsServed", "Block", "Figures", "Reality", "RealityHeader", "ServedLadder", "as_served", "compare",
+    "price_drift", "run_reality",
 ]  # fmt: skip
 
 MOST_DRIFT = 0.05
@@ -412,25 +400,10 @@ def price_drift(before: PriceTables, after: PriceTables, place: ServedLadder) ->
     return alike - 1.0, float(np.max(np.abs(ratios / alike - 1.0)))
 
 
-@dataclass(frozen=True, slots=True)
-class RealBesideSimulated:
-    """Some blocks beside their simulation.
-
-    Attributes:
-        real: What was measured.
-        replayed: The same requests, at the pace that the probes tell.
-        at_own_pace: The same, at the pace of the requests of each block that had the server to themselves.
-        drawn: Other runs of their rates and lengths, at the pace that the probes tell.
-    """
-
-    real: Figures
-    replayed: Figures
-    at_own_pace: Figures
-    drawn: list[Figures]
-
-
-def compare(place: ServedLadder, found: Reality, numbers: Sequence[int], n_drawn: int) -> RealBesideSimulated:
-    """These blocks beside their simulation.
+def compare(
+    place: ServedLadder, found: Reality, numbers: Sequence[int], n_drawn: int
+) -> tuple[Figures, Figures, list[Figures]]:
+    """The real figures of these blocks, those of their replay, and those of other runs of their rates.
 
     Args:
         place: What was served.
@@ -441,52 +414,18 @@ def compare(place: ServedLadder, found: Reality, numbers: Sequence[int], n_drawn
     population = place.population(_prices_of(found), found.asked.batch)
     fixed, servers = Fixed(place.policy_at(found.asked.lam)), place.servers(found.asked.batch)
     taken, blocks = as_served(place, found), [found.blocks[number] for number in numbers]
-    probed = [taken.at(found.pace(number)) for number in numbers]
-    own = [taken.at(pace) for pace in _own_paces(place, found, blocks)]
+    paces = [taken.at(found.pace(number)) for number in numbers]
 
-    def simulated(
-        due: Sequence[Sequence[tuple[float, int]]], paces: Sequence[AsServed], seed: int
-    ) -> Figures:
-        downs = [block.down for block in blocks]
-        parts = [_Part(*part) for part in zip(due, paces, downs, strict=True)]
+    def simulated(due: Sequence[Sequence[tuple[float, int]]], seed: int) -> Figures:
+        parts = [_Part(came, pace, block.down) for came, pace, block in zip(due, paces, blocks, strict=True)]
         return _simulated(population, fixed, servers, parts, seed)
 
-    came = [[(s.due_s + s.lag_s, s.query) for s in block.sent] for block in blocks]
+    replayed = simulated([[(s.due_s + s.lag_s, s.query) for s in block.sent] for block in blocks], 0)
     drawn = []
     for seed in range(n_drawn):
         rng = np.random.default_rng([3, seed])
-        others = [_due(rng, block.rate, block.seconds, found.asked) for block in blocks]
-        drawn.append(simulated(others, probed, seed))
-    return RealBesideSimulated(
-        real=_figures([one for block in blocks for one in block.sent], place.ladder),
-        replayed=simulated(came, probed, 0),
-        at_own_pace=simulated(came, own, 0),
-        drawn=drawn,
-    )
-
-
-def _own_paces(place: ServedLadder, found: Reality, blocks: Sequence[Block]) -> list[float]:
-    """What requests that had the server to themselves took, over what they would have on the idle server."""
-    decider, taken = _decider(place, found), as_served(place, found)
-    situations = place.population(_prices_of(found), 1).queries
-
-    def pace(block: Block) -> float:
-        alone = list(_alone(block.sent))
-        expected = [taken.seconds(_calls(decider, situations[s.query])) + taken.overhead_s for s in alone]
-        return sum(s.seconds - s.lag_s for s in alone) / sum(expected) if alone else 1.0
-
-    return [pace(block) for block in blocks]
-
-
-def _alone(sent: Sequence[Sent]) -> Iterator[Sent]:
-    """The requests that met nobody: all earlier ones had ended, and no other came before their end."""
-    in_order = sorted(sent, key=lambda one: one.due_s)
-    busy_until = 0.0
-    for one, following in pairwise([*in_order, None]):
-        ends = one.due_s + one.seconds
-        if one.due_s >= busy_until and (following is None or following.due_s >= ends):
-            yield one
-        busy_until = max(busy_until, ends)
+        drawn.append(simulated([_due(rng, b.rate, b.seconds, found.asked) for b in blocks], seed))
+    return _figures([one for block in blocks for one in block.sent], place.ladder), replayed, drawn
 
 
 @dataclass(frozen=True, slots=True)
