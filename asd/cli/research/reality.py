@@ -145,13 +145,14 @@ def _command(text: str) -> tuple[str, str]:
 
 
 def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int], drawn: int) -> None:
-    """The table of these blocks, as far as they stand; of all of them where none does."""
+    """The table of these blocks, as far as they stand; of all of them where fewer than half do."""
     standing = [number for number in numbers if found.stands(number)]
+    void = 2 * len(standing) < len(numbers)
     click.echo(
         f"\n{title}: {len(standing)} of {len(numbers)} blocks stand (their probes before and after differ by "
-        f"at most {MOST_DRIFT:.0%}){'' if standing else '; void, shown all the same'}"
+        f"at most {MOST_DRIFT:.0%}){'; void, all of them are shown' if void else ''}"
     )
-    standing = standing or list(numbers)
+    standing = list(numbers) if void else standing
     blocks = [found.blocks[number] for number in standing]
     sent = [one for block in blocks for one in block.sent]
     lags = [one.lag_s for one in sent]
