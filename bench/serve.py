@@ -292,9 +292,14 @@ def compared(found: Mapping[tuple[str, int], Turn], cascade: str) -> Iterator[st
             yield f"{model}, {n} clients: the cascade's P95 is longer with any number of clients"
             continue
         rate, clients, best = max(within, key=lambda row: row[0])
+        share = (
+            f"{100 * best.quality / other.quality:.1f} % of its quality"
+            if other.quality
+            else f"quality {best.quality:.3f} beside none"
+        )
         yield (
             f"{model}, {n} clients: within its P95 the cascade answers {rate / other.rate:.2f} times as many "
-            f"requests/s ({clients} clients) at {100 * best.quality / other.quality:.1f} % of its quality"
+            f"requests/s ({clients} clients) at {share}"
         )
 
 

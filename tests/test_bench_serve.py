@@ -89,6 +89,9 @@ def test_the_cascade_is_compared_at_as_many_clients_as_the_others_p95_allows() -
     beside_l, beside_fast = compared(found, "asd")
     assert "4.00 times as many requests/s (32 clients) at 90.0 % of its quality" in beside_l
     assert "longer with any number" in beside_fast
+    wrong = {("asd", 8): Turn([1.0], [1.0], 1.0), ("L", 8): Turn([2.0], [0.0], 2.0)}
+    [beside_wrong] = compared(wrong, "asd")
+    assert "2.00 times as many requests/s (8 clients) at quality 1.000 beside none" in beside_wrong
 
 
 @pytest.mark.parametrize("counts", ["", "8,", "0", "eight"])

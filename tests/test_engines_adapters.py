@@ -226,7 +226,7 @@ def test_adapters_of_other_models_are_refused(
     found = adapter_of(fits)
     assert found is not None
     assert found.rank == 4
-    with pytest.raises(EngineError, match=rf"onto {other}: .*\.lora_[AB]\.weight is \[.*weight none"):
+    with pytest.raises(EngineError, match=rf"fit {other}: .*\.lora_[AB]\.weight is \[.*weight none"):
         check_fit(wrong, found, other)
     check_fit(fits, found, base)
 

@@ -64,7 +64,7 @@ class Training:
     lr: float = 0.01
 
 
-def train_adapter(training: Training, out: Path) -> float:
+def train_adapter(training: Training, out: str | Path) -> float:
     """Train an adapter for the embedded S and write it to the directory `out`; the seconds it took.
 
     Raises:
@@ -73,7 +73,7 @@ def train_adapter(training: Training, out: Path) -> float:
         OSError: `out` cannot be made; nothing was computed.
     """
     _check(training)
-    out.mkdir(parents=True, exist_ok=True)
+    Path(out).mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     stage, mix = smallest(), _mix(training)
     tokenizer, adapted = AutoTokenizer.from_pretrained(stage.model), _adapted(stage, training)

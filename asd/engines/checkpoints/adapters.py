@@ -93,7 +93,7 @@ def adapter_of(stage: Stage) -> Adapter | None:
     return Adapter(path, largest, settings.base_model_name_or_path)
 
 
-def check_fit(stage: Stage, adapter: Adapter, model: Path) -> None:
+def check_fit(stage: Stage, adapter: Adapter, model: str | Path) -> None:
     """Refuse an adapter with matrices that a model has no place for, or one of another shape.
 
     For engines that leave such matrices out without a word. Experts go by names of their own and a head that
@@ -107,7 +107,7 @@ def check_fit(stage: Stage, adapter: Adapter, model: Path) -> None:
     Raises:
         EngineError: It is for another model, or a file is damaged.
     """
-    places = _shapes(stage, sorted(model.glob("*.safetensors")))
+    places = _shapes(stage, sorted(Path(model).glob("*.safetensors")))
     for name, shape in _shapes(stage, [adapter.path / WEIGHTS]).items():
         module, factor, _ = name.removeprefix("base_model.model.").rpartition(".lora_")
         if not factor or ".experts" in module or module.endswith("lm_head"):

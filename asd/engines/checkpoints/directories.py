@@ -42,14 +42,14 @@ def check_directory(stage: Stage, directory: str | Path) -> None:
     check_pointers(where, directory)
 
 
-def check_pointers(where: str, directory: Path) -> None:
+def check_pointers(where: str, directory: str | Path) -> None:
     """Refuse files that Git LFS has left where they should be; `where` begins the message.
 
     Raises:
         EngineError: There is one.
     """
     for pattern in CHECKED:
-        for path in sorted(directory.glob(pattern)):
+        for path in sorted(Path(directory).glob(pattern)):
             if _begins_with(path, LFS_POINTER):
                 raise EngineError(
                     f"{where}: {path.name} is a Git LFS pointer, not the file itself; "

@@ -151,7 +151,7 @@ def is_server(ladder: Ladder, stage: str) -> bool:
 
 
 @contextmanager
-def served(ladder: str, policy: Path | None, batch: int) -> Iterator[str]:
+def served(ladder: str, policy: str | Path | None, batch: int) -> Iterator[str]:
     """The cascade behind its endpoint, whose URL this is.
 
     Args:
