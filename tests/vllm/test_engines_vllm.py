@@ -447,13 +447,13 @@ def test_a_gpu_captures_its_steps_and_caches_prefixes(on_a_gpu: None, path: Path
     speculation = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
     options = {"gpu_memory_utilization": 0.2, "speculative_config": speculation}
     plain = stage_of(path, options={"vllm": options})
-    settings = loader._settings(plain, None, EngineArgs)
+    settings = loader._settings(plain, None, None, EngineArgs)
     args = EngineArgs(**settings)
     assert (args.enforce_eager, args.enable_prefix_caching, args.dtype) == (False, True, "auto")
     assert (args.kv_cache_memory_bytes, args.gpu_memory_utilization) == (None, 0.2)
     assert args.speculative_config == speculation
     asked = stage_of(path, options={"vllm": {"enforce_eager": True, "enable_prefix_caching": False}})
-    args = EngineArgs(**loader._settings(asked, None, EngineArgs))
+    args = EngineArgs(**loader._settings(asked, None, None, EngineArgs))
     assert (args.enforce_eager, args.enable_prefix_caching) == (True, False)
     assert [loader.asked_steps(stage) for stage in (plain, asked)] == ["compiled", "eager"]
 
