@@ -144,7 +144,8 @@ def ttft_s(done: Completion, policy: Policy, first: Mapping[str, float]) -> floa
         policy: What decided.
         first: Seconds to the first token of a stage that answers at once, by stage.
     """
-    if isinstance(policy, FixedStage | Oracle):
+    alone = isinstance(policy, Lossless) and len(done.drafts) == 1  # the others are for other domains
+    if alone or isinstance(policy, FixedStage | Oracle):
         return first[done.stage]
     # the last call of a lossless chain continues from tokens that are the largest stage's own already
     drafts = done.drafts[:-1] if isinstance(policy, Lossless) else done.drafts
