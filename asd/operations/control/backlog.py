@@ -32,7 +32,10 @@ from asd.operations.traffic import Gauge
 from asd.stopping.graph import FloatArray, Graph
 from asd.types import STOP, Action, Decision, Drafts, Query, Verification
 
-__all__ = ["LEVELS", "BacklogPolicy", "BacklogProblem", "BacklogTable", "QueueAware", "Solved", "Surcharge"]
+__all__ = [
+    "LEVELS", "Adaptive", "BacklogPolicy", "BacklogProblem", "BacklogTable", "QueueAware", "Solved",
+    "Surcharge",
+]  # fmt: skip
 
 LEVELS = (0.0, 1.0, 2.5, 6.0, 15.0, math.inf)
 """Backlogs that policies are solved for, in calls; infinite: the stage is out of reach."""
@@ -353,3 +356,38 @@ class QueueAware:
             call_s=mixed(old.call_s or now.call_s or 0.0, now.call_s or old.call_s or 0.0) or None,
             per_call=mixed(old.per_call or now.per_call or 0.0, now.per_call or old.per_call or 0.0) or None,
         )
+
+
+@dataclass(slots=True, eq=False)
+class Adaptive:
+    """A controller that adapts one number of a queue-aware policy, which solves and decides.
+
+    Attributes:
+        inner: The queue-aware policy.
+    """
+
+    inner: QueueAware
+
+    @property
+    def name(self) -> str:
+        """That of what it steers."""
+        return self.inner.name
+
+    @property
+    def lam(self) -> float:
+        """Cost units that one fully right answer is worth now."""
+        return self.inner.lam
+
+    @property
+    def mu(self) -> float:
+        """Cost units that a second is worth now."""
+        return self.inner.mu
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two looks."""
+        return self.inner.interval_s
+
+    def watch(self, gauges: Mapping[str, Gauge]) -> None:
+        """Read the queues here from now on."""
+        self.inner.watch(gauges)

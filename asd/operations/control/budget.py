@@ -13,13 +13,13 @@ passed is not left to this loop: whoever admits requests holds what they may cos
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from asd.errors import ConfigError
-from asd.operations.control.backlog import BacklogPolicy, QueueAware
+from asd.operations.control.backlog import Adaptive, BacklogPolicy
 from asd.operations.state import SystemState
-from asd.operations.traffic import DAY_S, Gauge
+from asd.operations.traffic import DAY_S
 
 __all__ = ["DayBudget", "Demand", "Paced", "flat"]
 
@@ -49,7 +49,7 @@ class DayBudget:
 
 
 @dataclass(slots=True, eq=False)
-class Paced:
+class Paced(Adaptive):
     """A queue-aware policy that spends a day's budget.
 
     Attributes:
@@ -64,7 +64,6 @@ class Paced:
         ConfigError: A number is out of range.
     """
 
-    inner: QueueAware
     day: DayBudget
     step: float = 0.2
     forget: float = 0.001
@@ -83,30 +82,6 @@ class Paced:
                 f"{self.least:g} and {self.forget:g}"
             )
         self._most = self.inner.lam
-
-    @property
-    def name(self) -> str:
-        """That of what it steers."""
-        return self.inner.name
-
-    @property
-    def lam(self) -> float:
-        """Cost units that one fully right answer is worth now."""
-        return self.inner.lam
-
-    @property
-    def mu(self) -> float:
-        """Cost units that a second is worth."""
-        return self.inner.mu
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds between two looks."""
-        return self.inner.interval_s
-
-    def watch(self, gauges: Mapping[str, Gauge]) -> None:
-        """Read the queues here from now on."""
-        self.inner.watch(gauges)
 
     def policy(self, state: SystemState | None) -> BacklogPolicy:
         """The one policy there is, solved again at the lam that the money allows.

@@ -11,13 +11,11 @@ fixed beforehand by `lam` and `most`. The loop acts on latencies that are one lo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from asd.errors import ConfigError
-from asd.operations.control.backlog import BacklogPolicy, QueueAware
+from asd.operations.control.backlog import Adaptive, BacklogPolicy
 from asd.operations.state import SystemState
-from asd.operations.traffic import Gauge
 
 __all__ = ["P95Target", "ascended"]
 
@@ -38,7 +36,7 @@ def ascended(mu: float, relative: float, step: float, forget: float) -> float:
 
 
 @dataclass(slots=True, eq=False)
-class P95Target:
+class P95Target(Adaptive):
     """A queue-aware policy that holds a 95th percentile.
 
     Attributes:
@@ -52,7 +50,6 @@ class P95Target:
         ConfigError: A number is out of range.
     """
 
-    inner: QueueAware
     target_s: float
     step: float = 0.2
     forget: float = 0.02
@@ -69,30 +66,6 @@ class P95Target:
                 "a target (finite), its step and its largest mu are positive and forget is in [0, 1), not "
                 f"{self.target_s:g}, {self.step:g}, {self.most:g} and {self.forget:g}"
             )
-
-    @property
-    def name(self) -> str:
-        """That of what it steers."""
-        return self.inner.name
-
-    @property
-    def lam(self) -> float:
-        """Cost units that one fully right answer is worth."""
-        return self.inner.lam
-
-    @property
-    def mu(self) -> float:
-        """Cost units that a second is worth now."""
-        return self.inner.mu
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds between two looks."""
-        return self.inner.interval_s
-
-    def watch(self, gauges: Mapping[str, Gauge]) -> None:
-        """Read the queues here from now on."""
-        self.inner.watch(gauges)
 
     def policy(self, state: SystemState | None) -> BacklogPolicy:
         """The one policy there is, solved again at the worth of a second that was learned."""
