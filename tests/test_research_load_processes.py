@@ -20,15 +20,11 @@ from asd.cli import main
 from asd.errors import ConfigError, EngineError
 from asd.ladder import Ladder
 from asd.policies import FixedStage
-from asd.research.load import reality
-from asd.research.load.processes import Outage, StageServers, is_server
-from asd.research.load.reality import (
-    AsServed,
-    RealityHeader,
-    ServedLadder,
-    compare,
-    run_reality,
-)
+from asd.research.load import measured, processes, reality, replayed
+from asd.research.load.measured import RealityHeader, ServedLadder
+from asd.research.load.processes import Outage, PriceTables, StageServers, is_server
+from asd.research.load.reality import run_reality
+from asd.research.load.replayed import AsServed, compare
 from tests.endpoint import OnePolicy, Slow, running
 from tests.test_research_load_reality import prices
 from tests.worlds import fitted_verified, ladder, sample, verified
@@ -122,7 +118,7 @@ def test_the_command_says_what_is_missing(options: list[str], message: str) -> N
 @pytest.mark.parametrize(("away", "simulated"), [(3.0, 60.0), (60.5, 120.0)])
 def test_a_simulated_outage_lasts_whole_rests(away: float, simulated: float) -> None:
     """A stage that failed is asked again once it has rested, not as soon as it listens."""
-    assert reality._away_s(Outage(stage="L", start_s=5.0, seconds=away)) == simulated
+    assert Outage(stage="L", start_s=5.0, seconds=away).away_s == simulated
 
 
 def test_stages_behind_servers_do_not_share_this_machine() -> None:
@@ -142,7 +138,7 @@ def test_a_run_in_which_a_stage_is_killed_is_measured_and_replayed(
     )
     priced: list[str] = []
 
-    def measured(name: str, _: int) -> reality.PriceTables:
+    def priced_now(name: str, _: int) -> PriceTables:
         priced.append(name)
         return prices()
 
@@ -152,11 +148,11 @@ def test_a_run_in_which_a_stage_is_killed_is_measured_and_replayed(
         with running(engines, OnePolicy(FixedStage("S"), ("S", "L")), ladder=place.ladder) as server:
             yield server.url
 
-    monkeypatch.setattr(reality, "measured_prices", measured)
+    monkeypatch.setattr(measured, "measured_prices", priced_now)
     monkeypatch.setattr(reality, "served", served)
     monkeypatch.setattr(reality, "_PROBE", 3)
-    monkeypatch.setattr(reality, "COOL_DOWN_S", 1.0)
-    monkeypatch.setattr(reality, "as_served", lambda *_: AsServed(1.0, 0.0))
+    monkeypatch.setattr(processes, "COOL_DOWN_S", 1.0)
+    monkeypatch.setattr(replayed, "as_served", lambda *_: AsServed(1.0, 0.0))
     asked = RealityHeader(
         ladder="x", lam=20.0, batch=4, loads=(0.5,), minutes=0.05, n_queries=120,
         down=Outage(stage="L", start_s=0.5, seconds=0.5),

@@ -28,21 +28,12 @@ from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage
 from asd.prices import Prices, write_prices
-from asd.research.load import reality
+from asd.research.load import measured, reality, replayed
 from asd.research.load.client import Sent, ask_all, ask_in_turn
+from asd.research.load.measured import Block, Reality, RealityHeader, ServedLadder
 from asd.research.load.processes import PriceTables, measured_prices, served
-from asd.research.load.reality import (
-    AsServed,
-    Block,
-    Figures,
-    Reality,
-    RealityHeader,
-    ServedLadder,
-    as_served,
-    compare,
-    price_drift,
-    run_reality,
-)
+from asd.research.load.reality import run_reality
+from asd.research.load.replayed import AsServed, Figures, as_served, compare, price_drift
 from asd.schema import msgspec
 from asd.types import Draft, Query
 from tests.endpoint import OnePolicy, Slow, running
@@ -128,10 +119,10 @@ def test_seconds_as_served_are_means_not_medians(place: ServedLadder) -> None:
         msgspec.structs.replace(sent, seconds=sent.seconds + (0.5 if n % 10 == 0 else 0.0))
         for n, sent in enumerate(found.probe)
     )
-    decider, situations = reality._decider(place, found), place.population(prices(), 1).queries
+    decider, situations = replayed._decider(place, found), place.population(prices(), 1).queries
     block = msgspec.structs.replace(found.blocks[0], after=slow)
     taken = as_served(place, msgspec.structs.replace(found, probe=slow, blocks=(block,)))
-    priced = sum(sum(reality._calls(decider, situations[sent.query])) for sent in slow)
+    priced = sum(sum(replayed._calls(decider, situations[sent.query])) for sent in slow)
     asked = taken.slowdown * priced + taken.delay_s * sum(sent.calls for sent in slow)
     asked += taken.overhead_s * len(slow)
     assert asked == pytest.approx(sum(sent.seconds - sent.lag_s for sent in slow))
@@ -433,7 +424,7 @@ def test_what_was_measured_is_not_measured_again(
     """A complete file needs no server and no prices; another comparison is refused."""
     path, found = tmp_path / "reality.json", real(place, 0.001)
     write_record(path, found)
-    monkeypatch.setattr(reality, "measured_prices", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(measured, "measured_prices", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(reality, "served", lambda *_: pytest.fail("served again"))
     assert run_reality(place, asked(), path, lambda _: None, 3) == found
     with pytest.raises(ConfigError, match="another comparison"):
@@ -457,7 +448,7 @@ def test_a_load_that_is_none_is_refused(option: str, value: str, message: str) -
 def test_nothing_is_measured_for_a_lam_that_is_none(
     place: ServedLadder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reality, "measured_prices", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(measured, "measured_prices", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match="lam must be a finite number"):
         run_reality(place, asked(lam=-1.0), None, lambda _: None, 3)
 

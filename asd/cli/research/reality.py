@@ -16,18 +16,10 @@ from asd.cli.options import ladder_option, numbers, policy_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.policy.choice import DEFAULT_LAM
+from asd.research.load.measured import MOST_DRIFT, Reality, RealityHeader, ServedLadder
 from asd.research.load.processes import Outage
-from asd.research.load.reality import (
-    MOST_DRIFT,
-    Figures,
-    Reality,
-    RealityHeader,
-    ServedLadder,
-    as_served,
-    compare,
-    price_drift,
-    run_reality,
-)
+from asd.research.load.reality import run_reality
+from asd.research.load.replayed import Figures, as_served, compare, price_drift
 from asd.traces import answered, read_traces
 
 _BAND = (0.025, 0.975)

@@ -25,6 +25,7 @@ from asd.errors import ConfigError, EngineError
 from asd.ladder import Ladder
 from asd.measurement.records import Record
 from asd.prices import PriceFile, Prices
+from asd.resilience import COOL_DOWN_S
 from asd.schema import msgspec
 
 __all__ = ["Outage", "PriceTables", "StageServers", "is_server", "measured_prices", "served"]
@@ -48,6 +49,11 @@ class Outage(Record, frozen=True, kw_only=True):
     stage: str
     start_s: float
     seconds: float
+
+    @property
+    def away_s(self) -> float:
+        """How long a cascade goes round the stage: one that failed rests, and is then asked again."""
+        return COOL_DOWN_S * math.ceil(self.seconds / COOL_DOWN_S)
 
     @classmethod
     def parse(cls, text: str) -> Self:
