@@ -109,6 +109,16 @@ def test_claims_are_held_against_the_tables(shop: Shop) -> None:  # noqa: F811
     assert "aware against blind at high load, with a quality of 0.800 and 0.900" in tables.claims(made).note
 
 
+def test_claims_of_a_load_that_nobody_was_answered_under_have_no_number(shop: Shop) -> None:  # noqa: F811
+    """Short runs may hold no answer: said so, and what was simulated before is not lost."""
+    production = shop.table("production", "P", ("metric", "value"), [("up", 0.75)], "")
+    columns = ("situation", "policy", "latency_s", "quality")
+    seen = [("high load", "blind", None, 0.0), ("high load", "aware", 0.4, 0.8)]
+    made = {"production": production, "before_after": shop.table("before_after", "B", columns, seen, "")}
+    _, smaller, larger = rows(tables.claims(made))
+    assert (smaller["here"], smaller["holds"], larger["holds"]) == (None, None, None)
+
+
 def test_devices_have_a_mean_a_peak_and_queries_a_call(shop: Shop) -> None:  # noqa: F811
     windows = [
         summary(0.0, stages={"S": stage(utilisation=u), "L": stage(n_calls=0)}) for u in (0.2, 0.9, 0.4)

@@ -374,12 +374,13 @@ def claims(made: Mapping[str, StudyTable]) -> StudyTable:
     downtime = 100.0 * (1.0 - float(production.rows[0][1] or 0.0))
     blind, aware = (row for row in compared.rows if row[0] == "high load")
     latency, quality = (compared.columns.index(name) for name in ("latency_s", "quality"))
-    change = 100.0 * (float(aware[latency] or 0.0) / float(blind[latency] or 0.0) - 1.0)
+    under, beside = aware[latency], blind[latency]
+    change = 100.0 * (float(under) / float(beside) - 1.0) if under and beside else None
     rows: list[tuple[Value, ...]] = [
         ("99.97 % uptime", "windows with 1 % errors or more, per cent", CLAIMED_DOWNTIME, downtime,
          downtime <= CLAIMED_DOWNTIME),
         *((f"dynamic control {-claimed:g} % better under load", "mean latency, change in per cent", claimed,
-           change, change <= claimed) for claimed in CLAIMED_CHANGES),
+           change, None if change is None else change <= claimed) for claimed in CLAIMED_CHANGES),
     ]  # fmt: skip
     return msgspec.structs.replace(
         production,

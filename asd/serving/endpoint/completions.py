@@ -60,10 +60,8 @@ class Completions:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         arrived, service, headers = asyncio.get_running_loop().time(), self._service(), headers_of(scope)
-        key, span = (
-            NOBODY,
-            None if service.tracing is None else service.tracing.begin(self._endpoint, headers),
-        )
+        key, tracing = NOBODY, service.tracing
+        span = None if tracing is None else tracing.begin(self._endpoint, headers)
         send = send if span is None else span.sending(send)
         try:
             key = service.admission.authenticate(bearer_of(headers))
