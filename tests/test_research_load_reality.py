@@ -31,7 +31,7 @@ from asd.prices import Prices, write_prices
 from asd.research.load import measured, reality, replayed
 from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.research.load.measured import Block, Reality, RealityHeader, ServedLadder
-from asd.research.load.processes import PriceTables, measured_prices, served
+from asd.research.load.processes import Outage, PriceTables, measured_prices, served
 from asd.research.load.reality import run_reality
 from asd.research.load.replayed import AsServed, Figures, as_served, compare, price_drift
 from asd.schema import msgspec
@@ -149,6 +149,18 @@ def test_blocks_are_simulated_at_their_own_pace(place: ServedLadder) -> None:
     assert slow.mean_s > 1.99 * fast.mean_s
     assert both.mean_s == pytest.approx((fast.mean_s + slow.mean_s) / 2)
     assert both.shares == fast.shares
+
+
+@pytest.mark.slow
+def test_a_simulated_stage_that_is_away_answers_nothing_until_it_is_back(place: ServedLadder) -> None:
+    """The same requests, L gone from the first on, from the middle on, and after the last is answered."""
+    found = real(place, 0.002)
+    shares = []
+    for start_s in (0.0, 6.0, 500.0):
+        down = Outage(stage="L", start_s=start_s, seconds=1.0)
+        away = msgspec.structs.replace(found, blocks=(msgspec.structs.replace(found.blocks[0], down=down),))
+        shares.append(compare(place, away, [0], 1)[1].shares["L"])
+    assert shares[0] == 0.0 < shares[1] < shares[2] == compare(place, found, [0], 1)[1].shares["L"]
 
 
 @pytest.mark.slow
