@@ -12,9 +12,11 @@ from asd.cli import main
 from asd.research.recordings.recording import Recording
 from asd.research.report import figures, page
 from asd.research.study import material, run
+from asd.research.study.record import write_study
 from tests.conducted import Conducted
 from tests.conducted import material as made_up
 from tests.recordings import STAGES, records, write
+from tests.studies import study, table
 
 pytestmark = pytest.mark.slow
 
@@ -76,6 +78,7 @@ def test_recorded_models_are_read_as_replay_reads_them(
         (["--out", "x", "--traces", ","], "names no file"),
         (["--out", "x", "--traces", "missing.jsonl"], "missing.jsonl"),
         (["--out", "x", "--ladder", "nonesuch"], "nonesuch"),
+        (["--out", "x", "--day", "missing"], "missing/results.json does not exist"),
     ],
 )
 def test_what_cannot_be_studied_is_said(
@@ -93,3 +96,18 @@ def test_missing_libraries_are_named_with_the_remedy(monkeypatch: pytest.MonkeyP
     found = CliRunner().invoke(main, ["study", "--out", str(tmp_path)])
     assert found.exit_code == 2
     assert "pip install 'asd[report]'" in found.output
+
+
+def test_a_day_is_what_asd_day_wrote(gathered: dict[str, object], tmp_path: Path) -> None:
+    """Its folder is read; that of another study, which has claims too, is refused."""
+    write_study(study(extra=[table("claims", ["claim"], [("x",)])]), tmp_path / "other")
+    found = CliRunner().invoke(
+        main, ["study", "--out", str(tmp_path / "s"), "--day", str(tmp_path / "other")]
+    )
+    assert found.exit_code == 2
+    assert "is no folder of asd day" in found.output
+    day = study(extra=[table("claims", ["claim"], [("x",)]), table("production", ["metric"], [("y",)])])
+    write_study(day, tmp_path / "day")
+    found = CliRunner().invoke(main, ["study", "--out", str(tmp_path / "s"), "--day", str(tmp_path / "day")])
+    assert found.exit_code == 0, found.output
+    assert gathered["day"] == day

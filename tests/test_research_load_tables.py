@@ -12,6 +12,7 @@ from asd.operations.books import StageWindow, Summary
 from asd.operations.runs import SimulatedRun
 from asd.research.load import tables
 from asd.research.load.tables import Shop
+from asd.research.study.claims import UNDER_LOAD
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
 from tests.test_research_load_control import shop  # noqa: F401  (a fixture)
 
@@ -103,6 +104,7 @@ def test_claims_are_held_against_the_tables(shop: Shop) -> None:  # noqa: F811
     ]
     made = {"production": production, "before_after": shop.table("before_after", "B", columns, seen, "")}
     up, smaller, larger = rows(tables.claims(made))
+    assert [(row["claim"], row["quantity"], row["claimed"]) for row in (up, smaller, larger)] == [*UNDER_LOAD]
     assert (up["claimed"], up["here"], up["holds"]) == (0.03, 25.0, False)
     assert (smaller["claimed"], smaller["here"], smaller["holds"]) == (-15.0, pytest.approx(-20.0), True)
     assert (larger["claimed"], larger["holds"]) == (-28.0, False)

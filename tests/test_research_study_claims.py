@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from asd.errors import DataError
-from asd.research.study.claims import UNMEASURED, claims_table, verdict
-from asd.research.study.record import StudyTable, Value
+from asd.research.study.claims import UNDER_LOAD, UNMEASURED, claims_table, verdict
+from asd.research.study.record import Study, StudyTable, Value
 from asd.research.study.recorded import CASCADE
 from asd.types import Provenance
 from tests.conducted import material
+from tests.studies import study
 
 ENDS = ("", "_low", "_high")
 
@@ -80,8 +83,8 @@ def tables() -> dict[str, StudyTable]:
     return {one.name: one for one in found}
 
 
-def claims(told: dict[str, StudyTable]) -> list[dict[str, Value]]:
-    found = claims_table(material(), told)
+def claims(told: dict[str, StudyTable], day: Study | None = None) -> list[dict[str, Value]]:
+    found = claims_table(replace(material(), day=day), told)
     return [dict(zip(found.columns, row, strict=True)) for row in found.rows]
 
 
@@ -114,12 +117,35 @@ def test_what_the_drafter_gives_is_not_claimed_for_the_policy() -> None:
 
 @pytest.mark.slow
 def test_nothing_is_said_of_what_was_not_measured() -> None:
-    """Load, uptime and labelled domains have neither a number nor a verdict."""
+    """Load, uptime and labelled domains have neither a number nor a verdict; for a load, how to get them."""
     rows = {row["claim"]: row for row in claims(tables())}
-    for claim, *_ in UNMEASURED:
+    for claim, *_ in UNDER_LOAD:
+        assert "asd study --day DIR" in str(rows[claim]["on"])
+    for claim, *_ in (*UNMEASURED, *UNDER_LOAD):
         row = rows[claim]
         assert row["here"] is row["low"] is row["n"] is None
         assert row["provenance"] == row["holds"] == "not measured"
+
+
+def day_of(*seen: tuple[float | None, bool | None]) -> Study:
+    """A folder of `asd day`, as far as a study reads it."""
+    told = [
+        {"claim": claim, "quantity": quantity, "claimed": claimed, "here": here, "holds": holds}
+        for (claim, quantity, claimed), (here, holds) in zip(UNDER_LOAD, seen, strict=True)
+    ]
+    return study("methods", extra=[table("claims", told, "simulated")])
+
+
+def test_a_day_answers_the_claims_about_load() -> None:
+    """With its own numbers, verdicts and provenance; a load without an answer has no verdict."""
+    seen = (1.5, False), (-20.0, True), (None, None)
+    rows = {row["claim"]: row for row in claims(tables(), day_of(*seen))}
+    found = [rows[claim] for claim, *_ in UNDER_LOAD]
+    assert [(row["here"], row["holds"]) for row in found] == [(1.5, "no"), (-20.0, "yes"), (None, "no data")]
+    assert {row["provenance"] for row in found} == {"simulated"}
+    assert {row["on"] for row in found} == {"ladder made-up, made up"}
+    assert [row["claimed"] for row in found] == [claimed for *_, claimed in UNDER_LOAD]
+    assert rows[UNMEASURED[0][0]]["holds"] == "not measured"
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from asd.research.study.record import StudyTable
 from asd.research.study.run import LEAST, PER_QUESTION, conduct
 from tests import worlds
 from tests.conducted import DATASETS, QUICK, Conducted, N, material
+from tests.studies import study, table
 
 Row = Mapping[str, str]
 pytestmark = pytest.mark.slow
@@ -284,6 +285,18 @@ def test_a_study_that_was_stopped_goes_on(done: Conducted, tmp_path: Path) -> No
     found = conduct(material(), tmp_path, quick)
     for name in ("methods", "differences", "lambda", "levels"):
         assert found.table(name) == done.study.table(name)
+
+
+def test_a_day_stands_beside(tmp_path: Path) -> None:
+    """Its tables are in the study, its claims in the study's; steps made without it are not continued."""
+    day = study("methods", extra=[table("claims", ["claim"], [("x",)]), table("load", ["load"], [(1.0,)])])
+    day = replace_struct(day, tables=day.tables[-2:])
+    few = {name: QUICK[name] for name in ("items", "latency")}
+    found = conduct(replace(material(), day=day), tmp_path, few)
+    assert found.tables[-1] == day.table("load")
+    assert "claims" not in {one.name for one in found.tables}
+    with pytest.raises(ConfigError, match=r"\(day differs\)"):
+        conduct(material(), tmp_path, few)
 
 
 def test_another_study_is_refused(done: Conducted) -> None:

@@ -22,7 +22,7 @@ from asd.guarantee.certificate import Promise, play
 from asd.guarantee.monitor import ShiftMonitor
 from asd.guarantee.record import EVERYTHING
 from asd.ladder import TINY_POLICY, Ladder
-from asd.measurement.files import write_atomically
+from asd.measurement.files import read_record, write_atomically
 from asd.policy import artifact
 from asd.policy.artifact import PolicyArtifact
 from asd.traces import answered, read_traces
@@ -31,6 +31,7 @@ from asd.workloads.catalogue import default_names, find_workloads
 if TYPE_CHECKING:
     from asd.research.recordings.recording import Recording
     from asd.research.study.material import Material
+    from asd.research.study.record import Study
     from asd.research.study.validity import RowPopulation, Validity
 
 _RECORDED = {
@@ -70,6 +71,11 @@ LIMIT = 200
 @click.option("--traces", help="Files of recorded real models, by commas: tables of their own (replayed).")
 @click.option("--stages", help="Models of TRACES, largest last, by commas. [default: all of the first line]")
 @click.option("--costs", help="Declared cost of one call of each of these, by commas. [default: as recorded]")
+@click.option(
+    "--day",
+    type=click.Path(path_type=Path),
+    help="Folder of `asd day`: answers claims about load (simulated).",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
 @click.option("--engine", default="transformers", show_default=True, help="What runs the stages.")
@@ -85,6 +91,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: str | None,
     stages: str | None,
     costs: str | None,
+    day: Path | None,
     seed: int,
     device: str | None,
     engine: str,
@@ -103,6 +110,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
     from asd.research.study.material import gather  # noqa: PLC0415
 
     recorded, steps = _recorded(traces, stages, costs), Ladder.load(ladder)
+    operated = None if day is None else _day(day)
     names = default_names() if datasets is None else datasets.split(",")
     material = gather(
         steps,
@@ -116,6 +124,7 @@ def study(  # noqa: PLR0913, PLR0917  (one argument an option)
         seed=seed,
         runs_on=f"{engine}, device {device or 'by default'}",
         recorded=recorded,
+        day=operated,
     )
     _write_report(material, out)
 
@@ -131,12 +140,13 @@ def _check_installed() -> None:
 
 def _write_report(material: Material, out: Path) -> None:
     """Make the tables of a study, its figures and its page."""
+    from asd.research.load.page import drawn  # noqa: PLC0415
     from asd.research.report.figures import draw, write_figures  # noqa: PLC0415
     from asd.research.report.page import render_page  # noqa: PLC0415
     from asd.research.study.run import conduct  # noqa: PLC0415
 
     found = conduct(material, out)
-    figures = draw(found)
+    figures = [*draw(found), *([] if material.day is None else [drawn(found)])]
     write_figures(figures, out / "figures")
     write_atomically(out / "report.html", render_page(found, figures))
     click.echo(f"{out / 'report.html'}: {len(found.tables)} tables on {material.n} questions")
@@ -155,6 +165,16 @@ def _recorded(traces: str | None, stages: str | None, costs: str | None) -> Reco
         raise ConfigError("--traces names no file")
     models = models_in(paths[0]) if stages is None else split(stages)
     return read_recording(paths, models, None if costs is None else numbers(costs, "--costs"))
+
+
+def _day(folder: Path) -> Study:
+    """What `asd day` wrote there last."""
+    from asd.research.study.record import Study  # noqa: PLC0415
+
+    found = read_record(folder / "results.json", Study)
+    if "production" not in {table.name for table in found.tables}:
+        raise ConfigError(f"--day {folder} is no folder of asd day; make one: asd day TRACES --out {folder}")
+    return found
 
 
 def _policy(path: Path | None, ladder: Ladder) -> PolicyArtifact | None:

@@ -22,6 +22,7 @@ from asd.policy.artifact import PolicyArtifact
 from asd.policy.fit import fit
 from asd.research.recordings.recording import Recording
 from asd.research.study.methods import LAMS, StudyMethod, families, methods, swept
+from asd.research.study.record import Study
 from asd.traces import answered
 from asd.traces.log import TraceLog
 from asd.types import Trace
@@ -48,6 +49,7 @@ class Material:
         clock: Reads seconds.
         recorded: Outcomes of other, real models to study beside this ladder.
         workloads: Where the questions are from, to score further answers; none where they are not at hand.
+        day: A day of operations (`asd day`), for the claims that need a load.
     """
 
     ladder: Ladder
@@ -60,6 +62,7 @@ class Material:
     clock: Clock = time.perf_counter
     recorded: Recording | None = None
     workloads: tuple[Workload, ...] = ()
+    day: Study | None = None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -135,6 +138,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     seed: int,
     runs_on: str,
     recorded: Recording | None = None,
+    day: Study | None = None,
     clock: Clock = time.perf_counter,
 ) -> Material:
     """Let every stage answer, or take up what it answered before.
@@ -151,6 +155,7 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
         seed: Of every draw.
         runs_on: Engine and device, in words.
         recorded: Outcomes of other, real models.
+        day: A day of operations.
         clock: Reads seconds.
 
     Raises:
@@ -166,5 +171,5 @@ def gather(  # noqa: PLR0913  (one argument a choice of the user's)
     calibration = source.outcomes("calibrate", max(1, limit // 2), fitted)
     test = source.outcomes("test", limit, fitted)
     return Material(
-        ladder, fitted, engines, calibration, test, seed, runs_on, clock, recorded, tuple(workloads)
+        ladder, fitted, engines, calibration, test, seed, runs_on, clock, recorded, tuple(workloads), day
     )

@@ -60,6 +60,7 @@ class _Identity(Record, frozen=True, kw_only=True):
     datasets: tuple[str, ...]
     questions: str
     recorded: str
+    day: str = ""
     seed: int
     machine: str
     runs_on: str
@@ -148,13 +149,17 @@ def conduct(material: Material, out: str | Path, steps: Mapping[str, Step] = STE
         for name, step in bar:
             bar.set_postfix_str(name)
             kept.take(name, partial(step, material, kept))
+    beside = () if material.day is None else material.day.tables
     study = Study(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         git_commit=code_revision(Path(__file__).parent).commit,
         environment=read_environment(),
         seed=material.seed,
         ladder=material.ladder.name,
-        tables=tuple(table for table in kept.tables if table.name not in PER_QUESTION),
+        tables=(
+            *(table for table in kept.tables if table.name not in PER_QUESTION),
+            *(table for table in beside if table.name != "claims"),
+        ),
     )
     write_study(study, out)
     for name in PER_QUESTION:
@@ -172,6 +177,9 @@ def _identity(material: Material) -> _Identity:
         datasets=tuple(outcomes.dataset for outcomes in material.test),
         questions=hashlib.sha256(asked.encode()).hexdigest()[:16],
         recorded="" if material.recorded is None else _digest(material.recorded),
+        day=""
+        if material.day is None
+        else hashlib.sha256(msgspec.json.encode(material.day)).hexdigest()[:16],
         seed=material.seed,
         machine=", ".join((machine.cpu, *machine.devices)),
         runs_on=material.runs_on,
