@@ -74,7 +74,7 @@ LIMIT = 200
 @click.option(
     "--day",
     type=click.Path(path_type=Path),
-    help="Folder of `asd day`: answers claims about load (simulated).",
+    help="Folder of `asd day`: claims about load (simulated).",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", help="Such as cpu or cuda:1. [default: a GPU if there is one]")
