@@ -25,9 +25,8 @@ from asd.research.study.comparisons import references
 from asd.research.study.methods import methods, pooled
 from asd.research.study.record import StudyTable
 from asd.research.study.run import LEAST, PER_QUESTION, conduct
-from tests import worlds
+from tests import studies, worlds
 from tests.conducted import DATASETS, QUICK, Conducted, N, material
-from tests.studies import study, table
 
 Row = Mapping[str, str]
 pytestmark = pytest.mark.slow
@@ -289,8 +288,8 @@ def test_a_study_that_was_stopped_goes_on(done: Conducted, tmp_path: Path) -> No
 
 def test_a_day_stands_beside(tmp_path: Path) -> None:
     """Its tables are in the study, its claims in the study's; steps made without it are not continued."""
-    day = study("methods", extra=[table("claims", ["claim"], [("x",)]), table("load", ["load"], [(1.0,)])])
-    day = replace_struct(day, tables=day.tables[-2:])
+    tables = studies.table("claims", ["claim"], [("x",)]), studies.table("load", ["load"], [(1.0,)])
+    day = replace_struct(studies.study(), tables=tables)
     few = {name: QUICK[name] for name in ("items", "latency")}
     found = conduct(replace(material(), day=day), tmp_path, few)
     assert found.tables[-1] == day.table("load")

@@ -2,8 +2,8 @@
 
 A claim holds where the whole 95 % interval is at least as good as claimed, fails where the whole interval is
 worse, and is undecided between; shares and ratios that claim a value rather than a bound hold within a
-tolerance. What needs a load is read off a day of `asd day`, where one is given, and is simulated; what this run
-cannot measure says "not measured", and how it could be. The ladders differ: a claim that fails here is
+tolerance. What needs a load is read off a day of `asd day`, where one is given, and is simulated; what this
+run cannot measure says "not measured", and how it could be. The ladders differ: a claim that fails here is
 not thereby wrong about another ladder, and one that holds here is not thereby proven there.
 """
 
@@ -38,7 +38,7 @@ UNDER_LOAD = (
     ("dynamic control 15 % better under load", "mean latency, change in per cent", -15.0),
     ("dynamic control 28 % better under load", "mean latency, change in per cent", -28.0),
 )
-"""Needs a day of operations: claim, quantity and claimed value as `asd day` has them in its table of claims."""
+"""Needs a day of operations: claim, quantity and claimed value as the claims of `asd day` have them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,8 @@ def claims_table(material: Material, tables: Mapping[str, StudyTable]) -> StudyT
         "on calibration rows; provenance differs by row and is told in each. yes: the whole interval is at "
         "least as good as claimed; no: the whole interval is worse; undecided: the claim lies within it. The "
         "policy has drafters: rows that name the largest with its own are free of what drafting gives. A "
-        f"claimed value holds within {TOLERANCE:.0%} of it. Under load: one simulated run each. Other models and questions than the published.",
+        f"claimed value holds within {TOLERANCE:.0%} of it. Under load: one simulated run each. "
+        "Other models and questions than the published.",
     )
 
 

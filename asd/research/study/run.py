@@ -173,9 +173,9 @@ def _identity(material: Material) -> _Identity:
     policy, machine = msgspec.json.encode(material.fitted), read_environment()
     return _Identity(
         ladder=material.ladder.fingerprint,
-        policy=hashlib.sha256(policy).hexdigest()[:16],
+        policy=_hash(policy),
         datasets=tuple(outcomes.dataset for outcomes in material.test),
-        questions=hashlib.sha256(asked.encode()).hexdigest()[:16],
+        questions=_hash(asked.encode()),
         recorded="" if material.recorded is None else _digest(material.recorded),
         day=""
         if material.day is None
@@ -185,6 +185,10 @@ def _identity(material: Material) -> _Identity:
         runs_on=material.runs_on,
         code=f"{__version__}, {code_revision(Path(__file__).parent).commit}",
     )
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _differing(known: _Identity, asked: _Identity) -> str:
