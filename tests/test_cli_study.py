@@ -100,12 +100,14 @@ def test_missing_libraries_are_named_with_the_remedy(monkeypatch: pytest.MonkeyP
 
 def test_a_day_is_what_asd_day_wrote(gathered: dict[str, object], tmp_path: Path) -> None:
     """Its folder is read; that of another study, which has claims too, is refused."""
-    write_study(study(extra=[table("claims", ["claim"], [("x",)])]), tmp_path / "other")
+    write_study(study("claims", extra=[table("claims", ["claim"], [("x",)])]), tmp_path / "other")
     asked = ["study", "--out", str(tmp_path / "s"), "--day"]
     found = CliRunner().invoke(main, [*asked, str(tmp_path / "other")])
     assert found.exit_code == 2
     assert "is no folder of asd day" in found.output
-    day = study(extra=[table("claims", ["claim"], [("x",)]), table("production", ["metric"], [("y",)])])
+    day = study(
+        "claims", extra=[table("claims", ["claim"], [("x",)]), table("production", ["metric"], [("y",)])]
+    )
     write_study(day, tmp_path / "day")
     found = CliRunner().invoke(main, [*asked, str(tmp_path / "day")])
     assert found.exit_code == 0, found.output

@@ -133,7 +133,7 @@ def day_of(*seen: tuple[float | None, bool | None]) -> Study:
         {"claim": claim, "quantity": quantity, "claimed": claimed, "here": here, "holds": holds}
         for (claim, quantity, claimed), (here, holds) in zip(UNDER_LOAD, seen, strict=True)
     ]
-    return study("methods", extra=[table("claims", told, "simulated")])
+    return study("claims", extra=[table("claims", told, "simulated")])
 
 
 def test_a_day_answers_the_claims_about_load() -> None:
