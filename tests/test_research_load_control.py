@@ -15,7 +15,7 @@ from asd.operations.population import Population
 from asd.operations.runs import RunsHeader, Scenario
 from asd.policy.artifact import load
 from asd.research.load import control
-from asd.research.load.tables import Shop
+from asd.research.load.shop import Shop
 from asd.research.study.record import StudyTable, Value
 from asd.traces import read_traces
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)

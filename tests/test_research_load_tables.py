@@ -11,7 +11,7 @@ import pytest
 from asd.operations.books import StageWindow, Summary
 from asd.operations.runs import SimulatedRun
 from asd.research.load import tables
-from asd.research.load.tables import Shop
+from asd.research.load.shop import Shop
 from asd.research.study.claims import UNDER_LOAD
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
 from tests.test_research_load_control import shop  # noqa: F401  (a fixture)

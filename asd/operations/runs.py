@@ -20,7 +20,7 @@ from asd.operations.control.budget import Paced
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import StageServer
+from asd.operations.stations import StageServer, Station
 from asd.operations.traffic import Cap, Controller, Open, RunSettings, Users
 from asd.schema import msgspec
 
@@ -116,7 +116,9 @@ class Scenario:
         )
         return first, second
 
-    def simulator(self, controller: Controller, seed: int, cap: Cap | None = None) -> Simulator:
+    def simulator(
+        self, controller: Controller, seed: int, cap: Cap | None = None, station: type[Station] = Station
+    ) -> Simulator:
         """A run that has not begun; a seed is the same traffic and the same faults for every controller.
 
         A budget that a controller spreads is a cap too, as in a server's ledger.
@@ -134,7 +136,7 @@ class Scenario:
             traffic = Open(merged(stream, *overloads(faults, rng)))
         servers = {name: StageServer(*server) for name, server in asked.servers.items()}
         settings = RunSettings(asked.window_s, asked.most_inside, cap)
-        sim = Simulator(self.population, servers, controller, traffic, seed, settings)
+        sim = Simulator(self.population, servers, controller, traffic, seed, settings, station)
         plan(sim, faults)
         return sim
 

@@ -46,6 +46,7 @@ class Simulator:
         traffic: Where requests come from.
         seed: Of the draws of queries and think times.
         settings: How the run is kept.
+        station: Of every stage; one that counts more than is needed for the run, if anybody wants to know.
 
     Attributes:
         decider: Decides now, as the controller's policy of the moment does.
@@ -65,6 +66,7 @@ class Simulator:
         traffic: Open | Users,
         seed: int,
         settings: RunSettings = KEPT,
+        station: type[Station] = Station,
     ) -> None:
         _check_servers(servers, population)
         self.agenda = Agenda()
@@ -72,7 +74,7 @@ class Simulator:
             server.place: SharedDevice(self.agenda) for server in servers.values() if server.place is not None
         }
         self.stations = {
-            name: self._station(name, servers[name], places.get(servers[name].place or ""))
+            name: self._new_station(station, name, servers[name], places.get(servers[name].place or ""))
             for name in population.stages
         }
         self.system, self.thinking = Occupancy(), Occupancy()
@@ -97,8 +99,10 @@ class Simulator:
         self.spent = self._spent_before = self._day = 0.0
         self._recent = _Recent(0.0)
 
-    def _station(self, name: str, server: StageServer, place: SharedDevice | None) -> Station:
-        return Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
+    def _new_station(
+        self, kind: type[Station], name: str, server: StageServer, place: SharedDevice | None
+    ) -> Station:
+        return kind(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
 
     def run(self, seconds: float) -> Iterator[Summary]:
         """Let so much time pass; one window after the other, each checked.

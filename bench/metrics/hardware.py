@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from asd.engines import Engine, alone
 from asd.engines.batches import in_batches
+from asd.engines.checkpoints.sizes import cache_mib, weights_mib
 from asd.engines.timing import take_turns
 from asd.evaluation.live import TimedPasses, unit_size
 from asd.evaluation.replay import calls
@@ -35,7 +36,6 @@ from asd.measurement.timing import Turns, warm_up
 from asd.policies import FixedStage, Lossless, Oracle, Policy
 from asd.types import Completion, Query
 from bench.metrics.headline import live_of, live_turns, side_by_side
-from bench.metrics.memory import cache_mib, weights_mib
 from bench.run.session import Session, Setting
 
 __all__ = ["ALL_MEMORY", "Footprint", "contenders", "footprint", "larger_call", "ttft_s", "turns"]

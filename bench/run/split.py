@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from asd.engines.checkpoints.sizes import weights_mib
 from asd.errors import DataError, EngineError
 from asd.ladder import Stage
 from asd.measurement.environment import device_gib
-from bench.metrics.memory import weights_mib
 from bench.run.matrix import Matrix
 from bench.run.tables import table
 

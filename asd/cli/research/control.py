@@ -13,7 +13,7 @@ from asd.cli.options import ladder_option, policy_option, split
 from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.research.load.control import CONTROL
-from asd.research.load.tables import Shop
+from asd.research.load.shop import Shop
 
 
 @click.command(

@@ -13,10 +13,16 @@ from asd.cli.examples import examples
 from asd.cli.options import ladder_option, policy_option
 from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
+from asd.ladder import Ladder
 from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
-from asd.research.load.tables import MAKERS, Shop, TablesFile, claims, hours_simulated
+from asd.research.load.devices import memories
+from asd.research.load.production import METRICS, targets_of
+from asd.research.load.shop import Shop
+from asd.research.load.tables import MAKERS, TablesFile, claims, hours_simulated
 from asd.research.study.record import Study, write_study
+from asd.schema import msgspec
+from asd.traces import read_header
 
 
 @click.command(
@@ -31,6 +37,9 @@ from asd.research.study.record import Study, write_study
 @policy_option
 @click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
 @click.option("--lam", type=click.FloatRange(min=0.1, max=10.0), default=5.0, show_default=True)
+@click.option(
+    "--target", "aims", multiple=True, metavar="NAME=NUMBER", help=f"Of the day; names: {', '.join(METRICS)}."
+)
 @worth_option
 @servers_options
 @traffic_option
@@ -41,6 +50,7 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
     policy: Path | None,
     hours: float,
     lam: float,
+    aims: tuple[str, ...],
     mu: float,
     replicas: str,
     batch: int,
@@ -50,6 +60,7 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
 
     What is in the folder is not made again; `page.html`, `results.json` and `tables/` come at the end.
     """
+    targets = targets_of(aims)
     opened = open_scenario(
         traces,
         ladder,
@@ -63,20 +74,27 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
     )
     ours, blind = f"queue:{lam:g}:{mu:g}", f"optimal:{lam:g}"
     file, asked = out / "made.json", opened.scenario.asked
-    kept = TablesFile(asked=asked, policy=ours, seed=seed)
+    kept = TablesFile(asked=asked, policy=ours, seed=seed, targets=targets)
     if file.exists():
         found = read_record(file, TablesFile)
-        if (found.asked, found.policy, found.seed) != (kept.asked, kept.policy, kept.seed):
+        if msgspec.structs.replace(found, tables=()) != kept:
             raise ConfigError(f"{out} holds another day ({found.policy}, seed {found.seed}); choose another")
         kept = found
     with tqdm(total=hours_simulated(asked.seconds), unit="h", disable=None, file=sys.stderr) as bar:
         shop = Shop(
-            opened.scenario, opened.fitted, ours, blind, seed, lambda w: bar.update(w.seconds / 3600.0)
+            opened.scenario,
+            opened.fitted,
+            ours,
+            blind,
+            seed,
+            lambda w: bar.update(w.seconds / 3600.0),
+            memories(Ladder.load(ladder), read_header(traces[0])),
+            targets,
         )
         for name, make in MAKERS.items():
             if name not in {table.name for table in kept.tables}:
                 tables = (*kept.tables, *make(shop))
-                kept = TablesFile(asked=asked, policy=ours, seed=seed, tables=tables)
+                kept = msgspec.structs.replace(kept, tables=tables)
                 write_record(file, kept)
     _write(kept, ladder, out)
 

@@ -22,7 +22,7 @@ from asd.operations.control.floor import Floored, certify
 from asd.operations.population import Decider
 from asd.operations.runs import RunsHeader, SimulatedRun, arrivals_of
 from asd.operations.traffic import DAY_S
-from asd.research.load.tables import HOUR, Shop
+from asd.research.load.shop import HOUR, Shop
 from asd.research.study.record import StudyTable, Value
 from asd.schema import msgspec
 

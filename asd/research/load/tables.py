@@ -19,26 +19,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from asd.measurement.records import Record
 from asd.operations.books import Summary
-from asd.operations.contenders import Contenders
-from asd.operations.control.target import P95Target
-from asd.operations.population import Remembered
-from asd.operations.runs import RunsHeader, Scenario, SimulatedRun, run
+from asd.operations.runs import RunsHeader, SimulatedRun
 from asd.operations.stations import Request
-from asd.operations.traffic import Controller, Fixed
-from asd.policy.artifact import PolicyArtifact
+from asd.research.load.devices import CallMeter, MeteredRun, metered_run
+from asd.research.load.production import UNKNOWN, production, unknown_memory
+from asd.research.load.shop import HOUR, Shop
 from asd.research.study.record import StudyTable, Value
 from asd.schema import msgspec
 
-__all__ = ["MAKERS", "Shop", "TablesFile", "claims"]
+__all__ = ["MAKERS", "TablesFile", "claims"]
 
-HOUR = 3600.0
-TARGETS = {"error_rate": 0.01, "quality": 0.85, "uptime": 0.999}
-"""As published, but for the uptime, of which only a claim was."""
 USERS, THINK_S = (10, 25, 50, 100, 150), 2.0
 INTERVALS = (10.0, 30.0, 60.0, 300.0)
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0)
@@ -58,93 +53,16 @@ class TablesFile(Record, frozen=True, kw_only=True):
     asked: RunsHeader
     policy: str
     seed: int
+    targets: dict[str, float] = {}
     tables: tuple[StudyTable, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Shop:
-    """Makes the tables.
-
-    Attributes:
-        scenario: The day, without faults.
-        fitted: What `asd fit` made.
-        ours: The policy that the tables are about, as `Contenders.of` reads it.
-        blind: The same without sight of the queues.
-        seed: Of the traffic.
-        progress: Told of every window of every run.
-    """
-
-    scenario: Scenario
-    fitted: PolicyArtifact
-    ours: str
-    blind: str
-    seed: int
-    progress: Callable[[Summary], object] = lambda _: None
-
-    @property
-    def asked(self) -> RunsHeader:
-        """Of the day."""
-        return self.scenario.asked
-
-    @property
-    def largest(self) -> str:
-        """The last stage."""
-        return self.scenario.population.stages[-1]
-
-    def short(self, **others: object) -> RunsHeader:
-        """At most an hour at the day's mean rate, instead of the day."""
-        seconds = min(HOUR, self.asked.seconds)
-        changed = {"seconds": seconds, "window_s": seconds, "arrivals": f"poisson:{self.rate():g}"}
-        return msgspec.structs.replace(self.asked, **(changed | others))
-
-    def rate(self) -> float:
-        """Requests a second that keep the largest stage alone at work 85 % of the time, in full calls."""
-        replicas, batch = self.asked.servers[self.largest]
-        return 0.85 * replicas / self.scenario.population.mean_call_s(self.largest, batch)
-
-    def play(self, asked: RunsHeader, text: str, interval_s: float | None = None) -> SimulatedRun:
-        """One run."""
-        scenario = replace(self.scenario, asked=asked)
-        return run(scenario, self.controller(asked, text, interval_s), self.seed, self.progress)
-
-    def controller(self, asked: RunsHeader, text: str, interval_s: float | None = None) -> Controller:
-        """What the text names; looking at other times where that is asked for."""
-        made = self.contenders(asked).of(text)
-        if interval_s is not None:
-            _look_every(made, interval_s)
-        return made
-
-    def contenders(self, asked: RunsHeader) -> Contenders:
-        """Makes controllers for these servers."""
-        batch = max(size for _, size in asked.servers.values())
-        return Contenders(
-            self.fitted,
-            self.scenario.population,
-            asked.servers,
-            batch if batch in self.fitted.ladder.batches else 1,
-            Remembered(self.fitted.evidence()),
-        )
-
-    def table(
-        self, name: str, title: str, columns: tuple[str, ...], rows: Sequence[tuple[Value, ...]], note: str
-    ) -> StudyTable:
-        """A table of this shop."""
-        return StudyTable(
-            name=name,
-            title=title,
-            provenance="simulated",
-            measured_on=f"recorded outcomes on {len(self.scenario.population.queries)} queries",
-            n=len(self.scenario.population.queries),
-            columns=columns,
-            rows=tuple(rows),
-            note=note,
-        )
 
 
 def day(shop: Shop) -> list[StudyTable]:
     """The day with failures: as a whole, by six hours, and by stage."""
-    done = shop.play(_failing(shop), shop.ours)
-    return [_production(shop, done), _hours(shop, done), _devices(shop, done)]
+    asked = _failing(shop)
+    scenario = replace(shop.scenario, asked=asked)
+    done = metered_run(scenario, shop.controller(asked, shop.ours), shop.seed, shop.progress)
+    return [production(shop, done), _hours(shop, done.run), _devices(shop, done)]
 
 
 def _failing(shop: Shop) -> RunsHeader:
@@ -158,29 +76,6 @@ def _failing(shop: Shop) -> RunsHeader:
     )
     mtbf = dict.fromkeys(stages, (span, 180.0))
     return msgspec.structs.replace(shop.asked, faults=faults, mtbf=mtbf)
-
-
-def _production(shop: Shop, done: SimulatedRun) -> StudyTable:
-    total = done.total
-    up = sum(w.error_rate < TARGETS["error_rate"] for w in done.windows) / len(done.windows)
-    rows: list[tuple[Value, ...]] = [
-        ("share of windows with fewer than 1 % errors", up, TARGETS["uptime"], up >= TARGETS["uptime"]),
-        ("P99, s", total.p99_s, None, None),
-        ("errors", total.error_rate, TARGETS["error_rate"], total.error_rate <= TARGETS["error_rate"]),
-        ("answers a second", total.rate, None, None),
-        ("quality", total.quality, TARGETS["quality"], total.quality >= TARGETS["quality"]),
-        ("use of the stages, mean", _mean_use(total), None, None),
-        ("memory", "not simulated", None, None),
-    ]
-    note = (
-        f"{done.controller}, {total.n_arrived:,} requests; every stage fails once a day on average and is "
-        "back in three minutes; a time each of small calls, slow network, slow stage and surge."
-    )
-    return shop.table("production", "A day in production", ("metric", "value", "target", "met"), rows, note)
-
-
-def _mean_use(total: Summary) -> float:
-    return sum(stage.utilisation for stage in total.stages.values()) / len(total.stages)
 
 
 def _hours(shop: Shop, done: SimulatedRun) -> StudyTable:
@@ -213,15 +108,37 @@ def _weighted(windows: Sequence[Summary], name: str) -> float:
     return sum(float(getattr(w, name)) * w.n_answered for w in windows) / n
 
 
-def _devices(shop: Shop, done: SimulatedRun) -> StudyTable:
-    rows: list[tuple[Value, ...]] = []
-    for name, whole in done.total.stages.items():
-        peak = max(w.stages[name].utilisation for w in done.windows)
-        per_call = whole.n_visits / whole.n_calls if whole.n_calls else None
-        rows.append((name, shop.asked.servers[name][0], whole.utilisation, peak, whole.mean_inside, per_call))
-    columns = ("stage", "replicas", "use_mean", "use_peak", "inside_mean", "queries_per_call")
-    note = "Peak: the busiest window. Memory and network of devices are not simulated."
-    return shop.table("devices", "The day by stage", columns, rows, note)
+def _devices(shop: Shop, done: MeteredRun) -> StudyTable:
+    rows = [(name, *_device(shop, done.run, name, done.meters[name])) for name in done.meters]
+    columns = (
+        "stage", "replicas", "devices_each", "use_mean", "use_peak", "inside_mean", "queries_per_call",
+        "weights_mib", "memory_mean_mib", "memory_peak_mib", "network_mean_bytes_per_s",
+        "network_peak_bytes_per_s", "delays_s",
+    )  # fmt: skip
+    note = (
+        "Peak: the busiest window; of memory, the call of most tokens. Memory: of a replica while it is up, "
+        "its weights and the keys and values of its call's prompts and whole answers; what a runtime takes "
+        "beside is not in it. Network: text of prompts and of drafts to be read, to the stage, and of answers, "
+        "back; what a protocol adds is not in it. Delays: that faults added to calls, all together."
+    )
+    return shop.table("devices", "The day by stage", columns, rows, " ".join((note, *unknown_memory(shop))))
+
+
+def _device(shop: Shop, run: SimulatedRun, name: str, meter: CallMeter) -> tuple[Value, ...]:
+    whole, memory = run.total.stages[name], shop.memory.get(name, UNKNOWN)
+    held = memory.weights_mib, memory.mean_mib(meter, whole), memory.peak_mib(meter)
+    return (
+        shop.asked.servers[name][0],
+        memory.devices,
+        whole.utilisation,
+        max(w.stages[name].utilisation for w in run.windows),
+        whole.mean_inside,
+        whole.n_visits / whole.n_calls if whole.n_calls else None,
+        *("no data" if mib is None else mib for mib in held),
+        meter.n_bytes / run.total.seconds,
+        meter.peak_bytes_per_s,
+        meter.delays_s,
+    )
 
 
 def before_after(shop: Shop) -> list[StudyTable]:
@@ -409,10 +326,3 @@ def hours_simulated(seconds: float) -> float:
     short = min(HOUR, seconds) / HOUR
     n_short = 8 + 2 * len(INTERVALS) + 5 + len(USERS) + 3 * len(LOADS)
     return math.fsum([seconds / HOUR, n_short * short])
-
-
-def _look_every(controller: Controller, interval_s: float) -> None:
-    """Those that look at all do so at these times: by their own clock, or by that of the one they steer."""
-    clocked = controller.inner if isinstance(controller, P95Target) else controller
-    if not isinstance(clocked, Fixed):
-        clocked.interval_s = interval_s  # type: ignore[misc]  # the protocol only reads it

@@ -3,7 +3,8 @@
     weights = parameters x bytes of the dtype it runs in
     cache   = 2 (key and value) x layers x key-value heads x head size x tokens x bytes
 
-Activations, and what a runtime keeps for itself, are not in it.
+Quantised weights take what they take in their files. Activations, and what a runtime keeps for itself, are
+not in it; caches of another shape (sliding windows, latent attention, recurrent layers) are not known here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,22 @@ __all__ = ["MIB", "cache_mib", "weights_mib"]
 
 MIB = 1 << 20
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "F64": 8, "F32": 4, "BF16": 2, "F16": 2}
+_BYTES = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "F64": 8,
+    "F32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+}
 
 
 class _CacheConfig(msgspec.Struct, frozen=True):
@@ -33,6 +49,18 @@ class _CacheConfig(msgspec.Struct, frozen=True):
     hidden_size: int
     num_key_value_heads: int | None = None
     head_dim: int | None = None
+    kv_lora_rank: int | None = None
+    layer_types: tuple[str, ...] = ()
+    sliding_window: int | None = None
+    use_sliding_window: bool = True
+    quantization_config: object = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Keys and values of all tokens in every layer, in the dtype of the weights."""
+        is_sliding = self.sliding_window is not None and self.use_sliding_window
+        is_full = set(self.layer_types) <= {"full_attention"}
+        return is_full and not is_sliding and self.kv_lora_rank is None and self.quantization_config is None
 
 
 def weights_mib(stage: Stage, device: str) -> float | None:
@@ -51,15 +79,22 @@ def weights_mib(stage: Stage, device: str) -> float | None:
     if folder is None:
         return None
     stored = [tensor for path in sorted(folder.glob("*.safetensors")) for tensor in _tensors(path)]
+    if _is_quantised(folder):
+        return sum(n * _known(stage, dtype) for n, dtype in stored) / MIB
     return sum(n * _bytes(stage, device, dtype) for n, dtype in stored) / MIB
 
 
 def cache_mib(stage: Stage, device: str, n_tokens: int) -> float | None:
-    """MiB that the cache of one query of so many tokens takes; None where there are no files here."""
+    """MiB that the cache of one query of so many tokens takes; None where that cannot be known here."""
     folder = local_directory(stage)
     if folder is None:
         return None
-    config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_CacheConfig)
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=_CacheConfig)
+    except msgspec.ValidationError:  # of another kind of model
+        return None
+    if not config.is_plain:
+        return None
     heads = config.num_key_value_heads or config.num_attention_heads
     size = config.head_dim or config.hidden_size // config.num_attention_heads
     dtype = _tensors(min(folder.glob("*.safetensors")))[0][1]
@@ -80,6 +115,15 @@ def _tensors(path: Path) -> list[tuple[int, str]]:
 def _bytes(stage: Stage, device: str, stored: str) -> int:
     """Bytes of one number as the stage runs."""
     runs_in = stage.dtype if stage.dtype != "auto" else "float32" if device == "cpu" else stored
-    if runs_in not in _BYTES:
-        raise DataError(f"stage {stage.name!r} has weights of dtype {runs_in!r}; known are {sorted(_BYTES)}")
-    return _BYTES[runs_in]
+    return _known(stage, runs_in)
+
+
+def _known(stage: Stage, dtype: str) -> int:
+    if dtype not in _BYTES:
+        raise DataError(f"stage {stage.name!r} has weights of dtype {dtype!r}; known are {sorted(_BYTES)}")
+    return _BYTES[dtype]
+
+
+def _is_quantised(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.exists() and "quantization_config" in json.loads(config.read_bytes())
