@@ -74,12 +74,7 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
     )
     ours, blind = f"queue:{lam:g}:{mu:g}", f"optimal:{lam:g}"
     file, asked = out / "made.json", opened.scenario.asked
-    kept = TablesFile(asked=asked, policy=ours, seed=seed, targets=targets)
-    if file.exists():
-        found = read_record(file, TablesFile)
-        if msgspec.structs.replace(found, tables=()) != kept:
-            raise ConfigError(f"{out} holds another day ({found.policy}, seed {found.seed}); choose another")
-        kept = found
+    kept = _found(file, TablesFile(asked=asked, policy=ours, seed=seed, targets=targets))
     with tqdm(total=hours_simulated(asked.seconds), unit="h", disable=None, file=sys.stderr) as bar:
         shop = Shop(
             opened.scenario,
@@ -93,10 +88,20 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
         )
         for name, make in MAKERS.items():
             if name not in {table.name for table in kept.tables}:
-                tables = (*kept.tables, *make(shop))
-                kept = msgspec.structs.replace(kept, tables=tables)
+                kept = msgspec.structs.replace(kept, tables=(*kept.tables, *make(shop)))
                 write_record(file, kept)
     _write(kept, ladder, out)
+
+
+def _found(file: Path, asked: TablesFile) -> TablesFile:
+    """What the file holds already, if it is there."""
+    if not file.exists():
+        return asked
+    found = read_record(file, TablesFile)
+    if msgspec.structs.replace(found, tables=()) != asked:
+        told = f"{found.policy}, seed {found.seed}, targets {found.targets}"
+        raise ConfigError(f"{file.parent} holds another day ({told}); choose another")
+    return found
 
 
 def _write(kept: TablesFile, ladder: str, out: Path) -> None:

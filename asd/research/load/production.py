@@ -32,7 +32,7 @@ LEAST_P99 = 299
 UNKNOWN = StageMemory(1, None, None, "nothing was said of its memory")
 
 
-class Metric(NamedTuple):
+class ProductionMetric(NamedTuple):
     """What a row of the table is called, and whether its target is the least or the most that is allowed."""
 
     label: str
@@ -40,17 +40,17 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-    "uptime": Metric("share of windows with fewer than 1 % errors", True),
-    "p99_s": Metric("P99, s", False),
-    "error_rate": Metric("errors", False),
-    "rate": Metric("answers a second", True),
-    "quality": Metric("quality", True),
-    "use": Metric("use of the stages, mean", False),
-    "memory_mib": Metric("memory of all replicas at their peaks, MiB", False),
+    "uptime": ProductionMetric("share of windows with fewer than 1 % errors", True),
+    "p99_s": ProductionMetric("P99, s", False),
+    "error_rate": ProductionMetric("errors", False),
+    "rate": ProductionMetric("answers a second", True),
+    "quality": ProductionMetric("quality", True),
+    "use": ProductionMetric("use of the stages, mean", False),
+    "memory_mib": ProductionMetric("memory of all replicas at their peaks, MiB", False),
 }
 
 
-class Target(NamedTuple):
+class ProductionTarget(NamedTuple):
     """What is aimed at, if anything, and where that is from."""
 
     value: float | None
@@ -86,7 +86,8 @@ def production(shop: Shop, done: MeteredRun) -> StudyTable:
     ]  # fmt: skip
     note = (
         f"{done.run.controller}, {done.run.total.n_arrived:,} requests; every stage fails once a day on "
-        "average and is back in three minutes; a time each of small calls, slow network, slow stage and surge."
+        "average and is back in three minutes; a time each of small calls, slow network, slow stage and "
+        "surge."
     )
     columns = ("metric", "value", "target", "met", "target_is")
     note = " ".join((note, *unknown_memory(shop)))
@@ -123,30 +124,32 @@ def _all_memory(shop: Shop, done: MeteredRun) -> float | None:
     return total
 
 
-def _targets(shop: Shop, total: Summary) -> Mapping[str, Target]:
+def _targets(shop: Shop, total: Summary) -> Mapping[str, ProductionTarget]:
     found = {
-        "uptime": Target(0.999, "ours; 0.9997 is claimed"),
+        "uptime": ProductionTarget(0.999, "ours; 0.9997 is claimed"),
         "p99_s": _alone_p99(shop),
-        "error_rate": Target(ERRORS, "published"),
-        "rate": Target((1.0 - ERRORS) * total.n_arrived / total.seconds, "99 % of the requests that came"),
-        "quality": Target(0.85, "published"),
-        "use": Target(0.85, "published: above it all costs are raised"),
-        "memory_mib": Target(None, "none: give --target memory_mib=..."),
+        "error_rate": ProductionTarget(ERRORS, "published"),
+        "rate": ProductionTarget(
+            (1.0 - ERRORS) * total.n_arrived / total.seconds, "99 % of the requests that came"
+        ),
+        "quality": ProductionTarget(0.85, "published"),
+        "use": ProductionTarget(0.85, "published: above it all costs are raised"),
+        "memory_mib": ProductionTarget(None, "none: give --target memory_mib=..."),
     }
-    return found | {name: Target(value, "--target") for name, value in shop.targets.items()}
+    return found | {name: ProductionTarget(value, "--target") for name, value in shop.targets.items()}
 
 
-def _alone_p99(shop: Shop) -> Target:
+def _alone_p99(shop: Shop) -> ProductionTarget:
     """Of the largest stage where nobody waits: what its calls of one query take."""
     population, largest = shop.scenario.population, shop.largest
     if len(population.queries) < LEAST_P99:
-        return Target(None, f"none: fewer than {LEAST_P99} queries; give --target p99_s=...")
+        return ProductionTarget(None, f"none: fewer than {LEAST_P99} queries; give --target p99_s=...")
     counts = [query.trace.outcomes[largest].draft.usage.counts for query in population.queries]
     seconds = np.array(counts) @ population.rates[largest][0]
-    return Target(float(np.quantile(seconds, 0.99)), f"P99 of {largest} alone on an idle server")
+    return ProductionTarget(float(np.quantile(seconds, 0.99)), f"P99 of {largest} alone on an idle server")
 
 
-def _is_met(metric: Metric, value: float | None, target: float | None) -> Value:
+def _is_met(metric: ProductionMetric, value: float | None, target: float | None) -> Value:
     if value is None or target is None:
         return None
     return value >= target if metric.at_least else value <= target

@@ -49,7 +49,7 @@ class TablesFile(Record, frozen=True, kw_only=True):
     """Tables made so far, so that a run that was cut off continues from them."""
 
     format: Literal["asd-day"] = "asd-day"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     asked: RunsHeader
     policy: str
     seed: int
@@ -118,8 +118,8 @@ def _devices(shop: Shop, done: MeteredRun) -> StudyTable:
     note = (
         "Peak: the busiest window; of memory, the call of most tokens. Memory: of a replica while it is up, "
         "its weights and the keys and values of its call's prompts and whole answers; what a runtime takes "
-        "beside is not in it. Network: text of prompts and of drafts to be read, to the stage, and of answers, "
-        "back; what a protocol adds is not in it. Delays: that faults added to calls, all together."
+        "beside is not in it. Network: text of prompts and of drafts to be read, to the stage, and of "
+        "answers, back; what a protocol adds is not in it. Delays: that faults added to calls, all together."
     )
     return shop.table("devices", "The day by stage", columns, rows, " ".join((note, *unknown_memory(shop))))
 
