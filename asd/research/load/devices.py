@@ -68,7 +68,7 @@ def _memory(stage: Stage, ladder: Ladder, header: TraceHeader) -> StageMemory:
     except (DataError, EngineError) as error:
         return StageMemory(stage.tensor_parallel, None, None, str(error))
     unknown = next((why for *_, why in known if why), "")
-    weights, tokens = (_sum([row[i] for row in known]) for i in (0, 1))
+    weights, tokens = _sum([mib for mib, *_ in known]), _sum([mib for _, mib, _ in known])
     return StageMemory(stage.tensor_parallel, weights, tokens, unknown)
 
 
