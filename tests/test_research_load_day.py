@@ -53,7 +53,12 @@ def rows(study: Study, name: str) -> Iterator[dict[str, Value]]:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "message"), [("--seed", "-1", "not in the range"), ("--hours", "nan", "not nan")]
+    ("option", "value", "message"),
+    [
+        ("--seed", "-1", "not in the range"),
+        ("--hours", "nan", "not nan"),
+        ("--target", "p98=1", "write NAME=NUMBER with a name of uptime, p99_s"),
+    ],
 )
 def test_what_makes_no_day_is_refused(folder: Path, option: str, value: str, message: str) -> None:
     found = asked(folder, option, value)
@@ -108,14 +113,17 @@ def test_the_day_adds_up(made: Study) -> None:
     """Four quarters of one day; targets are judged; what is not simulated has no number."""
     quarters = list(rows(made, "hours"))
     assert len(quarters) == 4
-    by_name = {row["metric"]: row for row in rows(made, "production")}
+    by_name = {str(row["metric"]).partition(" of")[0]: row for row in rows(made, "production")}
     answers = np.mean([row["answers_per_s"] for row in quarters])  # type: ignore[arg-type]
     assert by_name["answers a second"]["value"] == pytest.approx(answers, rel=0.02)
     quality = by_name["quality"]
     assert quality["met"] == (quality["value"] >= 0.85)  # type: ignore[operator]
-    assert by_name["memory"]["value"] == "not simulated"
+    assert by_name["memory"]["value"] == "no data"
+    assert "No data on the memory of L: " in made.table("production").note
     for row in rows(made, "devices"):
         assert 0.0 <= row["use_mean"] <= row["use_peak"] <= 1.0  # type: ignore[operator]
+        assert 0.0 < row["network_mean_bytes_per_s"] < row["network_peak_bytes_per_s"]  # type: ignore[operator]
+        assert row["weights_mib"] == row["memory_peak_mib"] == "no data"
     assert {row["interval_s"] for row in rows(made, "intervals")} == set(tables.INTERVALS)
     assert all(row["relaxation_s"] > 0 for row in rows(made, "intervals"))  # type: ignore[operator]
 
@@ -130,5 +138,8 @@ def test_the_page_and_what_is_kept(made: Study, folder: Path, monkeypatch: pytes
     monkeypatch.setattr(tables.Shop, "play", lambda *_: pytest.fail("made again"))
     assert asked(folder).exit_code == 0
     refused = asked(folder, "--seed", "2")
+    assert refused.exit_code == 2
+    assert "holds another day" in refused.output
+    refused = asked(folder, "--target", "p99_s=1")
     assert refused.exit_code == 2
     assert "holds another day" in refused.output

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asd.errors import ConfigError
 from asd.operations.books import StageWindow, Summary
 from asd.operations.runs import SimulatedRun
-from asd.research.load import tables
+from asd.research.load import production, tables
+from asd.research.load.devices import CallMeter, MeteredRun, StageMemory
 from asd.research.load.shop import Shop
 from asd.research.study.claims import UNDER_LOAD
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
@@ -39,22 +41,63 @@ def day_of(windows: list[Summary], total: Summary) -> SimulatedRun:
     return SimulatedRun(controller="c", seed=1, total=total, windows=tuple(windows))
 
 
+def judged(shop: Shop, windows: list[Summary], total: Summary, **meters: CallMeter) -> dict[str, Any]:  # noqa: F811
+    found = rows(production.production(shop, MeteredRun(day_of(windows, total), meters)))
+    return dict(zip(production.METRICS, found, strict=True))
+
+
 def test_production_is_judged_by_its_targets(shop: Shop) -> None:  # noqa: F811
-    """One window of four has 1 % errors; all together have fewer; quality is one of the targets."""
+    """One window of four has 1 % errors; all together have fewer; two in a hundred are not answered."""
     windows = [summary(10.0 * i, n_failed=int(i == 2), n_answered=99) for i in range(4)]
-    total = summary(n_answered=396, n_failed=1, quality=0.8, seconds=40.0)
-    found = {row["metric"]: row for row in rows(tables._production(shop, day_of(windows, total)))}
-    up = found["share of windows with fewer than 1 % errors"]
-    assert (up["value"], up["met"]) == (0.75, False)
-    assert found["errors"]["value"] == pytest.approx(1 / 397)
-    assert found["errors"]["met"] is True
-    assert (found["quality"]["value"], found["quality"]["met"]) == (0.8, False)
-    assert found["P99, s"]["value"] == 3.0
-    assert found["answers a second"]["value"] == pytest.approx(9.9)
-    assert found["use of the stages, mean"]["value"] == 0.5
+    total = summary(n_arrived=404, n_answered=396, n_failed=1, quality=0.8, seconds=40.0)
+    found = judged(shop, windows, total)
+    told = {name: (row["value"], row["target"], row["met"]) for name, row in found.items()}
+    assert told["uptime"] == (0.75, 0.999, False)
+    assert told["error_rate"] == (pytest.approx(1 / 397), 0.01, True)
+    assert told["quality"] == (0.8, 0.85, False)
+    assert told["rate"] == (pytest.approx(9.9), pytest.approx(0.99 * 10.1), False)
+    assert told["use"] == (0.5, 0.85, True)
+    assert told["p99_s"] == (3.0, None, None)
+    assert "fewer than 299 queries" in found["p99_s"]["target_is"]
     bad = summary(n_answered=90, n_failed=10)
-    judged = {row["metric"]: row for row in rows(tables._production(shop, day_of([bad], bad)))}
-    assert judged["errors"]["met"] is False
+    full = {"S": stage(utilisation=0.9), "L": stage(utilisation=0.9)}
+    assert judged(shop, [bad], bad)["error_rate"]["met"] is False
+    assert judged(shop, [bad], summary(stages=full))["use"]["met"] is False
+
+
+def test_targets_of_ones_own_count(shop: Shop) -> None:  # noqa: F811
+    """In place of what there is; where something has no value, it meets nothing."""
+    own = replace(shop, targets=production.targets_of(("p99_s=3", "memory_mib=64", "quality=0")))
+    found = judged(own, [summary()], summary(quality=0.0), S=CallMeter(), L=CallMeter())
+    assert [found[name]["met"] for name in ("p99_s", "quality", "memory_mib")] == [True, True, None]
+    assert found["memory_mib"]["value"] == "no data"
+    assert {found[name]["target_is"] for name in ("p99_s", "quality", "memory_mib")} == {"--target"}
+    for wrong in ("p98=1", "p99_s", "p99_s=-1", "p99_s=nan", "p99_s=inf"):
+        with pytest.raises(ConfigError, match=f"--target '{wrong}': write NAME=NUMBER"):
+            production.targets_of((wrong,))
+
+
+def test_memory_is_that_of_all_replicas(shop: Shop) -> None:  # noqa: F811
+    """Two replicas of L with 10 MiB of weights and 3 tokens of 2 MiB each; one of S with 5 MiB."""
+    memory = {"S": StageMemory(1, 5.0, 1.0, ""), "L": StageMemory(1, 10.0, 2.0, "")}
+    asked = tables.msgspec.structs.replace(shop.asked, servers={"S": (1, 4), "L": (2, 4)})
+    own = replace(
+        shop,
+        memory=memory,
+        scenario=replace(shop.scenario, asked=asked),
+        targets={"memory_mib": 36.0},
+    )
+    found = judged(own, [summary()], summary(), S=CallMeter(), L=CallMeter(most_tokens=3))["memory_mib"]
+    assert (found["value"], found["met"]) == (37.0, False)
+
+
+def test_a_percentile_of_the_largest_stage_is_a_target(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """What its calls of one query take where nobody waits: 5 ms a token."""
+    monkeypatch.setattr(production, "LEAST_P99", 240)
+    tokens = [q.trace.outcomes["L"].draft.usage.n_decoded for q in shop.scenario.population.queries]
+    found = judged(shop, [summary()], summary())["p99_s"]
+    assert found["target"] == pytest.approx(float(np.quantile(5e-3 * np.array(tokens), 0.99)))
+    assert found["target_is"] == "P99 of L alone on an idle server"
 
 
 def test_quarters_are_weighted_by_their_answers(shop: Shop) -> None:  # noqa: F811
@@ -122,14 +165,26 @@ def test_claims_of_a_load_that_nobody_was_answered_under_have_no_number(shop: Sh
 
 
 def test_devices_have_a_mean_a_peak_and_queries_a_call(shop: Shop) -> None:  # noqa: F811
+    """And what they hold and carry; of what is not known it is said."""
     windows = [
         summary(0.0, stages={"S": stage(utilisation=u), "L": stage(n_calls=0)}) for u in (0.2, 0.9, 0.4)
     ]
     total = summary(stages={"S": stage(utilisation=0.5, mean_inside=3.0), "L": stage(n_calls=0)})
-    small, large = rows(tables._devices(shop, day_of(windows, total)))
+    meter = CallMeter(
+        most_tokens=8, tokens_s=60.0, calls_s=10.0, n_bytes=700, peak_bytes_per_s=90.0, delays_s=2.0
+    )
+    own = replace(shop, memory={"S": StageMemory(2, 5.0, 1.0, ""), "L": StageMemory(1, 10.0, None, "of why")})
+    done = MeteredRun(day_of(windows, total), {"S": meter, "L": CallMeter()})
+    small, large = rows(tables._devices(own, done))
     assert (small["use_mean"], small["use_peak"], small["inside_mean"]) == (0.5, 0.9, 3.0)
     assert small["queries_per_call"] == 2.0
     assert large["queries_per_call"] is None
+    told = ("devices_each", "weights_mib", "memory_mean_mib", "memory_peak_mib")
+    assert [small[name] for name in told] == [2, 5.0, 5.0 + 0.5 * 6.0, 13.0]
+    assert [large[name] for name in told] == [1, 10.0, "no data", "no data"]
+    carried = ("network_mean_bytes_per_s", "network_peak_bytes_per_s", "delays_s")
+    assert [small[name] for name in carried] == [70.0, 90.0, 2.0]
+    assert "No data on the memory of L: of why." in tables._devices(own, done).note
 
 
 def test_a_queue_forgets_in_the_time_of_theory() -> None:
