@@ -125,7 +125,12 @@ def test_the_day_adds_up(made: Study) -> None:
         assert 0.0 < row["network_mean_bytes_per_s"] < row["network_peak_bytes_per_s"]  # type: ignore[operator]
         assert row["weights_mib"] == row["memory_peak_mib"] == "no data"
     assert {row["interval_s"] for row in rows(made, "intervals")} == set(tables.INTERVALS)
-    assert all(row["relaxation_s"] > 0 for row in rows(made, "intervals"))  # type: ignore[operator]
+    for row in rows(made, "intervals"):
+        assert row["relaxation_s"] is None or row["relaxation_s"] > 0.0  # type: ignore[operator]
+        gain = row["gain"]
+        assert isinstance(gain, float)
+        if isinstance(row["optimum_s"], float):
+            assert row["optimum_s"] == pytest.approx(row["relaxation_s"] * gain / (1.0 - gain))  # type: ignore[operator]
 
 
 @pytest.mark.slow

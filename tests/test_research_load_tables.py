@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from asd.operations.books import StageWindow, Summary
 from asd.operations.runs import SimulatedRun
 from asd.research.load import production, tables
 from asd.research.load.devices import CallMeter, MeteredRun, StageMemory
+from asd.research.load.loops import FeedbackLoop
 from asd.research.load.shop import Shop
 from asd.research.study.claims import UNDER_LOAD
 from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
@@ -187,17 +189,40 @@ def test_devices_have_a_mean_a_peak_and_queries_a_call(shop: Shop) -> None:  # n
     assert "No data on the memory of L: of why." in tables._devices(own, done).note
 
 
-def test_a_queue_forgets_in_the_time_of_theory() -> None:
-    """E[S] / (1 - rho)^2 of the slowest stage; a stage that has never worked counts for nothing."""
-    total = summary(
-        seconds=100.0,
-        stages={
-            "S": stage(utilisation=0.5, n_calls=100),
-            "M": stage(utilisation=0.9, n_calls=90),
-            "L": stage(n_calls=0),
-        },
-    )
-    assert tables._relaxation(total) == pytest.approx(1.0 / 0.1**2)
+@pytest.mark.parametrize(
+    ("found", "factor", "told"),
+    [
+        (3.0, 3.0, "3 times the high load, the least tried at which the published optimiser changes"),
+        (None, 1.0, "Up to 8 times the high load the published optimiser changes no decision"),
+    ],
+)
+def test_intervals_are_tried_where_the_published_optimiser_acts(
+    shop: Shop,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    found: float | None,
+    factor: float,
+    told: str,
+) -> None:
+    """Both policies at that load, every interval beside what their own loops predict."""
+    played: list[tuple[str, str, float | None]] = []
+    loops = {shop.ours: FeedbackLoop(0.5, 2.0), "published:0.2": FeedbackLoop(-0.5, math.inf)}
+
+    def play(self: Shop, asked: Any, text: str, interval_s: float | None = None) -> SimulatedRun:
+        played.append((asked.arrivals, text, interval_s))
+        return day_of([], summary())
+
+    monkeypatch.setattr(Shop, "play", play)
+    monkeypatch.setattr(tables, "acting", lambda *_: found)
+    monkeypatch.setattr(tables, "loop_of", lambda _, text, at: loops[text] if at == factor else None)
+    [table] = tables.intervals(shop)
+    assert {arrivals for arrivals, *_ in played} == {f"poisson:{factor * shop.rate():g}"}
+    assert [(text, interval) for _, text, interval in played] == [
+        (text, interval) for text in loops for interval in tables.INTERVALS
+    ]
+    ours, theirs = rows(table)[0], rows(table)[-1]
+    assert (ours["relaxation_s"], ours["gain"], ours["optimum_s"]) == (2.0, 0.5, 2.0)
+    assert (theirs["relaxation_s"], theirs["optimum_s"]) == (None, "none: adds to what it answers")
+    assert table.note.startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -256,9 +281,6 @@ def test_situations_are_those_that_they_are_called(
         "optimal:80",
         "queue:80:5",
     ]
-    played.clear()
-    tables.intervals(shop)
-    assert [interval for *_, interval in played] == [*tables.INTERVALS, *tables.INTERVALS]
     played.clear()
     loads = [row["load"] for row in rows(tables.load(shop)[0])]
     assert loads[::3] == pytest.approx([0.85 * factor for factor in tables.LOADS])

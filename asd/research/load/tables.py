@@ -4,7 +4,7 @@
     hours            the same by six hours
     devices          the same by stage
     before_after     high and low load, memory pressure, quality focus: without and with sight of the queues
-    intervals        seconds between two solutions, beside the time in which a queue forgets
+    intervals        seconds between two solutions, beside the optimum that theory predicts
     categories       what the largest stage answers, by policy and kind of question
     users            a closed loop of 10 to 150 users, each row held to X (R + Z) = N
     load             latency by load
@@ -27,6 +27,7 @@ from asd.operations.books import Summary
 from asd.operations.runs import RunsHeader, SimulatedRun
 from asd.operations.stations import Request
 from asd.research.load.devices import CallMeter, MeteredRun, metered_run
+from asd.research.load.loops import FACTORS, acting, at, loop_of
 from asd.research.load.production import UNKNOWN, production, unknown_memory
 from asd.research.load.shop import HOUR, Shop
 from asd.research.study.record import StudyTable, Value
@@ -35,7 +36,9 @@ from asd.schema import msgspec
 __all__ = ["MAKERS", "TablesFile", "claims"]
 
 USERS, THINK_S = (10, 25, 50, 100, 150), 2.0
-INTERVALS = (10.0, 30.0, 60.0, 300.0)
+INTERVALS, INTERVALS_S = (10.0, 30.0, 60.0, 300.0), 1800.0
+"""Between two looks, and length of a run, seconds."""
+OPTIMIZER = "published:0.2"
 LOADS = (0.25, 0.5, 1.0, 1.5, 2.0)
 LEAST = 59
 """Outcomes of a kind of question below which nothing is said of it."""
@@ -173,31 +176,40 @@ def before_after(shop: Shop) -> list[StudyTable]:
 
 
 def intervals(shop: Shop) -> list[StudyTable]:
-    """Seconds between two looks, of ours and of the published optimiser."""
+    """Seconds between two looks, of ours and of the published optimiser, beside what their loops predict."""
     rows: list[tuple[Value, ...]] = []
-    for text in (shop.ours, "published:0.2"):
+    found = acting(shop, OPTIMIZER)
+    factor = found or 1.0
+    asked = at(shop, factor, INTERVALS_S)
+    for text in (shop.ours, OPTIMIZER):
+        loop = loop_of(shop, text, factor)
+        relaxation = None if math.isinf(loop.relaxation_s) else loop.relaxation_s
         for interval in INTERVALS:
-            done = shop.play(shop.short(), text, interval)
+            done = shop.play(asked, text, interval)
             t = done.total
-            rows.append((done.controller, interval, t.latency_s, t.p95_s, t.quality, _relaxation(t)))
-    columns = ("policy", "interval_s", "latency_s", "p95_s", "quality", "relaxation_s")
+            seen = (done.controller, interval, t.latency_s, t.p95_s, t.quality, t.n_inside)
+            rows.append((*seen, relaxation, loop.gain, loop.optimum))
+    columns = (
+        "policy", "interval_s", "latency_s", "p95_s", "quality", "inside_at_end", "relaxation_s", "gain",
+        "optimum_s",
+    )  # fmt: skip
     note = (
-        "Relaxation: E[S] / (1 - rho)^2 of the stage where it is longest, in which a queue forgets how it "
-        "was. A loop that acts on queues through solutions that are older than that acts on the past; ours "
-        "sees the queues at every decision and solves again for loads only. The published optimiser moves "
-        "nothing before mean latency passes 0.24 s, mean use 85 %, or a queue 10."
+        f"{_where(found)}, {factor * shop.rate():.3g} requests a second. Relaxation: seconds in which the "
+        "slowest queue forgets how it was. Gain: share of a deviation that one look takes back. Optimum, by "
+        "theory: relaxation x gain / (1 - gain), the least interval at which gain x delay < 1; of those "
+        "above it the shortest is best. Ours sees the queues at every decision, and solves again for loads "
+        "only."
     )
     return [shop.table("intervals", "Seconds between two solutions", columns, rows, note)]
 
 
-def _relaxation(total: Summary) -> float:
-    """The longest over the stages, seconds."""
-    found = 0.0
-    for stage in total.stages.values():
-        if stage.n_calls:
-            call_s = stage.utilisation * total.seconds / stage.n_calls
-            found = max(found, call_s / max(1e-3, 1.0 - stage.utilisation) ** 2)
-    return found
+def _where(found: float | None) -> str:
+    """The load of the intervals, and why it is that one."""
+    if found is None:
+        return f"Up to {FACTORS[-1]:g} times the high load the published optimiser changes no decision"
+    return (
+        f"{found:g} times the high load, the least tried at which the published optimiser changes decisions"
+    )
 
 
 def categories(shop: Shop) -> list[StudyTable]:
@@ -324,5 +336,6 @@ MAKERS: dict[str, Callable[[Shop], list[StudyTable]]] = {
 def hours_simulated(seconds: float) -> float:
     """Hours that all makers simulate together, for a day of so many seconds."""
     short = min(HOUR, seconds) / HOUR
-    n_short = 8 + 2 * len(INTERVALS) + 5 + len(USERS) + 3 * len(LOADS)
-    return math.fsum([seconds / HOUR, n_short * short])
+    n_short = 8 + 5 + len(USERS) + 3 * len(LOADS)
+    looked = 2 * len(INTERVALS) * min(INTERVALS_S, seconds) / HOUR
+    return math.fsum([seconds / HOUR, n_short * short, looked])
