@@ -94,7 +94,7 @@ def test_memory_is_weights_and_what_calls_hold() -> None:
 def test_memory_of_the_embedded_ladder(runtime: str, n_bytes: int) -> None:
     """By its files and the dtype that answered; S drafts for M and L, so it lies beside them."""
     ladder = Ladder.load("tiny")
-    found, sizes = memories(ladder, header(runtime)), {}
+    found, sizes = memories(ladder, [header(runtime)]), {}
     for one in ladder.stages:
         config = json.loads((Path(one.model) / "config.json").read_text())
         with safe_open(Path(one.model) / "model.safetensors", "np") as file:
@@ -121,7 +121,7 @@ def of(folder: Path, config: dict[str, Any] | None = None, **given: Any) -> Stag
         )
         small = replace(small, model=str(folder))
     ladder = replace(tiny, stages=(replace(small, **given),))
-    return memories(ladder, header("transformers float32"))["S"]
+    return memories(ladder, [header("transformers float32")])["S"]
 
 
 def test_what_cannot_be_known_has_no_number(tmp_path: Path) -> None:
@@ -148,8 +148,11 @@ def test_what_cannot_be_known_has_no_number(tmp_path: Path) -> None:
     own = of(tmp_path, {}, options={"vllm": {"kv_cache_dtype": "fp8"}})
     assert (own.token_mib, "kv_cache_dtype" in own.unknown) == (None, True)
     tiny = Ladder.load("tiny")
-    assert "dtype" in memories(tiny, header("unknown"))["L"].unknown
-    asked = memories(replace(tiny, stages=(replace(tiny.stages[0], dtype="float16"),)), header("unknown"))[
+    two = [header("transformers float32"), header("vllm bfloat16")]
+    for recorded in ([header("unknown")], two, []):
+        assert "dtype" in memories(tiny, recorded)["L"].unknown
+    assert memories(tiny, two[:1] * 2) == memories(tiny, two[:1])
+    asked = memories(replace(tiny, stages=(replace(tiny.stages[0], dtype="float16"),)), [header("unknown")])[
         "S"
     ]
     assert asked.weights_mib == pytest.approx(plain.weights_mib / 2)

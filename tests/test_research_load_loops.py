@@ -81,6 +81,7 @@ def replace_stages(total: object, **stages: object) -> object:
     return loops.msgspec.structs.replace(total, stages={**total.stages, **stages})  # type: ignore[attr-defined, type-var]
 
 
+@pytest.mark.slow
 def test_one_that_does_not_look_at_queues_has_no_gain(shop: Shop) -> None:  # noqa: F811
     """A second that is worth nothing: whatever load is believed in, the same is decided."""
     assert loops.loop_of(shop, "queue:8:0", 4.0).gain == 0.0

@@ -83,7 +83,7 @@ def day(  # noqa: PLR0913, PLR0917  (one argument an option)
             blind,
             seed,
             lambda w: bar.update(w.seconds / 3600.0),
-            memories(Ladder.load(ladder), read_header(traces[0])),
+            memories(Ladder.load(ladder), [read_header(path) for path in traces]),
             targets,
         )
         for name, make in MAKERS.items():

@@ -55,16 +55,16 @@ class StageMemory(NamedTuple):
         return self.weights_mib + self.token_mib * meter.most_tokens
 
 
-def memories(ladder: Ladder, header: TraceHeader) -> dict[str, StageMemory]:
+def memories(ladder: Ladder, headers: Sequence[TraceHeader]) -> dict[str, StageMemory]:
     """By stage, from the ladder, the files of its models and what answered when outcomes were recorded."""
-    return {stage.name: _memory(stage, ladder, header) for stage in ladder.stages}
+    return {stage.name: _memory(stage, ladder, headers) for stage in ladder.stages}
 
 
-def _memory(stage: Stage, ladder: Ladder, header: TraceHeader) -> StageMemory:
+def _memory(stage: Stage, ladder: Ladder, headers: Sequence[TraceHeader]) -> StageMemory:
     drafter = stage.drafter if stage.prices.per_drafted is not None else None
     models = [stage, *(other for other in ladder.stages if drafter and other.name == drafter.stage)]
     try:
-        known = [_known(model, header) for model in models]
+        known = [_known(model, headers) for model in models]
     except (DataError, EngineError) as error:
         return StageMemory(stage.tensor_parallel, None, None, str(error))
     unknown = next((why for *_, why in known if why), "")
@@ -72,11 +72,12 @@ def _memory(stage: Stage, ladder: Ladder, header: TraceHeader) -> StageMemory:
     return StageMemory(stage.tensor_parallel, weights, tokens, unknown)
 
 
-def _known(stage: Stage, header: TraceHeader) -> tuple[float | None, float | None, str]:
+def _known(stage: Stage, headers: Sequence[TraceHeader]) -> tuple[float | None, float | None, str]:
     """Weights and a token of one model, MiB, and why one of them is not known."""
-    dtype = _dtype(stage, header)
+    dtype = _dtype(stage, headers)
     if dtype is None:
-        return stage.memory_gib and stage.memory_gib * 1024, None, "the dtype that it runs in is not recorded"
+        why = "the dtype that it runs in is not recorded, or there are several"
+        return stage.memory_gib and stage.memory_gib * 1024, None, why
     as_run = replace(stage, dtype=dtype)
     weights, token = weights_mib(as_run, "as recorded"), cache_mib(as_run, "as recorded", 1)
     if stage.options.get("vllm", {}).get("kv_cache_dtype", "auto") != "auto":
@@ -88,10 +89,13 @@ def _known(stage: Stage, header: TraceHeader) -> tuple[float | None, float | Non
     return weights, token, ""
 
 
-def _dtype(stage: Stage, header: TraceHeader) -> str | None:
+def _dtype(stage: Stage, headers: Sequence[TraceHeader]) -> str | None:
     """That of the ladder, or of the engine that answered; None where neither says one."""
-    named = [stage.dtype, *header.stages[stage.name].runtime.split()[1:2]]
-    return next((dtype for dtype in named if dtype in DTYPES and dtype != "auto"), None)
+    if stage.dtype != "auto":
+        return stage.dtype
+    runtimes = [found.runtime for header in headers if (found := header.stages.get(stage.name)) is not None]
+    dtypes = {dtype for runtime in runtimes for dtype in runtime.split()[1:2]}
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= {*DTYPES} - {"auto"} else None
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

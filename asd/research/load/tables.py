@@ -198,7 +198,7 @@ def intervals(shop: Shop) -> list[StudyTable]:
         "slowest queue forgets how it was. Gain: share of a deviation that one look takes back. Optimum, by "
         "theory: relaxation x gain / (1 - gain), the least interval at which gain x delay < 1; of those "
         "above it the shortest is best. Ours sees the queues at every decision, and solves again for loads "
-        "only."
+        "only. A run begins with empty queues, an interval before the first look."
     )
     return [shop.table("intervals", "Seconds between two solutions", columns, rows, note)]
 
