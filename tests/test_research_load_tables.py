@@ -209,7 +209,9 @@ def test_intervals_are_tried_where_the_published_optimiser_acts(
 
     def play(self: Shop, asked: Any, text: str, interval_s: float | None = None) -> SimulatedRun:
         played.append((asked.arrivals, text, interval_s))
-        return day_of([], summary())
+        assert asked.window_s == 300.0
+        later = summary(300.0, latency_s=2.0, n_answered=300), summary(600.0, latency_s=4.0)
+        return day_of([summary(0.0, latency_s=9.0), *later], summary())
 
     monkeypatch.setattr(Shop, "play", play)
     monkeypatch.setattr(tables, "acting", lambda *_: found)
@@ -221,6 +223,7 @@ def test_intervals_are_tried_where_the_published_optimiser_acts(
     ]
     ours, theirs = rows(table)[0], rows(table)[-1]
     assert (ours["relaxation_s"], ours["gain"], ours["optimum_s"]) == (2.0, 0.5, 2.0)
+    assert (ours["latency_s"], ours["settled_s"]) == (1.0, 2.5)
     assert (theirs["relaxation_s"], theirs["optimum_s"]) == (None, "none: adds to what it answers")
     assert table.note.startswith(told)
 

@@ -180,27 +180,34 @@ def intervals(shop: Shop) -> list[StudyTable]:
     rows: list[tuple[Value, ...]] = []
     found = acting(shop, OPTIMIZER)
     factor = found or 1.0
-    asked = at(shop, factor, INTERVALS_S)
+    asked = msgspec.structs.replace(at(shop, factor, INTERVALS_S), window_s=max(INTERVALS))
     for text in (shop.ours, OPTIMIZER):
         loop = loop_of(shop, text, factor)
         relaxation = None if math.isinf(loop.relaxation_s) else loop.relaxation_s
         for interval in INTERVALS:
             done = shop.play(asked, text, interval)
             t = done.total
-            seen = (done.controller, interval, t.latency_s, t.p95_s, t.quality, t.n_inside)
-            rows.append((*seen, relaxation, loop.gain, loop.optimum))
+            seen = (t.latency_s, t.p95_s, _settled(done), t.quality, t.n_inside)
+            rows.append((done.controller, interval, *seen, relaxation, loop.gain, loop.optimum))
     columns = (
-        "policy", "interval_s", "latency_s", "p95_s", "quality", "inside_at_end", "relaxation_s", "gain",
-        "optimum_s",
+        "policy", "interval_s", "latency_s", "p95_s", "settled_s", "quality", "inside_at_end",
+        "relaxation_s", "gain", "optimum_s",
     )  # fmt: skip
     note = (
         f"{_where(found)}, {factor * shop.rate():.3g} requests a second. Relaxation: seconds in which the "
         "slowest queue forgets how it was. Gain: share of a deviation that one look takes back. Optimum, by "
         "theory: relaxation x gain / (1 - gain), the least interval at which gain x delay < 1; of those "
         "above it the shortest is best. Ours sees the queues at every decision, and solves again for loads "
-        "only. A run begins with empty queues, an interval before the first look."
+        f"only. A run begins idle, an interval before the first look; settled: mean latency after "
+        f"{max(INTERVALS):g} s."
     )
     return [shop.table("intervals", "Seconds between two solutions", columns, rows, note)]
+
+
+def _settled(done: SimulatedRun) -> float | None:
+    """Mean latency once every interval has had a look."""
+    own = [window for window in done.windows if window.start_s >= max(INTERVALS) and window.n_answered]
+    return _weighted(own, "latency_s") if own else None
 
 
 def _where(found: float | None) -> str:
