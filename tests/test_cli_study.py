@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from asd.cli import main
+from asd.research.load import page as load_page
 from asd.research.recordings.recording import Recording
 from asd.research.report import figures, page
+from asd.research.report.style import Figure
 from asd.research.study import material, run
 from asd.research.study.record import write_study
 from tests.conducted import Conducted
@@ -28,7 +31,7 @@ def gathered(done: Conducted, monkeypatch: pytest.MonkeyPatch) -> dict[str, obje
 
     def gather(*given: object, **options: object) -> material.Material:
         asked.update(options, runtimes=given[4])
-        return made_up()
+        return replace(made_up(), day=options["day"])  # type: ignore[arg-type]
 
     monkeypatch.setattr(material, "gather", gather)
     monkeypatch.setattr(run, "conduct", lambda *_: done.study)
@@ -98,8 +101,11 @@ def test_missing_libraries_are_named_with_the_remedy(monkeypatch: pytest.MonkeyP
     assert "pip install 'asd[report]'" in found.output
 
 
-def test_a_day_is_what_asd_day_wrote(gathered: dict[str, object], tmp_path: Path) -> None:
-    """Its folder is read; that of another study, which has claims too, is refused."""
+def test_a_day_is_what_asd_day_wrote(
+    gathered: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is read and its figure drawn; that of another study, which has claims too, is refused."""
+    monkeypatch.setattr(load_page, "drawn", lambda _: Figure("operations", "", "<svg></svg>", b"png"))
     write_study(study("claims", extra=[table("claims", ["claim"], [("x",)])]), tmp_path / "other")
     asked = ["study", "--out", str(tmp_path / "s"), "--day"]
     found = CliRunner().invoke(main, [*asked, str(tmp_path / "other")])
@@ -112,3 +118,4 @@ def test_a_day_is_what_asd_day_wrote(gathered: dict[str, object], tmp_path: Path
     found = CliRunner().invoke(main, [*asked, str(tmp_path / "day")])
     assert found.exit_code == 0, found.output
     assert gathered["day"] == day
+    assert (tmp_path / "s" / "figures" / "operations.png").read_bytes() == b"png"

@@ -23,7 +23,7 @@ from tests.worlds import sample, verified
 def asked(folder: Path, *more: str) -> Result:
     files = [str(folder / "traces.jsonl"), "--out", str(folder / "day")]
     fitted = ["--ladder", str(folder / "made-up.toml"), "--policy", str(folder / "policy.json")]
-    settings = ["--hours", "0.03", "--batch", "4", "--lam", "8", "--mu", "2"]
+    settings = ["--hours", "0.03", "--batch", "4", "--lam", "8", "--mu", "2", "--target", "p99_s=100"]
     return CliRunner().invoke(main, ["day", *files, *fitted, *settings, *more])
 
 
@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(7)
     traces = verified(sample(240, rng)[0], rng)
     fit(traces, Ladder.load(found / "made-up.toml"), fitted_at="2026-01-01").save(found / "policy.json")
-    stages = {s: StageHeader(model=s, revision="1", dtype="auto", chat_template=False) for s in "SL"}
+    told = StageHeader(model="m", revision="1", dtype="auto", chat_template=False, runtime="own float32")
+    stages = dict.fromkeys("SL", told)
     header = TraceHeader(ladder="made-up", stages=stages, datasets=("made-up",), split="fit")
     (found / "traces.jsonl").write_bytes(encode_header(header) + b"".join(map(encode_trace, traces)))
     return found
@@ -119,7 +120,8 @@ def test_the_day_adds_up(made: Study) -> None:
     quality = by_name["quality"]
     assert quality["met"] == (quality["value"] >= 0.85)  # type: ignore[operator]
     assert by_name["memory"]["value"] == "no data"
-    assert "No data on the memory of L: " in made.table("production").note
+    assert "No data on the memory of L: its model has no files here" in made.table("production").note
+    assert (by_name["P99, s"]["target"], by_name["P99, s"]["target_is"]) == (100.0, "--target")
     for row in rows(made, "devices"):
         assert 0.0 <= row["use_mean"] <= row["use_peak"] <= 1.0  # type: ignore[operator]
         assert 0.0 < row["network_mean_bytes_per_s"] < row["network_peak_bytes_per_s"]  # type: ignore[operator]

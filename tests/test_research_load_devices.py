@@ -148,6 +148,8 @@ def test_what_cannot_be_known_has_no_number(tmp_path: Path) -> None:
     own = of(tmp_path, {}, options={"vllm": {"kv_cache_dtype": "fp8"}})
     assert (own.token_mib, "kv_cache_dtype" in own.unknown) == (None, True)
     tiny = Ladder.load("tiny")
+    sized = replace(tiny, stages=(replace(tiny.stages[0], memory_gib=2.0),))
+    assert memories(sized, [])["S"][:3] == (1, 2048.0, None)
     two = [header("transformers float32"), header("vllm bfloat16")]
     for recorded in ([header("unknown")], two, []):
         assert "dtype" in memories(tiny, recorded)["L"].unknown

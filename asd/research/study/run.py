@@ -177,9 +177,7 @@ def _identity(material: Material) -> _Identity:
         datasets=tuple(outcomes.dataset for outcomes in material.test),
         questions=_hash(asked.encode()),
         recorded="" if material.recorded is None else _digest(material.recorded),
-        day=""
-        if material.day is None
-        else hashlib.sha256(msgspec.json.encode(material.day)).hexdigest()[:16],
+        day="" if material.day is None else _hash(msgspec.json.encode(material.day)),
         seed=material.seed,
         machine=", ".join((machine.cpu, *machine.devices)),
         runs_on=material.runs_on,
