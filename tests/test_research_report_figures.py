@@ -11,7 +11,9 @@ from PIL import Image
 
 from asd.research.report.contest import mark
 from asd.research.report.figures import FIGURES, Figure, draw, left_out, write_figures
+from asd.research.report.overview import overview
 from asd.research.report.style import hatch, line
+from tests import studies
 from tests.studies import METHODS, STAGES, drawn, study
 
 pytestmark = pytest.mark.slow
@@ -68,8 +70,15 @@ def test_what_was_not_timed_is_said() -> None:
 
 
 def test_the_load_panel_is_named() -> None:
-    """No load experiment exists, and the overview says so."""
-    assert "Load is left out" in figure("overview").caption
+    """Without a day of operations the overview says so; with one, every policy's P95 by load is drawn."""
+    assert "I is left out: this study was given no day" in figure("overview").caption
+    seen = [(load, policy, k * load) for load in (0.5, 1.0) for k, policy in ((1, "alone"), (2, "aware"))]
+    table = studies.table("load", ("load", "policy", "p95_s"), seen, "simulated")
+    loaded = overview(study(extra=[table]))
+    assert "I: P95 by load of the largest stage alone, simulated." in loaded.caption
+    written = texts(loaded)
+    assert {"I  Load", "P95, s", "alone", "aware", "Key to G"} <= set(written)
+    assert set(METHODS) <= set(written)
 
 
 def test_the_overview_has_its_panels_and_units() -> None:

@@ -1,4 +1,4 @@
-"""The overview in nine panels: what lambda buys, who answers, where single stages and other policies lie."""
+"""The overview in nine panels: what lambda buys, who answers, where single stages and policies lie, load."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from asd.research.study.record import Study, StudyTable
 __all__ = ["overview"]
 
 TICKS = (0.1, 1.0, 10.0, 100.0)
-NO_LOAD = "Load is left out: this study holds no load experiment."
+NO_LOAD = "I is left out: this study was given no day of operations (asd study --day)."
 
 
 def overview(study: Study) -> Figure:
     """Needs the tables lambda, lambda_datasets, levels and methods; latency is named where it is missing."""
     over = study.table("lambda")
-    with panels(3, 3, 10.8) as (canvas, axes):
+    n_rows = 4 if has(study, ["load"]) else 3
+    with panels(n_rows, 3, 3.6 * n_rows) as (canvas, axes):
         _latency(axes[0], study)
         _against_lambda(axes[1], over, "cost", "B  Cost", "runs of the largest stage")
         _against_lambda(axes[2], over, "quality", "C  Quality", "mean score")
@@ -39,7 +40,11 @@ def overview(study: Study) -> Figure:
         _levels(axes[5], study.table("levels"))
         _frontier(axes[6], over, study.table("methods"))
         _against_lambda(axes[7], over, "efficiency", "H  Cost-effectiveness", "quality per cost")
-        _key(axes[8], axes[6])
+        if has(study, ["load"]):
+            _load(axes[8], study.table("load"))
+        _key(axes[9 if has(study, ["load"]) else 8], axes[6])
+        for empty in axes[10:]:
+            empty.axis("off")
         return finished("overview", _caption(study), canvas)
 
 
@@ -50,9 +55,15 @@ def _caption(study: Study) -> str:
         + (seconds if has(study, ["lambda_latency"]) else "A is left out: nothing was timed. ")
         + "D: value lost, per (1 + worth), where an answer is worth the number on the y axis and the policy "
         "was solved for the lambda on the x axis. E: share of questions answered by each stage. F: by "
-        f"level of difficulty. G: quality and cost with 95 % BCa intervals. {NO_LOAD} "
+        f"level of difficulty. G: quality and cost with 95 % BCa intervals. {_about_load(study)} "
         f"{basis(study.table('lambda'))}"
     )
+
+
+def _about_load(study: Study) -> str:
+    if not has(study, ["load"]):
+        return NO_LOAD
+    return f"I: P95 by load of the largest stage alone, {study.table('load').provenance}."
 
 
 def _scale(canvas: Canvas, axes: Axes, shades: ColorizingArtist, label: str) -> None:
@@ -136,8 +147,16 @@ def _frontier(axes: Axes, over: StudyTable, methods: StudyTable) -> None:
     axes.set(title="G  Pareto frontier", xlabel="cost, runs of the largest stage", ylabel="quality")
 
 
+def _load(axes: Axes, table: StudyTable) -> None:
+    for k, policy in enumerate(kinds(table, "policy")):
+        own = rows_where(table, "policy", policy)
+        axes.plot(numbers(own, "load"), numbers(own, "p95_s"), label=policy, **line(k))
+    axes.set(title="I  Load", xlabel="load", ylabel="P95, s", yscale="log")
+    axes.legend(loc="upper left")
+
+
 def _key(axes: Axes, frontier: Axes) -> None:
-    """The ninth place: what panel G's marks mean, and what is left out."""
+    """The last place: what panel G's marks mean, and what is left out."""
     axes.set_title("Key to G")
     axes.axis("off")
     axes.legend(*frontier.get_legend_handles_labels(), loc="upper left", borderaxespad=0.0)
