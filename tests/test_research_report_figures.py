@@ -77,7 +77,7 @@ def test_the_load_panel_is_named() -> None:
     loaded = overview(study(extra=[table]))
     assert "I: P95 by load of the largest stage alone, simulated." in loaded.caption
     written = texts(loaded)
-    assert {"I  Load", "P95, s", "alone", "aware", "Key to G"} <= set(written)
+    assert {"I  Load", "P95, s", "alone", "aware", "Key to G", "Key to I"} <= set(written)
     assert set(METHODS) <= set(written)
 
 

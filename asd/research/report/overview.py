@@ -40,11 +40,11 @@ def overview(study: Study) -> Figure:
         _levels(axes[5], study.table("levels"))
         _frontier(axes[6], over, study.table("methods"))
         _against_lambda(axes[7], over, "efficiency", "H  Cost-effectiveness", "quality per cost")
-        if has(study, ["load"]):
+        if n_rows == 4:
             _load(axes[8], study.table("load"))
-        _key(axes[9 if has(study, ["load"]) else 8], axes[6])
-        for empty in axes[10:]:
-            empty.axis("off")
+            axes[10].axis("off")
+            _key(axes[11], axes[8], "I")
+        _key(axes[9 if n_rows == 4 else 8], axes[6], "G")
         return finished("overview", _caption(study), canvas)
 
 
@@ -152,14 +152,13 @@ def _load(axes: Axes, table: StudyTable) -> None:
         own = rows_where(table, "policy", policy)
         axes.plot(numbers(own, "load"), numbers(own, "p95_s"), label=policy, **line(k))
     axes.set(title="I  Load", xlabel="load", ylabel="P95, s", yscale="log")
-    axes.legend(loc="upper left")
 
 
-def _key(axes: Axes, frontier: Axes) -> None:
-    """The last place: what panel G's marks mean, and what is left out."""
-    axes.set_title("Key to G")
+def _key(axes: Axes, panel: Axes, name: str) -> None:
+    """What a panel's marks mean, where another would be."""
+    axes.set_title(f"Key to {name}")
     axes.axis("off")
-    axes.legend(*frontier.get_legend_handles_labels(), loc="upper left", borderaxespad=0.0)
+    axes.legend(*panel.get_legend_handles_labels(), loc="upper left", borderaxespad=0.0)
 
 
 def _say(axes: Axes, words: str) -> None:
