@@ -27,6 +27,9 @@ __all__ = [
 ]
 
 
+_NOT_OF_AN_ANSWER = {"per_load", "per_drafted", "ragged"}
+
+
 class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Price of a call, from its counts; an answer that took no call (`NO_CALL`) costs nothing.
 
@@ -52,6 +55,10 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """Of a token that the stage's own drafter writes and the stage reads, all that it takes. None: drafting
     does not pay; the stage writes alone, and a call that was recorded with a drafter costs what it would have
     cost without."""
+    ragged: float | None = None
+    """How many times its share of a step whose rows are all open a row's decode step took in the calls that
+    were measured, because fewer are open towards the end; None: not known. It is in
+    `per_decoded_token` and `per_drafted`, and no price of its own."""
 
     def cost(self, usage: Usage) -> float:
         """Priced cost of one call, in the ladder's price unit."""
@@ -63,6 +70,15 @@ class Prices(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
         verified = self.per_prompt_token if self.per_verified is None else self.per_verified
         drafting = (0.0, 0.0) if self.per_drafted is None else (self.per_drafted, -self.per_decoded_token)
         return self.per_call, self.per_prompt_token, verified, self.per_decoded_token, *drafting
+
+    @property
+    def of_full_steps(self) -> Prices:
+        """The same of calls whose answers are all of one length."""
+        decoded, drafted, ragged = self.per_decoded_token, self.per_drafted, self.ragged or 1.0
+        drafted = None if drafted is None else drafted / ragged
+        return msgspec.structs.replace(
+            self, per_decoded_token=decoded / ragged, per_drafted=drafted, ragged=None
+        )
 
     def known(self) -> dict[str, float]:
         """The prices that were given, by name."""
@@ -93,7 +109,7 @@ def check_prices(prices: Prices, where: str) -> None:
     for name, value in values.items():
         if not (math.isfinite(value) and value >= 0):
             raise ConfigError(f"{where}: {name} must be a number of at least 0, not {value}")
-    if not any(price for name, price in values.items() if name not in {"per_load", "per_drafted"}):
+    if not any(price for name, price in values.items() if name not in _NOT_OF_AN_ANSWER):
         raise ConfigError(f"{where}: all prices are 0; a stage that costs nothing cannot be traded off")
 
 

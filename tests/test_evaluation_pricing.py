@@ -137,6 +137,48 @@ def test_calls_of_queries_as_they_come_take_longer_than_of_like_prompts():
     assert cost(mixed=True) > 1.3 * cost(mixed=False)
 
 
+class OpenRows(PricedEngine):
+    """A stage whose steps take 1 ms with one row open, and a quarter more for each other."""
+
+    def generate(self, queries, sampling=GREEDY):  # noqa: ARG002
+        drafts = [self._draft(query) for query in queries]
+        passes = [draft.usage.n_passes for draft in drafts]
+        for step in range(max(passes)):
+            self.clock.advance(1e-3 + 0.25e-3 * (sum(n > step for n in passes) - 1))
+        self.clock.advance(self.prices.per_call / 1e3)
+        return drafts
+
+
+def test_a_step_is_priced_by_the_rows_that_are_open():
+    """What ragged calls take beyond full steps is in the share, and told beside it."""
+    clock = FakeClock()
+    engine = OpenRows("L", Prices(8.0, 0.0, 1.0), clock)
+    queries = [Query(id=str(n), dataset="d", prompt="x" * (7 * n % 31 + 3)) for n in range(1, 97)]
+    asked = {8: queries, 1: queries[::8], 4: queries}
+    found = {size: rows["L"] for size, rows in measure_batches({"L": engine}, asked, clock=clock).items()}
+    alone, four, eight = found[1], found[4], found[8]
+    assert alone.ragged is None
+    assert (alone.per_call, alone.per_decoded_token) == pytest.approx((8.0, 1.0), rel=1e-3)
+    for prices, size, step in ((four, 4, 1.75), (eight, 8, 2.75)):
+        assert size * prices.per_call == pytest.approx(8.0, rel=1e-3)
+        assert size * prices.of_full_steps.per_decoded_token == pytest.approx(step, rel=1e-3)
+    assert min(four.ragged, eight.ragged) > 1.1
+    began = clock()
+    for i in range(0, 96, 4):
+        engine.generate([queries[j] for j in np.random.default_rng(i).permutation(96)[:4]])
+    took = 1e3 * (clock() - began)
+    priced = 24 / 96 * 4 * sum(four.cost(engine._draft(query).usage) for query in queries)
+    assert priced == pytest.approx(took, rel=0.1)  # in the mean; the prompts of its calls were alike
+
+
+def test_of_one_batch_size_alone_nothing_is_known_of_fewer_rows():
+    """The share is that of the calls measured, and how ragged they were is not told."""
+    clock = FakeClock()
+    queries = [Query(id=str(n), dataset="d", prompt="x" * (7 * n % 31 + 3)) for n in range(1, 97)]
+    engine = OpenRows("L", Prices(8.0, 0.0, 1.0), clock)
+    assert measure_prices({"L": engine}, queries, clock=clock, batch=4)["L"].ragged is None
+
+
 def test_a_batch_size_needs_as_many_more_queries():
     """Twelve calls tell prices apart, which at 4 a call are 48 queries; what fills no call is left out."""
     clock = FakeClock()

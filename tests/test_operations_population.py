@@ -7,22 +7,27 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
 from asd.evidence import Evidence, Judgement
-from asd.operations.population import Decider, Population, Remembered, Step, call_rates
+from asd.ladder import Ladder, Stage
+from asd.operations.population import Decider, Population, Remembered, Step, call_rates, call_seconds
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer
 from asd.operations.traffic import Fixed, Open
 from asd.policies import FixedStage, Lossless, Policy
 from asd.prices import Prices
 from asd.types import NO_CALL, Draft, Outcome, Query, Trace, Verification
+from tests.queues import TICK, query
 from tests.queues import ladder as timed_ladder
-from tests.queues import query
 from tests.worlds import fitted_verified, ladder, sample, verified
 
+STEPS = {2: 1.5, 4: 1.8}
+"""Seconds of a decode step, by rows open."""
 TIMED = replace(ladder(), price_unit="s")
 
 
@@ -132,6 +137,27 @@ def test_a_call_lasts_as_long_as_the_prices_say() -> None:
     calls = [n * rates for n, rates in enumerate(call_rates(prices, 8), start=1)]
     assert [call[0] for call in calls] == pytest.approx([4, 16 / 3, 20 / 3, 8, 10, 12, 14, 16])
     assert [call[3] for call in calls] == pytest.approx([1, 4 / 3, 5 / 3, 2, 2.5, 3, 3.5, 4])
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0.8, 3.0))
+def test_a_call_of_unequal_answers_takes_what_its_open_rows_take(lengths: list[int], ragged: float) -> None:
+    """Step by step, whatever the calls were that were measured; of one query, its price alone."""
+    calls = {
+        size: Prices(3.0 / size, 0.0, ragged * step / size, ragged=ragged) for size, step in STEPS.items()
+    }
+    stage = Stage("S", "made-up/S", Prices(3.0, 0.0, 1.0), batched=calls)
+    traces = [query(i, ["S"], {"S": TICK * n}) for i, n in enumerate(lengths)]
+    population = Population(traces, Ladder("made-up", (stage,), "s", "never: made up for a test"), 1.0, 6)
+    demands = [
+        walk(Decider(population, FixedStage("S")), population, row)[0].demand for row in range(len(traces))
+    ]
+    n_open = [sum(n > step for n in lengths) for step in range(max(lengths))]
+    expected = 3.0 + sum(
+        np.interp(n_open, [1, 2, 4], [1.0, *STEPS.values()]) * np.maximum(1, np.array(n_open) / 4)
+    )
+    besides = 3.0 * max(1.0, len(lengths) / 4)
+    assert call_seconds([demand for demand in demands if demand]) == pytest.approx(expected - 3.0 + besides)
 
 
 def test_a_full_call_in_a_run() -> None:

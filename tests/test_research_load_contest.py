@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from asd.cli import main
 from asd.errors import ConfigError, DataError
+from asd.operations.arrivals import bursts, read_clients
 from asd.policy.artifact import PolicyArtifact
 from asd.research.load import contest
 from asd.research.load.contest import LARGEST, ContestFile, ContestHeader, placed, run_contest
@@ -172,13 +173,17 @@ def test_recorded_clients_come_at_the_rate_asked_for(tmp_path: Path, recorded: P
     rows = [f"c{c},{600 * w},{0.2 + 0.1 * c},G,0.3" for w in range(40) for c in range(5)]
     with gzip.open(path, "wt") as file:
         file.write("\n".join(["client,t_s,rate_rps,family,shape", *rows]))
-    play = contest._ContestRun(asked(), read_timed([recorded], ["S", "L"]), {}, {})
-    instants = play._bursts(str(path), 0.8, 500, np.random.default_rng(2))
+    instants = bursts(read_clients(path), 0.8, 500, np.random.default_rng(2))
     assert len(instants) == 500
     assert instants[-1] - instants[0] == pytest.approx(500 / 0.8)
     assert np.var(np.diff(instants)) > 1.5 * np.mean(np.diff(instants)) ** 2  # burstier than Poisson
     with pytest.raises(DataError, match="ask for fewer"):
-        play._bursts(str(path), 0.8, 10**6, np.random.default_rng(2))
+        bursts(read_clients(path), 0.8, 10**6, np.random.default_rng(2))
+    play = contest._ContestRun(asked(), read_timed([recorded], ["S", "L"]), {}, {})
+    cell = contest.LoadCell(rho=0.5, arrivals=str(path))
+    came = play.traffic(cell, play.quarter(0).judged, 3, 200)
+    assert len(came.instants) == len(came.queries) == 200
+    assert np.var(np.diff(came.instants)) > 1.5 * np.mean(np.diff(came.instants)) ** 2
 
 
 def command(recorded: Path, *more: str) -> Result:

@@ -17,9 +17,10 @@ from click.testing import CliRunner
 
 from asd.cascade import Cascade
 from asd.cli import main
+from asd.cli.research.reality import answered_per_s
 from asd.dispatch import Dispatcher
 from asd.engines import GREEDY, Sampling
-from asd.errors import ConfigError, EngineError
+from asd.errors import ConfigError, DataError, EngineError
 from asd.journey import Journey
 from asd.measurement.files import write_record
 from asd.operations.population import Decider, Population
@@ -32,6 +33,7 @@ from asd.research.load import measured, reality, replayed
 from asd.research.load.client import Sent, ask_all, ask_in_turn
 from asd.research.load.measured import Block, Reality, RealityHeader, ServedLadder
 from asd.research.load.processes import Outage, PriceTables, measured_prices, served
+from asd.research.load.ranking import ranked_pairs
 from asd.research.load.reality import run_reality
 from asd.research.load.replayed import AsServed, Figures, as_served, compare, price_drift
 from asd.schema import msgspec
@@ -41,13 +43,14 @@ from tests.queues import Planned, one_stage, query
 from tests.queues import ladder as timed
 from tests.worlds import fitted_verified, ladder, sample, verified
 
+CASCADE_AT_5 = {"model": "asd", "lam": 5.0}
 QUERIES = [Query("a", "d", "add 1+2", max_new_tokens=5), Query("b", "d", "add 2+2", max_new_tokens=5)]
 
 
 def test_the_client_asks_when_requests_are_due() -> None:
     """Two at once and one later, whether or not the first are answered; each says what was delivered."""
     with running({"S": Slow("S", "3", 0.2)}, OnePolicy(FixedStage("S"), ("S",)), ladder=timed("S")) as server:
-        sent = ask_all(server.url, 5.0, QUERIES, [(0.0, 0), (0.0, 1), (0.1, 0)])
+        sent = ask_all(server.url, CASCADE_AT_5, QUERIES, [(0.0, 0), (0.0, 1), (0.1, 0)])
     assert [s.query for s in sent] == [0, 1, 0]
     assert all(s.stage == "S" and s.calls == 1 and s.cost > 0.0 for s in sent)
     assert all(0.0 <= s.lag_s < 0.1 for s in sent)
@@ -61,12 +64,12 @@ def test_a_refused_request_ends_the_run() -> None:
         running({"S": Slow("S", "3")}, OnePolicy(FixedStage("S"), ("S",)), ladder=timed("S")) as server,
         pytest.raises(EngineError, match="the server answered 400"),
     ):
-        ask_all(server.url, -1.0, QUERIES, [(0.0, 0)])
+        ask_all(server.url, {"model": "asd", "lam": -1.0}, QUERIES, [(0.0, 0)])
 
 
 def test_a_server_that_is_gone_is_named_by_the_query_it_left() -> None:
     with pytest.raises(EngineError, match="query 'a' was not answered"):
-        ask_all("http://127.0.0.1:9/v1", 1.0, QUERIES, [(0.0, 0)])
+        ask_all("http://127.0.0.1:9/v1", CASCADE_AT_5, QUERIES, [(0.0, 0)])
 
 
 def test_a_server_that_says_much_is_not_held_up(
@@ -95,7 +98,7 @@ def test_a_server_that_says_much_is_not_held_up(
 def test_the_client_pauses_as_long_as_each_answer_took() -> None:
     """One after the other, and so long a pause after each."""
     with running({"S": Slow("S", "3", 0.2)}, OnePolicy(FixedStage("S"), ("S",)), ladder=timed("S")) as server:
-        sent = ask_in_turn(server.url, 5.0, QUERIES, [1, 0, 1])
+        sent = ask_in_turn(server.url, CASCADE_AT_5, QUERIES, [1, 0, 1])
     assert [s.query for s in sent] == [1, 0, 1]
     for before, after in pairwise(sent):
         assert after.due_s >= before.due_s + 2 * before.seconds
@@ -332,9 +335,9 @@ def asked(**others: object) -> RealityHeader:
     return RealityHeader(**(parts | others))  # type: ignore[arg-type]
 
 
-def real(place: ServedLadder, delay_s: float, slowdown: float = 1.0) -> Reality:
+def real(place: ServedLadder, delay_s: float, slowdown: float = 1.0, model: str = "asd") -> Reality:
     """A "real" run made by hand from the simulator's own parts: what the comparison must reproduce."""
-    population, policy = place.population(prices(), 4), place.policy_at(20.0)
+    population, policy = place.population(prices(), 4), place.policy_of(model, 20.0)
     servers = {stage: StageServer(1, 4, "device") for stage in population.stages}
     rng = np.random.default_rng(9)
     due = sorted((float(at), int(rng.integers(120))) for at in rng.random(200) * 12.0)
@@ -355,11 +358,14 @@ def real(place: ServedLadder, delay_s: float, slowdown: float = 1.0) -> Reality:
 
     sim.on_end = note
     list(sim.run(600.0))
-    decider, idle = Decider(population, policy), []
+    decider, idle = Decider(population, place.policy_of("asd", 20.0)), []
     for number in range(40):
         step, seconds, calls = decider.step(population.queries[number], frozenset()), 0.0, 0
         while step is not None and step.after is not None:
-            seconds, calls = seconds + sum(step.demand[:1]), calls + bool(step.demand)
+            seconds, calls = (
+                seconds + (step.demand.share[0] if step.demand else 0.0),
+                calls + bool(step.demand),
+            )
             step = decider.step(step.after, frozenset())
         took = slowdown * seconds + calls * delay_s + 0.004
         seen = {"due_s": 0.0, "lag_s": 0.004, "first_s": took, "seconds": took}
@@ -367,7 +373,7 @@ def real(place: ServedLadder, delay_s: float, slowdown: float = 1.0) -> Reality:
     shares = {name: stage.share_answered for name, stage in sim.books.total().stages.items()}
     assert shares == pytest.approx({name: sum(s.stage == name for s in sent) / 200 for name in shares})
     probe = tuple(idle)
-    block = Block(rho=0.5, rate=200 / 12.0, seconds=12.0, sent=tuple(sent), after=probe)
+    block = Block(rho=0.5, rate=200 / 12.0, seconds=12.0, sent=tuple(sent), after=probe, model=model)
     return Reality(asked=asked(), before=prices(), after=prices(), probe=probe, blocks=(block,))
 
 
@@ -483,3 +489,90 @@ def test_one_stage_with_a_place_of_its_own_is_as_without() -> None:
         list(sim.run(600.0))
         ended.append(sim.books.total())
     assert ended[0] == ended[1]
+
+
+def test_models_take_turns_and_outages_come_last() -> None:
+    """Every load asks each model in every round; the killed stage is the first model's."""
+    out = Outage(stage="L", start_s=1.0, seconds=1.0)
+    wanted = asked(loads=(0.3, 0.6), minutes=0.4, models=("asd", "asd/always-L"), down=out)
+    turns = [(0.3, "asd"), (0.3, "asd/always-L"), (0.6, "asd"), (0.6, "asd/always-L")]
+    assert [(block.load, block.model) for block in wanted.blocks] == [*turns, *turns, (0.3, "asd")]
+    assert [block.outage for block in wanted.blocks] == [None] * 8 + [out]
+    assert [block.seconds for block in wanted.blocks] == [12.0] * 8 + [24.0]
+
+
+def test_a_model_is_the_policy_that_the_server_would_take(place: ServedLadder) -> None:
+    """By its name; only the cascade itself is told a lam beside it."""
+    cascade, other = place.policy_of("asd", 20.0), place.policy_of("asd/lam-3", 20.0)
+    assert (cascade.name, other.name) == tuple(place.fitted.optimal(lam).name for lam in (20.0, 3.0))
+    assert place.policy_of("asd/always-L", 20.0) == FixedStage("L")
+    assert asked().fields_of("asd") == {"model": "asd", "lam": 20.0}
+    assert asked().fields_of("asd/lam-3") == {"model": "asd/lam-3"}
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "asd/always-X", "asd/quality-0.9", "asd/lam-", "asd/lam-x", ""])
+def test_a_model_that_cannot_be_simulated_is_refused_before_anything_is_measured(
+    place: ServedLadder, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "measured_prices", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match=r"is not asked here|lam must be a finite number"):
+        run_reality(place, asked(models=("asd", model)), None, lambda _: None, 3)
+
+
+@pytest.mark.slow
+def test_models_are_ranked_where_the_run_tells_them_apart(place: ServedLadder) -> None:
+    """L alone is slower and dearer; the same answers under exchanged names are what no replay makes."""
+    cascade, alone = real(place, 0.001), real(place, 0.001, model="asd/always-L")
+    blocks = (*cascade.blocks, *alone.blocks) * 3
+    found = msgspec.structs.replace(cascade, blocks=blocks)
+    jittered = [
+        msgspec.structs.replace(sent, seconds=sent.seconds + 0.001 * number, cost=sent.cost + number)
+        for number, sent in enumerate(blocks[0].sent[:50])
+    ]
+    found = msgspec.structs.replace(
+        found,
+        blocks=(msgspec.structs.replace(blocks[0], sent=(*jittered, *blocks[0].sent[50:])), *blocks[1:]),
+    )
+    pairs = {pair.figure: pair for pair in ranked_pairs(place, found)}
+    assert set(pairs) == {"mean_s", "p95_s", "cost"}
+    for pair in pairs.values():
+        assert (pair.load, pair.models) == (0.5, ("asd", "asd/always-L"))
+        assert pair.low < pair.real < pair.high
+        assert pair.is_separated
+        assert pair.agrees
+    assert pairs["mean_s"].simulated == pytest.approx(pairs["mean_s"].real, rel=0.1)
+    names = {"asd": "asd/always-L", "asd/always-L": "asd"}
+    exchanged = tuple(msgspec.structs.replace(block, model=names[block.model]) for block in found.blocks)
+    for pair in ranked_pairs(place, msgspec.structs.replace(found, blocks=exchanged)):
+        assert pair.is_separated
+        assert not pair.agrees
+
+
+def test_one_model_has_nobody_beside_it(place: ServedLadder) -> None:
+    found = real(place, 0.0)
+    assert not list(ranked_pairs(place, found))
+    assert not list(ranked_pairs(place, msgspec.structs.replace(found, blocks=found.blocks * 3)))
+
+
+def test_recorded_clients_are_asked_at_the_rate_of_the_load(tmp_path: Path) -> None:
+    """In bursts, as many requests as the rate makes; other draws are others; no more than there are."""
+    path = tmp_path / "clients.csv"
+    path.write_text("client,t_s,rate_rps,family,shape\n" + "".join(f"c{i},0,0.5,G,0.1\n" for i in range(40)))
+    wanted = asked(arrivals=str(path))
+    first, other = (wanted.due(np.random.default_rng(seed), 10.0, 30.0) for seed in (0, 1))
+    assert len(first) == len(other) == 300
+    assert first != other
+    assert [at for at, _ in first] == sorted(at for at, _ in first)
+    assert first[-1][0] == pytest.approx(30.0)
+    counts = np.histogram([at for at, _ in first], bins=30)[0]
+    assert counts.var() > 2.0 * counts.mean()  # a Poisson stream's are alike
+    with pytest.raises(DataError, match="requests are recorded from"):
+        wanted.due(np.random.default_rng(0), 1000.0, 3000.0)
+
+
+def test_answers_a_second_count_until_the_last(place: ServedLadder) -> None:
+    """A block that goes on answering after its last request is no faster for it."""
+    block = real(place, 0.0).blocks[0]
+    ends = max(sent.due_s + sent.seconds for sent in block.sent)
+    assert answered_per_s([block]) == pytest.approx(200 / ends)
+    assert answered_per_s([block, block]) == pytest.approx(200 / ends)

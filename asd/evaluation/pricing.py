@@ -5,8 +5,10 @@ them, all taking turns, after a warm-up; the seconds of a call are then explaine
 (`asd.ladder.Prices`) with non-negative least squares (scipy.optimize.nnls), each call's fastest pass standing
 for it, because noise only ever adds. Counts of a call are summed over its queries, so prices at a batch size
 are a query's share: that a call lasts as long as its longest answer is shared out among all in it. They hold
-for full calls of such queries: the few that a cascade hands on fill a call less, and the longest of them
-decides how long it lasts, so seconds at a large batch size are more than priced. The result is frozen into a
+for full calls of such queries. A decode step takes what its open rows take, linear between the batch sizes
+measured, so that a call whose rows write n_1 >= n_2 >= ... tokens takes n_1 s(1) + n_2 (s(2) - s(1)) + ...
+for them. How much more that was than shares of full steps is kept beside the prices (`Prices.ragged`): calls
+of other queries, or of fewer, can be told from it (`asd.operations.population`). The result is frozen into a
 file beside the ladder, with where and when; from then on priced cost is arithmetic on counts and does not
 move with the machine. A stage with a drafter answers with and without it: what drafting adds to the stage's
 own work is the price of a drafted token, and there is none where drafting is no faster.
@@ -18,6 +20,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,7 +158,10 @@ def _measured(
         for batch, of_size in turns.items():
             tell(f"pass {number} of {n_passes}, batch {batch}")
             of_size.walk(1)
-    return {batch: _prices(engines, of_size.timings) for batch, of_size in turns.items()}
+    found: dict[int, dict[str, Prices]] = {}
+    for batch in sorted(turns):
+        found[batch] = _prices(engines, turns[batch].timings, found)
+    return {batch: found[batch] for batch in turns}
 
 
 def _calls(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> dict[str, Call]:
@@ -168,14 +174,16 @@ def _calls(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> dict[
 
 
 def _prices(
-    engines: Mapping[str, Engine], timings: Timings[Sequence[Draft | Verification]]
+    engines: Mapping[str, Engine],
+    timings: Timings[Sequence[Draft | Verification]],
+    smaller: Mapping[int, Mapping[str, Prices]],
 ) -> dict[str, Prices]:
     calls, drafter, prices = timings.seconds, next(iter(engines)), {}
     for name in engines:
         of_stage = [call for call in (name, pair_name(drafter, name)) if call in calls]
         usages = [[result.usage for result in unit] for call in of_stage for unit in timings.results[call]]
         seconds = np.concatenate([timings.seconds[call].min(axis=0) for call in of_stage])
-        prices[name] = explain(usages, seconds)
+        prices[name] = explain(usages, seconds, {size: rows[name] for size, rows in smaller.items()})
         if (drafted := DRAFTED + name) in calls:
             usages = [[result.usage for result in unit] for unit in timings.results[drafted]]
             fast, slow = (float(timings.seconds[call].min(axis=0).sum()) for call in (drafted, name))
@@ -216,23 +224,45 @@ def _verifying(engines: Mapping[str, Engine], units: Sequence[list[Query]]) -> d
     }
 
 
-def explain(usages: Sequence[Sequence[Usage]], seconds: NDArray[np.float64]) -> Prices:
+def explain(
+    usages: Sequence[Sequence[Usage]],
+    seconds: NDArray[np.float64],
+    smaller: Mapping[int, Prices] = MappingProxyType({}),
+) -> Prices:
     """The prices, in milliseconds, by which the counts of calls come nearest to their seconds.
 
     Args:
-        usages: Of every query of every call.
+        usages: Of every query of every call, as many a call.
         seconds: What every call took, shape (calls,).
+        smaller: Prices of smaller calls, by batch size: what a step takes once few rows are open.
 
     Raises:
         ConfigError: All prompts or all answers are of one length.
     """
     counts = np.array([np.sum([use.counts for use in call], axis=0) for call in usages], dtype=float)
-    counts = counts[:, [0, 1, 3, 2] if counts[:, 2].any() else [0, 1, 3]]  # in the order of `Prices`
-    if np.linalg.matrix_rank(counts) < counts.shape[1]:
+    lengths = np.array(
+        [sorted((use.counts[3] for use in call), reverse=True) for call in usages], dtype=float
+    )
+    size, most = lengths.shape[1], max(smaller, default=0)
+    known, more = lengths[:, :most] @ _added(smaller), lengths[:, most:].sum(axis=1)
+    columns = [counts[:, 0], counts[:, 1], more, *([counts[:, 2]] if counts[:, 2].any() else [])]
+    explaining = np.column_stack(columns)  # in the order of `Prices`
+    if np.linalg.matrix_rank(explaining) < explaining.shape[1]:
         raise ConfigError("prompts or answers are all of one length: their prices cannot be told apart")
     # relative errors count: the long answers must not decide alone
-    solution, _ = nnls(counts / seconds[:, None], np.ones(len(seconds)))
-    return Prices(*(round(1e3 * float(price), 5) for price in solution))
+    solution, _ = nnls(explaining / seconds[:, None], 1.0 - known / seconds)
+    per_call, per_prompt, added, *per_verified = solution.tolist()
+    share = float((known + added * more).sum() / lengths.sum())
+    step = float(_added(smaller).sum() + added * (size - most))
+    prices = Prices(*(round(1e3 * price, 5) for price in (per_call, per_prompt, share, *per_verified)))
+    return msgspec.structs.replace(prices, ragged=round(size * share / step, 4)) if most and step else prices
+
+
+def _added(prices: Mapping[int, Prices]) -> NDArray[np.float64]:
+    """Seconds by which a step with 1, 2, ... open rows takes longer than with one less, up to the most."""
+    sizes = sorted(prices)
+    steps = [1e-3 * size * prices[size].of_full_steps.per_decoded_token for size in sizes]
+    return np.diff(np.interp(range(max(sizes, default=0) + 1), [0, *sizes], [0.0, *steps]))
 
 
 def plan_block(drafter: Prices, verifier: Prices, verifications: Sequence[Verification]) -> int:

@@ -12,9 +12,9 @@ import csv
 import gzip
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count, groupby
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +24,15 @@ import numpy.typing as npt
 from asd.errors import ConfigError, DataError
 
 __all__ = [
-    "Client", "Pattern", "clients", "merged", "number_of", "poisson", "read_clients", "read_instants",
-    "rows_of", "surge",
+    "POISSON", "Client", "Pattern", "bursts", "clients", "merged", "number_of", "poisson", "read_clients",
+    "read_instants", "rows_of", "surge",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
 _BLOCK = 4096
+POISSON = "poisson"
+"""Arrivals that are not recorded."""
 
 
 def poisson(rate: float, rng: np.random.Generator) -> Iterator[float]:
@@ -173,6 +175,27 @@ def clients(
     for begin, together in groupby(entries, key=lambda entry: entry.start_s):
         found = np.concatenate([_renewals(entry, stretch_s, rng) for entry in together])
         yield from (begin - start_s + np.sort(found)).tolist()
+
+
+def bursts(recorded: Sequence[Client], rate: float, n: int, rng: np.random.Generator) -> list[float]:
+    """Clients from a random hour on, as many as make about that rate, with time stretched to make it so.
+
+    Args:
+        recorded: One entry a client and stretch.
+        rate: Requests a second.
+        n: Requests.
+        rng: Draws the hour, the clients and their gaps.
+
+    Raises:
+        DataError: Fewer are recorded from that hour on.
+    """
+    last = max(client.start_s for client in recorded)
+    start = 3600.0 * int(rng.integers(max(1, int(last / 7200.0))))
+    found = list(islice(clients(recorded, rng, rate=rate, start_s=start), n))
+    if len(found) < n:
+        raise DataError(f"{len(found)} of {n} requests are recorded from {start:g} s on; ask for fewer")
+    scale = (n / rate) / (found[-1] - found[0])
+    return [(instant - found[0]) * scale for instant in found]
 
 
 def _thinned(

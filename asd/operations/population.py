@@ -6,6 +6,9 @@ each state of a query, and remembered; so are a policy's decisions. Service time
 table: prices at a batch size are a query's share of a call of that size, so that a call of n queries lasts
 
     sum over its queries of  usage . prices(n),    n prices(n) linear between the batch sizes measured.
+
+Where prices tell what a step takes with fewer rows open (`Prices.ragged`), decode steps are no shares: the
+k-th longest answer of a call adds what its steps take with k rows open beyond what they take with k - 1.
 """
 
 from __future__ import annotations
@@ -42,14 +45,40 @@ from asd.types import (
 )
 
 __all__ = [
-    "Decider", "Lookup", "Population", "Remembered", "Situation", "Step", "TablePosition", "Tabled",
-    "call_rates", "decider_of", "ladder_rates",
+    "Decider", "Lookup", "Population", "Remembered", "ServiceDemand", "Situation", "Step", "TablePosition",
+    "Tabled", "call_rates", "call_seconds", "decider_of", "ladder_rates",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 
+_DECODING = 3
+"""Where the counts of decode steps begin in `Usage.counts`."""
 _SECONDS = {"ms": 1e-3, "s": 1.0}
 """What a price unit is in seconds."""
+
+
+class ServiceDemand(NamedTuple):
+    """Seconds that a query adds to a call of its stage.
+
+    Attributes:
+        share: To a call of 1, 2, ... queries, in the mean over those that it may be with.
+        besides: The same without its decode steps; empty: prices do not tell what these take.
+        ranked: Of its decode steps, where its answer is the longest, second longest, ... of the call.
+    """
+
+    share: tuple[float, ...]
+    besides: tuple[float, ...] = ()
+    ranked: tuple[float, ...] = ()
+
+
+def call_seconds(demands: Sequence[ServiceDemand]) -> float:
+    """How long a call of these lasts."""
+    last = len(demands) - 1
+    if not last or not demands[0].ranked:
+        return sum([demand.share[last] for demand in demands])
+    longest_first = sorted([demand.ranked for demand in demands], reverse=True)
+    steps = sum([ranked[rank] for rank, ranked in enumerate(longest_first)])
+    return steps + sum([demand.besides[last] for demand in demands])
 
 
 class Step(NamedTuple):
@@ -59,7 +88,7 @@ class Step(NamedTuple):
         stage: The stage that works; "" where the answer is returned.
         action: As in `asd.types.Decision`.
         after: The state it leads to; None where the answer is returned.
-        demand: Seconds that the query adds to a call of 1, 2, ... queries; empty where no call is needed.
+        demand: What the query adds to a call; None where no call is needed.
         cost: Priced, cost units.
         answer: Stage whose answer is the best so far.
         score: Of that answer, in [0, 1]; 0 before there is one.
@@ -68,7 +97,7 @@ class Step(NamedTuple):
     stage: str
     action: Action
     after: Situation | None
-    demand: tuple[float, ...]
+    demand: ServiceDemand | None
     cost: float
     answer: str | None
     score: float
@@ -130,6 +159,7 @@ class Population:
                 f"recorded seconds are those of calls of one query, not of {largest_batch}: give batch 1"
             )
         self.rates = ladder_rates(ladder, largest_batch)
+        self._steps = {} if clocked else _step_rates(ladder, largest_batch)
         if not traces:
             raise DataError("there are no queries to draw from; collect some (asd collect)")
         for trace in traces:
@@ -188,7 +218,7 @@ class Population:
         score = 0.0 if decision.answer is None else situation.trace.outcomes[decision.answer].score
         assert score is not None
         if decision.action == STOP:
-            return Step("", STOP, None, (), 0.0, decision.answer, score)
+            return Step("", STOP, None, None, 0.0, decision.answer, score)
         journey = situation.journey.copy()
         journey.follow(decision)
         self._cascade.carry_out(decision.action, [journey], 1)
@@ -199,10 +229,18 @@ class Population:
         after = Situation(situation.trace, journey)
         return Step(stage, decision.action, after, demand, cost, decision.answer, score)
 
-    def _demand(self, stage: str, usage: Usage, seconds: float) -> tuple[float, ...]:
+    def _demand(self, stage: str, usage: Usage, seconds: float) -> ServiceDemand | None:
         if usage == NO_CALL:
-            return ()
-        return (seconds,) if self._clocked else tuple((self.rates[stage] @ usage.counts).tolist())
+            return None
+        if self._clocked:
+            return ServiceDemand((seconds,))
+        rates, steps, counts = self.rates[stage], self._steps.get(stage), np.array(usage.counts)
+        share = tuple((rates @ counts).tolist())
+        if steps is None:
+            return ServiceDemand(share)
+        besides = rates[:, :_DECODING] @ counts[:_DECODING]
+        ranked = np.maximum(np.diff(steps @ counts, prepend=0.0), 0.0)
+        return ServiceDemand(share, tuple(besides.tolist()), tuple(ranked.tolist()))
 
 
 class Decider:
@@ -349,6 +387,19 @@ def ladder_rates(ladder: Ladder, largest: int) -> dict[str, Array]:
         stage.name: _SECONDS[ladder.price_unit] * call_rates(_by_batch(ladder, stage.name), largest)
         for stage in ladder.stages
     }
+
+
+def _step_rates(ladder: Ladder, largest: int) -> dict[str, Array]:
+    """Seconds that a count adds to steps with 1, 2, ... open rows, by stage whose prices tell."""
+    scale, rows = _SECONDS[ladder.price_unit], np.arange(1, largest + 1)[:, None]
+    found = {}
+    for stage in ladder.stages:
+        prices = _by_batch(ladder, stage.name)
+        if len(prices) > 1 and all(row.ragged for size, row in prices.items() if size > 1):
+            steps = call_rates({size: row.of_full_steps for size, row in prices.items()}, largest)
+            steps[:, :_DECODING] = 0.0
+            found[stage.name] = scale * rows * steps
+    return found
 
 
 def _by_batch(ladder: Ladder, stage: str) -> dict[int, Prices]:

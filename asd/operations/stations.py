@@ -2,8 +2,9 @@
 
 It behaves as a desk of `asd.dispatch.Dispatcher` does: a replica that becomes free calls for the request that
 has waited longest and for others that wait for the same action, at most `batch` of them; nobody waits for a
-batch to fill. How long a call lasts is the sum of what each query adds to a call of that size. Stages of one
-device take turns as they do there: whose requests have waited longest, all together, is called next.
+batch to fill. How long a call lasts is told by what its queries add to it (`asd.operations.population`).
+Stages of one device take turns as they do there: whose requests have waited longest, all together, is called
+next.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from asd.dispatch import LINGER
 from asd.errors import ConfigError
 from asd.operations.occupancy import Occupancy
-from asd.operations.population import Situation, Step
+from asd.operations.population import Situation, Step, call_seconds
 from asd.types import Action
 
 __all__ = ["Agenda", "Request", "SharedDevice", "StageServer", "Station"]
@@ -261,8 +262,8 @@ class Station:
         self.n_waiting -= size
         self._running[call] = None
         self.calls.enter(now)
-        seconds = self.slowdown * sum(request.doing.demand[size - 1] for request in call.batch) + self.delay_s
-        self.agenda.at(now + seconds, self._end, call)
+        priced = call_seconds([demand for request in call.batch if (demand := request.doing.demand)])
+        self.agenda.at(now + self.slowdown * priced + self.delay_s, self._end, call)
 
     def _call(self) -> None:
         if self.place is not None:

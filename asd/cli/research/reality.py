@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import click
@@ -15,26 +16,34 @@ from asd.cli.examples import examples
 from asd.cli.options import ladder_option, numbers, policy_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
+from asd.operations.arrivals import POISSON
 from asd.policy.choice import DEFAULT_LAM
-from asd.research.load.measured import MOST_DRIFT, Reality, RealityHeader, ServedLadder
+from asd.research.load.measured import CASCADE, MOST_DRIFT, Block, Reality, RealityHeader, ServedLadder
 from asd.research.load.processes import Outage
+from asd.research.load.ranking import ranked_pairs
 from asd.research.load.reality import run_reality
 from asd.research.load.replayed import Figures, as_served, compare, price_drift
 from asd.traces import answered, read_traces
 
 _BAND = (0.025, 0.975)
+_NAMES = {"mean_s": "mean, s", "p95_s": "P95, s", "cost": "cost"}
 
 
 @click.command(
     epilog=examples(
         "asd reality traces.jsonl --json reality.json                  three runs of 7 minutes",
         "asd reality traces.jsonl --loads 0.3 --minutes 1 --drawn 20   a quick look",
+        "asd reality traces.jsonl --models asd,asd/always-L --arrivals clients.csv.gz   beside L",
     )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
 @policy_option
 @click.option("--lam", type=float, default=DEFAULT_LAM, show_default=True, help="Of every request.")
+@click.option("--models", default=CASCADE, show_default=True,
+              help="Asked in turns, with commas: asd, asd/lam-NUMBER, asd/always-STAGE.")  # fmt: skip
+@click.option("--arrivals", default=POISSON, show_default=True,
+              help="Or a file of recorded clients, thinned to the rate.")  # fmt: skip
 @click.option("--loads", default="0.3,0.6,0.85", show_default=True, help="Shares of time at work, unbatched.")
 @click.option(
     "--minutes", type=click.FloatRange(0, min_open=True), default=7.0, show_default=True, help="A load."
@@ -60,6 +69,8 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
     ladder: str,
     policy: Path | None,
     lam: float,
+    models: str,
+    arrivals: str,
     loads: str,
     minutes: float,
     block: float,
@@ -91,14 +102,43 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
         n_queries=len(rows),
         block_s=block,
         down=outage,
+        models=tuple(dict.fromkeys(models.split(","))),
+        arrivals=arrivals,
     )
     found = run_reality(place, asked, out, lambda what: click.echo(what, err=True), limit)
-    for load in rhos:
-        numbered = [n for n, b in enumerate(found.blocks) if b.rho == load and b.down is None]
-        _show(f"load {load:g}", place, found, numbered, drawn)
-    if outage:
-        _show(f"load {rhos[0]:g}, stage {outage.stage} killed", place, found, [len(found.blocks) - 1], drawn)
+    _report(place, found, drawn)
+    _rank(place, found)
     _conclude(place, found)
+
+
+def _report(place: ServedLadder, found: Reality, drawn: int) -> None:
+    """A table of every load and model, and of the run in which a stage was killed."""
+    loads, models, outage = found.asked.loads, found.asked.models, found.asked.down
+    for load, model in product(loads, models):
+        numbered = [
+            n for n, b in enumerate(found.blocks) if (b.rho, b.model) == (load, model) and b.down is None
+        ]
+        _show(f"load {load:g}, {model}", place, found, numbered, drawn)
+    if outage:
+        _show(f"load {loads[0]:g}, stage {outage.stage} killed", place, found, [len(found.blocks) - 1], drawn)
+
+
+def _rank(place: ServedLadder, found: Reality) -> None:
+    """Models beside each other, where several were asked."""
+    rows = [
+        (
+            f"{pair.load:g}",
+            f"{' - '.join(reversed(pair.models))}",
+            _NAMES[pair.figure],
+            f"{pair.real:+.4g} ({pair.low:+.4g} to {pair.high:+.4g})",
+            f"{pair.simulated:+.4g}",
+            ("yes" if pair.agrees else "NO") if pair.is_separated else "not separated",
+        )
+        for pair in ranked_pairs(place, found)
+    ]
+    if rows:
+        click.echo("\nthe same requests to each model, round by round")
+        click.echo(tabulate(rows, ["load", "models", "", "real (95 %)", "replayed", "same order"]))
 
 
 def _conclude(place: ServedLadder, found: Reality) -> None:
@@ -153,7 +193,7 @@ def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int
     late = f"{1e3 * float(np.mean(lags)):.1f} ms, at most {1e3 * max(lags):.0f} ms"
     click.echo(
         f"{len(sent)} requests in {sum(block.seconds for block in blocks):.0f} s, {blocks[0].rate:.2f} a "
-        f"second; the client was late by {late}"
+        f"second; {answered_per_s(blocks):.2f} answers a second until the last; the client was late by {late}"
     )
     real, replayed, others = compare(place, found, standing, drawn)
     bands = [_flat(other) for other in others]
@@ -169,12 +209,18 @@ def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int
     )
 
 
+def answered_per_s(blocks: Sequence[Block]) -> float:
+    """Answers a second of the time in which somebody was inside, from the first request of a block on."""
+    ends = [max((one.due_s + one.seconds for one in block.sent), default=0.0) for block in blocks]
+    return sum(len(block.sent) for block in blocks) / max(sum(ends), 1e-9)
+
+
 def _flat(figures: Figures) -> dict[str, float]:
     """By name, in the order of the table."""
     return {
-        "mean, s": figures.mean_s,
-        "P95, s": figures.p95_s,
+        _NAMES["mean_s"]: figures.mean_s,
+        _NAMES["p95_s"]: figures.p95_s,
         "first text, s": figures.first_s,
         **{f"share of {stage}": share for stage, share in figures.shares.items()},
-        "cost": figures.cost,
+        _NAMES["cost"]: figures.cost,
     }

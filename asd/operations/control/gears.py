@@ -64,7 +64,7 @@ def gears_of(
         for situation in population.queries:
             for step in decider.walk(situation):
                 if step.demand:
-                    seconds[step.stage] += step.demand[servers[step.stage][1] - 1]
+                    seconds[step.stage] += step.demand.share[servers[step.stage][1] - 1]
         n = len(population.queries)
         bears = [target * replicas * n / seconds[s] for s, (replicas, _) in servers.items() if seconds[s]]
         if not gears or min(bears) > gears[-1].most:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx2
@@ -49,7 +49,7 @@ class Sent(Record, frozen=True, kw_only=True):
 
 def ask_all(
     url: str,
-    lam: float,
+    asked: Mapping[str, object],
     queries: Sequence[Query],
     due: Sequence[tuple[float, int]],
     tell: Callable[[], object] = lambda: None,
@@ -58,7 +58,7 @@ def ask_all(
 
     Args:
         url: Of the endpoint, as in "http://127.0.0.1:8000/v1".
-        lam: Asked for with every request.
+        asked: Of every request: its model, and what else it says.
         queries: What may be asked.
         due: Seconds from now and position of a query, one a request.
         tell: Called after every answer.
@@ -66,29 +66,33 @@ def ask_all(
     Raises:
         EngineError: The server refused or broke off a request.
     """
-    return asyncio.run(_ask_all(url, lam, queries, due, tell))
+    return asyncio.run(_ask_all(url, asked, queries, due, tell))
 
 
-def ask_in_turn(url: str, lam: float, queries: Sequence[Query], order: Sequence[int]) -> list[Sent]:
+def ask_in_turn(
+    url: str, asked: Mapping[str, object], queries: Sequence[Query], order: Sequence[int]
+) -> list[Sent]:
     """Ask one after the other, and pause as long as each took: a server that is idle half of the time.
 
     Args:
         url: As of `ask_all`.
-        lam: As of `ask_all`.
+        asked: As of `ask_all`.
         queries: What may be asked.
         order: Positions of queries, one a request.
 
     Raises:
         EngineError: As `ask_all`.
     """
-    return asyncio.run(_ask_in_turn(url, lam, queries, order))
+    return asyncio.run(_ask_in_turn(url, asked, queries, order))
 
 
-async def _ask_in_turn(url: str, lam: float, queries: Sequence[Query], order: Sequence[int]) -> list[Sent]:
+async def _ask_in_turn(
+    url: str, asked: Mapping[str, object], queries: Sequence[Query], order: Sequence[int]
+) -> list[Sent]:
     async with _client(url) as client:
         began, found = time.perf_counter(), []
         for number in order:
-            sent = await _sent(client, lam, queries, number, time.perf_counter() - began, began)
+            sent = await _sent(client, asked, queries, number, time.perf_counter() - began, began)
             found.append(sent)
             await asyncio.sleep(sent.seconds)
         return found
@@ -96,7 +100,7 @@ async def _ask_in_turn(url: str, lam: float, queries: Sequence[Query], order: Se
 
 async def _ask_all(
     url: str,
-    lam: float,
+    asked: Mapping[str, object],
     queries: Sequence[Query],
     due: Sequence[tuple[float, int]],
     tell: Callable[[], object],
@@ -106,7 +110,7 @@ async def _ask_all(
 
         async def one(at: float, number: int) -> Sent:
             await asyncio.sleep(max(0.0, began + at - time.perf_counter()))
-            found = await _sent(client, lam, queries, number, at, began)
+            found = await _sent(client, asked, queries, number, at, began)
             tell()
             return found
 
@@ -118,25 +122,29 @@ def _client(url: str) -> httpx2.AsyncClient:
 
 
 async def _sent(
-    client: httpx2.AsyncClient, lam: float, queries: Sequence[Query], number: int, due_s: float, began: float
+    client: httpx2.AsyncClient,
+    asked: Mapping[str, object],
+    queries: Sequence[Query],
+    number: int,
+    due_s: float,
+    began: float,
 ) -> Sent:
     lag = time.perf_counter() - began - due_s
     try:
-        found = await _ask(client, lam, queries[number], lambda: time.perf_counter() - began - due_s)
+        found = await _ask(client, asked, queries[number], lambda: time.perf_counter() - began - due_s)
     except httpx2.HTTPError as error:
         raise EngineError(f"query {queries[number].id!r} was not answered: {error!r}") from error
     return Sent(query=number, due_s=due_s, lag_s=lag, **found)
 
 
 async def _ask(
-    client: httpx2.AsyncClient, lam: float, query: Query, clock: Callable[[], float]
+    client: httpx2.AsyncClient, asked: Mapping[str, object], query: Query, clock: Callable[[], float]
 ) -> dict[str, Any]:
     body = {
-        "model": "asd",
+        **asked,
         "messages": [{"role": "user", "content": query.prompt}],
         "max_tokens": query.max_new_tokens,
         "stream": True,
-        "lam": lam,
     }
     first, delivered = None, None
     async with client.stream("POST", "/chat/completions", json=body) as reply:

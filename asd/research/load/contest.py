@@ -18,10 +18,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from asd.errors import ConfigError, DataError
+from asd.errors import ConfigError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
-from asd.operations.arrivals import Client, clients, poisson, read_clients
+from asd.operations.arrivals import POISSON, Client, bursts, poisson, read_clients
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders
 from asd.operations.population import Population, Remembered
@@ -36,7 +36,6 @@ from asd.types import Trace
 
 __all__ = [
     "LARGEST",
-    "POISSON",
     "ContestFile",
     "ContestHeader",
     "Day",
@@ -46,7 +45,7 @@ __all__ = [
     "run_contest",
 ]
 
-LARGEST, POISSON = "always", "poisson"
+LARGEST = "always"
 _QUARTERS = 4
 _TUNING_SHARE, _FINALISTS = 0.3, 6
 """Every setting is tried on this share of a day's requests, and the best few on all of them."""
@@ -205,20 +204,9 @@ class _ContestRun:
         queries = rng.integers(len(judged.queries), size=n).tolist()
         if cell.arrivals == POISSON:
             return _Traffic(list(islice(poisson(rate, rng), n)), queries)
-        return _Traffic(self._bursts(cell.arrivals, rate, n, rng), queries)
-
-    def _bursts(self, path: str, rate: float, n: int, rng: np.random.Generator) -> list[float]:
-        """Clients from a random hour on, as many as make about that rate, time stretched to make it so."""
-        if path not in self._clients:
-            self._clients[path] = read_clients(path)
-        recorded = self._clients[path]
-        last = max(client.start_s for client in recorded)
-        start = 3600.0 * int(rng.integers(max(1, int(last / 7200.0))))
-        found = list(islice(clients(recorded, rng, rate=rate, start_s=start), n))
-        if len(found) < n:
-            raise DataError(f"{path} holds {len(found)} of {n} requests from {start:g} s on; ask for fewer")
-        scale = (n / rate) / (found[-1] - found[0])
-        return [(instant - found[0]) * scale for instant in found]
+        if cell.arrivals not in self._clients:
+            self._clients[cell.arrivals] = read_clients(cell.arrivals)
+        return _Traffic(bursts(self._clients[cell.arrivals], rate, n, rng), queries)
 
     def tuned(self, cell: LoadCell, number: int, name: str) -> Tuned:
         """The setting and placement of least P95 that reach the quality on the tuning traffic."""

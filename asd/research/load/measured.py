@@ -5,21 +5,23 @@ What has been measured is never measured again; a file of another comparison is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.measurement.records import Record
-from asd.operations.arrivals import poisson
+from asd.operations.arrivals import POISSON, Client, bursts, poisson, read_clients
 from asd.operations.population import Population
 from asd.operations.stations import StageServer
-from asd.policies import OptimalPolicy
+from asd.policies import FixedStage, Policy
 from asd.policy.artifact import PolicyArtifact
 from asd.research.load.client import Sent
 from asd.research.load.processes import Outage, PriceTables, is_server, measured_prices
@@ -29,9 +31,27 @@ __all__ = ["MOST_DRIFT", "Block", "Reality", "RealityHeader", "ServedLadder"]
 
 MOST_DRIFT = 0.05
 """Relative change between before and after by which a block, or the whole comparison, is void."""
+CASCADE = "asd"
+"""The model that is the cascade itself."""
 _PLACE = "device"
 _FEWEST = 20
 """Expected requests of a load below which it is not run: a 95th percentile of fewer says nothing."""
+
+
+class BlockPlan(NamedTuple):
+    """A block to be run.
+
+    Attributes:
+        load: Its load.
+        seconds: In which requests arrive.
+        model: That is asked.
+        outage: A stage that is killed in it.
+    """
+
+    load: float
+    seconds: float
+    model: str
+    outage: Outage | None = None
 
 
 class RealityHeader(Record, frozen=True, kw_only=True):
@@ -39,13 +59,15 @@ class RealityHeader(Record, frozen=True, kw_only=True):
 
     Attributes:
         ladder: Its fingerprint.
-        lam: Of every request.
+        lam: Of every request to the cascade.
         batch: Most queries in a call.
         loads: Shares of the time that the device would be at work, were every call of one query.
         minutes: Of each load.
         n_queries: Recorded queries.
         block_s: Seconds of a block; a load is run in so many as its minutes hold.
         down: A stage that is killed in one more block, of all minutes at the first load, and started again.
+        models: That are asked, one a block, all of them for the same queries at the same instants.
+        arrivals: `POISSON`, or a file of recorded clients.
     """
 
     ladder: str
@@ -56,20 +78,31 @@ class RealityHeader(Record, frozen=True, kw_only=True):
     n_queries: int
     block_s: float = 30.0
     down: Outage | None = None
+    models: tuple[str, ...] = (CASCADE,)
+    arrivals: str = POISSON
 
     @property
-    def blocks(self) -> tuple[tuple[float, float, Outage | None], ...]:
-        """Load, seconds and outage of each, in their order."""
+    def blocks(self) -> tuple[BlockPlan, ...]:
+        """In their order."""
         seconds = 60.0 * self.minutes
         n = max(1, round(seconds / self.block_s))
-        turns = tuple((load, seconds / n, None) for _ in range(n) for load in self.loads)
-        return turns if self.down is None else (*turns, (self.loads[0], seconds, self.down))
+        turns = tuple(
+            BlockPlan(at, seconds / n, m) for _ in range(n) for at in self.loads for m in self.models
+        )
+        if self.down is None:
+            return turns
+        return (*turns, BlockPlan(self.loads[0], seconds, self.models[0], self.down))
+
+    def fields_of(self, model: str) -> dict[str, object]:
+        """What a request to it says besides its query."""
+        return {"model": model} | ({"lam": self.lam} if model == CASCADE else {})
 
     def due(self, rng: np.random.Generator, rate: float, seconds: float) -> list[tuple[float, int]]:
-        """Poisson instants of one block, in seconds, each with the position of a query.
+        """Instants of one block, in seconds, each with the position of a query.
 
         Raises:
             ConfigError: All minutes of such a load have too few requests.
+            DataError: So many are not recorded.
         """
         expected = 60.0 * self.minutes * rate
         if expected < _FEWEST:
@@ -77,8 +110,16 @@ class RealityHeader(Record, frozen=True, kw_only=True):
                 f"{self.minutes:g} minutes of {rate:.3g} requests a second are {expected:.0f} requests; "
                 f"ask for minutes enough to expect {_FEWEST}"
             )
-        instants = list(takewhile(lambda at: at < seconds, poisson(rate, rng)))
+        if self.arrivals == POISSON:
+            instants = list(takewhile(lambda at: at < seconds, poisson(rate, rng)))
+        else:
+            instants = bursts(_recorded(self.arrivals), rate, max(2, round(rate * seconds)), rng)
         return [(at, int(rng.integers(self.n_queries))) for at in instants]
+
+
+@cache
+def _recorded(path: str) -> list[Client]:
+    return read_clients(path)
 
 
 class Block(Record, frozen=True, kw_only=True):
@@ -91,6 +132,7 @@ class Block(Record, frozen=True, kw_only=True):
         sent: All of them.
         after: The probe after it.
         down: When its killed stage was away.
+        model: That was asked.
     """
 
     rho: float
@@ -99,6 +141,7 @@ class Block(Record, frozen=True, kw_only=True):
     sent: tuple[Sent, ...]
     after: tuple[Sent, ...]
     down: Outage | None = None
+    model: str = CASCADE
 
 
 class Reality(Record, frozen=True, kw_only=True):
@@ -112,7 +155,7 @@ class Reality(Record, frozen=True, kw_only=True):
     """
 
     format: Literal["asd-reality"] = "asd-reality"
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     provenance: Literal["measured"] = "measured"
     asked: RealityHeader
     before: PriceTables = {}
@@ -186,6 +229,30 @@ class ServedLadder:
         )  # what the server books: the ladder's own, whatever calls take
         return found
 
-    def policy_at(self, lam: float) -> OptimalPolicy:
-        """What the server decides by."""
-        return self.fitted.optimal(lam)
+    def policy_of(self, model: str, lam: float) -> Policy:
+        """What the server decides by: `asd` at that lam, `asd/lam-X`, or `asd/always-STAGE`.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
+        stages = [stage.name for stage in self.ladder.stages]
+        cascade, _, control = model.partition("/")
+        kind, _, value = control.partition("-")
+        if cascade == CASCADE and not control:
+            return self.fitted.optimal(lam)
+        if cascade == CASCADE and kind == "lam":
+            return self.fitted.optimal(_number(value))
+        if cascade == CASCADE and kind == "always" and value in stages:
+            return FixedStage(value)
+        raise ConfigError(
+            f"{model!r} is not asked here; write {CASCADE}, {CASCADE}/lam-NUMBER or {CASCADE}/always-STAGE "
+            f"(stages: {', '.join(stages)})"
+        )
+
+
+def _number(text: str) -> float:
+    """NaN where it is none, which no policy takes."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

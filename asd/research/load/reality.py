@@ -22,7 +22,7 @@ import numpy as np
 from asd.errors import ConfigError
 from asd.measurement.files import read_record, write_record
 from asd.research.load.client import ask_all, ask_in_turn
-from asd.research.load.measured import Block, Reality, RealityHeader, ServedLadder
+from asd.research.load.measured import CASCADE, Block, Reality, RealityHeader, ServedLadder
 from asd.research.load.processes import StageServers, served
 from asd.research.load.replayed import busy_s
 from asd.schema import msgspec
@@ -55,10 +55,9 @@ def run_reality(
         ConfigError: The file holds another comparison, or a run would have too few requests.
         EngineError: The server did not start, or refused a request.
     """
-    place.policy_at(asked.lam)  # refuses what is no lam, before anything is measured
+    for model in asked.models:  # refuses what is none, before anything is measured
+        place.policy_of(model, asked.lam)
     found = _begun(path, asked)
-    if found.asked != asked:
-        raise ConfigError(f"{path} holds another comparison ({found.asked}); choose another file")
 
     def keep(now: Reality) -> Reality:
         if path is not None:
@@ -85,32 +84,37 @@ def _begun(path: str | Path | None, asked: RealityHeader) -> Reality:
     """What the file holds; nothing yet where there is none."""
     if path is None or not Path(path).exists():
         return Reality(asked=asked)
-    return read_record(path, Reality)
+    found = read_record(path, Reality)
+    if found.asked != asked:
+        raise ConfigError(f"{path} holds another comparison ({found.asked}); choose another file")
+    return found
 
 
 def _runs(
     place: ServedLadder, found: Reality, url: str, stages: StageServers, tell: Callable[[str], object]
 ) -> Iterator[Reality]:
-    queries, lam = [trace.query for trace in place.traces], found.asked.lam
+    queries, asked = [trace.query for trace in place.traces], found.asked
     drawn = np.random.default_rng(1).integers(len(queries), size=_PROBE + _WARM).tolist()
     if not found.probe:
         tell("the idle server")
-        warmed = tuple(ask_in_turn(url, lam, queries, drawn[-_WARM:] + drawn[:_PROBE]))
+        warmed = tuple(ask_in_turn(url, asked.fields_of(CASCADE), queries, drawn[-_WARM:] + drawn[:_PROBE]))
         found = msgspec.structs.replace(found, probe=warmed[_WARM:])
         yield found
     each_s = busy_s(place, found)
-    for number in range(len(found.blocks), len(found.asked.blocks)):
-        rho, seconds, outage = found.asked.blocks[number]
+    for number in range(len(found.blocks), len(asked.blocks)):
+        rho, seconds, model, outage = asked.blocks[number]
         killed = "" if outage is None else f", {outage.stage} killed and started again"
-        tell(f"block {number + 1} of {len(found.asked.blocks)}: load {rho:g}{killed}")
-        due = found.asked.due(np.random.default_rng([2, number]), rho / each_s, seconds)
+        tell(f"block {number + 1} of {len(asked.blocks)}: load {rho:g}, {model}{killed}")
+        rng = np.random.default_rng([2, number // len(asked.models)])  # the same requests to each model
+        due = asked.due(rng, rho / each_s, seconds)
         with ThreadPoolExecutor(1) as aside:
             gone = None if outage is None else aside.submit(stages.interrupt, outage)
-            sent = tuple(ask_all(url, lam, queries, due))
+            sent = tuple(ask_all(url, asked.fields_of(model), queries, due))
             down = None if gone is None else gone.result()
         if down is not None:  # the probe asks all stages
             time.sleep(max(0.0, down.start_s + down.away_s - seconds))
-        after = tuple(ask_in_turn(url, lam, queries, drawn[:_PROBE]))
-        block = Block(rho=rho, rate=rho / each_s, seconds=seconds, sent=sent, after=after, down=down)
+        after = tuple(ask_in_turn(url, asked.fields_of(CASCADE), queries, drawn[:_PROBE]))
+        rate = rho / each_s
+        block = Block(rho=rho, rate=rate, seconds=seconds, sent=sent, after=after, down=down, model=model)
         found = msgspec.structs.replace(found, blocks=(*found.blocks, block))
         yield found

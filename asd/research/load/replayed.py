@@ -27,7 +27,7 @@ from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.prices import Prices
 from asd.research.load.client import Sent
-from asd.research.load.measured import Reality, ServedLadder
+from asd.research.load.measured import CASCADE, Reality, ServedLadder
 from asd.research.load.processes import Outage, PriceTables
 
 __all__ = ["AsServed", "Figures", "as_served", "busy_s", "compare", "price_drift"]
@@ -87,12 +87,12 @@ def busy_s(place: ServedLadder, found: Reality) -> float:
 
 def _decider(place: ServedLadder, found: Reality) -> Decider:
     """Of calls of one query, at the prices measured so far."""
-    return Decider(place.population(_prices_of(found), 1), place.policy_at(found.asked.lam))
+    return Decider(place.population(_prices_of(found), 1), place.policy_of(CASCADE, found.asked.lam))
 
 
 def _calls(decider: Decider, situation: Situation) -> list[float]:
     """Seconds that the calls of one query are priced at, which the policy's walk takes."""
-    return [step.demand[0] for step in decider.walk(situation) if step.demand]
+    return [step.demand.share[0] for step in decider.walk(situation) if step.demand]
 
 
 def as_served(place: ServedLadder, found: Reality) -> AsServed:
@@ -136,12 +136,13 @@ def compare(
     Args:
         place: What was served.
         found: What was measured.
-        numbers: Positions of blocks, one at least.
+        numbers: Positions of blocks of one model, one at least.
         n_drawn: Other runs.
     """
     population = place.population(_prices_of(found), found.asked.batch)
-    fixed, servers = Fixed(place.policy_at(found.asked.lam)), place.servers(found.asked.batch)
     taken, blocks = as_served(place, found), [found.blocks[number] for number in numbers]
+    policy = place.policy_of(blocks[0].model, found.asked.lam)
+    fixed, servers = Fixed(policy), place.servers(found.asked.batch)
     paces = [taken.at(found.pace(number)) for number in numbers]
 
     def simulated(due: Sequence[Sequence[tuple[float, int]]], seed: int) -> Figures:
