@@ -85,14 +85,34 @@ def test_a_floor_is_certified_and_kept(shop: Shop) -> None:
 
 
 @pytest.mark.slow
-def test_regret_is_against_what_was_best_in_hindsight(shop: Shop) -> None:
+def test_regret_is_against_what_was_best_in_hindsight(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedule may change at every interval, so it is never worse than a constant."""
+    monkeypatch.setattr(control, "COURSES", 2)
     found = rows(control.regret(shop), "regret")
     for row in found:
         assert row["to_schedule"] >= row["to_constant"]  # type: ignore[operator]
     ours = [row for row in found if row["policy"] == shop.ours]
     assert ours[-1]["to_constant"] < 0.1  # type: ignore[operator]
     assert [row["intervals"] for row in ours] == sorted(row["intervals"] for row in ours)  # type: ignore[type-var]
+
+
+def test_slopes_of_regret_have_an_interval_over_runs() -> None:
+    """Student's, by hand: 1, 2 and 3 are 2 give or take 4.303 / sqrt(3); a run without one leaves none."""
+    reach = 4.302652729911275 / 3**0.5
+    assert control._mean([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.0 - reach, 2.0 + reach))
+    assert control._mean([1.0, None, 3.0]) == control._mean([1.0]) == (None, None, None)
+
+
+def test_a_course_of_regret_by_hand() -> None:
+    """Sixteen intervals in which the policy loses 2, one arm 1 and the other 3, but for the first."""
+    arms = np.array([np.ones(16), 3.0 * np.ones(16)])
+    arms[:, 0] = 1.5, 0.5
+    found = control._course(np.cumsum(np.full(16, 2.0)), arms)
+    assert found.counts == [1, 2, 4, 8, 16]
+    assert found.shares[0, -1] == pytest.approx((32.0 - 16.5) / 32.0)
+    assert found.shares[1, -1] == pytest.approx((32.0 - 15.5) / 32.0)
+    assert found.shares[:, 0] == pytest.approx([0.75, 0.75])
+    assert found.slopes[1] == pytest.approx(control._slope(found.counts, [1.5, 2.5, 4.5, 8.5, 16.5]))
 
 
 def test_regret_by_hand() -> None:

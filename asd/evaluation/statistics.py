@@ -38,6 +38,7 @@ __all__ = [
     "quantile_interval",
     "ratio_interval",
     "samples_needed",
+    "student_interval",
     "time_loss",
 ]
 
@@ -167,6 +168,13 @@ def mean_interval(values: ArrayLike, bootstrap: Bootstrap) -> Interval:
     """Of the mean over items, shape (items,)."""
     items = np.asarray(values, float)
     return bootstrap.interval(bootstrap.weights(len(items)) @ items)
+
+
+def student_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Of the mean of a few repeats, at least two, shape (repeats,): Student's, which takes them as normal."""
+    repeats = np.asarray(values, float)
+    reach = stats.t.ppf((1 + confidence) / 2, len(repeats) - 1) * stats.sem(repeats)
+    return float(repeats.mean() - reach), float(repeats.mean() + reach)
 
 
 def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, bootstrap: Bootstrap) -> Interval:

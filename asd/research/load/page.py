@@ -10,6 +10,11 @@ from asd.research.study.record import Study
 
 __all__ = ["drawn"]
 
+_CAPTION = (
+    "A cascade under load; simulated on recorded outcomes. Checked beside a real run of the embedded ladder only "
+    "(asd reality): elsewhere it compares policies, and sizes no machine."
+)
+
 
 def drawn(study: Study) -> Figure:
     """Four panels: P95 by load, quality by load, latency by users, and by the interval between solutions."""
@@ -30,7 +35,7 @@ def drawn(study: Study) -> Figure:
         axes[3].set_title("D  P95 by seconds between solutions")
         axes[0].legend(loc="upper left")
         axes[3].legend()
-        return finished("operations", "A cascade under load; simulated on recorded outcomes.", canvas)
+        return finished("operations", _CAPTION, canvas)
 
 
 def _by(axes: Axes, study: Study, name: str, x: str, y: str) -> None:

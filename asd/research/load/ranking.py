@@ -19,8 +19,6 @@ from asd.research.load.replayed import Figures, compare
 
 __all__ = ["RankedPair", "ranked_pairs"]
 
-CONFIDENCE = 0.95
-
 
 @dataclass(frozen=True, slots=True)
 class RankedPair:
@@ -80,8 +78,7 @@ def _pair(
     load: float, figure: str, models: tuple[str, str], differences: npt.NDArray[np.float64]
 ) -> RankedPair:
     """Of differences of shape (rounds, 2): measured and simulated."""
-    from scipy import stats  # noqa: PLC0415  (scipy takes a second)
+    from asd.evaluation.statistics import student_interval  # noqa: PLC0415  (scipy takes a second)
 
     real, simulated = differences.mean(axis=0).tolist()
-    error = stats.t.ppf((1.0 + CONFIDENCE) / 2.0, len(differences) - 1) * stats.sem(differences[:, 0])
-    return RankedPair(load, figure, models, real, real - error, real + error, simulated)
+    return RankedPair(load, figure, models, real, *student_interval(differences[:, 0]), simulated)

@@ -7,7 +7,8 @@ as served is told by probes, requests to the idle server one after the other wit
 
 by non-negative least squares, scaled so that the mean is right; every simulated call takes that, at the pace
 of its block, and `overhead_s` is added outside the stages. The engines of one device take turns
-(`asd.dispatch`), so the simulated stages share a place; a stage behind a server has its own.
+(`asd.dispatch`), so the simulated stages share a place; a stage behind a server has its own. Nothing is shown
+before the cascade has stopped (`show` is hold), so the simulated first text comes with the end of the answer.
 """
 
 from __future__ import annotations
