@@ -11,8 +11,8 @@ from asd.research.study.record import Study
 __all__ = ["drawn"]
 
 _CAPTION = (
-    "A cascade under load; simulated on recorded outcomes. Checked beside a real run of the embedded ladder only "
-    "(asd reality): elsewhere it compares policies, and sizes no machine."
+    "A cascade under load; simulated on recorded outcomes. Checked beside a real run of the embedded ladder "
+    "only (asd reality): elsewhere it compares policies, and sizes no machine."
 )
 
 
