@@ -241,7 +241,7 @@ def regret(shop: Shop) -> list[StudyTable]:
     return [shop.table("regret", "Regret in hindsight", columns, rows, note)]
 
 
-class _Course(NamedTuple):
+class _RegretCourse(NamedTuple):
     """Regret of a policy in one run: numbers of intervals, shares of shape (2, n), and slopes.
 
     Shares and slopes are against the best constant, and against the best schedule.
@@ -252,7 +252,7 @@ class _Course(NamedTuple):
     slopes: tuple[float | None, float | None]
 
 
-def _courses(shop: Shop, policies: Sequence[str]) -> dict[str, _Course]:
+def _courses(shop: Shop, policies: Sequence[str]) -> dict[str, _RegretCourse]:
     """Of one run of each policy, and one of every arm, on the same arrivals."""
     lam, mu = map(float, shop.ours.split(":")[1:3])
     asked = _bursty(shop, 30.0)
@@ -267,12 +267,12 @@ def _courses(shop: Shop, policies: Sequence[str]) -> dict[str, _Course]:
     return {text: _course(np.cumsum(lost(text)), arms) for text in policies}
 
 
-def _course(own: np.ndarray, arms: np.ndarray) -> _Course:
+def _course(own: np.ndarray, arms: np.ndarray) -> _RegretCourse:
     counts = sorted({max(1, len(own) * k // 16) for k in (1, 2, 4, 8, 16)})
     regrets = _regrets(own, arms, counts)
     shares = np.array(regrets) / own[np.array(counts) - 1]
     constant, schedule = (_slope(counts, against) for against in regrets)
-    return _Course(counts, shares, (constant, schedule))
+    return _RegretCourse(counts, shares, (constant, schedule))
 
 
 def _mean(slopes: Sequence[float | None]) -> tuple[float | None, float | None, float | None]:
