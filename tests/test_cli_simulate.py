@@ -149,6 +149,8 @@ def test_what_cannot_be_run_is_refused(place: Place, options: tuple[str, ...], m
         ("t_s\n5\n9\n", ":0", "positive rate a second, not 0"),
         ("t_s\n5\nx\n", "", "'x' in column t_s"),
         ("client,t_s,rate_rps,family,shape\na,0,x,G,1\nb,600,1,G,1\n", "", "'x' in column rate_rps"),
+        ("pool,t_s,rate_rps\na,0,3\na,600,4\n", "", "is a window of time (column rate_rps)"),
+        ("t_s\n0\n1\n300\n", "", "ends after 300 s, the run after 360 s"),
     ],
 )
 def test_recordings_that_cannot_be_played_are_refused(

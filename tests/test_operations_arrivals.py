@@ -100,6 +100,32 @@ def test_files_without_arrivals_are_refused(tmp_path: Path) -> None:
         read_clients(tmp_path / "c.csv")
 
 
+@pytest.mark.parametrize("columns", ["pool,t_s,rate_rps", "client,t_ms,rate", "x,t_s,requests"])
+def test_windows_are_not_taken_for_instants(tmp_path: Path, columns: str) -> None:
+    """What came in a window is no request, whatever the window is called."""
+    (tmp_path / "w.csv").write_text(f"{columns}\na,0,5\na,600,7\n")
+    with pytest.raises(DataError, match=rf"window of time \(column {columns.rpartition(',')[2]}\)"):
+        read_instants(tmp_path / "w.csv")
+
+
+@pytest.mark.parametrize(
+    ("starts", "apart"),
+    [((0, 300, 600), 300), ((0, 650), 650), ((0, 3600, 10800), 3600), ((600, 1800), 1200)],
+)
+def test_windows_of_clients_follow_each_other(tmp_path: Path, starts: tuple[int, ...], apart: int) -> None:
+    """Shorter ones would lie on top of each other, after longer ones nobody would ask."""
+    rows = "".join(f"a,{start},1,G,1\n" for start in starts)
+    (tmp_path / "c.csv").write_text(f"client,t_s,rate_rps,family,shape\n{rows}")
+    with pytest.raises(DataError, match=f"begin {apart} s after each other, those of clients last 600 s"):
+        read_clients(tmp_path / "c.csv")
+    silent = "".join(f"a,{start},0,G,1\n" for start in range(0, 12000, 600))
+    (tmp_path / "c.csv").write_text(f"client,t_s,rate_rps,family,shape\nb,1200,1,G,1\n{silent}")
+    assert len(read_clients(tmp_path / "c.csv")) == 21
+    (tmp_path / "c.csv").write_text("client,t_s,rate_rps,family,shape\n")
+    with pytest.raises(DataError, match="holds no client"):
+        read_clients(tmp_path / "c.csv")
+
+
 @pytest.mark.parametrize("value", ["x", "nan", "-1", "inf", ""])
 def test_what_is_no_number_is_refused(tmp_path: Path, value: str) -> None:
     (tmp_path / "a.csv").write_text(f"t_s\n0\n{value or None}\n")

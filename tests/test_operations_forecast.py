@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 
@@ -130,9 +131,32 @@ def test_series_are_read_by_the_hour(tmp_path: Path) -> None:
     assert pools["b"].tolist() == [9.0]
     (tmp_path / "minutes.csv").write_text("minute,x_lo,x_mid,x_hi\n0,1,2,3\n30,1,4,9\n60,0,8,9\n")
     assert read_hourly(tmp_path / "minutes.csv")["x"].tolist() == [3.0, 8.0]
-    (tmp_path / "none.csv").write_text("a\n1\n")
-    with pytest.raises(DataError, match="holds no loads"):
-        read_hourly(tmp_path / "none.csv")
+    (tmp_path / "own.csv.gz").write_bytes(gzip.compress(b"t_s,rate_rps\n0,4\n1800,6\n3600,1\n"))
+    assert read_hourly(tmp_path / "own.csv.gz")["own"].tolist() == [5.0, 1.0]
+    (tmp_path / "grid.csv").write_text("t_ms\n10000\n3599999\n3600000\n7300000\n")
+    assert read_hourly(tmp_path / "grid.csv")["grid"].tolist() == [2.0, 1.0]
+    for text in ("a\n1\n", "minute,x_lo\n1,2\n"):
+        (tmp_path / "none.csv").write_text(text)
+        with pytest.raises(DataError, match="holds no loads"):
+            read_hourly(tmp_path / "none.csv")
+
+
+def test_clients_are_read_by_what_they_ask_not_by_their_rows(tmp_path: Path) -> None:
+    """By hand: 6 and 3 a second in one of six windows, 1.5 an hour; then silence; then an hour cut short."""
+    rows = ("a,0,6,G,1", "b,0,3,W,1", "a,7200,12,G,1", "b,10200,6,G,1", "a,10800,6,G,1")
+    (tmp_path / "c.csv").write_text("client,t_s,rate_rps,family,shape\n" + "\n".join(rows))
+    assert read_hourly(tmp_path / "c.csv")["c"] == pytest.approx([1.5, 0.0, 3.0])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(DATA is None, reason="ASD_DATA names no folder of recorded loads")
+def test_recorded_clients_add_up_to_the_recorded_total() -> None:
+    """Two files of one recording, the loads of its clients and those of all together, hour by hour."""
+    folder = Path(DATA or "") / "load"
+    [together] = read_hourly(folder / "servegen_clients_m-small_14d.csv.gz").values()
+    total = read_hourly(folder / "servegen_10min_totals.csv.gz")["m-small"]
+    assert len(together) == len(total) == 14 * 24
+    assert together == pytest.approx(total, rel=1e-3, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +168,10 @@ def test_series_are_read_by_the_hour(tmp_path: Path) -> None:
         ("pool,t_s,rate_rps\na,0,inf\n", "'inf' in column rate_rps"),
         ("pool,t_s,rate_rps\na,0\n", "None in column rate_rps"),
         ("t_s\n1\n90000\n", "is longer than four days"),
+        ("t_s,count\n0,7\n600,8\n", "is a window of time (column count)"),
+        ("pool,t_s,rate_rps\na,0,1\na,0,2\n", "holds two rates of a at 0 s"),
+        ("pool,t_s,rate_rps\na,0,1\na,21600,2\n", "are 21600 s apart; give windows of an hour or less"),
+        ("pool,client,t_s,rate_rps\na,0,0,1\n", "is no file of clients ('family')"),
     ],
 )
 def test_files_that_teach_nothing_are_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from asd.errors import ConfigError
+from asd.errors import ConfigError, DataError
 from asd.operations.runs import RunsHeader, Scenario, arrivals_of, mean_of, run, runs_of
 from asd.operations.traffic import Cap, Fixed
 from asd.policies import FixedStage
@@ -114,7 +114,7 @@ def test_recorded_arrivals_are_brought_to_a_rate(tmp_path: Path) -> None:
     found = list(arrivals_of(f"{instants}:5", np.random.default_rng(1)))
     assert found[-1] == pytest.approx(101 / 5)
     assert list(arrivals_of(str(instants), np.random.default_rng(1)))[-1] == 200.0
-    rows = [f"c{n},{t},2,G,1" for t in (0, 300) for n in range(20)]
+    rows = [f"c{n},{t},2,G,1" for t in (0, 600) for n in range(20)]
     clients.write_text("client,t_s,rate_rps,family,shape\n" + "\n".join(rows))
 
     def rate(text: str) -> float:
@@ -122,6 +122,34 @@ def test_recorded_arrivals_are_brought_to_a_rate(tmp_path: Path) -> None:
         return len(stream) / stream[-1]
 
     assert rate(str(clients)) > 3 * rate(f"{clients}:8")
+
+
+INSTANTS, CLIENTS = "client,t_s\na,50\nb,100\na,250\n", "client,t_s,rate_rps,family,shape\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "end"),
+    [
+        (INSTANTS, "", 200.0),
+        (INSTANTS, ":0.5", 6.0),
+        (CLIENTS + "a,6000,1,G,1\nb,6600,0,G,1\n", "", 1200.0),
+        (CLIENTS + "a,6000,1,G,1\n", ":9", 600.0),
+    ],
+)
+def test_a_recording_lasts_as_long_as_the_run(tmp_path: Path, text: str, rate: str, end: float) -> None:
+    """It begins at 0 and is played to its end; what was not recorded is no time without requests. Instants
+    may have clients.
+    """
+    path = tmp_path / "recorded.csv"
+    path.write_text(text)
+    found = list(arrivals_of(f"{path}{rate}", np.random.default_rng(1), end))
+    assert 0.0 <= found[0] < 20.0
+    assert found[-1] <= end
+    assert total(scenario(arrivals=f"{path}{rate}", seconds=end), 1).n_arrived > 1  # type: ignore[attr-defined]
+    with pytest.raises(
+        DataError, match=rf"ends after {end:g} s, .* run at most {end / 3600 - 5e-5:.4f} hours"
+    ):
+        scenario(arrivals=f"{path}{rate}", seconds=end + 0.1).simulator(policy(), 1)
 
 
 def test_runs_are_made_once_and_afresh(tmp_path: Path) -> None:

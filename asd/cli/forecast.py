@@ -18,8 +18,9 @@ from asd.operations.forecast import PREDICTORS, Array, errors, read_hourly
 def forecast(files: tuple[Path, ...]) -> None:
     """Forecast every next hour of recorded loads from the hours before, and compare predictors.
 
-    FILES hold one request a row (t_s), rates by pool (pool, t_s, rate_rps), or columns that end in _mid by
-    minute. Series of four days or fewer are left out: the first three only teach.
+    FILES hold one request a row (t_s or t_ms), clients (client, t_s, rate_rps, family, shape), rates (t_s,
+    rate_rps, and pool where there are several), or columns that end in _mid by minute. Series of four days or
+    fewer are left out: the first three only teach.
     """
     series = [found for path in files for found in read_hourly(path).items()]
     short = [name for name, loads in series if len(loads) <= 4 * 24]

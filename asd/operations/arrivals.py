@@ -24,8 +24,8 @@ import numpy.typing as npt
 from asd.errors import ConfigError, DataError
 
 __all__ = [
-    "POISSON", "Client", "Pattern", "bursts", "clients", "merged", "number_of", "poisson", "read_clients",
-    "read_instants", "rows_of", "surge",
+    "POISSON", "WINDOW_S", "Client", "Pattern", "bursts", "clients", "instants_of", "merged", "number_of",
+    "poisson", "read_clients", "read_instants", "rows_of", "surge",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -33,6 +33,10 @@ Array = npt.NDArray[np.float64]
 _BLOCK = 4096
 POISSON = "poisson"
 """Arrivals that are not recorded."""
+WINDOW_S = 600.0
+"""Length of the windows of recorded clients."""
+_OF_WINDOWS = ("rate_rps", "rate", "rps", "qps", "count", "requests")
+"""Columns by which a row is a window of time, not a request."""
 
 
 def poisson(rate: float, rng: np.random.Generator) -> Iterator[float]:
@@ -94,15 +98,30 @@ def read_instants(path: str | Path, speed: float = 1.0) -> list[float]:
         speed: How much faster they come than they did.
 
     Raises:
-        DataError: The file cannot be read, holds no such column, or what is no time.
+        DataError: The file cannot be read, or is none of instants (`instants_of`).
     """
-    rows = rows_of(Path(path))
-    column = next((name for name in ("t_s", "t_ms") if rows and name in rows[0]), None)
+    found = instants_of(rows_of(path), path)
+    return [(instant - found[0]) / speed for instant in found]
+
+
+def instants_of(rows: Sequence[Mapping[str, str]], path: str | Path) -> list[float]:
+    """Instants in seconds as recorded, ascending, of a file whose rows are requests.
+
+    Raises:
+        DataError: There is no column `t_s` or `t_ms`, it holds what is no time, or rows are windows: how
+            requests come within one is not recorded, and as a Poisson stream they would lose their bursts.
+    """
+    columns = list(rows[0]) if rows else []
+    column = next((name for name in ("t_s", "t_ms") if name in columns), None)
     if column is None:
         raise DataError(f"{path} has no rows with a column t_s or t_ms; give a file of arrivals")
-    unit = speed if column == "t_s" else 1e3 * speed
-    found = sorted(number_of(row, column, path) / unit for row in rows)
-    return [instant - found[0] for instant in found]
+    if wide := [name for name in columns if name in _OF_WINDOWS]:
+        raise DataError(
+            f"a row of {path} is a window of time (column {wide[0]}), not a request, and when requests come "
+            "within it is not recorded; give instants, a request a row, or clients with family and shape"
+        )
+    unit = 1.0 if column == "t_s" else 1e3
+    return sorted(number_of(row, column, path) / unit for row in rows)
 
 
 class Client(NamedTuple):
@@ -127,12 +146,30 @@ def read_clients(path: str | Path) -> list[Client]:
     """Recorded clients: columns client, t_s, rate_rps, family, shape of a CSV file (`.gz` is unpacked).
 
     Raises:
-        DataError: The file cannot be read, a column is missing, or a value is out of range.
+        DataError: The file cannot be read, holds no row, a column is missing, a value is out of range, or
+            windows do not begin `WINDOW_S` after each other.
     """
     try:
-        return [_client(row, path) for row in rows_of(Path(path))]
+        found = [_client(row, path) for row in rows_of(path)]
     except KeyError as error:
         raise DataError(f"{path} is no file of clients ({error}); see asd/operations/README.md") from error
+    if not found:
+        raise DataError(f"{path} holds no client; give a row for each and every window of {WINDOW_S:g} s")
+    _check_windows(found, path)
+    return found
+
+
+def _check_windows(recorded: Sequence[Client], path: str | Path) -> None:
+    """Windows of another length would be played on top of each other, or with silence between them."""
+    gaps = np.diff(np.unique([client.start_s for client in recorded]))
+    if not gaps.size:
+        return
+    apart = float(gaps.min() if (gaps % WINDOW_S).any() else np.gcd.reduce(gaps.astype(np.int64)))
+    if apart != WINDOW_S:
+        raise DataError(
+            f"windows of {path} begin {apart:g} s after each other, those of clients last {WINDOW_S:g} s; "
+            "split or join them, and write those in which nobody asked with a rate of 0"
+        )
 
 
 def _client(row: Mapping[str, str], path: str | Path) -> Client:
@@ -151,7 +188,7 @@ def clients(
     *,
     rate: float | None = None,
     start_s: float = 0.0,
-    stretch_s: float = 600.0,
+    stretch_s: float = WINDOW_S,
 ) -> Iterator[float]:
     """Streams of recorded clients together, each a renewal process at its recorded rate.
 

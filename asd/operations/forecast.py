@@ -8,6 +8,7 @@ baseline.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asd.errors import DataError
-from asd.operations.arrivals import number_of, rows_of
+from asd.operations.arrivals import WINDOW_S, Client, instants_of, number_of, read_clients, rows_of
 
 __all__ = [
     "PREDICTORS",
@@ -37,6 +38,7 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 _DAY = 24
+_HOUR_S = 3600
 
 
 class LoadPredictor(Protocol):
@@ -207,36 +209,62 @@ def errors(series: Array, predictor: LoadPredictor, first: int = 3 * _DAY) -> fl
 
 
 def read_hourly(path: str | Path) -> dict[str, Array]:
-    """Loads by hour, one series or several, from a CSV file of one of three shapes (`.gz` is unpacked).
+    """Loads by hour, one series or several, from a CSV file of one of four shapes (`.gz` is unpacked).
 
-    One request a row (`t_s`); rates by pool (`pool`, `t_s`, `rate_rps`); rates by time (`minute` and columns
-    that end in `_mid`). Only whole hours count.
+    One request a row (`t_s` or `t_ms`); recorded clients (`read_clients`), all together; rates of windows of
+    an hour or less (`t_s`, `rate_rps`, and `pool` where there are several series); rates by time (`minute`
+    and columns that end in `_mid`). Of requests and clients only whole hours count.
 
     Raises:
-        DataError: It is none of them, cannot be read, or holds what is no number.
+        DataError: It is none of them, cannot be read, holds what is no number, or windows that make no hours.
     """
-    rows = rows_of(Path(path))
+    rows, name = rows_of(path), Path(path).name.partition(".")[0]
     columns = set(rows[0]) if rows else set()
-    if {"pool", "t_s", "rate_rps"} <= columns:
-        return _by_pool(rows, path)
-    if "minute" in columns:
+    middles = sorted(column for column in columns if column.endswith("_mid"))
+    if {"client", "rate_rps"} <= columns:
+        return {name: _of_clients(read_clients(path))}
+    if {"t_s", "rate_rps"} <= columns:
+        return _by_pool(rows, name, path)
+    if "minute" in columns and middles:
         hours = [int(number_of(row, "minute", path) // 60) for row in rows]
-        names = sorted(name for name in columns if name.endswith("_mid"))
         return {
-            n.removesuffix("_mid"): _means(hours, [number_of(row, n, path) for row in rows]) for n in names
+            m.removesuffix("_mid"): _means(hours, [number_of(row, m, path) for row in rows]) for m in middles
         }
-    if "t_s" in columns:
-        hours = [int(number_of(row, "t_s", path) // 3600) for row in rows]
-        return {Path(path).name.partition(".")[0]: np.bincount(hours)[:-1].astype(np.float64)}
-    raise DataError(f"{path} holds no loads; columns t_s, or pool, t_s, rate_rps, or minute and ..._mid")
+    if columns & {"t_s", "t_ms"}:
+        hours = [int(instant // _HOUR_S) for instant in instants_of(rows, path)]
+        return {name: np.bincount(hours)[:-1].astype(np.float64)}
+    raise DataError(
+        f"{path} holds no loads; columns t_s, or t_ms, or t_s and rate_rps (with pool; with client, family, "
+        "shape), or minute and ..._mid"
+    )
 
 
-def _by_pool(rows: Sequence[Mapping[str, str]], path: str | Path) -> dict[str, Array]:
-    pools: dict[str, list[tuple[int, float]]] = defaultdict(list)
+def _of_clients(recorded: Sequence[Client]) -> Array:
+    """Mean requests a second of every whole hour; in a window without a row a client asks nothing."""
+    hours = [int(client.start_s // _HOUR_S) for client in recorded]
+    whole = int((max(client.start_s for client in recorded) + WINDOW_S) // _HOUR_S)
+    sums = np.bincount(hours, weights=[client.rate for client in recorded])
+    return np.asarray(sums[:whole] * WINDOW_S / _HOUR_S)
+
+
+def _by_pool(rows: Sequence[Mapping[str, str]], name: str, path: str | Path) -> dict[str, Array]:
+    """Series by pool; one of that name where there are no pools."""
+    pools: dict[str, dict[float, float]] = defaultdict(dict)
     for row in rows:
-        hour = int(number_of(row, "t_s", path) // 3600)
-        pools[row["pool"]].append((hour, number_of(row, "rate_rps", path)))
-    return {name: _means(*map(list, zip(*found, strict=True))) for name, found in pools.items()}
+        pool, start = row.get("pool", name), number_of(row, "t_s", path)
+        if start in pools[pool]:
+            raise DataError(f"{path} holds two rates of {pool} at {start:g} s; give their sum")
+        pools[pool][start] = number_of(row, "rate_rps", path)
+    for pool, rates in pools.items():
+        apart = float(np.diff(sorted(rates)).min(initial=math.inf))
+        if _HOUR_S < apart < math.inf:
+            raise DataError(
+                f"rates of {pool} in {path} are {apart:g} s apart; give windows of an hour or less"
+            )
+    return {
+        pool: _means([int(start // _HOUR_S) for start in rates], list(rates.values()))
+        for pool, rates in pools.items()
+    }
 
 
 def _means(hours: list[int], values: list[float]) -> Array:

@@ -13,7 +13,16 @@ import numpy as np
 from asd.errors import ConfigError, DataError
 from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
-from asd.operations.arrivals import Pattern, clients, merged, poisson, read_clients, read_instants, rows_of
+from asd.operations.arrivals import (
+    WINDOW_S,
+    Pattern,
+    clients,
+    merged,
+    poisson,
+    read_clients,
+    read_instants,
+    rows_of,
+)
 from asd.operations.books import Summary
 from asd.operations.control.backlog import QueueAware
 from asd.operations.control.budget import Paced
@@ -132,7 +141,7 @@ class Scenario:
         if asked.users is not None:
             traffic = Users(*asked.users)
         else:
-            stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]))
+            stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]), asked.seconds)
             traffic = Open(merged(stream, *overloads(faults, rng)))
         servers = {name: StageServer(*server) for name, server in asked.servers.items()}
         settings = RunSettings(asked.window_s, asked.most_inside, cap)
@@ -141,15 +150,21 @@ class Scenario:
         return sim
 
 
-def arrivals_of(text: str, rng: np.random.Generator) -> Iterator[float]:
+def arrivals_of(text: str, rng: np.random.Generator, until: float = 0.0) -> Iterator[float]:
     """`poisson:RATE`, `day` or `day:SCALE`, `bursts` or `bursts:SCALE`, `FILE.csv.gz` or `FILE:RATE`.
 
-    The day is the published one; in `bursts` a twentieth of its minutes have its surges. A file of clients is
-    thinned by whole clients to the rate; recorded instants come as much faster as the rate asks for.
+    The day is the published one; in `bursts` a twentieth of its minutes have its surges. A recording begins
+    at 0. A file of clients is thinned by whole clients to the rate; recorded instants come as much faster as
+    the rate asks for.
+
+    Args:
+        text: As above.
+        rng: Draws what is not recorded.
+        until: Seconds of the run.
 
     Raises:
         ConfigError: It is none of them.
-        DataError: The file cannot be read.
+        DataError: The file cannot be read, or its recording ends before the run.
     """
     name, _, number = text.partition(":")
     try:
@@ -163,21 +178,37 @@ def arrivals_of(text: str, rng: np.random.Generator) -> Iterator[float]:
         return Pattern(p_burst=0.05 if name == "bursts" else 0.0, scale=scale).draw(rng)
     if not Path(name).suffix:
         raise ConfigError(f"arrivals {text!r} are none; write poisson:12, day, bursts or FILE.csv.gz:RATE")
-    return _recorded(name, value, rng)
+    return _recorded(name, value, rng, until)
 
 
-def _recorded(path: str, rate: float | None, rng: np.random.Generator) -> Iterator[float]:
+def _recorded(path: str, rate: float | None, rng: np.random.Generator, until: float) -> Iterator[float]:
     if rate is not None and not 0.0 < rate < math.inf:
         raise ConfigError(f"arrivals of {path} are brought to a positive rate a second, not {rate:g}")
     rows = rows_of(path)
-    if rows and "client" in rows[0]:
-        return clients(read_clients(path), rng, rate=rate)
+    if rows and {"client", "rate_rps"} <= rows[0].keys():
+        recorded = read_clients(path)
+        starts = [client.start_s for client in recorded]
+        _check_lasts(path, max(starts) + WINDOW_S - min(starts), until)
+        return clients(recorded, rng, rate=rate, start_s=min(starts))
     instants = read_instants(path)
-    if rate is None:
-        return iter(instants)
-    if not instants[-1]:
-        raise DataError(f"{path} holds a single instant of arrival, which has no rate; leave {rate:g} out")
-    return iter([instant * (len(instants) / instants[-1]) / rate for instant in instants])
+    if rate is not None:
+        if not instants[-1]:
+            raise DataError(
+                f"{path} holds a single instant of arrival, which has no rate; leave {rate:g} out"
+            )
+        instants = [instant * (len(instants) / instants[-1]) / rate for instant in instants]
+    _check_lasts(path, instants[-1], until)
+    return iter(instants)
+
+
+def _check_lasts(path: str, end: float, until: float) -> None:
+    """What is empty since nothing was recorded is no load."""
+    if end < until:
+        hours = math.floor(end / 0.36) / 1e4
+        raise DataError(
+            f"the recording {path} ends after {end:.5g} s, the run after {until:.5g} s: nothing would arrive "
+            f"in between; run at most {hours:.4f} hours of it"
+        )
 
 
 def run(
