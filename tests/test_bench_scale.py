@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bench.cascades import effort_of
-from bench.scale import Taken, growth, one_at_a_time, resampled, scale, too_much
+from bench.scale.__main__ import scale
+from bench.scale.cascades import effort_of
+from bench.scale.growth import Taken, growth, one_at_a_time, too_much
+from bench.scale.rows import resampled
 from tests.recordings import records, write
 
 
@@ -120,7 +122,7 @@ def test_a_small_cascade_is_simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [line.split() for line in done.output.splitlines()[2:4]]
     assert [row[:3] for row in rows] == [["400", "2", "1"], ["400", "2", "2"]]
     assert all(0.0 < float(row[-2]) <= 10.0 and 0.0 < float(row[-1]) <= 7.0 for row in rows)
-    monkeypatch.setattr("bench.scale.MOST_SOLVE_MS", 0.0)
+    monkeypatch.setattr("bench.scale.growth.MOST_SOLVE_MS", 0.0)
     done = CliRunner().invoke(scale, [*asked[:-1], "1"])
     assert done.exit_code == 1
     assert "timing-only" in done.output

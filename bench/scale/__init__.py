@@ -1,0 +1,1 @@
+"""How commands grow with what they are given."""
