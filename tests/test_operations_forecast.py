@@ -171,7 +171,7 @@ def test_recorded_clients_add_up_to_the_recorded_total() -> None:
         ("t_s,count\n0,7\n600,8\n", "is a window of time (column count)"),
         ("pool,t_s,rate_rps\na,0,1\na,0,2\n", "holds two rates of a at 0 s"),
         ("pool,t_s,rate_rps\na,0,1\na,21600,2\n", "are 21600 s apart; give windows of an hour or less"),
-        ("pool,client,t_s,rate_rps\na,0,0,1\n", "is no file of clients ('family')"),
+        ("pool,client,t_s,rate_rps\na,0,0,1\n", "is no file of clients ('shape')"),
     ],
 )
 def test_files_that_teach_nothing_are_refused(tmp_path: Path, text: str, message: str) -> None:
