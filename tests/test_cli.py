@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from shutil import rmtree
 
@@ -25,6 +26,7 @@ from asd.cli import _blocks, main
 from asd.collection import header_for
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
+from asd.errors import ConfigError
 from asd.evaluation.pricing import plan_block
 from asd.ladder import Ladder
 from asd.prices import Prices, read_prices
@@ -154,7 +156,7 @@ def test_generate_explains(place: Place) -> None:
     ("arguments", "message"),
     [
         (["--lam", -1], "lam must be a finite number, zero or more, got -1.0"),
-        (["--lam", "nan"], "lam must be a finite number, zero or more, got nan"),
+        (["--lam", "nan"], "--lam must be a finite number, as 0.5, not nan"),
         (["--ladder", "tinny"], "no ladder named 'tinny'"),
         (["--ladder", "none.toml"], "cannot read the ladder file none.toml"),
         (["--policy", "none.json"], "none.json does not exist; make it with"),
@@ -417,6 +419,19 @@ def test_help_suffices(path: tuple[str, ...]) -> None:
     assert done.exit_code == 0
     assert "\n    ".join(["  Examples:", " ".join(("asd", *path))]) in done.stdout
     assert run(*path, "-h").stdout == done.stdout
+
+
+@pytest.mark.parametrize("path", [path for path in commands(main) if path], ids=" ".join)
+def test_no_option_takes_nan_or_infinity(path: tuple[str, ...]) -> None:
+    """Which pass every comparison that checks a range; it is told in one line which option it was."""
+    command: click.Command = main
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), name) or command
+    numbers = [option for option in command.params if isinstance(option.type, click.types.FloatParamType)]
+    for option, text in product(numbers, ("nan", "inf", "-inf")):
+        with pytest.raises((ConfigError, click.BadParameter), match=rf"{option.opts[0]}|{text} is not in"):
+            option.type.convert(text, option, None)
 
 
 def test_every_command_is_listed() -> None:

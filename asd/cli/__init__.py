@@ -22,6 +22,7 @@ from asd.cli.examples import examples
 from asd.cli.guarantee import GuaranteeOptions, guarantee_options, what_is_asked
 from asd.cli.opening import closed_at_the_end
 from asd.cli.options import (
+    FINITE,
     data_option,
     datasets_option,
     device_option,
@@ -189,7 +190,7 @@ def price(  # noqa: PLR0913, PLR0917  (one argument an option)
 )
 @click.option(
     "--quality",
-    type=float,
+    type=FINITE,
     help="Share of the largest stage's quality at which auto compares. [default: --keep, else 0.95]",
 )
 @guarantee_options

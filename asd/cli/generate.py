@@ -12,7 +12,7 @@ import numpy as np
 from asd.api import load, policy_of
 from asd.cli.examples import examples
 from asd.cli.opening import keep_quiet
-from asd.cli.options import device_option, engine_option, ladder_option, policy_option, threads_option
+from asd.cli.options import FINITE, device_option, engine_option, ladder_option, policy_option, threads_option
 from asd.cli.prompt import read_prompt
 from asd.engines import GREEDY, Sampling
 from asd.errors import ConfigError
@@ -36,15 +36,15 @@ __all__ = ["generate"]
 @click.argument("prompt")
 @click.option("--system", help="System prompt, for stages with a chat template that takes one.")
 @click.option("--stop", multiple=True, help="End the answer before this text; may be given again.")
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0: no draws.")
-@click.option("--top-p", type=float, help="Draw from the nucleus of this probability. [default: 1]")
+@click.option("--temperature", type=FINITE, default=0.0, show_default=True, help="0: no draws.")
+@click.option("--top-p", type=FINITE, help="Draw from the nucleus of this probability. [default: 1]")
 @click.option("--seed", type=click.IntRange(min=0), help="Repeats the draws. [default: other ones each time]")
 @click.option(
     "--lam",
-    type=float,
+    type=FINITE,
     help="What a right answer is worth, in runs of the largest stage. [default: what is guaranteed, else 5]",
 )
-@click.option("--quality", type=float, help="Instead: keep this share of the largest stage's quality.")
+@click.option("--quality", type=FINITE, help="Instead: keep this share of the largest stage's quality.")
 @ladder_option
 @policy_option
 @click.option("--route", metavar="[complexity|taxonomy|FILE]", help="A rule for the first stage, with --lam.")

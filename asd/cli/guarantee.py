@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar, Unpack
 import click
 import numpy as np
 
+from asd.cli.options import FINITE
 from asd.collection import read_collected
 from asd.errors import ConfigError
 from asd.guarantee.certificate import Promise, calibrate
@@ -29,10 +30,10 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         help='Traces of split "calibrate", for --keep and --cap-cost; may be given again.',
     ),
-    click.option("--keep", type=float, help="Guarantee this share of the best stage's quality, as in 0.95."),
-    click.option("--cap-cost", type=float, help="Guarantee this mean cost, in runs of the largest stage."),
+    click.option("--keep", type=FINITE, help="Guarantee this share of the best stage's quality, as in 0.95."),
+    click.option("--cap-cost", type=FINITE, help="Guarantee this mean cost, in runs of the largest stage."),
     click.option(
-        "--delta", type=float, default=0.1, show_default=True, help="Probability of a wrong guarantee."
+        "--delta", type=FINITE, default=0.1, show_default=True, help="Probability of a wrong guarantee."
     ),
     click.option("--per-dataset", is_flag=True, help="Guarantee it for every dataset by itself."),
     click.option(

@@ -16,6 +16,8 @@ from asd.workloads import Workload
 from asd.workloads.catalogue import default_names, find_workloads
 
 __all__ = [
+    "FINITE",
+    "FiniteRange",
     "data_option",
     "datasets_option",
     "device_option",
@@ -32,6 +34,31 @@ __all__ = [
 ]
 
 T = TypeVar("T", bound=Callable[..., Any])
+
+
+class _Finite(click.types.FloatParamType):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; `ConfigError` where it is not finite."""
+        return _finite(super().convert(value, param, ctx), param)
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers in a range; NaN, which is below and above no bound, passes click's own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; `ConfigError` where it is not finite."""
+        return _finite(super().convert(value, param, ctx), param)
+
+
+def _finite(number: float, param: click.Parameter | None) -> float:
+    if not math.isfinite(number):
+        what = "it" if param is None else param.opts[0]
+        raise ConfigError(f"{what} must be a finite number, as 0.5, not {number:g}")
+    return number
+
+
+FINITE = _Finite()
+"""Type of an option that takes any number."""
 
 
 def _set_threads(_ctx: click.Context, _param: click.Parameter, threads: int | None) -> None:

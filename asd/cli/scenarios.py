@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from asd.api import policy_of
+from asd.cli.options import FiniteRange
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.operations.population import Population
@@ -24,7 +25,7 @@ __all__ = ["Opened", "open_scenario", "servers_options", "traffic_option", "wort
 T = TypeVar("T", bound=Callable[..., Any])
 
 worth_option = click.option(
-    "--mu", type=click.FloatRange(min=0), default=1.0, show_default=True, help="Worth of a second."
+    "--mu", type=FiniteRange(min=0), default=1.0, show_default=True, help="Worth of a second."
 )
 traffic_option = click.option(
     "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="Of the traffic."

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from asd.cli.examples import examples
-from asd.cli.options import ladder_option, policy_option
+from asd.cli.options import FINITE, FiniteRange, ladder_option, policy_option
 from asd.cli.scenarios import Opened, open_scenario, servers_options
 from asd.errors import ConfigError
 from asd.operations.books import Summary
@@ -47,17 +47,17 @@ from asd.operations.sizing import Need, Sizing, keeps
 )
 @click.option(
     "--at-quality",
-    type=float,
+    type=FINITE,
     help="Of the settings of a policy, run the one of least P95 with this share of the largest's quality.",
 )
 @click.option(
-    "--plan", type=float, help="Instead: the fewest devices on which P95 is at most so many seconds."
+    "--plan", type=FINITE, help="Instead: the fewest devices on which P95 is at most so many seconds."
 )
 @click.option("--most-devices", type=click.IntRange(min=1), default=16, show_default=True, help="Of --plan.")
 @click.option("--arrivals", help="poisson:RATE, day, bursts, FILE.csv.gz or FILE:RATE. [default: day]")
 @click.option("--users", help="Instead, a closed loop: N:THINK_SECONDS.")
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
-@click.option("--window", type=float, default=3600.0, show_default=True, help="Seconds of a window.")
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--window", type=FINITE, default=3600.0, show_default=True, help="Seconds of a window.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a policy.")
 @servers_options
 @click.option("--fault", multiple=True, help="KIND:STAGE:START:SECONDS:AMOUNT; down, slow, memory, delay.")

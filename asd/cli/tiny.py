@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
+from asd.cli.options import FINITE
 from asd.collection import collect, header_for
 from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
@@ -43,7 +44,9 @@ def tiny() -> None:
 
 
 @tiny.command(epilog=examples("asd tiny bound --accepted 0.9"))
-@click.option("--accepted", default=0.8, show_default=True, help="Share of a draft that is reused.")
+@click.option(
+    "--accepted", type=FINITE, default=0.8, show_default=True, help="Share of a draft that is reused."
+)
 def bound(accepted: float) -> None:
     """What speed-up sizes and accuracies allow; worked out, not measured."""
     from asd.tiny.bound import bound_table  # noqa: PLC0415
@@ -102,7 +105,13 @@ def install(run: Path) -> None:
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Its directory.")
 @click.option("--steps", type=click.IntRange(min=1), default=500, show_default=True)
 @click.option("--rank", type=click.IntRange(min=1), default=8, show_default=True)
-@click.option("--rehearsal", default=0.5, show_default=True, help="Share of questions of all other families.")
+@click.option(
+    "--rehearsal",
+    type=FINITE,
+    default=0.5,
+    show_default=True,
+    help="Share of questions of all other families.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--limit", type=click.IntRange(min=3), default=900, show_default=True, help="As in evaluate.")
 def adapter(family: str, out: Path, steps: int, rank: int, rehearsal: float, seed: int, limit: int) -> None:

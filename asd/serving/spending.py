@@ -130,7 +130,9 @@ def micros_of(text: str, unit: str, money: Money | None) -> int:
     """
     found = AMOUNT.fullmatch(text.strip())
     if found is None:
-        raise ConfigError(f"{text!r} is no amount; give a number, as 2.5, with or without its unit")
+        raise ConfigError(
+            f"{text!r} is no amount; give a number of at least 0, as 2.5, with or without its unit"
+        )
     amount, of = Decimal(found[1]) * MICRO, found[2]
     if of in ("", unit):
         return int(amount)

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from asd.cli.examples import examples
-from asd.cli.options import numbers, split
+from asd.cli.options import FINITE, numbers, split
 from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.runs import mean_of
@@ -37,7 +37,7 @@ OURS = "queue"
 @click.option("--arrivals", default="poisson", show_default=True, help="poisson, files of recorded clients.")
 @click.option("--days", type=click.IntRange(min=1), default=12, show_default=True, help="Held-out days.")
 @click.option("--requests", type=click.IntRange(min=300), default=8000, show_default=True, help="Of a day.")
-@click.option("--keep", type=float, default=0.98, show_default=True, help="Of the largest stage's quality.")
+@click.option("--keep", type=FINITE, default=0.98, show_default=True, help="Of the largest stage's quality.")
 @click.option(
     "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every day; continue from it."
 )

@@ -9,7 +9,7 @@ import click
 from tqdm import tqdm
 
 from asd.cli.examples import examples
-from asd.cli.options import ladder_option, policy_option, split
+from asd.cli.options import FiniteRange, ladder_option, policy_option, split
 from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.research.load.control import CONTROL
@@ -29,12 +29,12 @@ from asd.research.load.shop import Shop
 @click.option("--arrivals", default="bursts:0.1", show_default=True, help="Of the budget's days.")
 @click.option(
     "--hours",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
     help="Of the others.",
 )
-@click.option("--lam", type=click.FloatRange(min=0.1, max=1000.0), default=5.0, show_default=True)
+@click.option("--lam", type=FiniteRange(min=0.1, max=1000.0), default=5.0, show_default=True)
 @worth_option
 @servers_options
 @traffic_option

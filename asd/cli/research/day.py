@@ -10,7 +10,7 @@ import click
 from tqdm import tqdm
 
 from asd.cli.examples import examples
-from asd.cli.options import ladder_option, policy_option
+from asd.cli.options import FiniteRange, ladder_option, policy_option
 from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
@@ -35,8 +35,8 @@ from asd.traces import read_header
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of tables and page.")
 @ladder_option
 @policy_option
-@click.option("--hours", type=click.FloatRange(min=0, min_open=True), default=24.0, show_default=True)
-@click.option("--lam", type=click.FloatRange(min=0.1, max=10.0), default=5.0, show_default=True)
+@click.option("--hours", type=FiniteRange(min=0, min_open=True), default=24.0, show_default=True)
+@click.option("--lam", type=FiniteRange(min=0.1, max=10.0), default=5.0, show_default=True)
 @click.option(
     "--target", "aims", multiple=True, metavar="NAME=NUMBER", help=f"Of the day; names: {', '.join(METRICS)}."
 )

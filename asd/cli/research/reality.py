@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from asd.api import policy_of
 from asd.cli.examples import examples
-from asd.cli.options import ladder_option, numbers, policy_option
+from asd.cli.options import FINITE, FiniteRange, ladder_option, numbers, policy_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.operations.arrivals import POISSON
@@ -39,16 +39,14 @@ _NAMES = {"mean_s": "mean, s", "p95_s": "P95, s", "cost": "cost"}
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
 @policy_option
-@click.option("--lam", type=float, default=DEFAULT_LAM, show_default=True, help="Of every request.")
+@click.option("--lam", type=FINITE, default=DEFAULT_LAM, show_default=True, help="Of every request.")
 @click.option("--models", default=CASCADE, show_default=True,
               help="Asked in turns, with commas: asd, asd/lam-NUMBER, asd/always-STAGE.")  # fmt: skip
 @click.option("--arrivals", default=POISSON, show_default=True,
               help="Or a file of recorded clients, thinned to the rate.")  # fmt: skip
 @click.option("--loads", default="0.3,0.6,0.85", show_default=True, help="Shares of time at work, unbatched.")
-@click.option(
-    "--minutes", type=click.FloatRange(0, min_open=True), default=7.0, show_default=True, help="A load."
-)
-@click.option("--block", type=click.FloatRange(1), default=30.0, show_default=True,
+@click.option("--minutes", type=FiniteRange(0, min_open=True), default=7.0, show_default=True, help="A load.")
+@click.option("--block", type=FiniteRange(1), default=30.0, show_default=True,
               help="Seconds of a stretch; the machine's pace is probed between any two.")  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=16, show_default=True, help="Most queries a call.")
 @click.option("--limit", type=click.IntRange(3), default=6, show_default=True, help="As of asd price.")

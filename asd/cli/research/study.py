@@ -14,7 +14,7 @@ from tabulate import tabulate
 
 from asd.cli.examples import examples
 from asd.cli.opening import open_quietly
-from asd.cli.options import numbers, split
+from asd.cli.options import FINITE, numbers, split
 from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
@@ -196,8 +196,8 @@ def _policy(path: Path | None, ladder: Ladder) -> PolicyArtifact | None:
     show_envvar=True,
     help=f"Folder whose traces/ holds {', '.join(_RECORDED)} (.jsonl.gz).",
 )
-@click.option("--keep", type=float, default=0.95, show_default=True, help="Share of quality promised.")
-@click.option("--delta", type=float, default=0.1, show_default=True, help="Probability of a wrong promise.")
+@click.option("--keep", type=FINITE, default=0.95, show_default=True, help="Share of quality promised.")
+@click.option("--delta", type=FINITE, default=0.1, show_default=True, help="Probability of a wrong promise.")
 @click.option("--rows", default="300,1000", show_default=True, help="Sizes of the calibration sets.")
 @click.option("--draws", type=click.IntRange(min=1), default=1000, show_default=True)
 @click.option("--fit-rows", type=click.IntRange(min=1), default=300, show_default=True)
@@ -241,7 +241,7 @@ def validity(  # noqa: PLR0913, PLR0917  (one argument an option)
 @click.option("--policy", type=click.Path(path_type=Path), required=True, help="Made by `asd fit --keep`.")
 @click.option("--ladder", default="tiny", show_default=True, help="What TRACES were collected on.")
 @click.option("--dataset", default=EVERYTHING, help="Whose guarantee, where every dataset has its own.")
-@click.option("--alpha", type=float, default=0.01, show_default=True, help="Probability of a false alarm.")
+@click.option("--alpha", type=FINITE, default=0.01, show_default=True, help="Probability of a false alarm.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of ties.")
 def shift(traces: tuple[Path, ...], policy: Path, ladder: str, dataset: str, alpha: float, seed: int) -> None:
     """Do TRACES look like the rows a guarantee was made from? Played in random order past the monitor."""

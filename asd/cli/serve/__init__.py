@@ -14,7 +14,15 @@ from click.core import ParameterSource
 from asd.api import policy_of
 from asd.cli.examples import examples
 from asd.cli.opening import closed_at_the_end, keep_quiet
-from asd.cli.options import device_option, engine_option, ladder_option, policy_option, threads_option
+from asd.cli.options import (
+    FINITE,
+    FiniteRange,
+    device_option,
+    engine_option,
+    ladder_option,
+    policy_option,
+    threads_option,
+)
 from asd.cli.serve.keys import keys
 from asd.cli.serve.ledger import correct, ledger
 from asd.collection import header_for
@@ -57,8 +65,8 @@ __all__ = ["serve"]
 )
 @ladder_option
 @policy_option
-@click.option("--lam", type=float, help="Of requests that name none. [default: what is guaranteed, else 5]")
-@click.option("--quality", type=float, help="Instead: the share of quality that they get.")
+@click.option("--lam", type=FINITE, help="Of requests that name none. [default: what is guaranteed, else 5]")
+@click.option("--quality", type=FINITE, help="Instead: the share of quality that they get.")
 @click.option("--controller", help="Instead, what sees the queues at every decision: queue:LAM:MU[:AHEAD], "
               "target:LAM:P95, price:LAM:MU, or paced:LAM:MU, which spreads --cap-day over the day "
               "(asd/operations/README.md).")  # fmt: skip
@@ -75,12 +83,12 @@ __all__ = ["serve"]
 )
 @click.option("--max-open", type=click.IntRange(1), default=256, show_default=True,
               help="Requests at a time; further ones get 429.")  # fmt: skip
-@click.option("--max-seconds", type=click.FloatRange(0, min_open=True), default=600.0, show_default=True,
+@click.option("--max-seconds", type=FiniteRange(0, min_open=True), default=600.0, show_default=True,
               help="Deadline of requests that name none, and the latest that one may name.")  # fmt: skip
 @click.option(
     "--batch", type=click.IntRange(1), default=16, show_default=True, help="Queries a call at most."
 )
-@click.option("--shadow", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+@click.option("--shadow", type=FiniteRange(0, 1), default=0.0, show_default=True,
               help="Share of the requests that the largest stage answers too, to see quality.")  # fmt: skip
 @click.option("--shadow-all", is_flag=True, help="All stages answer these, as `asd fit` needs it.")
 @click.option("--log", "log_path", type=click.Path(dir_okay=False, path_type=Path),

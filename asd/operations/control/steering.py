@@ -75,8 +75,8 @@ class Steering:
     def _paced(self, lam: float, mu: float, budget: float | None = None) -> Paced:
         if (budget is None) == (self.day is None):
             raise ConfigError(
-                "paced spreads a day's budget: served, that of --cap-day in a --ledger (paced:LAM:MU); "
-                "simulated, its own (paced:LAM:MU:BUDGET)"
+                f"paced:{lam:g}:{mu:g} spreads a day's budget: served, give it with --cap-day and --ledger "
+                "(paced:LAM:MU); simulated, at its end (paced:LAM:MU:BUDGET)"
             )
         day = self.day or DayBudget(budget or 0.0)
         name = f"paced(lam={lam:g},mu={mu:g},budget={day.amount:g})"

@@ -140,7 +140,10 @@ class Walk:
         except TimeoutError:
             if not self.state.drafts:
                 raise RequestError(
-                    504, f"no stage answered within {self.allowed.seconds:g} s", code="deadline_exceeded"
+                    504,
+                    f"no stage answered within {self.allowed.seconds:g} s; name a later deadline_s, or only "
+                    "smaller stages",
+                    code="deadline_exceeded",
                 ) from None
             state, in_time = self._best(), False
         if not state.has_stopped:
