@@ -274,6 +274,14 @@ class Dispatcher:
             if calls := desk.calls_for(journey):
                 await asyncio.wait(calls)
 
+    @property
+    def places(self) -> list[tuple[str, ...]]:
+        """Stages that take turns, together; every other one by itself."""
+        found: defaultdict[_Place, list[str]] = defaultdict(list)
+        for name, desk in self._desks.items():
+            found[desk.place].append(name)
+        return [tuple(names) for names in found.values()]
+
     def width(self, stage: str) -> int:
         """Calls that a stage takes at once."""
         return self._desks[stage].place.width

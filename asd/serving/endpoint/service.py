@@ -152,7 +152,13 @@ class Service:
         stages = {name: stage_now(self.dispatcher, name) for name in self._stages}
         health = self.health
         return Vitals(
-            self._n_open, self.capacity.open, self.draining, stages, health.resting(), health.counts
+            self._n_open,
+            self.capacity.open,
+            self.draining,
+            stages,
+            self.dispatcher.places,
+            health.resting(),
+            health.counts,
         )
 
     def steer_by(self, steering: Steers) -> None:

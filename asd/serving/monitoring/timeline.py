@@ -15,7 +15,7 @@ import numpy as np
 from asd.serving.monitoring.events import ANSWERED, Ended, Outcome
 from asd.serving.monitoring.vitals import Vitals
 
-__all__ = ["BIN_S", "Bin", "Latencies", "Timeline", "percentiles"]
+__all__ = ["BIN_S", "Bin", "Latencies", "Timeline", "mean_of", "percentiles"]
 
 BIN_S = 5.0
 BINS = 180
@@ -165,6 +165,12 @@ class Timeline:
             self._hour_s += HOUR_S
             self._hours.append(0.0)
         return self.bins[-1]
+
+
+def mean_of(bins: Sequence[Bin], name: str) -> float | None:
+    """Mean over bins of what was looked at; None: nobody looked."""
+    values = [value for one in bins if (value := one.mean(name)) is not None]
+    return float(np.mean(values)) if values else None
 
 
 def percentiles(values: Iterable[float]) -> dict[int, float | None]:

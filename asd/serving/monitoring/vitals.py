@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from asd.operations.state import StageState
@@ -19,6 +19,7 @@ class Vitals:
         most_open: How many may be.
         is_draining: No further ones are taken.
         stages: By name, in ladder order.
+        devices: Stages that take turns, together; the others by themselves.
         resting: Stages whose circuit breaker is open: nobody asks them.
         failures: Failed calls so far, by stage and kind of error.
     """
@@ -27,5 +28,6 @@ class Vitals:
     most_open: int
     is_draining: bool
     stages: Mapping[str, StageState]
+    devices: Sequence[tuple[str, ...]]
     resting: Collection[str]
     failures: Mapping[tuple[str, str], int]

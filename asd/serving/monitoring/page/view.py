@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from asd.operations.forecast import BestOfLately, Changed, LastHour, SeasonalNaive
 from asd.prices import Money
 from asd.serving.admission import Account
 from asd.serving.monitoring.anomalies import Anomaly
@@ -21,14 +20,12 @@ from asd.serving.monitoring.events import ANSWERED
 from asd.serving.monitoring.monitor import Monitor
 from asd.serving.monitoring.page.charts import lines
 from asd.serving.monitoring.page.devices import Device, devices
-from asd.serving.monitoring.timeline import BIN_S, BINS, Bin, Timeline, percentiles
+from asd.serving.monitoring.page.plan import FULL, capacity_plan
+from asd.serving.monitoring.page.texts import NONE, seconds_text
+from asd.serving.monitoring.timeline import BIN_S, BINS, Bin, Timeline, mean_of, percentiles
 from asd.serving.tariff import MICRO
 
 __all__ = ["Facts", "PageTable", "view"]
-
-FULL = 0.7
-"""Utilisation that a plan allows for: beyond it, bursts make queues."""
-NONE = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ def _headline(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> list[tup
     return [
         ("requests a second", f"{sum(outcomes.values()) / seconds:.3g}"),
         ("answered", _share(answered, sum(outcomes.values()))),
-        ("P95", _time(p95)),
+        ("P95", seconds_text(p95)),
         ("quality kept", NONE if delivered.share is None else f"{delivered.share:.1%}"),
         ("open", f"{monitor.vitals().n_open} of {monitor.vitals().most_open}"),
         ("up for", _duration(time.time() - monitor.timeline.started_s)),
@@ -131,7 +128,7 @@ def _latency(timeline: Timeline) -> PageTable:
         rows[f"answered by {stage}"] = [one.seconds for one in recent if one.stage == stage]
     return PageTable(
         ("", "n", "P50", "P95", "P99"),
-        [(name, str(len(of)), *map(_time, percentiles(of).values())) for name, of in rows.items()],
+        [(name, str(len(of)), *map(seconds_text, percentiles(of).values())) for name, of in rows.items()],
     )
 
 
@@ -203,7 +200,7 @@ def _account(one: Account, facts: Facts) -> tuple[str, str, str, str, float | No
 def _stages(monitor: Monitor, bins: Sequence[Bin]) -> PageTable:
     rows, now = [], monitor.vitals()
     for name, stage in now.stages.items():
-        busy = _mean(bins, f"busy {name}")
+        busy = mean_of(bins, f"busy {name}")
         own = [f"{n} {kind}" for (failed_at, kind), n in now.failures.items() if failed_at == name]
         failed, state = ", ".join(own) or NONE, "rests" if name in now.resting else "asked"
         share = NONE if busy is None else f"{busy:.0%}"
@@ -220,33 +217,8 @@ def _devices(found: Iterable[Device], engines: Mapping[str, Mapping[str, float]]
 
 
 def _plan(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> PageTable:
-    """What the stages could take, from how busy they are, and what the next hour may bring."""
-    rate = sum(_count(bins).values()) / seconds
-    hours = monitor.timeline.hours()
-    expected = _predicted(hours)
-    busy = {name: _mean(bins, f"busy {name}") or 0.0 for name in monitor.vitals().stages}
-    name = max(busy, key=busy.__getitem__)
-    rows = [
-        ("now", f"{rate:.3g} requests/s"),
-        (
-            "next hour",
-            "known after a whole hour" if expected is None else f"{expected:.3g} requests/s",
-        ),
-    ]
-    if rate and busy[name] > 0.01:
-        room = rate * FULL / busy[name]
-        rows.append((f"room until {name} is {FULL:.0%} busy", f"{room:.3g} requests/s"))
-        needed = int(np.ceil(max(rate, expected or 0.0) / room))
-        rows.append(("servers like this one for the larger of both", str(max(needed, 1))))
-    return PageTable(("", ""), rows)
-
-
-def _predicted(hours: Sequence[float]) -> float | None:
-    """Requests a second of the next hour."""
-    if not hours:
-        return None
-    predictor = BestOfLately((LastHour(), Changed(), Changed(0.5), SeasonalNaive()))
-    return predictor.predict(np.array(hours)) / 3600.0
+    plan = capacity_plan(monitor.vitals(), bins, seconds, monitor.timeline.hours())
+    return PageTable(("", "now", "next hour", f"at {FULL:.0%}"), plan.rows())
 
 
 def _guarantee(monitor: Monitor) -> list[str]:
@@ -308,11 +280,6 @@ def _count(bins: Sequence[Bin]) -> Counter[str]:
     return sum((Counter[str](one.outcomes) for one in bins), start=Counter[str]())
 
 
-def _mean(bins: Sequence[Bin], name: str) -> float | None:
-    values = [value for one in bins if (value := one.mean(name)) is not None]
-    return float(np.mean(values)) if values else None
-
-
 def _amount(micros: int, facts: Facts) -> str:
     units = micros / MICRO
     amount = f"{units:,.0f}" if units >= 1e6 else f"{units:,.6g}"
@@ -327,12 +294,6 @@ def _percent(share: float | None) -> str:
 
 def _share(n: int, of: int) -> str:
     return f"{n / of:.1%}" if of else NONE
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return NONE
-    return f"{seconds * 1e3:.3g} ms" if seconds < 1.0 else f"{seconds:.3g} s"
 
 
 def _duration(seconds: float) -> str:
