@@ -108,6 +108,15 @@ def test_a_controller_is_refused_where_stages_take_turns_in_memory(monkeypatch: 
     assert "--controller reckons with no loads of stages" in found.output
 
 
+def test_a_host_that_is_not_here_is_named(tmp_path: Path) -> None:
+    """Another port would not help."""
+    ledger = str(tmp_path / "ledger.db")
+    found = CliRunner().invoke(main, ["serve", "--host", "203.0.113.1", "--ledger", ledger])
+    assert found.exit_code == 2
+    assert "cannot listen on 203.0.113.1:8000" in found.output
+    assert "choose another --host" in found.output
+
+
 def test_a_port_that_is_taken_is_named() -> None:
     """Before a model is loaded, and exit code 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -28,7 +28,8 @@ from asd.serving.monitoring.anomalies import Anomaly
 from asd.serving.monitoring.monitor import MonitorSettings
 from asd.serving.monitoring.page import devices
 from asd.serving.monitoring.page.charts import lines
-from asd.serving.monitoring.page.view import Facts, _amount
+from asd.serving.monitoring.page.view import Facts, _amount, _steering
+from asd.serving.monitoring.timeline import Bin
 from asd.serving.spending import read_spending
 from asd.serving.tariff import MICRO, Tariff
 from tests.browser import browser, layout_faults  # noqa: F401  (a fixture)
@@ -203,6 +204,13 @@ def test_what_the_page_says_of_spend_is_what_the_ledger_says(ledger: Path) -> No
 def test_an_amount_is_written_out(units: float, shown: str) -> None:
     """Never as a power of ten."""
     assert _amount(int(units * MICRO), Facts("tiny", "ms", None, "lam")) == shown
+
+
+def test_settings_are_shown_in_a_second_in_which_nobody_has_looked_yet() -> None:
+    """A bin of the timeline that has only just begun."""
+    looked = Bin(0.0, looks={"set lam": 10.0, "waiting S": 3.0}, n_looks=2)
+    assert _steering([Bin(-5.0), looked, Bin(5.0)]) == [("lam", "5")]
+    assert _steering([Bin(0.0)]) == []
 
 
 def test_names_that_clients_choose_are_text_and_not_markup(ledger: Path) -> None:

@@ -56,12 +56,12 @@ def test_a_device_that_cannot_keep_up_has_a_queue_without_end() -> None:
 
 
 def test_a_queue_that_nobody_has_seen_is_reckoned_all_the_same() -> None:
-    """Too little use tells nothing of bursts; and no queue seen is at least one of equal calls."""
+    """Too little use says nothing of bursts; and no queue seen is at least one of equal calls."""
     assert DeviceLoad(0.01, 0.3).at(50.0).n_waiting == pytest.approx(0.5)
     assert DeviceLoad(0.25, 0.0).at(2.0).n_waiting == pytest.approx(0.25)
 
 
-def seen(devices: list[tuple[str, ...]], busy: float = 0.2, queue: float = 0.1) -> tuple[Vitals, list[Bin]]:
+def seen(devices: list[tuple[str, ...]], busy: float = 0.2, queue: float = 0.12) -> tuple[Vitals, list[Bin]]:
     """Two requests a second for five seconds, every stage as busy and waited for, and three refused."""
     state = StageState(1, 0, 0, busy, None, None, None)
     looks = {f"{what} {name}": n for name in STAGES for what, n in (("busy", busy), ("waiting", queue))}
@@ -79,8 +79,8 @@ def test_stages_that_take_turns_fill_one_device() -> None:
     assert (plan.rate, plan.expected) == (2.0, None)
     assert plan.room == pytest.approx(2.0 * 0.7 / 0.6)
     assert column(plan, 1) == {
-        "requests/s": "2", "busy: S + M + L": "60%", "waiting for S": "0.1", "waiting for M": "0.1",
-        "waiting for L": "0.1", "wait of a request": "150 ms", "servers like this one": "1",
+        "requests/s": "2", "busy: S + M + L": "60%", "waiting for S": "0.12", "waiting for M": "0.12",
+        "waiting for L": "0.12", "wait of a request": "180 ms", "servers like this one": "1",
     }  # fmt: skip
     assert set(column(plan, 2).values()) == {"-"}
     assert column(plan, 3)["busy: S + M + L"] == "70%"
@@ -91,7 +91,7 @@ def test_stages_that_take_turns_fill_one_device() -> None:
 def test_the_next_hour_has_its_queues_and_servers() -> None:
     """At the load that is predicted from the hours before, in proportion."""
     plan = capacity_plan(*seen([STAGES]), 5.0, [3.0 * 3600])
-    now = DeviceLoad(0.6, 0.3)
+    now = DeviceLoad(0.6, 0.36)
     there = column(plan, 2)
     assert (there["requests/s"], there["busy: S + M + L"]) == ("3", "90%")
     assert there["waiting for L"] == f"{now.at(1.5).n_waiting / 3:.2g}"

@@ -7,6 +7,7 @@ end; then it closes. A second signal ends it there and then.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from types import FrameType
@@ -69,8 +70,10 @@ def listening(host: str, port: int) -> socket.socket:
         found.bind((host, port))
     except OSError as error:
         found.close()
+        no_such_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        other = "--host" if no_such_host else "--port"
         raise ConfigError(
-            f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another {other}"
         ) from error
     return found
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 __all__ = ["DeviceLoad"]
 
 LEAST_QUEUE = 0.02
-"""Requests, for c = 1, below which the queue that is there tells nothing of c; it is 1 then."""
+"""Requests, for c = 1, below which the queue that is there says nothing of c; it is 1 then."""
 EVEN = 0.5
 """The least c: equal calls, for Poisson arrivals."""
 

@@ -218,7 +218,7 @@ def _devices(found: Iterable[Device], engines: Mapping[str, Mapping[str, float]]
 
 def _plan(monitor: Monitor, bins: Sequence[Bin], seconds: float) -> PageTable:
     plan = capacity_plan(monitor.vitals(), bins, seconds, monitor.timeline.hours())
-    return PageTable(("", "now", "next hour", f"at {FULL:.0%}"), plan.rows())
+    return PageTable(("", "now", "next hour", f"{FULL:.0%} busy"), plan.rows())
 
 
 def _guarantee(monitor: Monitor) -> list[str]:
@@ -243,8 +243,10 @@ def _said(one: Anomaly) -> str:
 
 
 def _steering(bins: Sequence[Bin]) -> list[tuple[str, str]]:
-    names = [name for name in bins[-1].looks if name.startswith("set ")]
-    return [(name.removeprefix("set "), f"{bins[-1].mean(name):.4g}") for name in names]
+    """As they were when somebody last looked: nobody has yet, in the first second of a bin."""
+    last = next((one for one in reversed(bins) if one.n_looks), bins[-1])
+    names = [name for name in last.looks if name.startswith("set ")]
+    return [(name.removeprefix("set "), f"{last.mean(name):.4g}") for name in names]
 
 
 def _network(bins: Sequence[Bin], seconds: float) -> PageTable:
