@@ -79,8 +79,8 @@ def test_stages_that_take_turns_fill_one_device() -> None:
     assert (plan.rate, plan.expected) == (2.0, None)
     assert plan.room == pytest.approx(2.0 * 0.7 / 0.6)
     assert column(plan, 1) == {
-        "requests/s": "2", "busy: S + M + L": "60%", "waiting for S": "0.2", "waiting for M": "0.2",
-        "waiting for L": "0.2", "wait of a request": "300 ms", "servers like this one": "1",
+        "requests/s": "2", "busy: S + M + L": "60%", "waiting for S": "0.20", "waiting for M": "0.20",
+        "waiting for L": "0.20", "wait of a request": "300 ms", "servers like this one": "1",
     }  # fmt: skip
     assert set(column(plan, 2).values()) == {"-"}
     assert column(plan, 3)["busy: S + M + L"] == "70%"
@@ -94,13 +94,13 @@ def test_the_next_hour_has_its_queues_and_servers() -> None:
     assert DeviceLoad(0.6, 0.6).at(1.5).n_waiting == pytest.approx(5.4)
     there = column(plan, 2)
     assert (there["requests/s"], there["busy: S + M + L"]) == ("3", "90%")
-    assert (there["waiting for L"], there["wait of a request"]) == ("1.8", "1.8 s")
+    assert (there["waiting for L"], there["wait of a request"]) == ("1.80", "1.8 s")
     assert there["servers like this one"] == "2"
     flooded = column(capacity_plan(*seen([STAGES]), 5.0, [4.0 * 3600]), 2)
     assert (flooded["waiting for S"], flooded["wait of a request"]) == ("no end", "no end")
     now, bins = seen([STAGES])
     bins[0].looks["waiting S"] = 0.0
-    assert column(capacity_plan(now, bins, 5.0, [4.0 * 3600]), 2)["waiting for S"] == "0"
+    assert column(capacity_plan(now, bins, 5.0, [4.0 * 3600]), 2)["waiting for S"] == "0.00"
 
 
 def test_a_server_that_nobody_asks_has_a_plan_without_numbers() -> None:

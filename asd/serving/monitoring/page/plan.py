@@ -101,5 +101,5 @@ def _device(stages: Sequence[str], now: Vitals, bins: Sequence[Bin]) -> PlannedD
 def _many(n: float, share: float) -> str:
     """How many of those who wait for a device wait for a stage with this share of its queue."""
     if not share or math.isfinite(n):
-        return f"{n * share if share else 0.0:.2g}"
+        return f"{n * share if share else 0.0:.2f}"
     return NO_END
