@@ -99,6 +99,21 @@ def test_runs_are_kept_and_not_made_twice(place: Place, tmp_path: Path) -> None:
     assert "holds runs of another scenario" in other.output
 
 
+def test_a_mix_is_kept_with_the_runs(place: Place, tmp_path: Path) -> None:
+    """Easy ones alone are answered rightly by S, no stage is between S and L; another mix is refused."""
+    out = tmp_path / "runs.json"
+    asked = ("--arrivals", "poisson:5", "--policies", "always:S", "--json", str(out))
+    found = simulate(place, *asked, "--mix", "100,0,0")
+    assert found.exit_code == 0, found.output
+    assert re.search(r"^mix 100,0,0 of \d+ easy, 0 medium and \d+ hard recorded", found.output, re.MULTILINE)
+    record = json.loads(out.read_text())
+    assert record["asked"]["mix"] == "100,0,0"
+    assert record["runs"][0]["total"]["quality"] == 1.0
+    other = simulate(place, *asked, "--mix", "50,0,50")
+    assert other.exit_code == 2
+    assert "holds runs of another scenario" in other.output
+
+
 def test_a_closed_loop_obeys_its_law(place: Place) -> None:
     found = simulate(place, "--users", "8:0.5", "--policies", "always:S")
     [product] = re.findall(r"X \(R \+ Z\) = ([\d.]+) of 8 users", found.output)
@@ -124,6 +139,8 @@ def test_faults_and_refusals(place: Place) -> None:
         (("--arrivals", "bursts:-2"), "positive number, not -2"),
         (("--arrivals", "day", "--users", "2:1"), "not both"),
         (("--users", "two"), "write N:THINK_SECONDS"),
+        (("--mix", "70,30"), "write EASY,MEDIUM,HARD"),
+        (("--mix", "70,25,5"), "are to be medium, but none of the 240 recorded"),
         (("--users", "0:1"), "needs a user"),
         (("--replicas", "X=2"), "--replicas 'X=2'"),
         (("--mtbf", "L=1"), "--mtbf 'L=1'"),

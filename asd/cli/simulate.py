@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from tabulate import tabulate
@@ -23,6 +24,7 @@ from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Remembered
 from asd.operations.runs import Effort, Runs, Scenario, SimulatedRun, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing, keeps
+from asd.operations.traffic import Mix
 
 
 @click.command(
@@ -56,6 +58,9 @@ from asd.operations.sizing import Need, Sizing, keeps
 @click.option("--most-devices", type=click.IntRange(min=1), default=16, show_default=True, help="Of --plan.")
 @click.option("--arrivals", help="poisson:RATE, day, bursts, FILE.csv.gz or FILE:RATE. [default: day]")
 @click.option("--users", help="Instead, a closed loop: N:THINK_SECONDS.")
+@click.option(
+    "--mix", default="", help="EASY,MEDIUM,HARD[:bias] in percent, as 70,25,5. [default: as recorded]"
+)
 @click.option("--hours", type=FiniteRange(min=0, min_open=True), default=24.0, show_default=True)
 @click.option("--window", type=FINITE, default=3600.0, show_default=True, help="Seconds of a window.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a policy.")
@@ -76,6 +81,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     most_devices: int,
     arrivals: str | None,
     users: str | None,
+    mix: str,
     hours: float,
     window: float,
     seeds: int,
@@ -90,21 +96,19 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
 
     Service times are the ladder's prices. Every window is checked: Little's law, utilisation, conservation.
     """
-    if arrivals is not None and users is not None:
-        raise ConfigError("give --arrivals or --users, not both")
     opened = open_scenario(
         traces,
         ladder,
         policy,
         replicas,
         batch,
-        arrivals="" if users is not None else arrivals or "day",
-        users=None if users is None else _users(users),
+        **_loop(arrivals, users),
         seconds=3600.0 * hours,
         window_s=window,
         faults=fault,
         mtbf=dict(map(_failures, mtbf)),
         most_inside=most_inside,
+        mix=mix,
     )
     contenders, texts = _contenders(opened, batch), policies.split(",")
     for text in texts:
@@ -155,6 +159,12 @@ def _run(
             lambda closed: bar.update(closed.seconds / 3600.0),
         )
     _show(made, names, time.process_time() - began)
+    if scenario.asked.mix:
+        n_easy, n_medium, n_hard = map(len, Mix.parse(scenario.asked.mix).classes(scenario.population))
+        click.echo(
+            f"mix {scenario.asked.mix} of {n_easy:,} easy, {n_medium:,} medium and {n_hard:,} hard recorded "
+            "queries (easy: the smallest stage was right; hard: only the largest was, or none)"
+        )
 
 
 def _plan(
@@ -198,6 +208,15 @@ def _plan(
         "chosen on one half of the queries; the other columns are of the other half"
     )
     click.echo("provenance: simulated")
+
+
+def _loop(arrivals: str | None, users: str | None) -> dict[str, Any]:
+    """Whether requests come by themselves or from users, as a header of runs has it."""
+    if arrivals is not None and users is not None:
+        raise ConfigError("give --arrivals or --users, not both")
+    if users is not None:
+        return {"arrivals": "", "users": _users(users)}
+    return {"arrivals": arrivals or "day", "users": None}
 
 
 def _users(text: str) -> tuple[int, float]:

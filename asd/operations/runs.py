@@ -30,7 +30,7 @@ from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer, Station
-from asd.operations.traffic import Cap, Controller, Open, RunSettings, Users
+from asd.operations.traffic import Cap, Controller, Mix, Open, RunSettings, Users
 from asd.schema import msgspec
 
 __all__ = ["Effort", "Mean", "Runs", "RunsHeader", "Scenario", "SimulatedRun", "mean_of", "run", "runs_of"]
@@ -51,6 +51,7 @@ class RunsHeader(Record, frozen=True, kw_only=True):
         faults: Forced ones, as `faults.parse` reads them.
         mtbf: By stage, mean seconds between failures of a replica and to its repair.
         most_inside: Beyond which requests are refused; None: never.
+        mix: Of easy, medium and hard queries, as `Mix.parse` reads it; "": all are drawn alike.
     """
 
     ladder: str
@@ -64,6 +65,7 @@ class RunsHeader(Record, frozen=True, kw_only=True):
     faults: tuple[str, ...] = ()
     mtbf: dict[str, tuple[float, float]] = {}
     most_inside: int | None = None
+    mix: str = ""
 
 
 class Effort(Record, frozen=True, kw_only=True):
@@ -137,12 +139,13 @@ class Scenario:
             cap = Cap(controller.day.amount, self.population.dearest_cost())
         rng = np.random.default_rng([seed, 0])
         faults = _faults(asked, rng)
+        mix = Mix.parse(asked.mix) if asked.mix else None
         traffic: Open | Users
         if asked.users is not None:
-            traffic = Users(*asked.users)
+            traffic = Users(*asked.users, mix)
         else:
             stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]), asked.seconds)
-            traffic = Open(merged(stream, *overloads(faults, rng)))
+            traffic = Open(merged(stream, *overloads(faults, rng)), mix=mix)
         servers = {name: StageServer(*server) for name, server in asked.servers.items()}
         settings = RunSettings(asked.window_s, asked.most_inside, cap)
         sim = Simulator(self.population, servers, controller, traffic, seed, settings, station)

@@ -23,7 +23,7 @@ from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Decider, Lookup, Population, Step, decider_of
 from asd.operations.state import StageState, SystemState
 from asd.operations.stations import Agenda, EndedCalls, Request, SharedDevice, StageServer, Station
-from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Open, RunSettings, Users
+from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Mix, Open, RunSettings, Users
 from asd.policies import Policy
 
 __all__ = ["Simulator"]
@@ -84,7 +84,7 @@ class Simulator:
         self._users = traffic if isinstance(traffic, Users) else None
         self._arrivals = iter(traffic.arrivals) if isinstance(traffic, Open) else iter(())
         drawn = traffic.queries if isinstance(traffic, Open) else None
-        self._drawn = self._draws() if drawn is None else iter(drawn)
+        self._drawn = self._draws(traffic.mix) if drawn is None else iter(drawn)
         self._thinkers: dict[object, float] = {}
         self._settings = settings
         self.on_end: Callable[[Request, float], None] | None = None
@@ -201,8 +201,13 @@ class Simulator:
         self.thinking.leave(self.agenda.now, self._thinkers.pop(user))
         self._arrive(None)
 
-    def _draws(self) -> Iterator[int]:
+    def _draws(self, mix: Mix | None) -> Iterator[int]:
         """Positions of queries, drawn with replacement."""
+        if mix is not None:
+            return mix.draws(self._population, self._rng, lambda: self.agenda.now)
+        return self._draws_alike()
+
+    def _draws_alike(self) -> Iterator[int]:
         while True:
             yield from self._rng.integers(len(self._population.queries), size=_BLOCK).tolist()
 
