@@ -4,11 +4,13 @@ loss        a replica of every stage lost at the peak: answered, quality lost, t
 budget      a day's money under a cap, over days and seeds: unspent, and the dearest hour
 floor       settings certified for a quality floor, and targets of P95 held within them
 regret      against the best constant and the best schedule in hindsight, by number of intervals
-stability   how much the answers of the largest stage swing from look to look, in bursts and after them
+stability   how much the answers of the largest stage swing from look to look, in bursts and after them; the
+            same where the published optimiser acts, beside its own thresholds as they were at first
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -23,7 +25,9 @@ from asd.operations.control.floor import Floored, certify
 from asd.operations.population import Decider
 from asd.operations.runs import RunsHeader, SimulatedRun, arrivals_of
 from asd.operations.traffic import DAY_S
+from asd.research.load.loops import acting, loop_of
 from asd.research.load.shop import HOUR, Shop
+from asd.research.load.tables import OPTIMIZER
 from asd.research.study.record import StudyTable, Value
 from asd.schema import msgspec
 
@@ -127,7 +131,7 @@ def budget(shop: Shop) -> list[StudyTable]:
 def _by_hour(arrivals: str) -> np.ndarray:
     """Requests of every hour of a day that has been."""
     rng, counts = np.random.default_rng([0, 1]), np.zeros(24)
-    for instant in arrivals_of(arrivals, rng):
+    for instant in arrivals_of(arrivals, rng, DAY_S):
         if instant >= DAY_S:
             break
         counts[int(instant // HOUR)] += 1
@@ -205,9 +209,9 @@ def _floored(shop: Shop, asked: RunsHeader, made: Floored) -> tuple[Value, ...]:
     return made.name, total.quality, floor, total.p95_s, len(said), sum(said)
 
 
-def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> RunsHeader:
-    """Six tenths of the peak's load, twice that for a minute in ten, up to a share of the run."""
-    span, rate = min(HOUR, shop.asked.seconds), 0.6 * shop.rate()
+def _bursty(shop: Shop, window_s: float, until: float = 1.0, factor: float = 1.0) -> RunsHeader:
+    """Six tenths of so many times the peak's load, twice that for a minute in ten, to a share of the run."""
+    span, rate = min(HOUR, shop.asked.seconds), 0.6 * factor * shop.rate()
     starts = np.arange(span / 12, until * span, span / 6)
     faults = tuple(f"overload:{start:g}:{span / 60:g}:{rate:g}" for start in starts)
     return shop.short(arrivals=f"poisson:{rate:g}", faults=faults, window_s=window_s)
@@ -216,7 +220,7 @@ def _bursty(shop: Shop, window_s: float, until: float = 1.0) -> RunsHeader:
 def regret(shop: Shop) -> list[StudyTable]:
     """What a window lost, in lam (1 - quality) + cost + mu * latency an answer, summed up."""
     lam = float(shop.ours.split(":")[1])
-    policies = (shop.ours, f"gears:{lam:g}", "published:0.2")
+    policies = (shop.ours, f"gears:{lam:g}", OPTIMIZER)
     courses = [_courses(replace(shop, seed=shop.seed + k), policies) for k in range(COURSES)]
     rows: list[tuple[Value, ...]] = []
     for text in policies:
@@ -308,20 +312,49 @@ def stability(shop: Shop) -> list[StudyTable]:
     asked = _bursty(shop, LOOKS_S, 0.5)
     lam = float(shop.ours.split(":")[1])
     rows: list[tuple[Value, ...]] = []
-    for text in (shop.blind, shop.ours, f"target:{lam:g}:0.3", "published:0.2"):
+    for text in (shop.blind, shop.ours, f"target:{lam:g}:0.3", OPTIMIZER):
         done = shop.play(asked, text, LOOKS_S)
-        half = done.total.seconds / 2
-        parts = [[w for w in done.windows if (w.start_s < half) == first] for first in (True, False)]
-        shares = [float(np.mean([w.stages[shop.largest].share_answered for w in part])) for part in parts]
-        rows.append(
-            (done.controller, *(_swing(part, shop.largest) for part in parts), *shares, done.total.p95_s)
-        )
+        rows.append((done.controller, *_steadiness(done, shop.largest), done.total.p95_s))
     columns = ("policy", "swing_bursts", "swing_calm", "share_bursts", "share_calm", "p95_s")
     note = (
         f"Swing: mean change of the share that {shop.largest} answers from one look to the next, {LOOKS_S:g} "
         "s later; that of the policy without control is chance. A loop that oscillates swings in the calm."
     )
-    return [shop.table("stability", "Looks every ten seconds", columns, rows, note)]
+    found = [shop.table("stability", "Looks every ten seconds", columns, rows, note)]
+    factor = acting(shop, OPTIMIZER)
+    return found if factor is None else [*found, _moved(shop, factor)]
+
+
+def _moved(shop: Shop, factor: float) -> StudyTable:
+    """The same where the published optimiser changes what is decided, and what comes of not looking."""
+    asked, rows = _bursty(shop, LOOKS_S, 0.5, factor), list[tuple[Value, ...]]()
+    for text, looks_s in ((OPTIMIZER, None), (OPTIMIZER, LOOKS_S), (shop.ours, LOOKS_S)):
+        loop = None if looks_s is None else loop_of(shop, text, factor)
+        found = (None, None) if loop is None else (loop.gain, loop.optimum)
+        done = shop.play(asked, text, looks_s or math.inf)
+        calm = [w for w in done.windows if w.start_s >= asked.seconds / 2 and w.n_answered]
+        latency_s = sum(w.latency_s * w.n_answered for w in calm) / sum(w.n_answered for w in calm)
+        steady = _steadiness(done, shop.largest)
+        rows.append((done.controller, looks_s, *found, *steady, latency_s, done.total.n_inside))
+    columns = (
+        "policy", "looks_s", "gain", "optimum_s", "swing_bursts", "swing_calm", "share_bursts", "share_calm",
+        "latency_calm_s", "inside_at_end",
+    )  # fmt: skip
+    note = (
+        f"{0.6 * factor * shop.rate():.3g} requests a second, twice that in bursts: {factor:g} times the "
+        "high load is the least tried at which the published optimiser changes a decision. Gain, read off "
+        "there: share of a deviation that one look takes back; a negative one adds to it, look by look. "
+        "Optimum, by theory: from this interval on a loop settles. Without looks its thresholds stay."
+    )
+    return shop.table("stability_moved", "Looks where the published optimiser acts", columns, rows, note)
+
+
+def _steadiness(done: SimulatedRun, stage: str) -> tuple[float, ...]:
+    """Swing of a stage's share of the answers in the two halves of a run, and that share."""
+    half = done.total.seconds / 2
+    parts = [[w for w in done.windows if (w.start_s < half) == first] for first in (True, False)]
+    shares = [float(np.mean([w.stages[stage].share_answered for w in part])) for part in parts]
+    return (*(_swing(part, stage) for part in parts), *shares)
 
 
 def _swing(windows: Sequence[Summary], stage: str) -> float:
