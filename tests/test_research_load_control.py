@@ -160,9 +160,9 @@ def test_looks_every_ten_seconds_do_not_oscillate(shop: Shop, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_the_gain_that_breaks_the_published_controller(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a load at which it acts its looks add to what they answer: a load that its first thresholds bear, and
-    that ours bears, is borne no more once bursts have moved it. Ours takes back a share of a deviation in the
-    interval that theory asks for, and swings in the calm no more than thresholds that nobody moves.
+    """At a load at which it acts its looks add to what they answer: bursts move its thresholds to where they
+    do not bear a load that they bore at first. Ours takes back a share of a deviation, looks no more often
+    than theory allows, and swings in the calm no more than thresholds that nobody moves.
     """
     monkeypatch.setattr(control, "OPTIMIZER", "published:0.9")
     monkeypatch.setattr(control, "acting", lambda *_: 4.0)
