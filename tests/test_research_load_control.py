@@ -15,6 +15,7 @@ from asd.operations.population import Population
 from asd.operations.runs import RunsHeader, Scenario
 from asd.policy.artifact import load
 from asd.research.load import control
+from asd.research.load.loops import loop_of
 from asd.research.load.shop import Shop
 from asd.research.study.record import StudyTable, Value
 from asd.traces import read_traces
@@ -160,16 +161,17 @@ def test_looks_every_ten_seconds_do_not_oscillate(shop: Shop, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_the_gain_that_breaks_the_published_controller(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a load at which it acts its looks add to what they answer: bursts move its thresholds to where they
-    do not bear a load that they bore at first. Ours takes back a share of a deviation, looks no more often
-    than theory allows, and swings in the calm no more than thresholds that nobody moves.
+    """Where it acts its looks add to what they answer: bursts move its thresholds to where they do not bear a
+    load that they bore at first. Ours takes back a share of a deviation, looks no more often than theory
+    allows at a higher load too, and swings in the calm no more than thresholds that nobody moves.
     """
     monkeypatch.setattr(control, "OPTIMIZER", "published:0.9")
-    monkeypatch.setattr(control, "acting", lambda *_: 4.0)
+    monkeypatch.setattr(control, "acting", lambda *_: 3.0)
+    monkeypatch.setattr(control, "NEAR", (0.8,))
     held, published, ours = rows(control.stability(shop), "stability_moved")
-    assert published["gain"] < 0.0 < ours["gain"] < 1.0  # type: ignore[operator]
+    assert published["gain"] < 0.0 <= ours["gain"] < 1.0  # type: ignore[operator]
     assert published["optimum_s"] == "none: adds to what it answers"
-    assert ours["optimum_s"] <= control.LOOKS_S  # type: ignore[operator]
+    assert 0.0 < loop_of(shop, shop.ours, 4.0).optimum <= control.LOOKS_S  # type: ignore[operator]
     assert published["latency_calm_s"] > 10.0 * held["latency_calm_s"]  # type: ignore[operator]
     assert published["share_calm"] > held["share_calm"] + 0.05  # type: ignore[operator]
     assert ours["latency_calm_s"] <= held["latency_calm_s"]  # type: ignore[operator]

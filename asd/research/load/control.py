@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +45,8 @@ ARMS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 COURSES = 5
 """Runs of regret, each with arrivals of its own."""
 LOOKS_S = 10.0
+NEAR = (0.8, 0.9)
+"""Loads with bursts, as shares of the steady one at which the published optimiser acts."""
 
 
 def loss(shop: Shop) -> list[StudyTable]:
@@ -209,9 +211,9 @@ def _floored(shop: Shop, asked: RunsHeader, made: Floored) -> tuple[Value, ...]:
     return made.name, total.quality, floor, total.p95_s, len(said), sum(said)
 
 
-def _bursty(shop: Shop, window_s: float, until: float = 1.0, factor: float = 1.0) -> RunsHeader:
-    """Six tenths of so many times the peak's load, twice that for a minute in ten, to a share of the run."""
-    span, rate = min(HOUR, shop.asked.seconds), 0.6 * factor * shop.rate()
+def _bursty(shop: Shop, window_s: float, until: float = 1.0, factor: float = 0.6) -> RunsHeader:
+    """A multiple of the peak's load, twice that for a minute in ten, up to a share of the run."""
+    span, rate = min(HOUR, shop.asked.seconds), factor * shop.rate()
     starts = np.arange(span / 12, until * span, span / 6)
     faults = tuple(f"overload:{start:g}:{span / 60:g}:{rate:g}" for start in starts)
     return shop.short(arrivals=f"poisson:{rate:g}", faults=faults, window_s=window_s)
@@ -326,24 +328,27 @@ def stability(shop: Shop) -> list[StudyTable]:
 
 
 def _moved(shop: Shop, factor: float) -> StudyTable:
-    """The same where the published optimiser changes what is decided, and what comes of not looking."""
-    asked, rows = _bursty(shop, LOOKS_S, 0.5, factor), list[tuple[Value, ...]]()
-    for text, looks_s in ((OPTIMIZER, None), (OPTIMIZER, LOOKS_S), (shop.ours, LOOKS_S)):
-        loop = None if looks_s is None else loop_of(shop, text, factor)
-        found = (None, None) if loop is None else (loop.gain, loop.optimum)
+    """The same near the load at which the published optimiser acts, and what comes of not looking."""
+    rows: list[tuple[Value, ...]] = []
+    loops = {text: loop_of(shop, text, factor) for text in (OPTIMIZER, shop.ours)}
+    for share, (text, looks_s) in product(
+        NEAR, ((OPTIMIZER, None), (OPTIMIZER, LOOKS_S), (shop.ours, LOOKS_S))
+    ):
+        asked = _bursty(shop, LOOKS_S, 0.5, share * factor)
         done = shop.play(asked, text, looks_s or math.inf)
         calm = [w for w in done.windows if w.start_s >= asked.seconds / 2 and w.n_answered]
         latency_s = sum(w.latency_s * w.n_answered for w in calm) / sum(w.n_answered for w in calm)
+        loop = (None, None) if looks_s is None else (loops[text].gain, loops[text].optimum)
         steady = _steadiness(done, shop.largest)
-        rows.append((done.controller, looks_s, *found, *steady, latency_s, done.total.n_inside))
+        rows.append((done.controller, share, looks_s, *loop, *steady, latency_s, done.total.n_inside))
     columns = (
-        "policy", "looks_s", "gain", "optimum_s", "swing_bursts", "swing_calm", "share_bursts", "share_calm",
-        "latency_calm_s", "inside_at_end",
+        "policy", "load", "looks_s", "gain", "optimum_s", "swing_bursts", "swing_calm", "share_bursts",
+        "share_calm", "latency_calm_s", "inside_at_end",
     )  # fmt: skip
     note = (
-        f"{0.6 * factor * shop.rate():.3g} requests a second, twice that in bursts: {factor:g} times the "
-        "high load is the least tried at which the published optimiser changes a decision. Gain, read off "
-        "there: share of a deviation that one look takes back; a negative one adds to it, look by look. "
+        f"Load: of {factor * shop.rate():.3g} requests a second, {factor:g} times the high load and the "
+        "least tried at which the published optimiser changes a decision; twice that in bursts. Gain, read "
+        "off there: share of a deviation that one look takes back; a negative one adds to it, look by look. "
         "Optimum, by theory: from this interval on a loop settles. Without looks its thresholds stay."
     )
     return shop.table("stability_moved", "Looks where the published optimiser acts", columns, rows, note)
