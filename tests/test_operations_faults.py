@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from asd.engines.http.settings import OpenAISettings
 from asd.errors import ConfigError
-from asd.operations.faults import Fault, drawn, overloads, parse, plan
+from asd.operations.faults import TIMEOUT_S, Fault, drawn, overloads, parse, plan
 from asd.operations.population import Population
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer
@@ -14,11 +15,13 @@ from asd.operations.traffic import Fixed, Open, RunSettings
 from tests.queues import Planned, ladder, query
 
 
-def regular(*faults: str, gap: float = 1.0, replicas: int = 1, batch: int = 1) -> Simulator:
+def regular(
+    *faults: str, gap: float = 1.0, replicas: int = 1, batch: int = 1, place: str | None = None
+) -> Simulator:
     """A call of S of .25 s every second, and for every second request one of L too."""
     traces = [query(i, ["S", "L"][: 1 + i % 2], {"S": 0.25, "L": 0.25}) for i in range(2)]
     traffic = Open([gap * i for i in range(400)], [i % 2 for i in range(400)])
-    servers = {stage: StageServer(replicas, batch) for stage in "SL"}
+    servers = {stage: StageServer(replicas, batch, place) for stage in "SL"}
     population = Population(traces, ladder("SL"), 1.0, 4)
     sim = Simulator(population, servers, Fixed(Planned()), traffic, 0, RunSettings(window_s=100.0))
     plan(sim, [parse(fault) for fault in faults])
@@ -67,6 +70,51 @@ def test_memory_cuts_calls() -> None:
     assert begun.stations["S"].batch == 2
 
 
+def test_lost_calls_are_made_again_and_paid() -> None:
+    """One call of .25 s in five is lost, for .1 s: 1 / (1 - .2) calls, a time-out for every fourth answer.
+
+    Every window is checked; what is paid is what the calls that were made cost.
+    """
+    quiet, lossy = regular(), regular("loss:S:100:200:0.2:0.1")
+    calm, lost = list(quiet.run(400.0)), list(lossy.run(400.0))
+    assert [w.n_answered for w in lost] == pytest.approx([100] * 4, abs=1)
+    use = [window.stages["S"].utilisation for window in lost]
+    assert use == pytest.approx([0.25, 0.275, 0.275, 0.25], abs=0.012)
+    assert use[1] > 0.255 < use[2]
+    n_lost = round((sum(use) - 4 * 0.25) * 100.0 / 0.1)
+    priced = regular()
+    [*_] = priced.run(0.5)
+    assert lossy.spent - quiet.spent == pytest.approx(n_lost * priced.spent, rel=0.01)
+    assert lost[0] == calm[0]
+
+
+def test_a_network_that_loses_everything_comes_back() -> None:
+    """Calls from 100 s on wait for the first repetition after it; the longest time-out of two holds."""
+    sim = regular("loss:S:99.5:20:1:15", "loss:S:99.5:5:0.5:3")
+    answered = [w.n_answered for w in sim.run(400.0)]
+    assert answered[0] == pytest.approx(100, abs=1)
+    assert sum(answered) == pytest.approx(400, abs=1)
+    begun = regular("loss:S:99.5:20:1:15", "loss:S:99.5:5:0.5:3")
+    list(begun.run(130.2))
+    assert begun.stations["S"].n_waiting == 30
+    list(begun.run(0.1))
+    assert begun.stations["S"].n_waiting == 29
+    assert (begun.stations["S"].p_lost, begun.stations["S"].timeout_s) == (0.0, TIMEOUT_S)
+
+
+@pytest.mark.parametrize("place", [None, "gpu"])
+def test_a_stage_that_goes_down_while_its_call_is_lost(place: str | None) -> None:
+    """Its requests end without it, and a device that it shares is free again after the time-out."""
+    sim = regular("loss:S:99.5:1:1:5", "down:S:101:1", place=place)
+    windows = list(sim.run(400.0))
+    assert [w.n_failed for w in windows] == [0, 2, 0, 0]
+    assert sum(w.n_answered + w.n_failed for w in windows) == pytest.approx(400, abs=1)
+
+
+def test_a_lost_call_is_given_up_when_a_server_is() -> None:
+    assert OpenAISettings(base_url="http://127.0.0.1/v1").timeout_s == TIMEOUT_S
+
+
 def test_overloads_add_requests() -> None:
     [extra] = overloads([parse("overload:10:20:5")], np.random.default_rng(0))
     instants = list(extra)
@@ -88,7 +136,9 @@ def test_drawn_failures_have_their_means() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "down", "down:L:0", "slow:L:0:1", "slow:L:0:1:x", "fire:L:0:1:1", "slow:L:0:1:0.5", "memory:L:0:1:0",
-     "down:L:-1:1", "down:L:0:0", "overload:L:0:1:2", "delay:L:0:1:inf", "delay:L:nan:1:1"],
+     "down:L:-1:1", "down:L:0:0", "loss:L:0:1", "loss:L:0:1:1.1", "loss:L:0:1:0.1:0",
+     "loss:L:0:1:0.1:5:5", "loss:L:0:1:nan", "loss:L:0:1:0.1:inf", "delay:L:0:1:1:5",
+     "overload:L:0:1:2", "delay:L:0:1:inf", "delay:L:nan:1:1"],
 )  # fmt: skip
 def test_what_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
@@ -96,7 +146,8 @@ def test_what_is_no_fault_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "least"), [("down:L", 1), ("slow:L", 1), ("memory:L", 1), ("delay:L", 0), ("overload", 0)]
+    ("kind", "least"),
+    [("down:L", 1), ("slow:L", 1), ("memory:L", 1), ("delay:L", 0), ("loss:L", 0), ("overload", 0)],
 )
 def test_the_least_amount_is_accepted(kind: str, least: int) -> None:
     assert parse(f"{kind}:0:1:{least}").amount == least

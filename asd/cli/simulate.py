@@ -65,7 +65,9 @@ from asd.operations.traffic import Mix
 @click.option("--window", type=FINITE, default=3600.0, show_default=True, help="Seconds of a window.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of a policy.")
 @servers_options
-@click.option("--fault", multiple=True, help="KIND:STAGE:START:SECONDS:AMOUNT; down, slow, memory, delay.")
+@click.option(
+    "--fault", multiple=True, help="KIND:STAGE:START:SECONDS:AMOUNT; down, slow, memory, delay, loss."
+)
 @click.option("--mtbf", multiple=True, help="Failures of replicas: STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR.")
 @click.option("--most-inside", type=click.IntRange(min=1), help="Refuse requests beyond so many inside.")
 @click.option(

@@ -6,9 +6,12 @@ A fault begins and ends; while it lasts
     slow       calls of the stage take `amount` times as long
     memory     calls of the stage hold at most `amount` queries
     delay      every call of the stage takes `amount` seconds more (the network)
+    loss       a call of the stage is lost with probability `amount`, and made again after its time-out
     overload   `amount` requests a second come on top
 
-Faults may overlap: replicas, factors and delays add up, and of several memory limits the least holds.
+Faults may overlap: replicas, factors and delays add up, of several memory limits the least holds, and of
+several losses each takes its calls, with the longest of their time-outs. A replica waits for its lost call,
+and every call that was made is paid.
 """
 
 from __future__ import annotations
@@ -24,12 +27,15 @@ from asd.errors import ConfigError
 from asd.operations.arrivals import surge
 from asd.operations.simulator import Simulator
 
-__all__ = ["Fault", "Kind", "drawn", "overloads", "parse", "plan"]
+__all__ = ["TIMEOUT_S", "Fault", "Kind", "drawn", "overloads", "parse", "plan"]
 
-Kind = Literal["down", "slow", "memory", "delay", "overload"]
+Kind = Literal["down", "slow", "memory", "delay", "loss", "overload"]
 
-_LEAST = {"down": 1.0, "slow": 1.0, "memory": 1.0, "delay": 0.0, "overload": 0.0}
+_LEAST = {"down": 1.0, "slow": 1.0, "memory": 1.0, "delay": 0.0, "loss": 0.0, "overload": 0.0}
 """Least amount of a fault by its kind."""
+
+TIMEOUT_S = 120.0
+"""After which a lost call is made again where nothing is said: the `timeout_s` of a stage behind a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Fault:
         start_s: When it begins.
         seconds: How long it lasts.
         amount: How bad it is, as the kind has it; infinite: every replica.
+        timeout_s: Of a loss: from a call to its repetition.
     """
 
     kind: Kind
@@ -49,6 +56,7 @@ class Fault:
     start_s: float
     seconds: float
     amount: float
+    timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -57,10 +65,16 @@ class Fault:
             raise ConfigError(f"a fault begins at 0 s or later and lasts more than 0 s: {self}")
         if not self.amount >= _LEAST[self.kind] or (self.kind != "down" and math.isinf(self.amount)):
             raise ConfigError(f"the amount of {self.kind} is a number from {_LEAST[self.kind]:g} on: {self}")
+        if self.kind == "loss" and not self.amount <= 1.0:
+            raise ConfigError(f"the amount of loss is a probability, at most 1: {self}")
+        if not 0.0 < self.timeout_s < math.inf:
+            raise ConfigError(f"a lost call is made again after more than 0 s: {self}")
 
 
 def parse(text: str) -> Fault:
     """`down:L:3600:600`, `slow:L:3600:600:3` (kind, stage, start, seconds, amount); `overload:3600:600:20`.
+
+    A loss may also say the time-out: `loss:L:3600:600:0.05:10`.
 
     Raises:
         ConfigError: It is neither.
@@ -68,14 +82,16 @@ def parse(text: str) -> Fault:
     kind, *rest = text.split(":")
     stage = rest.pop(0) if kind != "overload" and rest else ""
     numbers = rest + ["inf"] * (kind == "down" and len(rest) == 2)
+    if kind != "loss" or len(numbers) == 3:
+        numbers = [*numbers, str(TIMEOUT_S)]
     try:
-        start, seconds, amount = map(float, numbers)
+        start, seconds, amount, timeout = map(float, numbers)
     except ValueError as error:
         raise ConfigError(
             f"{text!r} is no fault; write KIND:STAGE:START:SECONDS:AMOUNT as in slow:L:3600:600:3, or "
-            "overload:START:SECONDS:RATE"
+            "overload:START:SECONDS:RATE, loss:STAGE:START:SECONDS:P:TIMEOUT"
         ) from error
-    return Fault(kind, stage, start, seconds, amount)  # type: ignore[arg-type]
+    return Fault(kind, stage, start, seconds, amount, timeout)  # type: ignore[arg-type]
 
 
 def drawn(
@@ -123,6 +139,7 @@ class _Ward:
         self._station = sim.stations[stage]
         self._replicas, self._batch = self._station.replicas, self._station.batch
         self._slowdown, self._delay_s = self._station.slowdown, self._station.delay_s
+        self._station.network = np.random.default_rng([sim.seed, 2, list(sim.stations).index(stage)])
         self._now: list[Fault] = []
 
     def begin(self, fault: Fault) -> None:
@@ -137,6 +154,8 @@ class _Ward:
         station = self._station
         station.slowdown = self._slowdown * math.prod(self._amounts("slow"))
         station.delay_s = self._delay_s + sum(self._amounts("delay"))
+        station.p_lost = 1.0 - math.prod(1.0 - p for p in self._amounts("loss"))
+        station.timeout_s = max((f.timeout_s for f in self._now if f.kind == "loss"), default=TIMEOUT_S)
         station.batch = int(min([self._batch, *self._amounts("memory")]))
         up = int(max(0.0, self._replicas - sum(self._amounts("down"))))
         if up != station.replicas:

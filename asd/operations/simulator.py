@@ -49,6 +49,7 @@ class Simulator:
         station: Of every stage; one that counts more than is needed for the run, if anybody wants to know.
 
     Attributes:
+        seed: As given.
         decider: Decides now, as the controller's policy of the moment does.
         spent: Cost units of all calls that have ended.
         on_end: Told of every request that is answered or fails, and when, if anybody wants to know.
@@ -80,7 +81,7 @@ class Simulator:
         self.system, self.thinking = Occupancy(), Occupancy()
         self._population, self._controller = population, controller
         self._largest = population.stages[-1]
-        self._rng = np.random.default_rng(seed)
+        self.seed, self._rng = seed, np.random.default_rng(seed)
         self._users = traffic if isinstance(traffic, Users) else None
         self._arrivals = iter(traffic.arrivals) if isinstance(traffic, Open) else iter(())
         drawn = traffic.queries if isinstance(traffic, Open) else None
@@ -254,8 +255,10 @@ class Simulator:
         step = request.doing
         assert step.after is not None
         request.situation = step.after
-        request.cost += step.cost
-        self.spent += step.cost
+        cost = step.cost * request.n_calls
+        request.n_calls = 1
+        request.cost += cost
+        self.spent += cost
         self._go_on(request)
 
     def _lost(self, request: Request) -> None:

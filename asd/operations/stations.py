@@ -9,12 +9,15 @@ next.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any
+
+import numpy as np
 
 from asd.dispatch import LINGER
 from asd.errors import ConfigError
@@ -117,6 +120,7 @@ class Request:
         joined: When it joined the queue of its stage.
         cost: Priced so far, cost units.
         lost: Stages that failed it.
+        n_calls: Made for what is being done, with those that the network lost.
     """
 
     arrived: float
@@ -125,6 +129,7 @@ class Request:
     joined: float = 0.0
     cost: float = 0.0
     lost: frozenset[str] = frozenset()
+    n_calls: int = 1
 
     @property
     def doing(self) -> Step:
@@ -138,6 +143,7 @@ class _BatchInService:
     started: float
     batch: list[Request]
     dropped: bool = False
+    n_lost: int = 0
 
 
 @dataclass(slots=True)
@@ -171,6 +177,9 @@ class Station:
         place: Shared with other stages; None: it has its own.
         slowdown: What the length of calls is multiplied with.
         delay_s: Added to every call.
+        p_lost: Probability that the network loses a call.
+        timeout_s: After which a lost call is made again.
+        network: Draws which calls are lost.
         visits: Requests that wait or are worked on.
         calls: Calls under way; their number is that of busy replicas.
         n_waiting: Requests in the queue.
@@ -186,6 +195,9 @@ class Station:
     place: SharedDevice | None = None
     slowdown: float = 1.0
     delay_s: float = 0.0
+    p_lost: float = 0.0
+    timeout_s: float = math.inf
+    network: np.random.Generator | None = None
     visits: Occupancy = field(default_factory=Occupancy)
     calls: Occupancy = field(default_factory=Occupancy)
     n_waiting: int = 0
@@ -262,6 +274,18 @@ class Station:
         self.n_waiting -= size
         self._running[call] = None
         self.calls.enter(now)
+        self._send(call)
+
+    def _send(self, call: _BatchInService) -> None:
+        """Plan the end of a call, or, where the network loses it, that it is made again."""
+        if call.dropped:
+            self._end(call)
+            return
+        now = self.agenda.now
+        if self.p_lost and self.network is not None and self.network.random() < self.p_lost:
+            call.n_lost += 1
+            self.agenda.at(now + self.timeout_s, self._send, call)
+            return
         priced = call_seconds([demand for request in call.batch if (demand := request.doing.demand)])
         self.agenda.at(now + self.slowdown * priced + self.delay_s, self._end, call)
 
@@ -288,6 +312,7 @@ class Station:
         ended.calls_s += now - call.started
         ended.n_visits += len(call.batch)
         for request in call.batch:
+            request.n_calls += call.n_lost
             leave(now, request.joined)
             ended.visits_s += now - request.joined
         for request in call.batch:
