@@ -81,7 +81,9 @@ def _simulate(queries: Sequence[int], models: Sequence[int], replicas: Sequence[
     taken: list[Taken] = []
     for n, n_models, n_replicas in one_at_a_time(queries, models, replicas):
         with tempfile.TemporaryDirectory() as folder:
-            arguments = write_cascade(Path(folder), n, n_models, n_replicas, np.random.default_rng(seed))
+            rng = np.random.default_rng(seed)
+            fitting, arguments = write_cascade(Path(folder), n, n_models, n_replicas, rng)
+            _run(fitting)
             if not taken:
                 _run(arguments)
             seconds, cpu_seconds, peak_mb, said = _run(arguments)

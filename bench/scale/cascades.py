@@ -15,8 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asd.ladder import Ladder
-from asd.policy.fit import fit
 from asd.traces import StageHeader, TraceHeader, encode_header, encode_trace
 from asd.types import Draft, Outcome, Query, Trace, Usage
 
@@ -47,19 +45,24 @@ def effort_of(said: str) -> PolicyEffort:
 
 def write_cascade(
     folder: Path, n_requests: int, n_stages: int, replicas: int, rng: np.random.Generator
-) -> list[str]:
-    """Write ladder, policy and traces; the arguments of `asd` that let so many requests come to them."""
+) -> tuple[list[str], list[str]]:
+    """Write ladder and traces; the arguments of `asd` that fit a policy, and that let so many requests come.
+
+    The policy is fitted by a process of its own: a process begins with the peak memory of the one that starts
+    it, which has to stay small.
+    """
     ladder, policy, traces = (folder / name for name in ("made-up.toml", "policy.json", "rows.jsonl"))
     stages = [f"m{k}" for k in range(n_stages)]
     ladder.write_text(_ladder(stages), "utf8")
-    rows = list(_traces(stages, rng))
-    fit(rows, Ladder.load(ladder), fitted_at="2026-01-01").save(policy)
-    headers = {s: StageHeader(model=s, revision="1", dtype="auto", chat_template=False) for s in stages}
+    headers = {
+        s: StageHeader(model=f"made-up/{s}", revision="1", dtype="auto", chat_template=False) for s in stages
+    }
     header = TraceHeader(ladder="made-up", stages=headers, datasets=("made-up",), split="fit")
-    traces.write_bytes(encode_header(header) + b"".join(map(encode_trace, rows)))
+    traces.write_bytes(encode_header(header) + b"".join(map(encode_trace, _traces(stages, rng))))
     mean_s = 1e-3 * _TOKEN_MS * _SHARE * (_TOKENS[0] + _TOKENS[1] - 1) / 2
     rate = _LOAD * replicas / mean_s
-    return [
+    fitting = ["fit", str(traces), "--ladder", str(ladder), "--out", str(policy)]
+    return fitting, [
         "simulate", str(traces), "--ladder", str(ladder), "--policy", str(policy), "--policies", "queue:5:1",
         "--batch", str(_BATCH), "--replicas", ",".join(f"{stage}={replicas}" for stage in stages),
         "--arrivals", f"poisson:{rate:g}", "--hours", f"{n_requests / rate / 3600.0:g}",
