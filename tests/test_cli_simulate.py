@@ -114,6 +114,19 @@ def test_a_mix_is_kept_with_the_runs(place: Place, tmp_path: Path) -> None:
     assert "holds runs of another scenario" in other.output
 
 
+def test_hours_of_devices_are_printed_where_a_stage_is_scaled(place: Place) -> None:
+    """Two stages for .1 h, and what L has more; no column where none is scaled, none with a plan."""
+    asked = ("--arrivals", "poisson:60", "--policies", "always:L", "--batch", "1")
+    found = simulate(place, *asked, "--scale", "L:1:3:30")
+    assert found.exit_code == 0, found.output
+    assert found.output.splitlines()[0].endswith("device-hours")
+    [row] = [line.split() for line in found.output.splitlines() if line.startswith("always(L)")]
+    assert 0.2 < float(row[-1]) <= 0.4
+    assert "device-hours" not in simulate(place, *asked).output
+    refused = simulate(place, *asked, "--scale", "L:1:3:30", "--plan", "1")
+    assert "leave --scale out" in refused.output
+
+
 def test_a_closed_loop_obeys_its_law(place: Place) -> None:
     found = simulate(place, "--users", "8:0.5", "--policies", "always:S")
     [product] = re.findall(r"X \(R \+ Z\) = ([\d.]+) of 8 users", found.output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from asd.errors import ConfigError
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Remembered
-from asd.operations.runs import Effort, Runs, Scenario, SimulatedRun, mean_of, runs_of
+from asd.operations.runs import Effort, Runs, SimulatedRun, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing, keeps
 from asd.operations.traffic import Mix
 
@@ -69,6 +69,9 @@ from asd.operations.traffic import Mix
     "--fault", multiple=True, help="KIND:STAGE:START:SECONDS:AMOUNT; down, slow, memory, delay, loss."
 )
 @click.option("--mtbf", multiple=True, help="Failures of replicas: STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR.")
+@click.option(
+    "--scale", multiple=True, help="Replicas by use: STAGE:MIN:MAX[:LOAD_SECONDS]. [load: as priced]"
+)
 @click.option("--most-inside", type=click.IntRange(min=1), help="Refuse requests beyond so many inside.")
 @click.option(
     "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every run; continue from it."
@@ -91,6 +94,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     batch: int,
     fault: tuple[str, ...],
     mtbf: tuple[str, ...],
+    scale: tuple[str, ...],
     most_inside: int | None,
     out: Path | None,
 ) -> None:
@@ -111,6 +115,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
         mtbf=dict(map(_failures, mtbf)),
         most_inside=most_inside,
         mix=mix,
+        scale=scale,
     )
     contenders, texts = _contenders(opened, batch), policies.split(",")
     for text in texts:
@@ -118,9 +123,9 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     if plan is not None:
         _plan(opened, contenders, texts, plan, at_quality or 0.0, most_devices)
     elif at_quality is not None:
-        _run_best(opened.scenario, contenders, texts, at_quality, seeds, out)
+        _run_best(opened, contenders, texts, at_quality, seeds, out)
     else:
-        _run(opened.scenario, contenders, texts, seeds, out)
+        _run(opened, contenders, texts, seeds, out)
 
 
 def _contenders(opened: Opened, batch: int) -> Contenders:
@@ -130,7 +135,7 @@ def _contenders(opened: Opened, batch: int) -> Contenders:
 
 
 def _run_best(
-    scenario: Scenario,
+    opened: Opened,
     contenders: Contenders,
     texts: Sequence[str],
     share: float,
@@ -138,17 +143,16 @@ def _run_best(
     out: Path | None,
 ) -> None:
     """Choose every policy's setting of least P95 on one half of the queries, and run these on the other."""
-    tried, judged = scenario.halves()
+    tried, judged = opened.scenario.halves()
     contenders = replace(contenders, population=tried.population)
     texts = cheapest_in_time(tried, contenders, texts, share, seed=0)
     click.echo("settings were chosen on one half of the queries; this is the other half")
-    _run(judged, contenders, texts, seeds, out)
+    _run(opened._replace(scenario=judged), contenders, texts, seeds, out)
 
 
-def _run(
-    scenario: Scenario, contenders: Contenders, texts: Sequence[str], seeds: int, out: Path | None
-) -> None:
+def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: int, out: Path | None) -> None:
     """Run every policy with every seed, and print the table."""
+    scenario = opened.scenario
     names = [contenders.of(text).name for text in texts]
     hours = seeds * len(texts) * scenario.asked.seconds / 3600.0
     began = time.process_time()
@@ -160,7 +164,7 @@ def _run(
             out,
             lambda closed: bar.update(closed.seconds / 3600.0),
         )
-    _show(made, names, time.process_time() - began)
+    _show(made, names, time.process_time() - began, opened.devices)
     if scenario.asked.mix:
         n_easy, n_medium, n_hard = map(len, Mix.parse(scenario.asked.mix).classes(scenario.population))
         click.echo(
@@ -173,6 +177,8 @@ def _plan(
     opened: Opened, contenders: Contenders, texts: Sequence[str], p95_s: float, keep: float, most: int
 ) -> None:
     """Print how many devices each policy takes: the best of its settings, seen again on the other queries."""
+    if opened.scenario.asked.scale:
+        raise ConfigError("--plan looks for replicas that stay; leave --scale out")
     tried, judged = opened.scenario.halves()
     chooser = replace(contenders, population=tried.population)
     sizing = Sizing(
@@ -238,8 +244,8 @@ def _failures(text: str) -> tuple[str, tuple[float, float]]:
         raise ConfigError(f"--mtbf {text!r}: write STAGE=SECONDS_BETWEEN:SECONDS_TO_REPAIR") from error
 
 
-def _show(made: Runs, names: Sequence[str], seconds: float) -> None:
-    rows = [_row(name, made.of(name)) for name in names]
+def _show(made: Runs, names: Sequence[str], seconds: float, devices: Mapping[str, int]) -> None:
+    rows = [_row(name, made.of(name)) | _held(made.of(name), devices) for name in names]
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
     n = sum(run.total.n_arrived for run in made.runs)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -278,6 +284,16 @@ def _row(name: str, runs: Sequence[SimulatedRun]) -> dict[str, str]:
             for stage in totals[0].stages
         ),
     }
+
+
+def _held(runs: Sequence[SimulatedRun], devices: Mapping[str, int]) -> dict[str, str]:
+    """Hours of all devices, those that load a replica among them, where stages are scaled."""
+    seconds = [
+        sum(devices[stage] * held_s for stage, held_s in run.replica_s.items())
+        for run in runs
+        if run.replica_s is not None
+    ]
+    return {"device-hours": str(mean_of([held_s / 3600.0 for held_s in seconds]))} if seconds else {}
 
 
 def _reference(totals: Sequence[Summary]) -> str:

@@ -141,6 +141,7 @@ class _Ward:
         self._slowdown, self._delay_s = self._station.slowdown, self._station.delay_s
         self._station.network = np.random.default_rng([sim.seed, 2, list(sim.stations).index(stage)])
         self._now: list[Fault] = []
+        self._gone = 0.0
 
     def begin(self, fault: Fault) -> None:
         self._now.append(fault)
@@ -157,9 +158,10 @@ class _Ward:
         station.p_lost = 1.0 - math.prod(1.0 - p for p in self._amounts("loss"))
         station.timeout_s = max((f.timeout_s for f in self._now if f.kind == "loss"), default=TIMEOUT_S)
         station.batch = int(min([self._batch, *self._amounts("memory")]))
-        up = int(max(0.0, self._replicas - sum(self._amounts("down"))))
-        if up != station.replicas:
-            self._sim.resize(self._stage, up)
+        gone = sum(self._amounts("down"))
+        if gone != self._gone:
+            self._gone = gone
+            self._sim.resize(self._stage, int(max(0.0, self._replicas - gone)))
 
     def _amounts(self, kind: Kind) -> list[float]:
         return [fault.amount for fault in self._now if fault.kind == kind]

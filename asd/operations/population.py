@@ -168,7 +168,7 @@ class Population:
         self.largest_batch = largest_batch
         self.prices = ladder.prices_at(1)
         self.only = ladder.only
-        self._clocked = clocked
+        self._clocked, self._unit_s = clocked, _SECONDS[ladder.price_unit]
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
@@ -196,6 +196,11 @@ class Population:
         """Mean seconds that a query adds to a call of so many, from the prompt alone, as it was recorded."""
         counts = [query.trace.outcomes[stage].draft.usage.counts for query in self.queries]
         return float(self.rates[stage][size - 1] @ np.mean(counts, axis=0))
+
+    def load_s(self, stage: str) -> float | None:
+        """Seconds to load a stage, as priced; None: its prices do not say."""
+        price = self.prices[stage].per_load
+        return None if price is None else self._unit_s * price
 
     def dearest_cost(self) -> float:
         """Most cost units of a request: every stage writes, reads what it can, and writes again."""

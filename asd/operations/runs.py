@@ -29,7 +29,7 @@ from asd.operations.control.budget import Paced
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import StageServer, Station
+from asd.operations.stations import ByUtilisation, StageServer, Station
 from asd.operations.traffic import Cap, Controller, Mix, Open, RunSettings, Users
 from asd.schema import msgspec
 
@@ -52,6 +52,7 @@ class RunsHeader(Record, frozen=True, kw_only=True):
         mtbf: By stage, mean seconds between failures of a replica and to its repair.
         most_inside: Beyond which requests are refused; None: never.
         mix: Of easy, medium and hard queries, as `Mix.parse` reads it; "": all are drawn alike.
+        scale: Stages whose replicas follow their use, each as `STAGE:MIN:MAX[:LOAD_SECONDS]`.
     """
 
     ladder: str
@@ -66,6 +67,7 @@ class RunsHeader(Record, frozen=True, kw_only=True):
     mtbf: dict[str, tuple[float, float]] = {}
     most_inside: int | None = None
     mix: str = ""
+    scale: tuple[str, ...] = ()
 
 
 class Effort(Record, frozen=True, kw_only=True):
@@ -85,13 +87,18 @@ class Effort(Record, frozen=True, kw_only=True):
 
 
 class SimulatedRun(Record, frozen=True, kw_only=True):
-    """One controller with one seed; `effort` where it decides from tables."""
+    """One controller with one seed.
+
+    `effort` is there where it decides from tables, `replica_s` (seconds of all replicas by stage, those that
+    load among them) where stages are scaled.
+    """
 
     controller: str
     seed: int
     total: Summary
     windows: tuple[Summary, ...]
     effort: Effort | None = None
+    replica_s: dict[str, float] | None = None
 
 
 class Runs(Record, frozen=True, kw_only=True):
@@ -150,6 +157,8 @@ class Scenario:
         settings = RunSettings(asked.window_s, asked.most_inside, cap)
         sim = Simulator(self.population, servers, controller, traffic, seed, settings, station)
         plan(sim, faults)
+        for stage, scaler in _scalers(asked, self.population, faults).items():
+            sim.scale(stage, scaler)
         return sim
 
 
@@ -228,6 +237,7 @@ def run(
         total=sim.books.total(),
         windows=tuple(windows),
         effort=_effort(sim, controller),
+        replica_s=sim.replica_s if scenario.asked.scale else None,
     )
 
 
@@ -290,6 +300,35 @@ def mean_of(values: Sequence[float]) -> Mean:
 
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Mean(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * error)
+
+
+def _scalers(asked: RunsHeader, population: Population, faults: Sequence[Fault]) -> dict[str, ByUtilisation]:
+    found = {}
+    for text in asked.scale:
+        stage, _, numbers = text.partition(":")
+        if stage not in asked.servers or stage in found:
+            raise ConfigError(f"scale {text!r}: name each stage of {sorted(asked.servers)} once at most")
+        if any(fault.kind == "down" and fault.stage == stage for fault in faults):
+            raise ConfigError(f"replicas of {stage!r} cannot both fail and follow their use; choose one")
+        scaler = found[stage] = _scaler(text, numbers.split(":"), population.load_s(stage))
+        if not scaler.least <= asked.servers[stage][0] <= scaler.most:
+            raise ConfigError(
+                f"scale {text!r}: {stage} begins with {asked.servers[stage][0]} replicas; give --replicas "
+                f"{stage}=N with N from {scaler.least} to {scaler.most}"
+            )
+    return found
+
+
+def _scaler(text: str, numbers: Sequence[str], load_s: float | None) -> ByUtilisation:
+    try:
+        least, most, *loads = numbers
+        [stated] = map(float, loads) if loads else [load_s]
+        bounds = int(least), int(most)
+    except ValueError as error:
+        raise ConfigError(f"scale {text!r}: write STAGE:MIN:MAX[:LOAD_SECONDS], as in L:1:4:30") from error
+    if stated is None:
+        raise ConfigError(f"scale {text!r}: no price says how long a load takes; write {text}:SECONDS")
+    return ByUtilisation(*bounds, stated)
 
 
 def _faults(asked: RunsHeader, rng: np.random.Generator) -> list[Fault]:

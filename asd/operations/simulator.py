@@ -22,7 +22,15 @@ from asd.operations.books import Books, StageStay, Summary
 from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Decider, Lookup, Population, Step, decider_of
 from asd.operations.state import StageState, SystemState
-from asd.operations.stations import Agenda, EndedCalls, Request, SharedDevice, StageServer, Station
+from asd.operations.stations import (
+    Agenda,
+    EndedCalls,
+    Request,
+    Scaler,
+    SharedDevice,
+    StageServer,
+    Station,
+)
 from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Mix, Open, RunSettings, Users
 from asd.policies import Policy
 
@@ -52,6 +60,7 @@ class Simulator:
         seed: As given.
         decider: Decides now, as the controller's policy of the moment does.
         spent: Cost units of all calls that have ended.
+        replica_s: By stage, seconds of all replicas up to the last window, those that load among them.
         on_end: Told of every request that is answered or fails, and when, if anybody wants to know.
 
     Raises:
@@ -96,6 +105,9 @@ class Simulator:
         self._down: frozenset[str] = frozenset()
         self._up_s = dict.fromkeys(population.stages, 0.0)
         self._resized = dict.fromkeys(population.stages, 0.0)
+        self._busy_s = dict.fromkeys(population.stages, 0.0)
+        self._loading = dict.fromkeys(population.stages, 0)
+        self.replica_s = dict.fromkeys(population.stages, 0.0)
         self.books = Books(population.stages)
         self.spent = self._spent_before = self._day = 0.0
         self._recent = _Recent(0.0)
@@ -123,6 +135,19 @@ class Simulator:
         self._count_up(stage)
         self._down = self._down - {stage} if replicas else self._down | {stage}
         self.stations[stage].resize(replicas)
+
+    def load(self, stage: str, replicas: int) -> None:
+        """So many replicas load from now on; they do not serve, and are counted in `replica_s`."""
+        self._count_up(stage)
+        self._loading[stage] = replicas
+
+    def scale(self, stage: str, scaler: Scaler) -> None:
+        """Let `scaler` add replicas to a stage and take them away, in a run that has not begun."""
+        _ScaledStage(self, stage, scaler)
+
+    def busy_s(self, stage: str) -> float:
+        """Seconds that the calls of a stage took so far, all together."""
+        return self._busy_s[stage] + self.stations[stage].calls.integral(self.agenda.now)
 
     def state(self) -> SystemState:
         """What a controller may know now; the next one begins here."""
@@ -290,8 +315,10 @@ class Simulator:
             self._think()
 
     def _count_up(self, stage: str) -> None:
-        now = self.agenda.now
-        self._up_s[stage] += self.stations[stage].replicas * (now - self._resized[stage])
+        now, n = self.agenda.now, self.stations[stage].replicas
+        seconds = now - self._resized[stage]
+        self._up_s[stage] += n * seconds
+        self.replica_s[stage] += (n + self._loading[stage]) * seconds
         self._resized[stage] = now
 
     def _close_window(self) -> Summary:
@@ -309,6 +336,7 @@ class Simulator:
         calls = station.calls.close(now, station.calls_started())
         visits.check(f"{where}, stage {name}")
         calls.check(f"{where}, calls of stage {name}")
+        self._busy_s[name] += calls.integral_s
         self._count_up(name)
         up_s, self._up_s[name] = self._up_s[name], 0.0
         return StageStay.of(visits, calls, up_s)
@@ -330,6 +358,38 @@ class Simulator:
             thinking.check(f"{where}, users who think")
             all_s = thinking.integral_s + system.integral_s
             _check_equal(all_s, self._users.n * system.seconds, f"{where}: X (R + Z) = N")
+
+
+class _ScaledStage:
+    """A stage whose replicas come and go; while one loads, nothing is decided, and only idle ones go."""
+
+    def __init__(self, sim: Simulator, stage: str, scaler: Scaler) -> None:
+        self._sim, self._stage, self._scaler = sim, stage, scaler
+        self._station = sim.stations[stage]
+        self._look_later()
+
+    def _look_later(self) -> None:
+        """From here to the next look the replicas stay as they are."""
+        now = self._sim.agenda.now
+        self._busy_before = self._sim.busy_s(self._stage)
+        self._sim.agenda.at(now + self._scaler.interval_s, self._look)
+
+    def _look(self, _: None) -> None:
+        n, agenda = self._station.replicas, self._sim.agenda
+        busy_s = self._sim.busy_s(self._stage) - self._busy_before
+        wanted = self._scaler.replicas(n, busy_s / (n * self._scaler.interval_s))
+        if wanted > n:
+            self._sim.load(self._stage, wanted - n)
+            agenda.at(agenda.now + self._scaler.load_s, self._loaded, wanted)
+            return
+        if wanted < n:
+            self._sim.resize(self._stage, max(wanted, self._station.n_calls))
+        self._look_later()
+
+    def _loaded(self, replicas: int) -> None:
+        self._sim.load(self._stage, 0)
+        self._sim.resize(self._stage, replicas)
+        self._look_later()
 
 
 @dataclass(slots=True)
