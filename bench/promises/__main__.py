@@ -5,8 +5,9 @@
 Everything runs over HTTP on loopback; stages write a token every 2 ms and compute nothing.
 
 Faults: clients that think for half a second in the mean name deadlines between 0.1 and 0.6 s; every fourth
-call of a stage meets one of eight faults. A request is late when its last byte came more than 50 ms after its
-deadline, and lost when its reply broke off.
+call of a stage meets one of eight faults. The server is a process of its own, so that clients read their
+clock while it works. A request is late when its last byte came more than 50 ms after its deadline, and lost
+when its reply broke off.
 
 Leavers: each goes within 50 ms; its stage would write for half a minute. An abort takes from a client's
 leaving to the end of its stage's work.

@@ -1,17 +1,21 @@
 """The server with writing stages: in a thread of this process, or as a process that may be killed.
 
 python -m bench.promises.server LEDGER        # prints its port
+python -m bench.promises.server --faults 3    # stages that fail, by that seed; prints what was met at its end
 """
 
 from __future__ import annotations
 
+import json
 import logging
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
+
+import click
 
 from asd.policies import FixedStage
 from asd.resilience import Health
@@ -23,7 +27,7 @@ from asd.serving.endpoint.server import Server, listening
 from asd.serving.endpoint.service import Capacity, Service, tariff_of
 from asd.serving.endpoint.settings import RequestSettings
 from asd.serving.loopback import Loopback
-from bench.promises.stages import LADDER, Climb, WritingStage
+from bench.promises.stages import FAULTS, LADDER, Climb, WritingStage
 
 __all__ = ["Climbing", "serving"]
 
@@ -67,18 +71,33 @@ def serving(
             thread.join()
 
 
-def main(ledger: Path) -> None:
+@click.command()
+@click.argument("ledger", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--faults", "seed", type=int, help="Every fourth call of a stage meets one; there is no ledger."
+)
+def main(ledger: Path | None, seed: int | None) -> None:
     """Serve until SIGTERM."""
     logging.disable(logging.CRITICAL)
+    if seed is not None:
+        stages = {
+            name: WritingStage(name, list(FAULTS), 0.25, seed=seed + i) for i, name in enumerate(STAGES)
+        }
+        _serve(stages, Loopback())
+        print(json.dumps(sum((Counter(stage.met) for stage in stages.values()), Counter())))
+        return
+    assert ledger is not None
     engines = {name: WritingStage(name) for name in STAGES}
-    with (
-        listening("127.0.0.1", 0) as at,
-        Cashier(ledger, tariff_of(LADDER, engines), keyless=True) as cashier,
-    ):
-        server = Server(Application(lambda: _service(engines, cashier), loopback_only=True))
+    with Cashier(ledger, tariff_of(LADDER, engines), keyless=True) as cashier:
+        _serve(engines, cashier)
+
+
+def _serve(engines: Mapping[str, WritingStage], admission: Admission) -> None:
+    with listening("127.0.0.1", 0) as at:
+        server = Server(Application(lambda: _service(engines, admission), loopback_only=True))
         print(at.getsockname()[1], flush=True)
         server.run([at])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -26,7 +26,7 @@ from asd.serving.endpoint.service import tariff_of
 from asd.serving.ledger import Ledger
 from bench.promises.clients import RequestEnd, ask, leave
 from bench.promises.server import serving
-from bench.promises.stages import FAULTS, LADDER, WritingStage
+from bench.promises.stages import LADDER, WritingStage
 
 __all__ = ["Faulty", "Left", "Stopped", "faults", "kill", "leavers", "stop"]
 
@@ -58,7 +58,6 @@ class Faulty:
 
 def faults(n: int, n_clients: int, seed: int) -> Faulty:
     """A crowd in a closed loop, with deadlines between 0.1 and 0.6 s; every fourth call of a stage fails."""
-    stages = {name: WritingStage(name, list(FAULTS), 0.25, seed=seed + i) for i, name in enumerate("SL")}
     found, left = Faulty(), count()
 
     async def client(port: int, rng: np.random.Generator) -> None:
@@ -72,10 +71,11 @@ def faults(n: int, n_clients: int, seed: int) -> Faulty:
     async def crowd(port: int) -> None:
         await asyncio.gather(*(client(port, rng) for rng in np.random.default_rng(seed).spawn(n_clients)))
 
-    with serving(stages) as (_, port):
+    with _process("--faults", str(seed)) as (process, port):
         asyncio.run(crowd(port))
-    for stage in stages.values():
-        found.met.update(stage.met)
+        process.terminate()
+        met, _ = process.communicate(timeout=30)
+    found.met.update(json.loads(met))
     return found
 
 
@@ -156,9 +156,9 @@ def _mib() -> float:
 
 
 @contextmanager
-def _process(ledger: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def _process(*options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """The server as a process of its own, and its port."""
-    command = [sys.executable, "-m", "bench.promises.server", str(ledger)]
+    command = [sys.executable, "-m", "bench.promises.server", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -217,7 +217,7 @@ async def _crowd(
 def stop(ledger: Path, n_clients: int, seed: int) -> Stopped:
     """SIGTERM in the middle of a crowd: what was sent before is answered, the exit code is 0."""
     found, rng = Stopped(), np.random.default_rng(seed)
-    with _process(ledger) as (process, port):
+    with _process(str(ledger)) as (process, port):
         asked = asyncio.run(
             _crowd(port, n_clients, float(rng.uniform(0.5, 2.0)), signal.SIGTERM, process.pid)
         )
@@ -238,7 +238,7 @@ def stop(ledger: Path, n_clients: int, seed: int) -> Stopped:
 def kill(ledger: Path, n_clients: int, seed: int) -> Stopped:
     """SIGKILL in the middle of a crowd: whatever was answered is in the books, and nothing is held."""
     found, rng = Stopped(), np.random.default_rng(seed)
-    with _process(ledger) as (process, port):
+    with _process(str(ledger)) as (process, port):
         asked = asyncio.run(
             _crowd(port, n_clients, float(rng.uniform(0.5, 2.0)), signal.SIGKILL, process.pid)
         )
