@@ -139,7 +139,7 @@ def test_a_budget_is_part_of_the_name(contenders: Contenders) -> None:  # noqa: 
     served = replace(contenders.steering, day=DayBudget(7.0)).makers["paced"]
     assert served("50", "2").name == "paced(lam=50,mu=2,budget=7)"
     for refused in (lambda: served("50", "2", "288"), lambda: contenders.of("paced:50:2")):
-        with pytest.raises(ConfigError, match="that of --cap-day in a --ledger"):
+        with pytest.raises(ConfigError, match="with --cap-day and --ledger"):
             refused()
 
 

@@ -211,7 +211,7 @@ def test_the_table(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--devices", "1", "--total", "4"], "give 2 whole numbers"),
         (["--devices", "1,2", "--total", "2"], "do not hold a replica of every stage"),
         (["--devices", "1,2", "--total", "4", "--loads", "1.2"], "between 0 and 1"),
-        (["--devices", "1,2", "--total", "4", "--keep", "nan"], "--keep nan: a share"),
+        (["--devices", "1,2", "--total", "4", "--keep", "nan"], "--keep must be a finite number"),
         (["--devices", "1,2", "--total", "4", "--keep", "98"], "--keep 98: a share"),
         (["--devices", "1,2", "--total", "4", "--arrivals", ","], "give poisson or files"),
         (["--devices", "1,2", "--total", "4", "--arrivals", "no.csv"], "cannot read arrivals"),

@@ -453,8 +453,8 @@ def test_what_was_measured_is_not_measured_again(
     ("option", "value", "message"),
     [
         ("--loads", "1.5", "between 0 and 1"),
-        ("--minutes", "inf", "--minutes inf"),
-        ("--minutes", "nan", "--minutes nan"),
+        ("--minutes", "inf", "--minutes must be a finite number"),
+        ("--minutes", "nan", "--minutes must be a finite number"),
     ],
 )
 def test_a_load_that_is_none_is_refused(option: str, value: str, message: str) -> None:

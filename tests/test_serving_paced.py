@@ -225,10 +225,10 @@ def test_demand_is_learned_from_whole_days(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("--controller paced:5:1", "that of --cap-day in a --ledger"),
-        ("--controller paced:5:1 --cap-day 5", "that of --cap-day in a --ledger"),
+        ("--controller paced:5:1", "with --cap-day and --ledger"),
+        ("--controller paced:5:1 --cap-day 5", "with --cap-day and --ledger"),
         ("--controller paced:5:1 --cap-day 0 --ledger {}", "budget is positive and finite, not 0"),
-        ("--controller paced:5:1:50 --cap-day 5 --ledger {}", "that of --cap-day in a --ledger"),
+        ("--controller paced:5:1:50 --cap-day 5 --ledger {}", "with --cap-day and --ledger"),
         ("--controller paced:5", "'paced:5' is no policy"),
     ],
 )
