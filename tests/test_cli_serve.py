@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 import sys
@@ -96,6 +97,20 @@ def test_the_address_that_is_printed_takes_connections(monkeypatch: pytest.Monke
     assert found.exit_code == 0, found.output
     [(_, port)] = connected
     assert f"tiny at http://127.0.0.1:{port}/v1" in found.output
+
+
+@pytest.mark.slow
+def test_what_was_loaded_is_not_looked_through_while_requests_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full collection finds only what requests have left: the stages and their libraries are kept out."""
+    followed: list[int] = []
+    monkeypatch.setattr(Server, "run", lambda *_: followed.append(len(gc.get_objects())))
+    monkeypatch.setattr("asd.serving.endpoint.server.set_up_logs", lambda: None)
+    try:
+        found = CliRunner().invoke(main, ["serve", "--port", "0"])
+    finally:
+        gc.unfreeze()
+    assert found.exit_code == 0, found.output
+    assert followed[0] < 0.1 * len(gc.get_objects())
 
 
 def test_a_controller_is_refused_where_stages_take_turns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,6 +67,8 @@ class Endpoint:
         if self.deployed.residency is None:
             load(self.deployed.engines)
         opened = partial(self.service, admission, self.promised(watching), tracing)
+        gc.collect()
+        gc.freeze()  # looking through all that was loaded stops every request for a quarter of a second
         at.listen(socket.SOMAXCONN)  # whoever reads the address can connect from now on, and waits a moment
         click.echo(f"{self.ladder.name} at {server.url_of(at)}", err=True)
         server.Server(Application(opened, loopback_only=loopback_only)).run([at])
