@@ -6,7 +6,8 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -576,3 +577,33 @@ def test_answers_a_second_count_until_the_last(place: ServedLadder) -> None:
     ends = max(sent.due_s + sent.seconds for sent in block.sent)
     assert answered_per_s([block]) == pytest.approx(200 / ends)
     assert answered_per_s([block, block]) == pytest.approx(200 / ends)
+
+
+def test_each_model_is_asked_for_the_same_at_the_same_instants(
+    place: ServedLadder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one round; the next round, and another load, draw their own."""
+    asked_for: list[tuple[object, list[tuple[float, int]]]] = []
+
+    def answered_at_once(due: Sequence[tuple[float, int]]) -> list[Sent]:
+        common = {"lag_s": 0.0, "first_s": 0.1, "seconds": 0.1, "stage": "S", "calls": 1, "cost": 1.0}
+        return [Sent(query=number, due_s=at, **common) for at, number in due]  # type: ignore[arg-type]
+
+    def ask_all_at_once(
+        _: str, fields: Mapping[str, object], __: object, due: list[tuple[float, int]]
+    ) -> list[Sent]:
+        asked_for.append((fields["model"], due))
+        return answered_at_once(due)
+
+    monkeypatch.setattr(reality, "busy_s", lambda *_: 0.1)
+    monkeypatch.setattr(reality, "served", lambda *_: nullcontext("nowhere"))
+    monkeypatch.setattr(reality, "ask_all", ask_all_at_once)
+    monkeypatch.setattr(reality, "ask_in_turn", lambda *a: answered_at_once([(0.0, n) for n in a[3]]))
+    monkeypatch.setattr(measured, "measured_prices", lambda *_: prices())
+    models = ("asd", "asd/always-L")
+    wanted = asked(loads=(0.3, 0.6), minutes=0.8, block_s=24.0, models=models)
+    found = run_reality(place, wanted, None, lambda _: None, 3)
+    assert [model for model, _ in asked_for] == [block.model for block in found.blocks] == [*models] * 4
+    drawn = [due for _, due in asked_for]
+    assert drawn[::2] == drawn[1::2]
+    assert all(a != b for a, b in pairwise(drawn[::2]))
