@@ -607,3 +607,14 @@ def test_each_model_is_asked_for_the_same_at_the_same_instants(
     drawn = [due for _, due in asked_for]
     assert drawn[::2] == drawn[1::2]
     assert all(a != b for a, b in pairwise(drawn[::2]))
+
+
+def test_arrivals_that_cannot_be_read_are_refused_before_anything_is_measured(
+    place: ServedLadder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["asd.cli.research.reality"], "run_reality", lambda *_: pytest.fail("run"))
+    monkeypatch.setattr(sys.modules["asd.cli.research.reality"], "read_traces", lambda _: place.traces)
+    asked_for = ["reality", "traces.jsonl", "--arrivals", str(tmp_path / "absent.csv")]
+    found = CliRunner().invoke(main, asked_for)
+    assert found.exit_code != 0
+    assert "absent.csv" in found.output

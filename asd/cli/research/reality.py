@@ -16,7 +16,7 @@ from asd.cli.examples import examples
 from asd.cli.options import FINITE, FiniteRange, ladder_option, numbers, policy_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
-from asd.operations.arrivals import POISSON
+from asd.operations.arrivals import POISSON, read_clients
 from asd.policy.choice import DEFAULT_LAM
 from asd.research.load.measured import CASCADE, MOST_DRIFT, Block, Reality, RealityHeader, ServedLadder
 from asd.research.load.processes import Outage
@@ -101,7 +101,7 @@ def reality(  # noqa: PLR0913, PLR0917  (one argument an option)
         block_s=block,
         down=outage,
         models=tuple(dict.fromkeys(models.split(","))),
-        arrivals=arrivals,
+        arrivals=_readable(arrivals),
     )
     found = run_reality(place, asked, out, lambda what: click.echo(what, err=True), limit)
     _report(place, found, drawn)
@@ -165,6 +165,13 @@ def _loads(text: str, minutes: float) -> tuple[float, ...]:
     if not minutes < math.inf:
         raise ConfigError(f"--minutes {minutes:g}: a run has an end; give a number of minutes")
     return rhos
+
+
+def _readable(arrivals: str) -> str:
+    """The same; `DataError` where it is a file that holds no clients, before anything is measured."""
+    if arrivals != POISSON:
+        read_clients(arrivals)
+    return arrivals
 
 
 def _command(text: str) -> tuple[str, str]:
