@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from asd.cascade import Cascade
 from asd.cli import main
-from asd.cli.research.reality import answered_per_s
+from asd.cli.research.reality import answered_per_s, error_and_aim
 from asd.dispatch import Dispatcher
 from asd.engines import GREEDY, Sampling
 from asd.errors import ConfigError, DataError, EngineError
@@ -133,9 +133,9 @@ def test_seconds_as_served_are_means_not_medians(place: ServedLadder) -> None:
 
 
 def test_the_pace_of_a_block_is_that_of_the_probes_around_it(place: ServedLadder) -> None:
-    """Fitted is their mean; a block whose probes disagree is void."""
+    """Fitted is their mean; where they disagree the machine was not steady."""
     found = with_probes(real(place, 0.002), 1.0, 1.04, 1.3, 1.26)
-    assert [found.stands(n) for n in range(3)] == [True, False, True]
+    assert [found.is_steady(n) for n in range(3)] == [True, False, True]
     mean = (1.0 + 1.04 + 1.3 + 1.26) / 4
     assert [found.pace(n) for n in range(3)] == pytest.approx([1.02 / mean, 1.17 / mean, 1.28 / mean])
     taken = as_served(place, found)
@@ -143,6 +143,16 @@ def test_the_pace_of_a_block_is_that_of_the_probes_around_it(place: ServedLadder
     paced = taken.at(found.pace(0))
     assert (paced.slowdown, paced.delay_s) == (pytest.approx(1.02), pytest.approx(1.02 * 0.002, abs=1e-6))
     assert AsServed(1.1, 0.003, 9.0).seconds([0.1, 0.2]) == pytest.approx(0.336)
+
+
+def test_an_error_is_beside_its_aim() -> None:
+    """Relative ones by figure, either way; those of shares in points."""
+    assert error_and_aim("mean, s", 0.2, 0.218) == ("+9.0%", "10%: met")
+    assert error_and_aim("P95, s", 1.0, 0.88) == ("-12.0%", "10%: MISSED")
+    assert error_and_aim("first text, s", 1.0, 0.88) == ("-12.0%", "15%: met")
+    assert error_and_aim("cost", 50.0, 52.0) == ("+4.0%", "3%: MISSED")
+    assert error_and_aim("share of L", 0.30, 0.319) == ("+1.9 points", "2 points: met")
+    assert error_and_aim("share of S", 0.30, 0.27) == ("-3.0 points", "2 points: MISSED")
 
 
 @pytest.mark.slow

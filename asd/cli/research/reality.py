@@ -27,6 +27,10 @@ from asd.traces import answered, read_traces
 
 _BAND = (0.025, 0.975)
 _NAMES = {"mean_s": "mean, s", "p95_s": "P95, s", "cost": "cost"}
+_FIRST = "first text, s"
+_AIMS = {_NAMES["mean_s"]: 0.10, _NAMES["p95_s"]: 0.10, _FIRST: 0.15, _NAMES["cost"]: 0.03}
+"""Largest relative error of a replay that counts as right; of shares it is `_SHARE_AIM`, absolute."""
+_SHARE_AIM = 0.02
 
 
 @click.command(
@@ -182,15 +186,15 @@ def _command(text: str) -> tuple[str, str]:
 
 
 def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int], drawn: int) -> None:
-    """The table of these blocks, as far as they stand; of all of them where fewer than half do."""
-    standing = [number for number in numbers if found.stands(number)]
-    void = 2 * len(standing) < len(numbers)
+    """The table of the blocks in which the machine was steady; of all of them where fewer than half were."""
+    steady = [number for number in numbers if found.is_steady(number)]
+    few = 2 * len(steady) < len(numbers)
     click.echo(
-        f"\n{title}: {len(standing)} of {len(numbers)} blocks stand (their probes before and after differ by "
-        f"at most {MOST_DRIFT:.0%}){'; void, all of them are shown' if void else ''}"
+        f"\n{title}: the machine was steady in {len(steady)} of {len(numbers)} blocks (probes before and "
+        f"after differ by at most {MOST_DRIFT:.0%}); {'all' if few else 'these'} are shown"
     )
-    standing = list(numbers) if void else standing
-    blocks = [found.blocks[number] for number in standing]
+    shown = list(numbers) if few else steady
+    blocks = [found.blocks[number] for number in shown]
     sent = [one for block in blocks for one in block.sent]
     lags = [one.lag_s for one in sent]
     for down in [block.down for block in blocks if block.down]:
@@ -200,18 +204,31 @@ def _show(title: str, place: ServedLadder, found: Reality, numbers: Sequence[int
         f"{len(sent)} requests in {sum(block.seconds for block in blocks):.0f} s, {blocks[0].rate:.2f} a "
         f"second; {answered_per_s(blocks):.2f} answers a second until the last; the client was late by {late}"
     )
-    real, replayed, others = compare(place, found, standing, drawn)
+    real, replayed, others = compare(place, found, shown, drawn)
     bands = [_flat(other) for other in others]
     rows = []
     for name, value in _flat(real).items():
         low, high = np.quantile([band[name] for band in bands], _BAND)
         again = _flat(replayed)[name]
-        error = f"{100 * (again - value):+.1f} points" if "share" in name else f"{again / value - 1:+.1%}"
         within = "yes" if low <= value <= high else "no"
-        rows.append((name, f"{value:.4g}", f"{again:.4g}", error, f"{low:.4g} to {high:.4g}", within))
-    click.echo(
-        tabulate(rows, headers=["", "real", "replayed", "error", f"{drawn} other runs, 95 %", "within"])
-    )
+        error = error_and_aim(name, value, again)
+        rows.append((name, f"{value:.4g}", f"{again:.4g}", *error, f"{low:.4g} to {high:.4g}", within))
+    headers = ["", "real", "replayed", "error", "aim", f"{drawn} other runs, 95 %", "within"]
+    click.echo(tabulate(rows, headers))
+
+
+def error_and_aim(name: str, real: float, replayed: float) -> tuple[str, str]:
+    """How far off the replay is, and the aim with whether it is met."""
+    aim = _AIMS.get(name)
+    if aim is None:
+        error, aimed = f"{100 * (replayed - real):+.1f} points", f"{100 * _SHARE_AIM:.0f} points"
+        return error, f"{aimed}: {_verdict(replayed - real, _SHARE_AIM)}"
+    error_share = replayed / real - 1
+    return f"{error_share:+.1%}", f"{aim:.0%}: {_verdict(error_share, aim)}"
+
+
+def _verdict(error: float, aim: float) -> str:
+    return "met" if abs(error) <= aim else "MISSED"
 
 
 def answered_per_s(blocks: Sequence[Block]) -> float:
@@ -225,7 +242,7 @@ def _flat(figures: Figures) -> dict[str, float]:
     return {
         _NAMES["mean_s"]: figures.mean_s,
         _NAMES["p95_s"]: figures.p95_s,
-        "first text, s": figures.first_s,
+        _FIRST: figures.first_s,
         **{f"share of {stage}": share for stage, share in figures.shares.items()},
         _NAMES["cost"]: figures.cost,
     }

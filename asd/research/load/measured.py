@@ -30,7 +30,8 @@ from asd.types import Trace
 __all__ = ["MOST_DRIFT", "Block", "Reality", "RealityHeader", "ServedLadder"]
 
 MOST_DRIFT = 0.05
-"""Relative change between before and after by which a block, or the whole comparison, is void."""
+"""Relative change by which the machine was not steady in a block, by the probes around it, and by which the
+whole comparison is void, by the prices before and after."""
 CASCADE = "asd"
 """The model that is the cascade itself."""
 _PLACE = "device"
@@ -174,7 +175,7 @@ class Reality(Record, frozen=True, kw_only=True):
         probes_s = self.probes_s
         return float((probes_s[number] + probes_s[number + 1]) / 2 / np.mean(probes_s))
 
-    def stands(self, number: int) -> bool:
+    def is_steady(self, number: int) -> bool:
         """Whether the probes before and after a block agree."""
         before, after = self.probes_s[number : number + 2]
         return abs(after - before) <= MOST_DRIFT * before

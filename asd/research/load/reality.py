@@ -5,7 +5,7 @@ after, in a process of their own, of calls of queries as they come (`asd price -
 
 Machines that are shared with others are faster in one minute than in the next. So a load is run in short
 blocks, all loads in turns, with a probe of the same requests between any two blocks: what the probes before
-and after a block took says how fast the machine was in it, and a block whose two probes disagree is void.
+and after a block took says how fast the machine was in it; where the two disagree it was not steady.
 
 A stage whose server is killed is asked again once it listens and has rested (`asd.resilience`).
 """
