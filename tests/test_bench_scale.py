@@ -58,7 +58,7 @@ def test_one_number_grows_at_a_time() -> None:
 
 
 def test_what_deciding_takes_is_read_and_judged() -> None:
-    """As `asd simulate` prints it; four stages may take longer to solve, and more stages more memory."""
+    """As `asd simulate` prints it; five stages may take longer to solve, and more stages more memory."""
     said = "queue-aware(lam=5): 2,688,954 decisions of 1.0 microseconds, solved 2,881 times in 1.9 ms\n"
     assert effort_of(said) == (1.0, 1.9)
     with pytest.raises(ValueError, match="printed no decisions"):
@@ -66,12 +66,12 @@ def test_what_deciding_takes_is_read_and_judged() -> None:
     fine = [
         Taken(10, 3, 1.0, 1.0, 60.0, 1, 10.0, 7.0),
         Taken(20, 3, 1.0, 1.0, 66.0, 1, 1.0, 1.0),
-        Taken(10, 4, 1.0, 1.0, 99.0, 1, 1.0, 30.0),
+        Taken(10, 5, 1.0, 1.0, 99.0, 1, 1.0, 30.0),
     ]
     assert too_much(fine) == []
     slow = [
         replace(fine[0], decision_us=10.1),
-        replace(fine[0], solve_ms=7.1),
+        replace(fine[0], models=4, solve_ms=7.1),
         replace(fine[1], peak_mb=66.1),
     ]
     assert [text.partition(": ")[2] for text in too_much(slow)] == [

@@ -11,6 +11,7 @@ import pytest
 
 from asd.cascade import Cascade
 from asd.errors import ConfigError, NoStageLeftError
+from asd.evidence import Judgement
 from asd.operations.arrivals import poisson
 from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import (
@@ -118,6 +119,14 @@ def test_without_charges_the_recursion_is_the_library_s() -> None:
                 assert (combination[::-1] == expected[node]).all(), node
 
 
+def row_of(found: BacklogProblem, node: str, levels: Mapping[str, int]) -> int:
+    """Of a combination of backlogs, among those that matter at the node."""
+    row = 0
+    for i in found.place(Judgement(node, 0, None, {}, 1.0)).stages:
+        row = row * len(LEVELS) + levels[found.stages[i]]
+    return row
+
+
 def charged(graph: Graph, levels: Mapping[str, int], charges: Mapping[str, Surcharge]) -> Graph:
     """The problem with one combination's charges on its edges, built edge by edge."""
     seconds = {"S": 1e-3, "L": 5e-3}
@@ -137,8 +146,8 @@ def test_every_row_is_the_solution_of_its_own_problem(levels: dict[str, int]) ->
     found = problem(scaled=False)
     charges = {"S": surcharge(busy(0.4, call_s=0.011), 1, MU), "L": surcharge(busy(0.8, call_s=0.055), 1, MU)}
     exact = solve(charged(found.graph, levels, charges), [LAM]).action
-    row = levels["S"] * len(LEVELS) + levels["L"]
     for node, actions in found.solve(LAM, charges).actions.items():
+        row = row_of(found, node, levels)
         assert (numbers(found, node, actions)[row, 0] == exact[node][0]).all(), node
 
 

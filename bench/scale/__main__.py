@@ -12,7 +12,7 @@ warms the disk cache.
 
 Of `simulate`, queries are requests to a queue-aware cascade of so many stages, each with so many replicas
 and as much load a replica; one number grows at a time, from the least of each. It fails where a decision
-takes more than 10 microseconds, a solution for up to three stages more than 7 ms, or memory grows with the
+takes more than 10 microseconds, a solution for up to four stages more than 7 ms, or memory grows with the
 requests.
 """
 

@@ -8,8 +8,10 @@ adds s seconds of work to a call of n queries is charged, beside its compute,
 
 own wait, own call, and the delay of those who come before the queue has emptied. On average over the states
 of M/M/1 the charge is exactly mu * d(lambda (W + S)) / d lambda. The same backward induction as
-`asd.stopping.recursion` is solved for all combinations of backlogs at once, as rows of one array, whenever
-loads and lengths of calls have been read again; between two solutions a decision is a look-up.
+`asd.stopping.recursion` is solved for all combinations of backlogs at once, in arrays with an axis a stage,
+whenever loads and lengths of calls have been read again; between two solutions a decision is a look-up. What
+a state is worth depends on the backlogs of those stages alone that can still be asked from there: the axes
+of the others have length 1.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ import time
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -134,14 +135,11 @@ class BacklogProblem:
             for node in graph.nodes
         }
         self._actions = {name: (STOP, *(e.action for e in edges)) for name, edges in self._edges.items()}
-        combinations = list(product(range(len(LEVELS)), repeat=len(self.stages)))
-        self._is_out = np.array(combinations) == _OUT
-        self._levels = np.repeat(np.array(combinations), len(self.scales), axis=0)
-        self._scale = np.tile(self.scales, len(combinations))[:, None]
-
-    def reach(self, out: Collection[str]) -> npt.NDArray[np.intp]:
-        """Combinations of backlogs in which these stages are out of reach and no others are, shape (n,)."""
-        return np.flatnonzero((self._is_out == [stage in out for stage in self.stages]).all(axis=1))
+        self._remaining: dict[str, tuple[int, ...]] = {}
+        for node in reversed(graph.nodes):
+            own = self._edges[node.name]
+            later = {stage for edge in own for stage in self._remaining[edge.target]}
+            self._remaining[node.name] = tuple(sorted(later | {edge.stage for edge in own}))
 
     def solve(self, lam: float, charges: Mapping[str, Surcharge], ahead: float = 1.0) -> Solved:
         """The best action in every state at every combination of backlogs.
@@ -153,30 +151,59 @@ class BacklogProblem:
                 one step ahead, as if every next answer were returned. Kernels estimated from few rows
                 promise too much, because the best of several noisy options is taken.
         """
-        visits = [charges[s].visit[self._levels[:, i]][:, None] for i, s in enumerate(self.stages)]
-        seconds = [charges[s].second[self._levels[:, i]][:, None] for i, s in enumerate(self.stages)]
-        rates = [self._rates[s][charges[s].size - 1] for s in self.stages]
+        visits = [self._along(i, charges[stage].visit) for i, stage in enumerate(self.stages)]
+        seconds = [self._along(i, charges[stage].second) for i, stage in enumerate(self.stages)]
+        rates = [self._rates[stage][charges[stage].size - 1] for stage in self.stages]
+        scale = np.array(self.scales)[:, None]
         worth: dict[str, FloatArray] = {}
         actions: dict[str, bytes] = {}
         for node in reversed(self.graph.nodes):
-            stop = lam * node.p if node.may_stop else np.full(node.n_bins, -math.inf)
-            best = np.broadcast_to(stop, (len(self._levels), node.n_bins))
-            chosen = np.zeros(best.shape, dtype=np.int8)
-            for i, edge in enumerate(self._edges[node.name], 1):
+            stop = self._everywhere(lam * node.p if node.may_stop else np.full(node.n_bins, -math.inf))
+            values = [stop]
+            for edge in self._edges[node.name]:
                 work = edge.cost + seconds[edge.stage] * (edge.usage @ rates[edge.stage])
-                value = worth[edge.target] @ edge.kernel_t - self._scale * work - visits[edge.stage]
-                better = value > best
-                best, chosen = np.where(better, value, best), np.where(better, np.int8(i), chosen)
+                after = _expected(worth[edge.target], edge.kernel_t)
+                values.append(after - scale * work - visits[edge.stage])
+            best, first = _first_best(values)
             worth[node.name] = stop + ahead * (best - stop) if node.may_stop else best
-            actions[node.name] = chosen.tobytes()
+            actions[node.name] = first.tobytes()
         return Solved(self, actions)
+
+    def _along(self, stage: int, charge: FloatArray) -> FloatArray:
+        """A number for every level of one stage, to be added to worths."""
+        shape = [1] * len(self.stages)
+        shape[stage] = len(LEVELS)
+        return charge.reshape(*shape, 1, 1)
+
+    def _everywhere(self, by_bin: FloatArray) -> FloatArray:
+        """A number for every bin, the same at every length and at any backlogs."""
+        return np.broadcast_to(by_bin, (*[1] * len(self.stages), len(self.scales), len(by_bin)))
 
     def place(self, state: Judgement) -> BacklogState:
         """Where a judged state is found in every solution."""
-        n_bins, scales = self.graph.node(state.node).n_bins, self.scales
+        node, n_bins, scales = state.node, self.graph.node(state.node).n_bins, self.scales
         nearest = min(range(len(scales)), key=lambda i: abs(math.log(scales[i] / state.scale)))
-        offset = nearest * n_bins + state.bin
-        return BacklogState(state.node, offset, len(scales) * n_bins, self._actions[state.node], state.answer)
+        offset, stride = nearest * n_bins + state.bin, len(scales) * n_bins
+        return BacklogState(node, self._remaining[node], offset, stride, self._actions[node], state.answer)
+
+
+def _expected(worth: FloatArray, kernel_t: FloatArray) -> FloatArray:
+    """Mean worth after an edge, by bin of its source."""
+    n_after, n_bins = kernel_t.shape
+    return (worth.reshape(-1, n_after) @ kernel_t).reshape(*worth.shape[:-1], n_bins)
+
+
+def _first_best(values: Sequence[FloatArray]) -> tuple[FloatArray, npt.NDArray[np.int8]]:
+    """The largest of these values everywhere, and the first that reaches it.
+
+    From the last one on, because stages that are asked later depend on the backlogs of fewer.
+    """
+    last = len(values) - 1
+    best, first = values[last], np.full(values[last].shape, last, dtype=np.int8)
+    for i in reversed(range(last)):
+        reaches = values[i] >= best
+        best, first = np.where(reaches, values[i], best), np.where(reaches, np.int8(i), first)
+    return best, first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,6 +212,7 @@ class BacklogState:
 
     Attributes:
         node: Of the stopping problem.
+        stages: Positions of those that can still be asked from there, ascending.
         offset: Of its length and bin within the numbers of one combination of backlogs.
         stride: Numbers of one combination.
         actions: What the numbers mean.
@@ -192,6 +220,7 @@ class BacklogState:
     """
 
     node: str
+    stages: tuple[int, ...]
     offset: int
     stride: int
     actions: tuple[Action, ...]
@@ -200,7 +229,7 @@ class BacklogState:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Solved:
-    """One solution: by node, a number for every combination of backlogs, length and bin."""
+    """One solution: by node, a number for every combination of backlogs that matter, length and bin."""
 
     problem: BacklogProblem
     actions: Mapping[str, bytes]
@@ -208,8 +237,10 @@ class Solved:
     def choices(self, place: BacklogState, out: Collection[str] = ()) -> set[Action]:
         """The actions at a place over all backlogs, every stage but those that are out in reach."""
         numbers = np.frombuffer(self.actions[place.node], dtype=np.int8)
-        reach = self.problem.reach(out)
-        return {place.actions[i] for i in np.unique(numbers[reach * place.stride + place.offset])}
+        grid = numbers.reshape(*[len(LEVELS)] * len(place.stages), place.stride)
+        names = self.problem.stages
+        levels = (_OUT if names[i] in out else slice(_OUT) for i in place.stages)
+        return {place.actions[i] for i in np.unique(grid[(*levels, place.offset)])}
 
 
 @dataclass(slots=True, eq=False)
@@ -260,21 +291,13 @@ class BacklogPolicy:
         """What to do at a place; None where every stage is out and nothing has answered."""
         table = self.table
         table.n_decisions += 1
+        gauges, names = table.gauges, table.solved.problem.stages
         combination = 0
-        for gauge in table.gauges:
-            combination = combination * len(LEVELS) + level_of(gauge)
-        if out:
-            combination = self._combination_without(out)
+        for i in place.stages:
+            level = _OUT if names[i] in out else level_of(gauges[i]) if gauges else 0
+            combination = combination * len(LEVELS) + level
         number = table.solved.actions[place.node][combination * place.stride + place.offset]
         return place.actions[number] if number or place.answer is not None else None
-
-    def _combination_without(self, out: Collection[str]) -> int:
-        stages = self.table.solved.problem.stages
-        levels = [level_of(gauge) for gauge in self.table.gauges] or [0] * len(stages)
-        combination = 0
-        for stage, level in zip(stages, levels, strict=True):
-            combination = combination * len(LEVELS) + (_OUT if stage in out else level)
-        return combination
 
     def without(self, stages: Collection[str]) -> BacklogPolicy:
         """The same without these stages."""
