@@ -45,6 +45,7 @@ class Queue:
     n_calls: int = 0
     replicas: int = 1
     batch: int = 1
+    place: str | None = None
 
 
 def busy(use: float, replicas: int = 1, call_s: float = 1.0, per_call: float = 1.0) -> StageState:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
-from itertools import product
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -17,8 +18,13 @@ from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
 from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
-from asd.operations.control.floor import Certificate, Floored, certify, worst_scores
+from asd.operations.control.bearing import bearing_of
+from asd.operations.control.floor import Certificate, Floored, FloorSetting, certify, worst_scores
 from asd.operations.population import Lookup, Population, Situation
+from asd.operations.simulator import Simulator
+from asd.operations.state import SystemState
+from asd.operations.stations import StageServer
+from asd.operations.traffic import Gauge, Open, RunSettings
 from tests.test_operations_backlog import TIMED, Queue, busy, contenders, state  # noqa: F401  (a fixture)
 
 LAM, MUS = 50.0, (0.0, 1.0, 5.0, 20.0, 100.0, 500.0)
@@ -32,6 +38,11 @@ def certified(contenders: Contenders, keep: float = 0.9) -> Certificate:  # noqa
     solve = contenders.steering.tables(LAM, 0.7)
     promise, rng = Promise(delta=0.1, keep=keep), np.random.default_rng(1)
     return certify(contenders.population, contenders.evidence, solve, MUS, promise, rng)
+
+
+def floored(contenders: Contenders, found: Sequence[FloorSetting], target_s: float) -> Floored:  # noqa: F811
+    bearing = bearing_of(contenders.population, contenders.evidence, found[-1].solved, contenders.servers)
+    return Floored("floored", found, contenders.evidence, LAM, target_s, bearing)
 
 
 class Course:
@@ -150,7 +161,7 @@ def test_control_never_leaves_the_certified_settings(
 ) -> None:
     """Whatever latencies it sees; and it has said so at the look at which it would have to."""
     found = certified(contenders).certified
-    made = Floored("floored", found, contenders.evidence, LAM, 0.2)
+    made = floored(contenders, found, 0.2)
     seen = state(S=busy(0.9, call_s=0.011), L=busy(0.95, 2, call_s=0.055))
     allowed = {id(setting.solved) for setting in found}
     assert id(made.policy(None).table.solved) in allowed
@@ -167,7 +178,7 @@ def test_what_cannot_be_held_is_said_once_and_taken_back(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     found = certified(contenders).certified
-    made = Floored("floored", found, contenders.evidence, LAM, 0.2)
+    made = floored(contenders, found, 0.2)
     seen = state(S=busy(0.9, call_s=0.011), L=busy(0.95, 2, call_s=0.055))
     with caplog.at_level(logging.WARNING):
         for _ in range(50):
@@ -182,4 +193,94 @@ def test_what_cannot_be_held_is_said_once_and_taken_back(
 
 def test_a_target_that_is_none_is_refused(contenders: Contenders) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="target is positive"):
-        Floored("floored", certified(contenders).certified, contenders.evidence, LAM, 0.0)
+        floored(contenders, certified(contenders).certified, 0.0)
+
+
+@dataclass
+class Looks:
+    """Writes down what every look saw and said."""
+
+    made: Floored
+    seen: list[tuple[float, float | None, str]] = field(default_factory=list)
+    interval_s: float = 5.0
+    name: str = "looks"
+
+    def watch(self, gauges: Mapping[str, Gauge]) -> None:
+        self.made.watch(gauges)
+
+    def policy(self, state: SystemState | None) -> BacklogPolicy:
+        policy = self.made.policy(state)
+        if state is not None:
+            self.seen.append((state.request_rate, state.p95_s, self.made.unheld))
+        return policy
+
+
+def ramp(rng: np.random.Generator, first: float, last: float, seconds: float) -> list[float]:
+    """Arrivals at a rate that grows steadily: the inverse of first t + (last - first) t^2 / (2 seconds)."""
+    slope, ends = (last - first) / seconds, seconds * (first + last) / 2.0
+    total = np.cumsum(rng.exponential(size=round(1.1 * ends)))
+    at = (np.sqrt(first**2 + 2.0 * slope * total) - first) / slope
+    return [float(instant) for instant in at[at < seconds]]
+
+
+APART = [("S",), ("L",)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target_s", [0.15, 0.3, 1.0])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_what_cannot_be_held_is_said_before_it_is_broken(
+    contenders: Contenders,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+    seed: int,
+    target_s: float,
+) -> None:
+    """Under a load that grows steadily, at an earlier look than the first whose P95 is above the target; with
+    both figures, and logged once until it is no longer so. Of rates that are borne nothing is said.
+    """
+    looks = Looks(floored(contenders, certified(contenders).certified, target_s))
+    arrivals = ramp(np.random.default_rng(seed), 2.0, 120.0, 300.0)
+    servers = {name: StageServer(*server) for name, server in contenders.servers.items()}
+    sim = Simulator(contenders.population, servers, looks, Open(arrivals), seed, RunSettings(60.0))
+    with caplog.at_level(logging.WARNING):
+        list(sim.run(300.0))
+    broken = next(i for i, (_, p95_s, _) in enumerate(looks.seen) if p95_s is not None and p95_s > target_s)
+    said = next(i for i, (*_, unheld) in enumerate(looks.seen) if unheld)
+    assert 0 < said < broken
+    rate, _, unheld = looks.seen[said]
+    bears = looks.made.bearing.rate({"S": 1, "L": 2}, APART, target_s)
+    assert looks.seen[said - 1][0] <= bears < rate
+    assert f"{rate:.3g} requests a second arrive, the certified settings bear {bears:.3g}" in unheld
+    assert caplog.records[0].message == unheld
+    began = [bool(b[2]) and not a[2] for a, b in pairwise(looks.seen)]
+    assert len(caplog.records) == sum(began)
+    assert looks.made.n_looks == len(looks.seen)
+    assert looks.made.n_unheld == sum(bool(unheld) for *_, unheld in looks.seen)
+
+
+def test_a_rate_is_said_without_any_latency_and_taken_back(contenders: Contenders) -> None:  # noqa: F811
+    """Where nobody has been answered yet, and with replicas that are gone sooner."""
+    made = floored(contenders, certified(contenders).certified, 0.2)
+    calls = {"S": busy(0.5, call_s=0.011), "L": busy(0.5, 2, call_s=0.055)}
+    bears = made.bearing.rate({"S": 1, "L": 2}, APART, 0.2)
+    for share, told in ((0.99, False), (1.01, True), (0.99, False)):
+        made.policy(replace(state(**calls), request_rate=share * bears, p95_s=None))
+        assert bool(made.unheld) == told
+    lost = state(S=calls["S"], L=replace(calls["L"], replicas=1))
+    made.policy(replace(lost, request_rate=0.99 * bears, p95_s=None))
+    assert "cannot be held" in made.unheld
+
+
+def test_stages_of_one_device_bear_less(contenders: Contenders) -> None:  # noqa: F811
+    made = floored(contenders, certified(contenders).certified, 0.2)
+    replicas = {"S": 1, "L": 1}
+    apart, together = (made.bearing.rate(replicas, places, 0.2) for places in (APART, [("S", "L")]))
+    assert together < apart
+    seen = state(S=busy(0.5, call_s=0.011), L=busy(0.5, call_s=0.055))
+    seen = replace(seen, request_rate=(apart + together) / 2.0)
+    made.watch({"S": Queue(), "L": Queue()})
+    made.policy(seen)
+    assert not made.unheld
+    made.watch({"S": Queue(place="one"), "L": Queue(place="one")})
+    made.policy(seen)
+    assert f"bear {together:.3g}" in made.unheld

@@ -74,6 +74,11 @@ class LiveGauge:
         """Most queries in a call."""
         return self.dispatcher.batch(self.stage)
 
+    @property
+    def place(self) -> tuple[str, ...]:
+        """The stages that take turns with it, itself among them."""
+        return next(stages for stages in self.dispatcher.places if self.stage in stages)
+
 
 def stage_now(dispatcher: Dispatcher, stage: str) -> StageState:
     """A stage at this moment; nothing is known of what has ended."""

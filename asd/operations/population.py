@@ -47,6 +47,7 @@ from asd.types import (
 __all__ = [
     "Decider", "Lookup", "Population", "Remembered", "ServiceDemand", "Situation", "Step", "TablePosition",
     "Tabled", "call_rates", "call_seconds", "decider_of", "ladder_rates",
+    "row_name",
 ]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
@@ -174,6 +175,13 @@ class Population:
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
         self.queries = [Situation(trace, Journey(trace.query)) for trace in traces]
 
+    def without(self, rows: Collection[str]) -> Population:
+        """The same without these queries (`row_name`); `DataError` where none is left."""
+        kept = [i for i, query in enumerate(self.queries) if row_name(query.trace.query) not in rows]
+        if not kept:
+            raise DataError("no query is left; give traces of other queries too (asd collect)")
+        return self._of(np.array(kept))
+
     def halves(self, seed: int = 0) -> tuple[Population, Population]:
         """The same with half of the queries each, drawn by chance; `DataError` where there is only one."""
         if len(self.queries) < 2:
@@ -279,10 +287,7 @@ class Decider:
 
     def walk(self, situation: Situation) -> Iterator[Step]:
         """All steps from there to the answer, with every stage in reach; the returning one is left out."""
-        step = self.step(situation, frozenset())
-        while step is not None and step.after is not None:
-            yield step
-            step = self.step(step.after, frozenset())
+        return _walk(self, situation)
 
     def _around(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
         key = situation, out_of_reach
@@ -343,6 +348,10 @@ class Lookup:
         step = situation.after.get((action, place.answer))
         return step or self._population.step(situation, Decision(action, place.answer))
 
+    def walk(self, situation: Situation) -> Iterator[Step]:
+        """As `Decider.walk`, the tables staying as they are."""
+        return _walk(self, situation)
+
     def _found(self, journey: Journey) -> tuple[TablePosition, frozenset[str]]:
         """Where the query stands, and the stages that are for other domains than its own."""
         state = self.policy.evidence.judge(journey.query, journey.drafts, journey.verification)
@@ -357,9 +366,21 @@ class Lookup:
         return (time.process_time() - began) / n
 
 
+def _walk(decider: Decider | Lookup, situation: Situation) -> Iterator[Step]:
+    step = decider.step(situation, frozenset())
+    while step is not None and step.after is not None:
+        yield step
+        step = decider.step(step.after, frozenset())
+
+
 def decider_of(population: Population, policy: Policy) -> Decider | Lookup:
     """Whatever decides fastest as the policy does."""
     return Lookup(population, policy) if isinstance(policy, Tabled) else Decider(population, policy)
+
+
+def row_name(query: Query) -> str:
+    """What a recorded query is called, whatever file it is in."""
+    return f"{query.dataset}/{query.id}"
 
 
 def call_rates(prices: Mapping[int, Prices], largest: int) -> Array:

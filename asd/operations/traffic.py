@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -73,6 +73,10 @@ class Gauge(Protocol):
     @property
     def batch(self) -> int:
         """Most queries in a call."""
+
+    @property
+    def place(self) -> Hashable | None:
+        """What it takes turns on, the same of all stages that do; None: on a device of its own."""
 
 
 @runtime_checkable

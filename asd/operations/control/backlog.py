@@ -16,6 +16,7 @@ of the others have length 1.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from bisect import bisect_right
@@ -179,6 +180,10 @@ class BacklogProblem:
         """A number for every bin, the same at every length and at any backlogs."""
         return np.broadcast_to(by_bin, (*[1] * len(self.stages), len(self.scales), len(by_bin)))
 
+    def actions(self, node: str) -> tuple[Action, ...]:
+        """What the numbers of a solution mean at a node."""
+        return self._actions[node]
+
     def place(self, state: Judgement) -> BacklogState:
         """Where a judged state is found in every solution."""
         node, n_bins, scales = state.node, self.graph.node(state.node).n_bins, self.scales
@@ -233,6 +238,14 @@ class Solved:
 
     problem: BacklogProblem
     actions: Mapping[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """Of all actions: two tables that decide alike have the same one."""
+        found = hashlib.sha256()
+        for node, numbers in sorted(self.actions.items()):
+            found.update(f"{node}\0{self.problem.actions(node)}\0".encode() + numbers)
+        return found.hexdigest()[:16]
 
     def choices(self, place: BacklogState, out: Collection[str] = ()) -> set[Action]:
         """The actions at a place over all backlogs, every stage but those that are out in reach."""

@@ -9,14 +9,15 @@ like the calibration rows keeps the floor, whatever the queues do and however co
 settings that passed, as long as all stages can be asked.
 
 P95 is held by dual ascent on mu, projected on the certified settings: where that is not enough, the floor is
-kept, and `unheld` says that the target is not.
+kept, and `unheld` says that the target is not. It says so beforehand where more requests arrive than the
+settings bear (`asd.operations.control.bearing`), and else at the look at which P95 shows it.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ from asd.evidence.prompt.taxonomy import left_out
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
+from asd.operations.control.bearing import Bearing
 from asd.operations.control.target import ascended
 from asd.operations.population import Array, Population, Situation
 from asd.operations.state import SystemState
@@ -154,10 +156,13 @@ class Floored:
         evidence: What is known about the answers so far.
         lam: That they were solved for.
         target_s: Seconds that P95 should not exceed.
+        bearing: What requests take under the last of the settings.
         step: Of the ascent, in units of lam / target a look.
         forget: Share of mu that is forgotten at every look, in [0, 1).
         interval_s: Seconds between two looks.
         unheld: What cannot be held now, and why; "": nothing.
+        n_looks: So far.
+        n_unheld: Looks of them at which something could not be held.
     """
 
     name: str
@@ -165,40 +170,79 @@ class Floored:
     evidence: Evidence
     lam: float
     target_s: float
+    bearing: Bearing
     step: float = 0.2
     forget: float = 0.02
     interval_s: float = 30.0
     unheld: str = ""
+    n_looks: int = 0
+    n_unheld: int = 0
     _mu: float = 0.0
+    _late: str = ""
+    _devices: Sequence[Sequence[str]] = field(init=False)
     _policy: BacklogPolicy = field(init=False)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.target_s < math.inf:
             raise ConfigError(f"a target is positive and finite, not {self.target_s:g}")
         self._mu = self.settings[0].mu
+        self._devices = [(stage,) for stage in self.bearing.stages]
         self._policy = BacklogPolicy(self.name, self.evidence, BacklogTable(self.settings[0].solved))
+
+    @property
+    def mu(self) -> float:
+        """Cost units that a second is worth in the table that decides now."""
+        return self._setting.mu
+
+    @property
+    def _setting(self) -> FloorSetting:
+        """The largest certified mu up to the learned one."""
+        return [setting for setting in self.settings if setting.mu <= self._mu][-1]
 
     def watch(self, gauges: Mapping[str, Gauge]) -> None:
         """Read the queues here from now on."""
         self._policy.table.gauges = [gauges[stage] for stage in self.settings[0].solved.problem.stages]
+        together: dict[Hashable, list[str]] = {}
+        for stage in self.bearing.stages:
+            place = gauges[stage].place
+            together.setdefault(stage if place is None else place, []).append(stage)
+        self._devices = list(together.values())
 
     def policy(self, state: SystemState | None) -> BacklogPolicy:
         """The one policy there is, with the table of the largest certified mu up to the learned one."""
-        if state is not None and state.p95_s is not None:
-            least, most = self.settings[0].mu, self.settings[-1].mu
-            unit = self.lam / self.target_s
-            wanted = ascended(self._mu, state.p95_s / self.target_s, self.step * unit, self.forget)
-            self._tell(wanted > most, state.p95_s)
-            self._mu = min(most, max(least, wanted))
-            self._policy.table.solved = [s for s in self.settings if s.mu <= self._mu][-1].solved
+        if state is not None:
+            if state.p95_s is not None:
+                self._ascend(state.p95_s)
+            self._tell(self._overloaded(state) or self._late)
         return self._policy
 
-    def _tell(self, beyond: bool, p95_s: float) -> None:
-        was, self.unheld = self.unheld, ""
-        if beyond:
-            self.unheld = (
+    def _ascend(self, p95_s: float) -> None:
+        least, most = self.settings[0].mu, self.settings[-1].mu
+        unit = self.lam / self.target_s
+        wanted = ascended(self._mu, p95_s / self.target_s, self.step * unit, self.forget)
+        self._late = ""
+        if wanted > most:
+            self._late = (
                 f"P95 of {self.target_s:g} s cannot be held with the quality floor (it is {p95_s:.3g} s): mu "
-                f"is at {self.settings[-1].mu:g}, the largest that is certified"
+                f"is at {most:g}, the largest that is certified"
             )
-        if self.unheld and not was:
-            _LOG.warning("%s", self.unheld)
+        self._mu = min(most, max(least, wanted))
+        self._policy.table.solved = self._setting.solved
+
+    def _overloaded(self, state: SystemState) -> str:
+        """That more arrive than the certified settings bear, which is known before anybody has waited."""
+        replicas = {name: stage.replicas for name, stage in state.stages.items()}
+        bears = self.bearing.rate(replicas, self._devices, self.target_s)
+        if state.request_rate <= bears:
+            return ""
+        return (
+            f"P95 of {self.target_s:g} s cannot be held with the quality floor for long: "
+            f"{state.request_rate:.3g} requests a second arrive, the certified settings bear {bears:.3g}"
+        )
+
+    def _tell(self, unheld: str) -> None:
+        if unheld and not self.unheld:
+            _LOG.warning("%s", unheld)
+        self.unheld = unheld
+        self.n_looks += 1
+        self.n_unheld += bool(unheld)

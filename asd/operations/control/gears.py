@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from asd.operations.control.bearing import BEARABLE, demand_of
 from asd.operations.population import Decider, Population
 from asd.operations.state import SystemState
 from asd.policies import Policy
@@ -48,7 +49,7 @@ def gears_of(
     population: Population,
     policies: Sequence[Policy],
     servers: Mapping[str, tuple[int, int]],
-    target: float = 0.8,
+    target: float = BEARABLE,
 ) -> list[Gear]:
     """How much load each policy bears, from recorded queries; those that bear less for no more are left out.
 
@@ -60,13 +61,9 @@ def gears_of(
     """
     gears: list[Gear] = []
     for policy in policies:
-        decider, seconds = Decider(population, policy), dict.fromkeys(servers, 0.0)
-        for situation in population.queries:
-            for step in decider.walk(situation):
-                if step.demand:
-                    seconds[step.stage] += step.demand.share[servers[step.stage][1] - 1]
-        n = len(population.queries)
-        bears = [target * replicas * n / seconds[s] for s, (replicas, _) in servers.items() if seconds[s]]
+        taken = demand_of(population, Decider(population, policy).walk, servers).seconds
+        stages = zip(population.stages, taken, strict=True)
+        bears = [target * servers[stage][0] / seconds for stage, seconds in stages if seconds]
         if not gears or min(bears) > gears[-1].most:
             gears.append(Gear(min(bears), policy))
     return gears

@@ -20,6 +20,7 @@ import numpy as np
 
 from asd.guarantee.certificate import Promise
 from asd.operations.books import Summary
+from asd.operations.control.bearing import bearing_of
 from asd.operations.control.budget import DayBudget, Paced
 from asd.operations.control.floor import Floored, certify
 from asd.operations.population import Decider
@@ -183,11 +184,20 @@ def floor(shop: Shop) -> list[StudyTable]:
     tables = [shop.table("certified", "Settings certified for a floor", columns, tested, note)]
     if not found.n_passed:
         return tables
+    last = found.certified[-1].solved
+    bearing = bearing_of(calibration, contenders.evidence, last, contenders.servers)
     rows = [
         _floored(replace(shop, scenario=replace(shop.scenario, population=judged)), asked, made)
         for target in (0.1, 0.3, 1.0)
         for made in [
-            Floored(f"floored(lam={lam:g},p95={target:g})", found.certified, contenders.evidence, lam, target)
+            Floored(
+                f"floored(lam={lam:g},p95={target:g})",
+                found.certified,
+                contenders.evidence,
+                lam,
+                target,
+                bearing,
+            )
         ]
     ]
     under_load = ("policy", "quality", "floor", "p95_s", "looks", "looks_that_said_so")
