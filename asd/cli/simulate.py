@@ -128,12 +128,12 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     if plan is not None:
         _plan(opened, contenders, texts, plan, at_quality or 0.0, most_devices)
     elif at_quality is not None:
-        _run_best(opened, contenders, texts, at_quality, seeds, _Files(out, page))
+        _run_best(opened, contenders, texts, at_quality, seeds, _RunFiles(out, page))
     else:
-        _run(opened, contenders, texts, seeds, _Files(out, page))
+        _run(opened, contenders, texts, seeds, _RunFiles(out, page))
 
 
-class _Files(NamedTuple):
+class _RunFiles(NamedTuple):
     """What is written: every run as it ends, and the page."""
 
     runs: Path | None
@@ -156,7 +156,7 @@ def _run_best(
     texts: Sequence[str],
     share: float,
     seeds: int,
-    files: _Files,
+    files: _RunFiles,
 ) -> None:
     """Choose every policy's setting of least P95 on one half of the queries, and run these on the other."""
     tried, judged = opened.scenario.halves()
@@ -166,7 +166,7 @@ def _run_best(
     _run(opened._replace(scenario=judged), contenders, texts, seeds, files)
 
 
-def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: int, files: _Files) -> None:
+def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: int, files: _RunFiles) -> None:
     """Run every policy with every seed, and print the table."""
     scenario = opened.scenario
     names = [contenders.of(text).name for text in texts]
