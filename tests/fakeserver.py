@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -42,6 +42,7 @@ class FakeServer(ThreadingHTTPServer):
         context: Number of positions; None: not told.
         dead: Drops every connection.
         gauges: What `/metrics` says; None: what every other path does.
+        drip_s: Seconds before each of its bytes; 0: it says all at once.
     """
 
     daemon_threads = True
@@ -69,6 +70,7 @@ class FakeServer(ThreadingHTTPServer):
         self.context: int | None = None
         self.dead = False
         self.gauges: str | None = None
+        self.drip_s = 0.0
 
     @property
     def url(self) -> str:
@@ -146,9 +148,23 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/metrics" and self.server.gauges is not None:
-            self.reply(200, self.server.gauges.encode())
+            if self.server.drip_s:
+                self._drip(self.server.gauges.encode())
+            else:
+                self.reply(200, self.server.gauges.encode())
             return
         self.reply(200, json.dumps({"object": "list", "data": self.server.models}).encode())
+
+    def _drip(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):  # who asked has gone
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(self.server.drip_s)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -203,6 +203,15 @@ def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
             CachingEngine(scripted(), store, STAGE, "r1").generate(ASKED)
 
 
+def test_a_store_before_a_server_tells_what_it_tells(store: ResponseStore) -> None:
+    class Telling(ScriptedEngine):
+        def gauges(self) -> dict[str, float]:
+            return {"waiting": 3.0}
+
+    assert with_cache(Telling("S", {}), store, STAGE, "r1").gauges() == {"waiting": 3.0}
+    assert with_cache(scripted(), store, STAGE, "r1").gauges() == {}
+
+
 def test_a_store_before_a_server_leaves_it_its_concurrency(store: ResponseStore) -> None:
     """And one before an engine that computes here, its device: these still take turns."""
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -534,6 +535,28 @@ def test_rows_that_outgrow_their_slots_move(loaded: Loaded) -> None:
         torch.testing.assert_close(batch.logits, whole.read([[5] * 20] * 2, [1, 1]), atol=1e-4, rtol=1e-4)
         with pytest.raises(NoRoomError, match=r"GiB of keys and values do not fit .*kv_cache_gib"):
             batch.read([[7] * 20] * 2, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("used", "told"), [(1, {"memory": 0.25}), (5, {"memory": 1.0}), (ModuleNotFoundError("pynvml"), {})]
+)
+def test_a_stage_tells_how_full_its_gpu_is(
+    used: int | Exception, told: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NVML says it, whoever uses it; nothing where it cannot be asked, and of a CPU."""
+
+    def nvml(_: torch.device) -> int:
+        if isinstance(used, Exception):
+            raise used
+        return used
+
+    monkeypatch.setattr(torch.cuda, "device_memory_used", nvml)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=4))
+    engine = TransformersEngine(stage(Path("nowhere")), "cpu")
+    assert engine.gauges() == {}
+    engine.device = torch.device("cuda:0")
+    assert engine.gauges() == told
+    assert SpeculativeEngine(engine, engine, 4).gauges() == told
 
 
 def test_stages_that_do_not_fit_beside_what_others_were_promised_are_refused_before_loading(

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from threading import Event, get_ident
 from typing import TypeVar
 
 import pytest
@@ -16,7 +17,7 @@ from asd.engines import GREEDY, Sampling
 from asd.journey import Journey
 from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, level_of
-from asd.operations.live import Booked, Meter
+from asd.operations.live import Booked, EngineLoad, Meter
 from asd.policies import FixedStage
 from asd.prices import Prices
 from asd.types import Completion, Draft, Query, Usage
@@ -189,3 +190,134 @@ def test_calls_at_a_time_are_several_of_their_size() -> None:
         assert (stage.replicas, stage.utilisation, stage.per_call) == (2, 1.0, 1.0)
 
     run(test, 1, Wide)
+
+
+class Told(Wide):
+    """Its server is asked by others too; `gauges` says how busy it is."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, float] | Exception = {}
+        self.threads: list[int] = []
+        self.until = Event()
+        self.until.set()
+
+    def gauges(self) -> dict[str, float]:
+        self.threads.append(get_ident())
+        self.until.wait(10.0)
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+def metered(test: Callable[[Meter, Told, list[float]], Awaitable[T]]) -> T:
+    """At rest, with a clock that stands."""
+    now, engine = [100.0], Told()
+
+    async def main() -> T:
+        dispatcher = Dispatcher({"S": engine})
+        try:
+            return await test(Meter(dispatcher, ["S"], lambda: now[0], {"S": engine}), engine, now)
+        finally:
+            dispatcher.close()
+
+    return asyncio.run(main())
+
+
+async def read(meter: Meter, engine: Told) -> None:
+    """Ask it once."""
+    n = len(engine.threads)
+    meter.sample()
+    async with asyncio.timeout(10):
+        while len(engine.threads) == n or meter.loads._asking:
+            await asyncio.sleep(0.001)
+
+
+def test_what_an_engine_tells_enters_the_state_and_the_gauge() -> None:
+    """Requests of others, memory; those that are held back stand before ours, by Little's law."""
+
+    async def test(meter: Meter, engine: Told, _: list[float]) -> None:
+        gauge = meter.gauges["S"]
+        unknown = meter.state(0).stages["S"]
+        assert (unknown.memory, unknown.n_others, gauge.n_waiting, gauge.n_calls) == (None, None, 0, 0)
+        engine.told = {"running": 6.0, "waiting": 0.0, "kv cache in use": 0.5}
+        await read(meter, engine)
+        assert (meter.now("S").n_others, meter.now("S").memory) == (6.0, 0.5)
+        assert level_of(gauge) == 0  # they run beside ours
+        engine.told = {"running": 6.0, "waiting": 18.0, "kv cache in use": 0.99}
+        await read(meter, engine)
+        assert (meter.state(0).stages["S"].n_others, meter.now("S").memory) == (24.0, 0.99)
+        assert (gauge.n_calls, gauge.n_waiting) == (2, 0.75 * 2)
+        assert level_of(gauge) == 2  # 1 + 1.5 calls
+        engine.told = {}
+        await read(meter, engine)
+        assert (meter.now("S").n_others, meter.now("S").memory, level_of(gauge)) == (None, None, 0)
+
+    metered(test)
+
+
+def test_a_wait_at_a_server_is_what_little_s_law_says() -> None:
+    """A server of 4 lanes and calls of 1 s, 12 in line: 3 s, whatever share of it we may have."""
+    load = EngineLoad({"running": 4.0, "waiting": 12.0})
+    call_s = 1.0 + 12 / 4  # as it is measured there: the line and the call
+    for width in (1, 4, 16):
+        assert load.held * width * call_s / width == pytest.approx(3.0)
+    assert EngineLoad({}).held == EngineLoad({"waiting": 0.0}).held == 0.0
+    assert EngineLoad({"waiting": 2.0}).held == 1.0
+
+
+def test_nobody_waits_for_an_engine_that_tells_late() -> None:
+    """It is asked in a thread, once at a time; what it told before stands until then."""
+
+    async def test(meter: Meter, engine: Told, _: list[float]) -> None:
+        engine.told = {"memory": 0.25}
+        await read(meter, engine)
+        engine.until.clear()
+        began = time.monotonic()
+        for _ in range(3):
+            meter.sample()
+            assert meter.state(0).stages["S"].memory == 0.25
+        await asyncio.sleep(0.02)
+        assert time.monotonic() - began < 1.0
+        assert len(engine.threads) == 2
+        assert get_ident() not in engine.threads
+        engine.until.set()
+
+    metered(test)
+
+
+@pytest.mark.parametrize("told", [{}, RuntimeError("no such thing")])
+def test_an_engine_that_tells_nothing_is_asked_once_a_minute(told: dict[str, float] | Exception) -> None:
+    async def test(meter: Meter, engine: Told, now: list[float]) -> list[int]:
+        engine.told = told
+        asked = []
+        for seconds in (0.0, 30.0, 29.0, 1.0):
+            now[0] += seconds
+            meter.sample()
+            while meter.loads._asking:
+                await asyncio.sleep(0.001)
+            asked.append(len(engine.threads))
+        return asked
+
+    assert metered(test) == [1, 1, 1, 2]
+
+
+def test_our_own_requests_are_not_those_of_others() -> None:
+    """Two of ours run at its server, which has three."""
+    engine = Told()
+    engine.told = {"running": 3.0, "waiting": 0.0}
+
+    async def main() -> float | None:
+        engines = {"S": engine}
+        dispatcher = Dispatcher(engines)
+        cascade = Cascade(engines, FixedStage("S"), {"S": Prices(1, 0, 0)})
+        meter = Meter(dispatcher, ["S"], engines=engines)
+        tasks = [walk(cascade, dispatcher, i) for i in range(2)]
+        while dispatcher.n_in_flight("S") < 2:
+            await asyncio.sleep(0.001)
+        await read(meter, engine)
+        found = meter.now("S").n_others
+        await asyncio.gather(*tasks)
+        dispatcher.close()
+        return found
+
+    assert asyncio.run(main()) == 1.0

@@ -276,17 +276,40 @@ def test_gpus_are_shown_where_the_library_is_there(monkeypatch: pytest.MonkeyPat
     assert (gpu.name, gpu.busy, gpu.memory, gpu.detail) == ("0: H100", 0.37, 0.25, "1.0 of 4 GiB, 70 W")
 
 
+class Telling(Slow):
+    """A stage behind a server that others ask too."""
+
+    def gauges(self) -> dict[str, float]:
+        return {"waiting": 7.0, "running": 3.0, "kv cache in use": 0.25}
+
+
+async def told(app: Application, path: str) -> str:
+    """A page once engines have told of themselves."""
+    meter = app.service.monitor.meter
+    meter.sample()
+    while not meter.loads.latest:
+        await asyncio.sleep(0.005)
+    return (await get(app, path)).body.decode()
+
+
 def test_what_engines_tell_of_themselves_is_shown() -> None:
-    """Behind servers: their queue and their cache."""
-
-    class Told(Slow):
-        def gauges(self) -> dict[str, float]:
-            return {"waiting": 7.0, "kv cache in use": 0.25}
-
-    engines = scripted() | {"L": Told("L", "3")}
-    page = serve(engines, OnePolicy(FixedStage("S")), lambda app: get(app, "/")).body.decode()
+    """Behind servers: their queue and their cache, and requests of others; a dash where nothing is known."""
+    engines = scripted() | {"L": Telling("L", "3")}
+    page = serve(engines, OnePolicy(FixedStage("S")), lambda app: told(app, "/"))
     assert re.search(r"engine of L.*25%.*waiting 7", _section(page, "devices"))
     assert "engine of S" not in page
+    rows = re.findall(r"<td>([SL])</td>" + "<td>([^<]*)</td>" * 5, _section(page, "stages"))
+    assert rows == [("S", "0", "0", "-", "-", "-"), ("L", "0", "0", "10", "-", "25%")]
+
+
+def test_what_engines_tell_of_themselves_is_for_prometheus() -> None:
+    """No series where nothing is known."""
+    engines = scripted() | {"L": Telling("L", "3")}
+    text = serve(engines, OnePolicy(FixedStage("S")), lambda app: told(app, "/metrics"))
+    assert re.findall(r"^asd_stage_(?:memory|other)\S+ .*", text, re.MULTILINE) == [
+        'asd_stage_memory_ratio{stage="L"} 0.25',
+        'asd_stage_other_requests{stage="L"} 10.0',
+    ]
 
 
 def test_everything_that_alarms_stands_on_top() -> None:

@@ -151,7 +151,11 @@ class Gauged(Engine, Protocol):
     """An engine that can tell how busy whatever it asks is."""
 
     def gauges(self) -> Mapping[str, float]:
-        """Numbers by name, as "waiting"; may take seconds, and is empty where nothing is told."""
+        """Numbers by name; may take seconds, and is empty where nothing is told.
+
+        "running" and "waiting" are requests that its server has, whoever sent them, "kv cache in use" is a
+        share of its room for keys and values, "memory" one of its device's memory.
+        """
 
 
 @runtime_checkable

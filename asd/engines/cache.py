@@ -29,7 +29,17 @@ import msgspec
 import numpy as np
 
 from asd.cancellation import tokens_of
-from asd.engines import GREEDY, LOSSLESS, Acceptance, Concurrent, Engine, Sampling, Verifier, accepted
+from asd.engines import (
+    GREEDY,
+    LOSSLESS,
+    Acceptance,
+    Concurrent,
+    Engine,
+    Gauged,
+    Sampling,
+    Verifier,
+    accepted,
+)
 from asd.engines.closing import Closing, close
 from asd.errors import ConfigError, DataError, StorageError
 from asd.ladder import Stage
@@ -150,6 +160,10 @@ class CachingEngine(Closing):
     def device(self) -> object:
         """Where the engine computes; stages on one device take turns."""
         return getattr(self._engine, "device", "this process")
+
+    def gauges(self) -> Mapping[str, float]:
+        """What the engine says of itself."""
+        return self._engine.gauges() if isinstance(self._engine, Gauged) else {}
 
     def load(self) -> None:
         """Bring the weights into memory, whether they will be needed or not."""

@@ -1,33 +1,46 @@
 """The state of a cascade that answers now, from its dispatcher: the same types that the simulator fills.
 
-    meter = Meter(dispatcher, stages)
+    meter = Meter(dispatcher, stages, engines=engines)
     controller.watch(meter.gauges)                # the policy reads the queues at every decision
-    meter.sample()                                # every second or so
+    meter.sample()                                # every second or so; engines are asked in the background
     meter.ended(completion, seconds)              # after every request
     policy = controller.policy(meter.state(n, booked))    # every 30 s
+
+A server that holds requests back, ours or those of others, lets go of (running + waiting) / call a second of
+them (Little's law). So a request that joins waits there as long as in a queue of `held` times the calls that
+we may have under way, where `held` is the share of the server's requests that wait.
 
 Scope: numbers are read, nothing is decided, and nobody is waited for.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from asd.dispatch import Dispatcher
+from asd.engines import Engine, Gauged
 from asd.operations.state import StageState, SystemState
 from asd.types import Completion
 
-__all__ = ["Booked", "LiveGauge", "Meter", "stage_now"]
+__all__ = ["Booked", "EngineLoad", "EngineLoads", "LiveGauge", "Meter"]
+
+_LOG = logging.getLogger(__name__)
 
 _LEAST_FOR_P95 = 59
 _MOST_LATENCIES = 10_000
 """Latest latencies of which a percentile is known."""
+_SILENT_S = 60.0
+"""For so long an engine that told nothing is not asked again."""
 
 
 class Booked(NamedTuple):
@@ -44,20 +57,100 @@ class Booked(NamedTuple):
     ever: float
 
 
+class EngineLoad(NamedTuple):
+    """What an engine told of itself last.
+
+    Attributes:
+        gauges: By name, as `asd.engines.Gauged` has them; empty: nothing.
+        n_others: Requests that its server has from others than us; None: it does not tell.
+    """
+
+    gauges: Mapping[str, float]
+    n_others: float | None = None
+
+    @property
+    def held(self) -> float:
+        """Share of its server's requests that wait there, in [0, 1]."""
+        waiting = self.gauges.get("waiting", 0.0)
+        return waiting / (waiting + self.gauges.get("running", 0.0)) if waiting else 0.0
+
+    @property
+    def memory(self) -> float | None:
+        """Share of its memory in use."""
+        return self.gauges.get("kv cache in use", self.gauges.get("memory"))
+
+
+_UNTOLD = EngineLoad({})
+
+
+class EngineLoads:
+    """Asks engines how busy they are, in threads.
+
+    Args:
+        dispatcher: Knows which of the requests are ours.
+        engines: By stage; those that are `asd.engines.Gauged` are asked.
+        clock: Reads seconds.
+
+    Attributes:
+        latest: By stage, of those that told something when they were last asked.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, engines: Mapping[str, Engine], clock: Callable[[], float]
+    ) -> None:
+        self.latest: dict[str, EngineLoad] = {}
+        self._dispatcher = dispatcher
+        self._engines = {stage: engine for stage, engine in engines.items() if isinstance(engine, Gauged)}
+        self._clock = clock
+        self._due = dict.fromkeys(self._engines, -math.inf)
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    def of(self, stage: str) -> EngineLoad:
+        """The latest of a stage."""
+        return self.latest.get(stage, _UNTOLD)
+
+    def ask(self) -> None:
+        """Begin to ask every engine that has answered by now; one that told nothing, once a minute."""
+        for stage, engine in self._engines.items():
+            if stage not in self._asking and self._clock() >= self._due[stage]:
+                self._asking[stage] = asyncio.create_task(self._ask(stage, engine))
+
+    async def _ask(self, stage: str, engine: Gauged) -> None:
+        try:
+            told = await asyncio.to_thread(engine.gauges)
+        except Exception as error:  # an engine of somebody's own: then nothing is known
+            _LOG.warning("stage %r cannot tell its load: %s", stage, error)
+            told = {}
+        finally:
+            del self._asking[stage]
+        self._due[stage] = -math.inf if told else self._clock() + _SILENT_S
+        self.latest.pop(stage, None)
+        if told:
+            self.latest[stage] = EngineLoad(told, self._others(stage, told))
+
+    def _others(self, stage: str, told: Mapping[str, float]) -> float | None:
+        if not {"running", "waiting"} & told.keys():
+            return None
+        there = told.get("running", 0.0) + told.get("waiting", 0.0)
+        return max(0.0, there - self._dispatcher.n_in_flight(stage))
+
+
 @dataclass(frozen=True, slots=True)
 class LiveGauge:
     """What stands before a call of a stage now (`asd.operations.traffic.Gauge`).
 
-    Stages of one device take turns, so those that run or wait there are counted whatever their stage.
+    Stages of one device take turns, so those that run or wait there are counted whatever their stage; so are
+    those that its server holds back.
     """
 
     dispatcher: Dispatcher
+    loads: EngineLoads
     stage: str
 
     @property
-    def n_waiting(self) -> int:
+    def n_waiting(self) -> float:
         """Requests that wait for a call."""
-        return self.dispatcher.ahead(self.stage)[1]
+        return self.dispatcher.ahead(self.stage)[1] + self.loads.of(self.stage).held * self.replicas
 
     @property
     def replicas(self) -> int:
@@ -66,8 +159,9 @@ class LiveGauge:
 
     @property
     def n_calls(self) -> int:
-        """Calls under way."""
-        return self.dispatcher.ahead(self.stage)[0]
+        """Calls under way; all that there may be, where its server holds some back."""
+        own = self.dispatcher.ahead(self.stage)[0]
+        return max(own, self.replicas) if self.loads.of(self.stage).held else own
 
     @property
     def batch(self) -> int:
@@ -78,19 +172,6 @@ class LiveGauge:
     def place(self) -> tuple[str, ...]:
         """The stages that take turns with it, itself among them."""
         return next(stages for stages in self.dispatcher.places if self.stage in stages)
-
-
-def stage_now(dispatcher: Dispatcher, stage: str) -> StageState:
-    """A stage at this moment; nothing is known of what has ended."""
-    return StageState(
-        replicas=dispatcher.width(stage),
-        n_waiting=dispatcher.n_waiting(stage),
-        n_in_flight=dispatcher.n_in_flight(stage),
-        utilisation=dispatcher.utilisation(stage),
-        wait_s=None,
-        call_s=None,
-        per_call=None,
-    )
 
 
 @dataclass(slots=True)
@@ -112,9 +193,11 @@ class Meter:
         dispatcher: Walks the requests.
         stages: Names, in ladder order.
         clock: Reads seconds.
+        engines: Of the stages, of which some tell of themselves.
 
     Attributes:
         gauges: By stage, what can be read at any moment.
+        loads: What engines told last.
     """
 
     def __init__(
@@ -122,8 +205,10 @@ class Meter:
         dispatcher: Dispatcher,
         stages: Sequence[str],
         clock: Callable[[], float] = time.monotonic,
+        engines: Mapping[str, Engine] = MappingProxyType({}),
     ) -> None:
-        self.gauges = {stage: LiveGauge(dispatcher, stage) for stage in stages}
+        self.loads = EngineLoads(dispatcher, engines, clock)
+        self.gauges = {stage: LiveGauge(dispatcher, self.loads, stage) for stage in stages}
         self._dispatcher = dispatcher
         self._clock = clock
         self._began = clock()
@@ -155,13 +240,32 @@ class Meter:
                 seen.ended_s += call.seconds
 
     def sample(self) -> None:
-        """Read every stage once; utilisation and the size of calls are means over these readings."""
+        """Read every stage once; utilisation and the size of calls are means over these readings.
+
+        Engines that tell of themselves are asked again, and answer later.
+        """
+        self.loads.ask()
         for stage, seen in self._seen.items():
-            now = stage_now(self._dispatcher, stage)
+            now = self.now(stage)
             seen.n_samples += 1
             seen.utilisation += now.utilisation
             seen.n_calls += now.utilisation * now.replicas
             seen.n_in_flight += now.n_in_flight
+
+    def now(self, stage: str) -> StageState:
+        """A stage at this moment; nothing is known of what has ended."""
+        dispatcher, load = self._dispatcher, self.loads.of(stage)
+        return StageState(
+            replicas=dispatcher.width(stage),
+            n_waiting=dispatcher.n_waiting(stage),
+            n_in_flight=dispatcher.n_in_flight(stage),
+            utilisation=dispatcher.utilisation(stage),
+            wait_s=None,
+            call_s=None,
+            per_call=None,
+            memory=load.memory,
+            n_others=load.n_others,
+        )
 
     def state(self, n_inside: int, booked: Booked | None = None) -> SystemState:
         """What there was since the last look, which ends with this one.
@@ -192,7 +296,7 @@ class Meter:
 
     def _stage(self, stage: str, seen: _StageSums) -> StageState:
         return replace(
-            stage_now(self._dispatcher, stage),
+            self.now(stage),
             utilisation=seen.utilisation / seen.n_samples if seen.n_samples else 0.0,
             call_s=seen.ended_s / seen.n_ended if seen.n_ended else None,
             per_call=seen.n_in_flight / seen.n_calls if seen.n_calls else None,

@@ -21,7 +21,9 @@ class StageState:
             since the last look; None: none did.
         call_s: Mean length of the calls that ended since the last look; None: none did.
         per_call: Mean queries in these calls; None: no call ended.
-        memory: Share of its memory in use; None: not known.
+        memory: Share in use, of its server's room for keys and values or of its GPU's memory; None: not
+            known.
+        n_others: Requests that its server has from others than us; None: it does not tell.
     """
 
     replicas: int
@@ -32,6 +34,7 @@ class StageState:
     call_s: float | None
     per_call: float | None
     memory: float | None = None
+    n_others: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Gauge(Protocol):
     """What can be read off a stage at any moment."""
 
     @property
-    def n_waiting(self) -> int:
+    def n_waiting(self) -> float:
         """Requests in its queue."""
 
     @property

@@ -6,6 +6,7 @@ The server serves the smallest stage of the embedded ladder in float32; it is st
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,24 @@ def test_a_prompt_that_does_not_fit(engine: VllmServerEngine) -> None:
     """What vLLM says of it is understood."""
     with pytest.raises(PromptTooLongError, match="shorten the prompt"):
         engine.generate([Query("long", "d", "add 1+1 " * 200, max_new_tokens=20)])
+
+
+def test_its_queue_and_its_cache_are_told_while_it_works(server: VllmServer) -> None:
+    """Of twelve requests eight run and four wait; then nobody is there."""
+    engine = OpenAIEngine(served(server, "openai", concurrency=12, extra_body={"ignore_eos": True}))
+    queries = [Query(str(i), "d", f"add {i}+1", max_new_tokens=200) for i in range(12)]
+    seen = []
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(engine.generate, queries)
+        while not asked.done():
+            seen.append(engine.gauges())
+        asked.result()
+    fullest = max(seen, key=lambda told: told["waiting"])
+    assert (fullest["running"], fullest["waiting"]) == (8.0, 4.0)
+    assert 0.0 < fullest["kv cache in use"] < 1.0
+    at_rest = engine.gauges()
+    engine.unload()
+    assert (at_rest["running"], at_rest["waiting"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("dialect", ["openai", "vllm"])

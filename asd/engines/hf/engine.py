@@ -24,6 +24,7 @@ from asd.engines.closing import Closing
 from asd.engines.hf.adapter import require_peft
 from asd.engines.hf.caches.growing import open_growing
 from asd.engines.hf.caches.launching import Launching, empty_cache, launcher_for
+from asd.engines.hf.caches.memory import used_share
 from asd.engines.hf.caches.opening import Caches
 from asd.engines.hf.decoder import Batch, decode, prefill
 from asd.engines.hf.kv_store import Keeper
@@ -150,6 +151,11 @@ class TransformersEngine(Closing):
         """Wait until the device is idle."""
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
+
+    def gauges(self) -> dict[str, float]:
+        """How full its GPU is, where that is known (`asd.engines.Gauged`)."""
+        share = used_share(self.device)
+        return {} if share is None else {"memory": share}
 
     def open_batch(self, spans: Sequence[int], *, rewinds: bool = False) -> Batch:
         """Rows that have read nothing yet.

@@ -115,6 +115,10 @@ class SpeculativeEngine(Closing):
         """The same stage without its drafter."""
         return self.verifier
 
+    def gauges(self) -> dict[str, float]:
+        """How full its GPU is, where that is known."""
+        return self.verifier.gauges()
+
     def load(self) -> None:
         """Bring both stages into memory.
 

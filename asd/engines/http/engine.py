@@ -24,7 +24,8 @@ from asd.engines import GREEDY, Sampling
 from asd.engines.closing import Closing
 from asd.engines.http.client import OpenAISettings, ServerClient
 from asd.engines.http.counting import Counter
-from asd.engines.http.gauges import read_gauges
+from asd.engines.http.credentials import read_key
+from asd.engines.http.gauges import ServerGauges
 from asd.engines.http.schema import Models, Reply, ServedModel, Written
 from asd.engines.prompts import as_written, chat_of, check, check_extras
 from asd.engines.sampling import choices
@@ -75,6 +76,8 @@ class OpenAIEngine(Closing):
         self._model = self.settings.model or stage.model
         self._clock = clock
         self._server = ServerClient(stage.name, self.settings)
+        key = read_key(stage.name, self.settings.api_key_env)
+        self._gauges = ServerGauges(self._server.where, self.settings.base_url, key)
         self._counter = Counter(stage, self.settings.tokenizer)
         self._warned = False
 
@@ -112,7 +115,7 @@ class OpenAIEngine(Closing):
 
     def gauges(self) -> dict[str, float]:
         """What the server reports of its own load (`asd.engines.Gauged`)."""
-        return read_gauges(self.settings.base_url)
+        return self._gauges.read()
 
     def load(self) -> None:
         """Make sure that the server is there and has the model.
@@ -125,6 +128,7 @@ class OpenAIEngine(Closing):
     def unload(self) -> None:
         """Give the connections back; the weights are the server's."""
         self._server.close()
+        self._gauges.close()
 
     def synchronise(self) -> None:
         """No device to wait for: a reply is whole when it is here."""

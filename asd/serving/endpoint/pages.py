@@ -13,7 +13,7 @@ import asyncio
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qs
 
 from starlette.requests import Request
@@ -38,8 +38,6 @@ SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 1000
 MOST_FORM = 4096
 EVERY_S = 1.0
-GAUGES_S = 5.0
-"""Between two looks at what engines tell of themselves."""
 
 
 class Pages:
@@ -55,8 +53,6 @@ class Pages:
     def __init__(self, service: Callable[[], Service]) -> None:
         self._service = service
         self._page: LivePage | None = None
-        self._told: Mapping[str, Mapping[str, float]] = {}
-        self._asked_s = -GAUGES_S
         self._sessions: OrderedDict[str, tuple[str, float]] = OrderedDict()
         self.routes = [
             Route("/", self._whole),
@@ -117,16 +113,8 @@ class Pages:
         every = await books.accounts() if isinstance(books, Accounts) else ()
         accounts = [one for one in every if books.is_operator(alias) or one.key in {EVERYBODY, alias}]
         ladder = service.ladder
-        setting, engines = service.setting.policy.name, await self._gauges()
+        setting, engines = service.setting.policy.name, service.gauges()
         return Facts(ladder.name, ladder.price_unit, ladder.money, setting, accounts, engines)
-
-    async def _gauges(self) -> Mapping[str, Mapping[str, float]]:
-        """What engines tell, asked for in a thread now and then."""
-        now = time.monotonic()
-        if now >= self._asked_s + GAUGES_S:
-            self._asked_s = now
-            self._told = await asyncio.to_thread(self._service().gauges)
-        return self._told
 
 
 def _headers(nonce: str) -> dict[str, str]:

@@ -20,12 +20,12 @@ from msgspec import structs
 
 from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
-from asd.engines import LOSSLESS, Acceptance, Engine, Gauged, Sampling, Verifier, accepted
+from asd.engines import LOSSLESS, Acceptance, Engine, Sampling, Verifier, accepted
 from asd.engines.closing import close_all
 from asd.errors import DataError, StorageError
 from asd.evidence.prompt.taxonomy import classify, left_out
 from asd.ladder import Ladder
-from asd.operations.live import Booked, Meter, stage_now
+from asd.operations.live import Booked, Meter
 from asd.operations.traffic import Controller, LoadAware
 from asd.policies import FixedStage
 from asd.resilience import FAILURES, Health
@@ -110,7 +110,7 @@ class Service:
         self.history = History()
         self.health = Health()
         self.dispatcher = Dispatcher(engines, capacity.batch)
-        meter = Meter(self.dispatcher, self._stages)
+        meter = Meter(self.dispatcher, self._stages, engines=engines)
         self.monitor = Monitor(self.vitals, meter, self._stages, watching)
         self._controller: Controller | None = None
         self.draining = False
@@ -143,13 +143,12 @@ class Service:
         return {name: float(getattr(of, name)) for name in ("lam", "mu", "budget_scale") if hasattr(of, name)}
 
     def gauges(self) -> dict[str, Mapping[str, float]]:
-        """What engines tell of themselves, by stage; takes as long as the slowest of them."""
-        asked = {name: engine for name, engine in self._engines.items() if isinstance(engine, Gauged)}
-        return {name: told for name, engine in asked.items() if (told := engine.gauges())}
+        """What engines told of themselves last, by stage."""
+        return {name: load.gauges for name, load in self.monitor.meter.loads.latest.items()}
 
     def vitals(self) -> Vitals:
         """How the server is now."""
-        stages = {name: stage_now(self.dispatcher, name) for name in self._stages}
+        stages = {name: self.monitor.meter.now(name) for name in self._stages}
         health = self.health
         return Vitals(
             self._n_open,

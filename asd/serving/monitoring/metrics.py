@@ -170,6 +170,12 @@ def _by_stage(now: Vitals) -> Iterator[Metric]:
     waiting = GaugeMetricFamily("asd_queue_requests", "Requests that wait for a stage", labels=["stage"])
     working = GaugeMetricFamily("asd_in_flight_requests", "Requests in calls of a stage", labels=["stage"])
     busy = GaugeMetricFamily("asd_stage_utilisation_ratio", "Calls over those it takes", labels=["stage"])
+    memory = GaugeMetricFamily(
+        "asd_stage_memory_ratio", "Share of its memory in use, where that is known", labels=["stage"]
+    )
+    others = GaugeMetricFamily(
+        "asd_stage_other_requests", "Requests that its server has from others", labels=["stage"]
+    )
     resting = GaugeMetricFamily("asd_breaker_open", "1: the stage rests after failures", labels=["stage"])
     failed = CounterMetricFamily("asd_stage_failures", "Failed calls", labels=["stage", "kind"])
     for name, stage in now.stages.items():
@@ -177,6 +183,9 @@ def _by_stage(now: Vitals) -> Iterator[Metric]:
         working.add_metric([name], stage.n_in_flight)
         busy.add_metric([name], stage.utilisation)
         resting.add_metric([name], name in now.resting)
+        for family, value in ((memory, stage.memory), (others, stage.n_others)):
+            if value is not None:
+                family.add_metric([name], value)
     for (name, kind), n in now.failures.items():
         failed.add_metric([name, kind], n)
-    yield from (waiting, working, busy, resting, failed)
+    yield from (waiting, working, busy, memory, others, resting, failed)

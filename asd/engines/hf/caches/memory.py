@@ -16,7 +16,7 @@ from asd.engines.hf.settings import TransformersSettings
 from asd.errors import StageTooLargeError
 from asd.ladder import Stage
 
-__all__ = ["PROMISES", "CacheReservation", "check_room", "free_bytes", "weight_bytes"]
+__all__ = ["PROMISES", "CacheReservation", "check_room", "free_bytes", "used_share", "weight_bytes"]
 
 GIB = 2**30
 
@@ -71,6 +71,20 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def used_share(device: torch.device) -> float | None:
+    """Share of a GPU's memory that is in use, whoever uses it; None: it is none, or it is not known.
+
+    NVML reports it (nvidia-ml-py): it may be asked while a call runs, or a graph is captured.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        used = torch.cuda.device_memory_used(device)
+    except (ImportError, RuntimeError):  # not installed, or no driver that it finds
+        return None
+    return min(1.0, used / torch.cuda.get_device_properties(device).total_memory)
 
 
 def weight_bytes(config: Any, dtype: str) -> int:

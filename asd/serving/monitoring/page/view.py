@@ -203,16 +203,19 @@ def _stages(monitor: Monitor, bins: Sequence[Bin]) -> PageTable:
         busy = mean_of(bins, f"busy {name}")
         own = [f"{n} {kind}" for (failed_at, kind), n in now.failures.items() if failed_at == name]
         failed, state = ", ".join(own) or NONE, "rests" if name in now.resting else "asked"
-        share = NONE if busy is None else f"{busy:.0%}"
-        rows.append((name, str(stage.n_waiting), str(stage.n_in_flight), share, state, failed))
-    return PageTable(("", "waiting", "in calls", "busy", "breaker", "failed calls"), rows)
+        others = NONE if stage.n_others is None else f"{stage.n_others:g}"
+        queue = str(stage.n_waiting), str(stage.n_in_flight), others
+        rows.append((name, *queue, _percent(busy), _percent(stage.memory), state, failed))
+    columns = ("", "waiting", "in calls", "of others", "busy", "memory", "breaker", "failed calls")
+    return PageTable(columns, rows)
 
 
 def _devices(found: Iterable[Device], engines: Mapping[str, Mapping[str, float]]) -> PageTable:
     rows = [(one.name, _percent(one.busy), _percent(one.memory), one.detail) for one in found]
     for stage, gauges in engines.items():
         told = ", ".join(f"{name} {value:g}" for name, value in gauges.items())
-        rows.append((f"engine of {stage}", NONE, _percent(gauges.get("kv cache in use")), told))
+        share = gauges.get("kv cache in use", gauges.get("memory"))
+        rows.append((f"engine of {stage}", NONE, _percent(share), told))
     return PageTable(("", "busy", "memory", ""), rows)
 
 
