@@ -8,8 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from tabulate import tabulate
@@ -17,8 +18,10 @@ from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.options import FINITE, FiniteRange, ladder_option, policy_option
+from asd.cli.paths import NEW_FILE
 from asd.cli.scenarios import Opened, open_scenario, servers_options
 from asd.errors import ConfigError
+from asd.measurement.files import write_atomically
 from asd.operations.books import Summary
 from asd.operations.contenders import Contenders, cheapest_in_time
 from asd.operations.population import Remembered
@@ -34,6 +37,7 @@ from asd.operations.traffic import Mix
         "asd simulate traces.jsonl --hours 2 --fault down:L:1800:600 --fault overload:3600:300:40",
         "asd simulate traces.jsonl --plan 0.5 --at-quality 0.98 --arrivals poisson:100 --hours 0.1 "
         "--policies always:L,static:0.9,queue:8:2",
+        "asd simulate traces.jsonl --policies always:L,queue:5:1 --seeds 5 --json runs.json --page runs.html",
         "asd collect --out traces.jsonl                               makes the file",
     )
 )
@@ -76,6 +80,7 @@ from asd.operations.traffic import Mix
 @click.option(
     "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every run; continue from it."
 )
+@click.option("--page", type=NEW_FILE, help="HTML: the runs over time, and their table with intervals.")
 def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],
     ladder: str,
@@ -97,19 +102,20 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     scale: tuple[str, ...],
     most_inside: int | None,
     out: Path | None,
+    page: Path | None,
 ) -> None:
     """Let requests arrive at a cascade that answers from recorded TRACES, and see what they wait for.
 
     Service times are the ladder's prices. Every window is checked: Little's law, utilisation, conservation.
     """
+    _check_page(page, plan)
     opened = open_scenario(
         traces,
         ladder,
         policy,
         replicas,
         batch,
-        **_loop(arrivals, users),
-        seconds=3600.0 * hours,
+        **_loop(arrivals, users, hours),
         window_s=window,
         faults=fault,
         mtbf=dict(map(_failures, mtbf)),
@@ -117,21 +123,31 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
         mix=mix,
         scale=scale,
     )
-    contenders, texts = _contenders(opened, batch), policies.split(",")
-    for text in texts:
-        contenders.of(text)  # refuses what names no policy, before anything is run
+    texts = policies.split(",")
+    contenders = _contenders(opened, batch, texts)
     if plan is not None:
         _plan(opened, contenders, texts, plan, at_quality or 0.0, most_devices)
     elif at_quality is not None:
-        _run_best(opened, contenders, texts, at_quality, seeds, out)
+        _run_best(opened, contenders, texts, at_quality, seeds, _RunFiles(out, page))
     else:
-        _run(opened, contenders, texts, seeds, out)
+        _run(opened, contenders, texts, seeds, _RunFiles(out, page))
 
 
-def _contenders(opened: Opened, batch: int) -> Contenders:
-    """What makes the policies by their names."""
+class _RunFiles(NamedTuple):
+    """What is written: every run as it ends, and the page."""
+
+    runs: Path | None
+    page: Path | None
+
+
+def _contenders(opened: Opened, batch: int, texts: Sequence[str]) -> Contenders:
+    """What makes the policies by their names; a text that names none is refused before anything is run."""
     population, servers = opened.scenario.population, opened.scenario.asked.servers
-    return Contenders(opened.fitted, population, servers, batch, Remembered(opened.fitted.evidence()))
+    evidence = Remembered(opened.fitted.evidence())
+    contenders = Contenders(opened.fitted, population, servers, batch, evidence)
+    for text in texts:
+        contenders.of(text)
+    return contenders
 
 
 def _run_best(
@@ -140,17 +156,17 @@ def _run_best(
     texts: Sequence[str],
     share: float,
     seeds: int,
-    out: Path | None,
+    files: _RunFiles,
 ) -> None:
     """Choose every policy's setting of least P95 on one half of the queries, and run these on the other."""
     tried, judged = opened.scenario.halves()
     contenders = replace(contenders, population=tried.population)
     texts = cheapest_in_time(tried, contenders, texts, share, seed=0)
     click.echo("settings were chosen on one half of the queries; this is the other half")
-    _run(opened._replace(scenario=judged), contenders, texts, seeds, out)
+    _run(opened._replace(scenario=judged), contenders, texts, seeds, files)
 
 
-def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: int, out: Path | None) -> None:
+def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: int, files: _RunFiles) -> None:
     """Run every policy with every seed, and print the table."""
     scenario = opened.scenario
     names = [contenders.of(text).name for text in texts]
@@ -161,7 +177,7 @@ def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: in
             scenario,
             [partial(contenders.of, text) for text in texts],
             range(1, seeds + 1),
-            out,
+            files.runs,
             lambda closed: bar.update(closed.seconds / 3600.0),
         )
     _show(made, names, time.process_time() - began, opened.devices)
@@ -171,6 +187,27 @@ def _run(opened: Opened, contenders: Contenders, texts: Sequence[str], seeds: in
             f"mix {scenario.asked.mix} of {n_easy:,} easy, {n_medium:,} medium and {n_hard:,} hard recorded "
             "queries (easy: the smallest stage was right; hard: only the largest was, or none)"
         )
+    if files.page is not None:
+        _write_page(files.page, opened.fitted.ladder.name, made, names)
+
+
+def _check_page(page: Path | None, plan: float | None) -> None:
+    """Refuse a page that could not be written, before anything is run."""
+    if page is None:
+        return
+    if plan is not None:
+        raise ConfigError("--plan prints a table of devices; leave --page out")
+    if not all(map(find_spec, ("jinja2", "matplotlib"))):
+        raise ConfigError("--page draws with jinja2 and matplotlib: pip install 'asd[report]'")
+
+
+def _write_page(file: Path, ladder: str, made: Runs, names: Sequence[str]) -> None:
+    from asd.research.load.page import drawn_runs, runs_tables, simulated_study  # noqa: PLC0415  (matplotlib)
+    from asd.research.report.page import render_page  # noqa: PLC0415
+
+    study = simulated_study(ladder, 1, runs_tables(made, list(dict.fromkeys(names))))
+    write_atomically(file, render_page(study, drawn_runs(study), missing=(), with_files=False))
+    click.echo(f"{file}: the runs over time, and their table")
 
 
 def _plan(
@@ -218,13 +255,13 @@ def _plan(
     click.echo("provenance: simulated")
 
 
-def _loop(arrivals: str | None, users: str | None) -> dict[str, Any]:
-    """Whether requests come by themselves or from users, as a header of runs has it."""
+def _loop(arrivals: str | None, users: str | None, hours: float) -> dict[str, Any]:
+    """Whether requests come by themselves or from users, and how long, as a header of runs has it."""
     if arrivals is not None and users is not None:
         raise ConfigError("give --arrivals or --users, not both")
     if users is not None:
-        return {"arrivals": "", "users": _users(users)}
-    return {"arrivals": arrivals or "day", "users": None}
+        return {"arrivals": "", "users": _users(users), "seconds": 3600.0 * hours}
+    return {"arrivals": arrivals or "day", "users": None, "seconds": 3600.0 * hours}
 
 
 def _users(text: str) -> tuple[int, float]:

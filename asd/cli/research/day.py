@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -14,13 +13,12 @@ from asd.cli.options import FiniteRange, ladder_option, policy_option
 from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.ladder import Ladder
-from asd.measurement.environment import code_revision, read_environment
 from asd.measurement.files import read_record, write_atomically, write_record
 from asd.research.load.devices import memories
 from asd.research.load.production import METRICS, targets_of
 from asd.research.load.shop import Shop
 from asd.research.load.tables import MAKERS, TablesFile, claims, hours_simulated
-from asd.research.study.record import Study, write_study
+from asd.research.study.record import write_study
 from asd.schema import msgspec
 from asd.traces import read_header
 
@@ -106,18 +104,12 @@ def _found(file: Path, asked: TablesFile) -> TablesFile:
 
 def _write(kept: TablesFile, ladder: str, out: Path) -> None:
     try:
-        from asd.research.load.page import drawn  # noqa: PLC0415  (matplotlib)
+        from asd.research.load.page import drawn, simulated_study  # noqa: PLC0415  (matplotlib)
         from asd.research.report.page import render_page  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"{error}: pip install 'asd[report]'") from error
-    study = Study(
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        git_commit=code_revision(Path(__file__).parent).commit,
-        environment=read_environment(),
-        seed=kept.seed,
-        ladder=ladder,
-        tables=(*kept.tables, claims({table.name: table for table in kept.tables})),
-    )
+    tables = (*kept.tables, claims({table.name: table for table in kept.tables}))
+    study = simulated_study(ladder, kept.seed, tables)
     write_study(study, out)
     write_atomically(out / "page.html", render_page(study, [drawn(study)], missing=()))
     for table in study.tables:

@@ -39,7 +39,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "Evidence": ("reliability", "predictors"),
     "Under load": (
         *("operations", "production", "hours", "devices", "before_after", "intervals", "categories", "users"),
-        *("published_users", "load"),
+        *("published_users", "load", "runs", "run_stages", "windows"),
     ),
     "Drafts and training": ("acceptance", "acceptance_shares", "training"),
 }
@@ -61,13 +61,20 @@ class _PageSection:
         return re.sub(r"\W+", "-", self.title.lower())
 
 
-def render_page(study: Study, figures: Sequence[Figure], missing: Sequence[str] | None = None) -> str:
+def render_page(
+    study: Study,
+    figures: Sequence[Figure],
+    missing: Sequence[str] | None = None,
+    *,
+    with_files: bool = True,
+) -> str:
     """The page as HTML text; figures that could not be drawn are named in it.
 
     Args:
         study: Whatever tables it holds.
         figures: As `asd.research.report.figures.draw` makes them.
         missing: Figures that are named as left out; None: those of a study that lack their tables.
+        with_files: Whether every table has a file of its own beside the page, which it names.
     """
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -82,6 +89,7 @@ def render_page(study: Study, figures: Sequence[Figure], missing: Sequence[str] 
         parts=list(_parts(study, figures)),
         left_out=left_out(study) if missing is None else list(missing),
         long=LONG,
+        with_files=with_files,
     )
 
 
