@@ -29,8 +29,8 @@ from asd.operations.control.budget import Paced
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
 from asd.operations.population import Lookup, Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import ByUtilisation, StageServer, Station
-from asd.operations.traffic import Cap, Controller, Mix, Open, RunSettings, Users
+from asd.operations.stations import ByUtilisation, StageServer
+from asd.operations.traffic import ALIKE, Cap, Controller, Mix, Open, QueryDraw, RunSettings, Users
 from asd.schema import msgspec
 
 __all__ = ["Effort", "Mean", "Runs", "RunsHeader", "Scenario", "SimulatedRun", "mean_of", "run", "runs_of"]
@@ -134,9 +134,7 @@ class Scenario:
         )
         return first, second
 
-    def simulator(
-        self, controller: Controller, seed: int, cap: Cap | None = None, station: type[Station] = Station
-    ) -> Simulator:
+    def simulator(self, controller: Controller, seed: int, cap: Cap | None = None) -> Simulator:
         """A run that has not begun; a seed is the same traffic and the same faults for every controller.
 
         A budget that a controller spreads is a cap too, as in a server's ledger.
@@ -146,7 +144,7 @@ class Scenario:
             cap = Cap(controller.day.amount, self.population.dearest_cost())
         rng = np.random.default_rng([seed, 0])
         faults = _faults(asked, rng)
-        mix = Mix.parse(asked.mix) if asked.mix else None
+        mix: QueryDraw = Mix.parse(asked.mix) if asked.mix else ALIKE
         traffic: Open | Users
         if asked.users is not None:
             traffic = Users(*asked.users, mix)
@@ -155,7 +153,7 @@ class Scenario:
             traffic = Open(merged(stream, *overloads(faults, rng)), mix=mix)
         servers = {name: StageServer(*server) for name, server in asked.servers.items()}
         settings = RunSettings(asked.window_s, asked.most_inside, cap)
-        sim = Simulator(self.population, servers, controller, traffic, seed, settings, station)
+        sim = Simulator(self.population, servers, controller, traffic, seed, settings)
         plan(sim, faults)
         for stage, scaler in _scalers(asked, self.population, faults).items():
             sim.scale(stage, scaler)

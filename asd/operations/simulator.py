@@ -31,12 +31,11 @@ from asd.operations.stations import (
     StageServer,
     Station,
 )
-from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Mix, Open, RunSettings, Users
+from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Open, RunSettings, Users
 from asd.policies import Policy
 
 __all__ = ["Simulator"]
 
-_BLOCK = 8192
 _MOST_DECIDERS = 64
 """Policies whose decisions are remembered, so that memory stays flat whatever a controller does."""
 
@@ -54,7 +53,6 @@ class Simulator:
         traffic: Where requests come from.
         seed: Of the draws of queries and think times.
         settings: How the run is kept.
-        station: Of every stage; one that counts more than is needed for the run, if anybody wants to know.
 
     Attributes:
         seed: As given.
@@ -76,7 +74,6 @@ class Simulator:
         traffic: Open | Users,
         seed: int,
         settings: RunSettings = KEPT,
-        station: type[Station] = Station,
     ) -> None:
         _check_servers(servers, population)
         self.agenda = Agenda()
@@ -84,7 +81,7 @@ class Simulator:
             server.place: SharedDevice(self.agenda) for server in servers.values() if server.place is not None
         }
         self.stations = {
-            name: self._new_station(station, name, servers[name], places.get(servers[name].place or ""))
+            name: self._new_station(name, servers[name], places.get(servers[name].place or ""))
             for name in population.stages
         }
         self.system, self.thinking = Occupancy(), Occupancy()
@@ -93,8 +90,9 @@ class Simulator:
         self.seed, self._rng = seed, np.random.default_rng(seed)
         self._users = traffic if isinstance(traffic, Users) else None
         self._arrivals = iter(traffic.arrivals) if isinstance(traffic, Open) else iter(())
-        drawn = traffic.queries if isinstance(traffic, Open) else None
-        self._drawn = self._draws(traffic.mix) if drawn is None else iter(drawn)
+        given = traffic.queries if isinstance(traffic, Open) else None
+        drawn = traffic.mix.draws(population, self._rng, lambda: self.agenda.now)
+        self._drawn = drawn if given is None else iter(given)
         self._thinkers: dict[object, float] = {}
         self._settings = settings
         self.on_end: Callable[[Request, float], None] | None = None
@@ -112,10 +110,8 @@ class Simulator:
         self.spent = self._spent_before = self._day = 0.0
         self._recent = _Recent(0.0)
 
-    def _new_station(
-        self, kind: type[Station], name: str, server: StageServer, place: SharedDevice | None
-    ) -> Station:
-        return kind(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
+    def _new_station(self, name: str, server: StageServer, place: SharedDevice | None) -> Station:
+        return Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
 
     def run(self, seconds: float) -> Iterator[Summary]:
         """Let so much time pass; one window after the other, each checked.
@@ -226,16 +222,6 @@ class Simulator:
     def _ask(self, user: object) -> None:
         self.thinking.leave(self.agenda.now, self._thinkers.pop(user))
         self._arrive(None)
-
-    def _draws(self, mix: Mix | None) -> Iterator[int]:
-        """Positions of queries, drawn with replacement."""
-        if mix is not None:
-            return mix.draws(self._population, self._rng, lambda: self.agenda.now)
-        return self._draws_alike()
-
-    def _draws_alike(self) -> Iterator[int]:
-        while True:
-            yield from self._rng.integers(len(self._population.queries), size=_BLOCK).tolist()
 
     def _arrive(self, _: None) -> None:
         if self._users is None:

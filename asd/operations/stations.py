@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from itertools import count
@@ -25,7 +25,16 @@ from asd.operations.occupancy import Occupancy
 from asd.operations.population import Situation, Step, call_seconds
 from asd.types import Action
 
-__all__ = ["Agenda", "ByUtilisation", "Request", "Scaler", "SharedDevice", "StageServer", "Station"]
+__all__ = [
+    "Agenda",
+    "ByUtilisation",
+    "CallObserver",
+    "Request",
+    "Scaler",
+    "SharedDevice",
+    "StageServer",
+    "Station",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +231,16 @@ class EndedCalls:
     visits_s: float = 0.0
 
 
+class CallObserver(Protocol):
+    """Told of the calls of a station."""
+
+    def begun(self, batch: Sequence[Request], delay_s: float) -> None:
+        """A call for these has begun, which a fault makes longer by `delay_s`."""
+
+    def ended(self, batch: Sequence[Request], seconds: float) -> None:
+        """A call has ended that was not lost with its replica; its requests have not decided what is next."""
+
+
 @dataclass(slots=True, eq=False)
 class Station:
     """One stage of a simulated cascade.
@@ -243,6 +262,7 @@ class Station:
         calls: Calls under way; their number is that of busy replicas.
         n_waiting: Requests in the queue.
         ended: Since the last look; whoever looks puts a new one here.
+        observer: Told of calls, if anybody wants to know.
     """
 
     name: str
@@ -261,6 +281,7 @@ class Station:
     calls: Occupancy = field(default_factory=Occupancy)
     n_waiting: int = 0
     ended: EndedCalls = field(default_factory=EndedCalls)
+    observer: CallObserver | None = None
     _queues: dict[Action, deque[Request]] = field(default_factory=dict)
     _running: dict[_BatchInService, None] = field(default_factory=dict)
 
@@ -334,6 +355,8 @@ class Station:
         self._running[call] = None
         self.calls.enter(now)
         self._send(call)
+        if self.observer is not None:
+            self.observer.begun(call.batch, self.delay_s)
 
     def _send(self, call: _BatchInService) -> None:
         """Plan the end of a call, or, where the network loses it, that it is made again."""
@@ -370,6 +393,8 @@ class Station:
         ended.n_calls += 1
         ended.calls_s += now - call.started
         ended.n_visits += len(call.batch)
+        if self.observer is not None:
+            self.observer.ended(call.batch, now - call.started)
         for request in call.batch:
             request.n_calls += call.n_lost
             leave(now, request.joined)

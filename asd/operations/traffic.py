@@ -16,8 +16,10 @@ from asd.operations.state import SystemState
 from asd.policies import Policy
 
 __all__ = [
+    "ALIKE",
     "DAY_S",
     "KEPT",
+    "Alike",
     "Cap",
     "Controller",
     "Fixed",
@@ -25,6 +27,7 @@ __all__ = [
     "LoadAware",
     "Mix",
     "Open",
+    "QueryDraw",
     "RunSettings",
     "Users",
 ]
@@ -102,6 +105,34 @@ class Fixed:
     def policy(self, state: SystemState | None) -> Policy:  # noqa: ARG002
         """The one there is."""
         return self.always
+
+
+class QueryDraw(Protocol):
+    """Says which recorded query a request is."""
+
+    def draws(
+        self, population: Population, rng: np.random.Generator, clock: Callable[[], float]
+    ) -> Iterator[int]:
+        """Positions of queries without end, each for the time (s from midnight) at which it is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """All queries alike, with replacement."""
+
+    def draws(
+        self,
+        population: Population,
+        rng: np.random.Generator,
+        clock: Callable[[], float],  # noqa: ARG002
+    ) -> Iterator[int]:
+        """Positions of queries without end."""
+        while True:
+            yield from rng.integers(len(population.queries), size=_BLOCK).tolist()
+
+
+ALIKE = Alike()
+"""As queries are drawn where nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,12 +244,12 @@ class Users:
     Attributes:
         n: How many.
         think_s: Mean of the exponential time they think.
-        mix: Of the queries; None: all are drawn alike, with replacement.
+        mix: Draws the queries.
     """
 
     n: int
     think_s: float
-    mix: Mix | None = None
+    mix: QueryDraw = ALIKE
 
     def __post_init__(self) -> None:
         if self.n < 1 or not self.think_s >= 0.0:
@@ -231,13 +262,13 @@ class Open:
 
     Attributes:
         arrivals: Seconds, ascending.
-        queries: Positions of the queries in the population, one an arrival; None: drawn with replacement.
-        mix: Of queries that are drawn; None: all are drawn alike.
+        queries: Positions of the queries in the population, one an arrival; None: they are drawn.
+        mix: Draws them.
     """
 
     arrivals: Iterable[float]
     queries: Iterable[int] | None = None
-    mix: Mix | None = None
+    mix: QueryDraw = ALIKE
 
 
 @dataclass(frozen=True, slots=True)

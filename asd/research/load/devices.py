@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from asd.engines.checkpoints.sizes import cache_mib, weights_mib
 from asd.errors import DataError, EngineError
@@ -20,11 +20,11 @@ from asd.ladder import DTYPES, Ladder, Stage
 from asd.operations.books import StageWindow, Summary
 from asd.operations.population import Situation
 from asd.operations.runs import Scenario, SimulatedRun
-from asd.operations.stations import Request, Station
+from asd.operations.stations import Request
 from asd.operations.traffic import Controller
 from asd.traces import TraceHeader
 
-__all__ = ["CallMeter", "MeteredRun", "MeteredStation", "StageMemory", "memories", "metered_run"]
+__all__ = ["CallMeter", "MeteredRun", "StageMemory", "memories", "metered_run"]
 
 
 class StageMemory(NamedTuple):
@@ -180,25 +180,6 @@ def _row_of(request: Request) -> _CallRow:
     return _CallRow(own.usage.n_prompt + own.usage.n_decoded, sent, len(own.text.encode()))
 
 
-class MeteredStation(Station):
-    """A station that also counts what its calls hold and carry, in `meter`."""
-
-    __slots__ = ("meter",)
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.meter = CallMeter()
-
-    def begin(self) -> None:
-        """As every station, and count the call."""
-        super().begin()
-        self.meter.begun(next(reversed(self._running)).batch, self.delay_s)
-
-    def _hand_out(self, call: Any) -> None:
-        self.meter.ended(call.batch, self.agenda.now - call.started)
-        super()._hand_out(call)
-
-
 class MeteredRun(NamedTuple):
     """A run, and what was counted of every stage."""
 
@@ -210,8 +191,10 @@ def metered_run(
     scenario: Scenario, controller: Controller, seed: int, progress: Callable[[Summary], object]
 ) -> MeteredRun:
     """One run from its beginning to its end; `progress` is told of every window."""
-    sim, windows = scenario.simulator(controller, seed, station=MeteredStation), []
-    meters = {name: s.meter for name, s in sim.stations.items() if isinstance(s, MeteredStation)}
+    sim, windows = scenario.simulator(controller, seed), []
+    meters = {name: CallMeter() for name in sim.stations}
+    for name, meter in meters.items():
+        sim.stations[name].observer = meter
     for window in sim.run(scenario.asked.seconds):
         windows.append(window)
         progress(window)
