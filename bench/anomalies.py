@@ -35,7 +35,8 @@ from tabulate import tabulate
 import asd
 from asd.ladder import TINY_POLICY
 from asd.operations.arrivals import Client, clients, merged, read_clients
-from asd.operations.population import Population, Remembered, Situation
+from asd.operations.control.deciders import Remembered
+from asd.operations.population import Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from asd.cli import main
 from asd.ladder import Ladder
 from asd.operations.books import Summary
-from asd.operations.contenders import cheapest_in_time
+from asd.operations.control.contenders import cheapest_in_time
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.sizing import Need, Sizing
 from asd.policy.fit import fit

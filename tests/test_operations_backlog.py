@@ -13,7 +13,6 @@ from asd.cascade import Cascade
 from asd.errors import ConfigError, NoStageLeftError
 from asd.evidence import Judgement
 from asd.operations.arrivals import poisson
-from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import (
     LEVELS,
     BacklogPolicy,
@@ -22,7 +21,9 @@ from asd.operations.control.backlog import (
     level_of,
     surcharge,
 )
-from asd.operations.population import Lookup, Population, Remembered, Situation
+from asd.operations.control.contenders import Contenders
+from asd.operations.control.deciders import Lookup, Remembered
+from asd.operations.population import Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.state import StageState, SystemState
 from asd.operations.stations import StageServer

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd.operations.arrivals import poisson
-from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import LEVELS, BacklogPolicy, BacklogTable, Solved, level_of
 from asd.operations.control.bearing import Bearing, Demand, bearing_of, demand_of, gauge_at
-from asd.operations.population import Decider
+from asd.operations.control.contenders import Contenders
+from asd.operations.control.deciders import Decider
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer
 from asd.operations.traffic import Fixed, Open

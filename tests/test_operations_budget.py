@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from asd.errors import ConfigError
 from asd.operations.arrivals import poisson
-from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import QueueAware
 from asd.operations.control.budget import DayBudget, Paced
+from asd.operations.control.contenders import Contenders
 from asd.operations.runs import RunsHeader, Scenario, run
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from asd.errors import ConfigError
-from asd.operations.contenders import Contenders, cheapest_in_time
+from asd.operations.control.contenders import Contenders, cheapest_in_time
+from asd.operations.control.deciders import Remembered
 from asd.operations.control.gears import Gear, Gears, gears_of
 from asd.operations.control.published import PublishedOptimizer, Router
-from asd.operations.population import Population, Remembered
+from asd.operations.population import Population
 from asd.operations.runs import RunsHeader, Scenario, run
 from asd.operations.state import StageState, SystemState
 from asd.policies import FixedStage

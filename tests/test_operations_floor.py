@@ -16,11 +16,12 @@ from asd.errors import ConfigError
 from asd.evidence.prompt.taxonomy import left_out
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
-from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
 from asd.operations.control.bearing import bearing_of
+from asd.operations.control.contenders import Contenders
+from asd.operations.control.deciders import Lookup
 from asd.operations.control.floor import Certificate, Floored, FloorSetting, certify, worst_scores
-from asd.operations.population import Lookup, Population, Situation
+from asd.operations.population import Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.state import SystemState
 from asd.operations.stations import StageServer

@@ -15,8 +15,8 @@ from asd.cascade import Cascade
 from asd.dispatch import Dispatcher
 from asd.engines import GREEDY, Sampling
 from asd.journey import Journey
-from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, level_of
+from asd.operations.control.contenders import Contenders
 from asd.operations.live import Booked, EngineLoad, Meter
 from asd.policies import FixedStage
 from asd.prices import Prices

@@ -15,7 +15,9 @@ from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
 from asd.evidence import Evidence, Judgement
 from asd.ladder import Ladder, Stage
-from asd.operations.population import Decider, Population, Remembered, Step, call_rates, call_seconds
+from asd.operations.control.deciders import Decider, Remembered
+from asd.operations.demand import call_rates, call_seconds
+from asd.operations.population import Population, Step
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer
 from asd.operations.traffic import Fixed, Open

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from asd.errors import ConfigError
+from asd.operations.control.scaling import ByUtilisation, scale
 from asd.operations.population import Population
 from asd.operations.runs import RunsHeader, Scenario, run
 from asd.operations.simulator import Simulator
-from asd.operations.stations import ByUtilisation, StageServer
+from asd.operations.stations import StageServer
 from asd.operations.traffic import Fixed, Open, RunSettings
 from asd.policies import FixedStage
 from asd.schema import msgspec
@@ -35,7 +36,7 @@ ASKED = RunsHeader(
 def scaled(seconds: float, arrivals: list[float], replicas: int, scaler: ByUtilisation) -> Simulator:
     servers, settings = {"S": StageServer(replicas, 1)}, RunSettings(window_s=10.0)
     sim = Simulator(one_stage(np.array([seconds])), servers, ALWAYS, Open(arrivals), 0, settings)
-    sim.scale("S", scaler)
+    scale(sim, "S", scaler)
     return sim
 
 

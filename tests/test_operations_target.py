@@ -11,8 +11,8 @@ import pytest
 from asd.errors import ConfigError
 from asd.operations.arrivals import merged, poisson, surge
 from asd.operations.books import Summary
-from asd.operations.contenders import Contenders
 from asd.operations.control.backlog import BacklogPolicy, QueueAware
+from asd.operations.control.contenders import Contenders
 from asd.operations.control.target import P95Target
 from asd.operations.simulator import Simulator
 from asd.operations.state import SystemState

@@ -24,7 +24,8 @@ from asd.engines import GREEDY, Sampling
 from asd.errors import ConfigError, DataError, EngineError
 from asd.journey import Journey
 from asd.measurement.files import write_record
-from asd.operations.population import Decider, Population
+from asd.operations.control.deciders import Decider
+from asd.operations.population import Population
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open

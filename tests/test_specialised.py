@@ -27,7 +27,8 @@ from asd.explanation import explain
 from asd.guarantee.certificate import play
 from asd.ladder import PRESETS, TINY_POLICY, Ladder
 from asd.measurement.timing import Budget
-from asd.operations.population import Decider, Population
+from asd.operations.control.deciders import Decider
+from asd.operations.population import Population
 from asd.policies import ClosedForm, FixedStage, Lossless, Policy, RandomMix, StaticWalk
 from asd.policy import artifact
 from asd.serving.endpoint.settings import SettingCache

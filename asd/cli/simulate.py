@@ -23,8 +23,8 @@ from asd.cli.scenarios import Opened, open_scenario, servers_options
 from asd.errors import ConfigError
 from asd.measurement.files import write_atomically
 from asd.operations.books import Summary
-from asd.operations.contenders import Contenders, cheapest_in_time
-from asd.operations.population import Remembered
+from asd.operations.control.contenders import Contenders, cheapest_in_time
+from asd.operations.control.deciders import Remembered
 from asd.operations.runs import Effort, Runs, SimulatedRun, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing, keeps
 from asd.operations.traffic import Mix

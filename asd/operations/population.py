@@ -2,22 +2,16 @@
 
 A query is drawn whole: the outcomes of all stages and what their calls take stay together, so that hard
 queries are slow *and* escalate. Actions are carried out by `asd.cascade.Cascade` over the recording, once for
-each state of a query, and remembered; so are a policy's decisions. Service times come from the ladder's price
-table: prices at a batch size are a query's share of a call of that size, so that a call of n queries lasts
-
-    sum over its queries of  usage . prices(n),    n prices(n) linear between the batch sizes measured.
-
-Where prices tell what a step takes with fewer rows open (`Prices.ragged`), decode steps are no shares: the
-k-th longest answer of a call adds what its steps take with k rows open beyond what they take with k - 1.
+each state of a query, and remembered. Who decides about them is `asd.operations.control.deciders`', how long
+calls last `asd.operations.demand`'s.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,61 +19,13 @@ import numpy.typing as npt
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
 from asd.errors import ConfigError, DataError
-from asd.evidence import Evidence, Judgement
-from asd.evidence.prompt.taxonomy import left_out
 from asd.journey import Journey
 from asd.ladder import Ladder
-from asd.policies import FixedStage, Policy
-from asd.prices import Prices
-from asd.types import (
-    NO_CALL,
-    STOP,
-    Action,
-    Decision,
-    Drafts,
-    Query,
-    Trace,
-    Usage,
-    Verification,
-    pair_name,
-)
+from asd.operations.demand import SECONDS, ServiceDemand, ladder_rates
+from asd.policies import FixedStage
+from asd.types import NO_CALL, STOP, Action, Decision, Query, Trace, Usage
 
-__all__ = [
-    "Decider", "Lookup", "Population", "Remembered", "ServiceDemand", "Situation", "Step", "TablePosition",
-    "Tabled", "call_rates", "call_seconds", "decider_of", "ladder_rates",
-    "row_name",
-]  # fmt: skip
-
-Array = npt.NDArray[np.float64]
-
-_DECODING = 3
-"""Where the counts of decode steps begin in `Usage.counts`."""
-_SECONDS = {"ms": 1e-3, "s": 1.0}
-"""What a price unit is in seconds."""
-
-
-class ServiceDemand(NamedTuple):
-    """Seconds that a query adds to a call of its stage.
-
-    Attributes:
-        share: To a call of 1, 2, ... queries, in the mean over those that it may be with.
-        besides: The same without its decode steps; empty: prices do not tell what these take.
-        ranked: Of its decode steps, where its answer is the longest, second longest, ... of the call.
-    """
-
-    share: tuple[float, ...]
-    besides: tuple[float, ...] = ()
-    ranked: tuple[float, ...] = ()
-
-
-def call_seconds(demands: Sequence[ServiceDemand]) -> float:
-    """How long a call of these lasts."""
-    last = len(demands) - 1
-    if not last or not demands[0].ranked:
-        return sum([demand.share[last] for demand in demands])
-    longest_first = sorted([demand.ranked for demand in demands], reverse=True)
-    steps = sum([ranked[rank] for rank, ranked in enumerate(longest_first)])
-    return steps + sum([demand.besides[last] for demand in demands])
+__all__ = ["Population", "Situation", "Step", "row_name"]
 
 
 class Step(NamedTuple):
@@ -113,23 +59,6 @@ class Situation:
     after: dict[tuple[Action, str | None], Step] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """Evidence that judges every state of a query once; the queries of a recording come again and again."""
-
-    evidence: Evidence
-    _known: dict[tuple[str, str, tuple[str, ...], str], Judgement] = field(default_factory=dict)
-
-    def judge(self, query: Query, drafts: Drafts, verification: Verification | None = None) -> Judgement:
-        """As the evidence does."""
-        read = "" if verification is None else pair_name(verification.drafter, verification.stage)
-        key = (query.dataset, query.id, tuple(drafts), read)
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = self.evidence.judge(query, drafts, verification)
-        return known
-
-
 class Population:
     """Recorded queries on a ladder.
 
@@ -159,8 +88,8 @@ class Population:
             raise ConfigError(
                 f"recorded seconds are those of calls of one query, not of {largest_batch}: give batch 1"
             )
-        self.rates = ladder_rates(ladder, largest_batch)
-        self._steps = {} if clocked else _step_rates(ladder, largest_batch)
+        self._calls = ladder_rates(ladder, largest_batch)
+        self.rates = {stage: rates.share for stage, rates in self._calls.items()}
         if not traces:
             raise DataError("there are no queries to draw from; collect some (asd collect)")
         for trace in traces:
@@ -169,7 +98,7 @@ class Population:
         self.largest_batch = largest_batch
         self.prices = ladder.prices_at(1)
         self.only = ladder.only
-        self._clocked, self._unit_s = clocked, _SECONDS[ladder.price_unit]
+        self._clocked, self._unit_s = clocked, SECONDS[ladder.price_unit]
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
@@ -247,189 +176,12 @@ class Population:
             return None
         if self._clocked:
             return ServiceDemand((seconds,))
-        rates, steps, counts = self.rates[stage], self._steps.get(stage), np.array(usage.counts)
-        share = tuple((rates @ counts).tolist())
-        if steps is None:
-            return ServiceDemand(share)
-        besides = rates[:, :_DECODING] @ counts[:_DECODING]
-        ranked = np.maximum(np.diff(steps @ counts, prepend=0.0), 0.0)
-        return ServiceDemand(share, tuple(besides.tolist()), tuple(ranked.tolist()))
-
-
-class Decider:
-    """A policy before a population: every state of a query is decided once.
-
-    Only for policies that decide on query, drafts and verification alone; one that follows the load is
-    another policy at another load (`asd.operations.control`).
-
-    Args:
-        population: Recorded queries.
-        policy: The policy, of the class that decides live.
-    """
-
-    def __init__(self, population: Population, policy: Policy) -> None:
-        self.policy = policy
-        self._population = population
-        self._cascade = Cascade(population.engines, policy, population.prices, only=population.only)
-        self._known: dict[Situation, Step] = {}
-        self._without: dict[tuple[Situation, frozenset[str]], Step | None] = {}
-
-    def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        """What to do next; None where no stage is left and nothing has answered."""
-        if out_of_reach:
-            return self._around(situation, out_of_reach)
-        known = self._known.get(situation)
-        if known is None:
-            step = self._decide(situation, out_of_reach)
-            assert step is not None
-            known = self._known[situation] = step
-        return known
-
-    def walk(self, situation: Situation) -> Iterator[Step]:
-        """All steps from there to the answer, with every stage in reach; the returning one is left out."""
-        return _walk(self, situation)
-
-    def _around(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        key = situation, out_of_reach
-        if key not in self._without:
-            self._without[key] = self._decide(situation, out_of_reach)
-        return self._without[key]
-
-    def _decide(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        journey = situation.journey.copy()
-        journey.lost |= out_of_reach
-        self._cascade.decide(journey)
-        return None if journey.decision is None else self._population.step(situation, journey.decision)
-
-
-@runtime_checkable
-class Tabled(Protocol):
-    """A policy whose decisions are look-ups at the moment: a query's place in its tables is found once."""
-
-    evidence: Evidence
-
-    def place(self, state: Judgement) -> TablePosition:
-        """Where a judged state is found."""
-
-    def action(self, place: TablePosition, out: Collection[str]) -> Action | None:
-        """What to do there now, without the stages that are out; None: nothing is left."""
-
-
-class TablePosition(Protocol):
-    """Where in a policy's tables a query stands."""
-
-    @property
-    def answer(self) -> str | None:
-        """Stage whose answer is the best so far."""
-
-
-class Lookup:
-    """A policy of tables before a population: every state of a query is judged once, and decided each time.
-
-    Args:
-        population: Recorded queries.
-        policy: The policy, of the class that decides live.
-    """
-
-    def __init__(self, population: Population, policy: Tabled) -> None:
-        self.policy = policy
-        self._population = population
-        self._places: dict[Situation, tuple[TablePosition, frozenset[str]]] = {}
-
-    def step(self, situation: Situation, out_of_reach: frozenset[str]) -> Step | None:
-        """What to do next; None where no stage is left and nothing has answered."""
-        known = self._places.get(situation)
-        if known is None:
-            known = self._places[situation] = self._found(situation.journey)
-        place, elsewhere = known
-        action = self.policy.action(place, out_of_reach | elsewhere)
-        if action is None:
-            return None
-        step = situation.after.get((action, place.answer))
-        return step or self._population.step(situation, Decision(action, place.answer))
-
-    def walk(self, situation: Situation) -> Iterator[Step]:
-        """As `Decider.walk`, the tables staying as they are."""
-        return _walk(self, situation)
-
-    def _found(self, journey: Journey) -> tuple[TablePosition, frozenset[str]]:
-        """Where the query stands, and the stages that are for other domains than its own."""
-        state = self.policy.evidence.judge(journey.query, journey.drafts, journey.verification)
-        return self.policy.place(state), left_out(self._population.only, journey.query.prompt)
-
-    def seconds_per_step(self, n: int = 20_000) -> float:
-        """Processor seconds of one decision: states of queries seen before, over and over."""
-        known, nothing_out = [*self._places], frozenset[str]()
-        began = time.process_time()
-        for i in range(n):
-            self.step(known[i % len(known)], nothing_out)
-        return (time.process_time() - began) / n
-
-
-def _walk(decider: Decider | Lookup, situation: Situation) -> Iterator[Step]:
-    step = decider.step(situation, frozenset())
-    while step is not None and step.after is not None:
-        yield step
-        step = decider.step(step.after, frozenset())
-
-
-def decider_of(population: Population, policy: Policy) -> Decider | Lookup:
-    """Whatever decides fastest as the policy does."""
-    return Lookup(population, policy) if isinstance(policy, Tabled) else Decider(population, policy)
+        return self._calls[stage].demand(usage)
 
 
 def row_name(query: Query) -> str:
     """What a recorded query is called, whatever file it is in."""
     return f"{query.dataset}/{query.id}"
-
-
-def call_rates(prices: Mapping[int, Prices], largest: int) -> Array:
-    """What a query's counts (`Usage.counts`) add to a call of 1, 2, ... queries, shape (largest, 6).
-
-    Args:
-        prices: A query's share of a call, by batch size, 1 among them.
-        largest: Most queries in a call; beyond the largest size measured, a share stays what it is there.
-    """
-    sizes = sorted(prices)
-    of_call = np.array([size * np.array(prices[size].rates) for size in sizes])
-    n = np.arange(1, largest + 1)
-    within = np.column_stack([np.interp(n, sizes, column) for column in of_call.T])
-    shares = within / np.minimum(n, sizes[-1])[:, None]
-    return np.asarray(shares)
-
-
-def ladder_rates(ladder: Ladder, largest: int) -> dict[str, Array]:
-    """Seconds that a count adds to a call of 1, 2, ... queries, by stage, shape (largest, 6).
-
-    Raises:
-        ConfigError: Prices are no times.
-    """
-    if ladder.price_unit not in _SECONDS:
-        raise ConfigError(
-            f"prices in {ladder.price_unit!r} are no service times; measure them in milliseconds "
-            "(asd price), or declare them in s"
-        )
-    return {
-        stage.name: _SECONDS[ladder.price_unit] * call_rates(_by_batch(ladder, stage.name), largest)
-        for stage in ladder.stages
-    }
-
-
-def _step_rates(ladder: Ladder, largest: int) -> dict[str, Array]:
-    """Seconds that a count adds to steps with 1, 2, ... open rows, by stage whose prices tell."""
-    scale, rows = _SECONDS[ladder.price_unit], np.arange(1, largest + 1)[:, None]
-    found = {}
-    for stage in ladder.stages:
-        prices = _by_batch(ladder, stage.name)
-        if len(prices) > 1 and all(row.ragged for size, row in prices.items() if size > 1):
-            steps = call_rates({size: row.of_full_steps for size, row in prices.items()}, largest)
-            steps[:, :_DECODING] = 0.0
-            found[stage.name] = scale * rows * steps
-    return found
-
-
-def _by_batch(ladder: Ladder, stage: str) -> dict[int, Prices]:
-    return {batch: ladder.prices_at(batch)[stage] for batch in ladder.batches}
 
 
 def _check_scored(trace: Trace, ladder: Ladder) -> None:

@@ -26,10 +26,13 @@ from asd.operations.arrivals import (
 from asd.operations.books import Summary
 from asd.operations.control.backlog import QueueAware
 from asd.operations.control.budget import Paced
+from asd.operations.control.deciders import Lookup
+from asd.operations.control.scaling import ByUtilisation, scale
+from asd.operations.control.scaling import parse as parse_scaler
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
-from asd.operations.population import Lookup, Population
+from asd.operations.population import Population
 from asd.operations.simulator import Simulator
-from asd.operations.stations import ByUtilisation, StageServer
+from asd.operations.stations import StageServer
 from asd.operations.traffic import ALIKE, Cap, Controller, Mix, Open, QueryDraw, RunSettings, Users
 from asd.schema import msgspec
 
@@ -156,7 +159,7 @@ class Scenario:
         sim = Simulator(self.population, servers, controller, traffic, seed, settings)
         plan(sim, faults)
         for stage, scaler in _scalers(asked, self.population, faults).items():
-            sim.scale(stage, scaler)
+            scale(sim, stage, scaler)
         return sim
 
 
@@ -303,30 +306,18 @@ def mean_of(values: Sequence[float]) -> Mean:
 def _scalers(asked: RunsHeader, population: Population, faults: Sequence[Fault]) -> dict[str, ByUtilisation]:
     found = {}
     for text in asked.scale:
-        stage, _, numbers = text.partition(":")
+        stage = text.partition(":")[0]
         if stage not in asked.servers or stage in found:
             raise ConfigError(f"scale {text!r}: name each stage of {sorted(asked.servers)} once at most")
         if any(fault.kind == "down" and fault.stage == stage for fault in faults):
             raise ConfigError(f"replicas of {stage!r} cannot both fail and follow their use; choose one")
-        scaler = found[stage] = _scaler(text, numbers.split(":"), population.load_s(stage))
+        scaler = found[stage] = parse_scaler(text, population.load_s(stage))
         if not scaler.least <= asked.servers[stage][0] <= scaler.most:
             raise ConfigError(
                 f"scale {text!r}: {stage} begins with {asked.servers[stage][0]} replicas; give --replicas "
                 f"{stage}=N with N from {scaler.least} to {scaler.most}"
             )
     return found
-
-
-def _scaler(text: str, numbers: Sequence[str], load_s: float | None) -> ByUtilisation:
-    try:
-        least, most, *loads = numbers
-        [stated] = map(float, loads) if loads else [load_s]
-        bounds = int(least), int(most)
-    except ValueError as error:
-        raise ConfigError(f"scale {text!r}: write STAGE:MIN:MAX[:LOAD_SECONDS], as in L:1:4:30") from error
-    if stated is None:
-        raise ConfigError(f"scale {text!r}: no price says how long a load takes; write {text}:SECONDS")
-    return ByUtilisation(*bounds, stated)
 
 
 def _faults(asked: RunsHeader, rng: np.random.Generator) -> list[Fault]:

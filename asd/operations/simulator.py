@@ -19,18 +19,11 @@ import numpy as np
 
 from asd.errors import ConfigError, SimulationError
 from asd.operations.books import Books, StageStay, Summary
+from asd.operations.control.deciders import Decider, Lookup, decider_of
 from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
-from asd.operations.population import Decider, Lookup, Population, Step, decider_of
+from asd.operations.population import Population, Step
 from asd.operations.state import StageState, SystemState
-from asd.operations.stations import (
-    Agenda,
-    EndedCalls,
-    Request,
-    Scaler,
-    SharedDevice,
-    StageServer,
-    Station,
-)
+from asd.operations.stations import Agenda, EndedCalls, Request, SharedDevice, StageServer, Station
 from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Open, RunSettings, Users
 from asd.policies import Policy
 
@@ -136,10 +129,6 @@ class Simulator:
         """So many replicas load from now on; they do not serve, and are counted in `replica_s`."""
         self._count_up(stage)
         self._loading[stage] = replicas
-
-    def scale(self, stage: str, scaler: Scaler) -> None:
-        """Let `scaler` add replicas to a stage and take them away, in a run that has not begun."""
-        _ScaledStage(self, stage, scaler)
 
     def busy_s(self, stage: str) -> float:
         """Seconds that the calls of a stage took so far, all together."""
@@ -344,38 +333,6 @@ class Simulator:
             thinking.check(f"{where}, users who think")
             all_s = thinking.integral_s + system.integral_s
             _check_equal(all_s, self._users.n * system.seconds, f"{where}: X (R + Z) = N")
-
-
-class _ScaledStage:
-    """A stage whose replicas come and go; while one loads, nothing is decided, and only idle ones go."""
-
-    def __init__(self, sim: Simulator, stage: str, scaler: Scaler) -> None:
-        self._sim, self._stage, self._scaler = sim, stage, scaler
-        self._station = sim.stations[stage]
-        self._look_later()
-
-    def _look_later(self) -> None:
-        """From here to the next look the replicas stay as they are."""
-        now = self._sim.agenda.now
-        self._busy_before = self._sim.busy_s(self._stage)
-        self._sim.agenda.at(now + self._scaler.interval_s, self._look)
-
-    def _look(self, _: None) -> None:
-        n, agenda = self._station.replicas, self._sim.agenda
-        busy_s = self._sim.busy_s(self._stage) - self._busy_before
-        wanted = self._scaler.replicas(n, busy_s / (n * self._scaler.interval_s))
-        if wanted > n:
-            self._sim.load(self._stage, wanted - n)
-            agenda.at(agenda.now + self._scaler.load_s, self._loaded, wanted)
-            return
-        if wanted < n:
-            self._sim.resize(self._stage, max(wanted, self._station.n_calls))
-        self._look_later()
-
-    def _loaded(self, replicas: int) -> None:
-        self._sim.load(self._stage, 0)
-        self._sim.resize(self._stage, replicas)
-        self._look_later()
 
 
 @dataclass(slots=True)

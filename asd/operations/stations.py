@@ -2,7 +2,7 @@
 
 It behaves as a desk of `asd.dispatch.Dispatcher` does: a replica that becomes free calls for the request that
 has waited longest and for others that wait for the same action, at most `batch` of them; nobody waits for a
-batch to fill. How long a call lasts is told by what its queries add to it (`asd.operations.population`).
+batch to fill. How long a call lasts is told by what its queries add to it (`asd.operations.demand`).
 Stages of one device take turns as they do there: whose requests have waited longest, all together, is called
 next.
 """
@@ -21,20 +21,12 @@ import numpy as np
 
 from asd.dispatch import LINGER
 from asd.errors import ConfigError
+from asd.operations.demand import call_seconds
 from asd.operations.occupancy import Occupancy
-from asd.operations.population import Situation, Step, call_seconds
+from asd.operations.population import Situation, Step
 from asd.types import Action
 
-__all__ = [
-    "Agenda",
-    "ByUtilisation",
-    "CallObserver",
-    "Request",
-    "Scaler",
-    "SharedDevice",
-    "StageServer",
-    "Station",
-]
+__all__ = ["Agenda", "CallObserver", "EndedCalls", "Request", "SharedDevice", "StageServer", "Station"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,65 +46,6 @@ class StageServer:
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.batch < 1:
             raise ConfigError(f"a stage needs at least one replica and calls of at least one query: {self}")
-
-
-class Scaler(Protocol):
-    """Says how many replicas a stage should have."""
-
-    @property
-    def interval_s(self) -> float:
-        """Seconds between two looks."""
-
-    @property
-    def load_s(self) -> float:
-        """Seconds until a new replica serves."""
-
-    def replicas(self, n: int, utilisation: float) -> int:
-        """How many there should be, of `n` whose calls took this share of their time since the last look."""
-
-
-@dataclass(frozen=True, slots=True)
-class ByUtilisation:
-    """One replica more above a utilisation, one fewer below another that is at most half of it.
-
-    So the replicas that are left are not so busy that, at the same load, the one that went is ordered again.
-
-    Attributes:
-        least: Replicas that always stay.
-        most: Beyond which none is ordered.
-        load_s: Seconds until a new replica serves.
-        low: Utilisation below which one goes.
-        high: Utilisation above which one is ordered.
-        interval_s: Seconds between two looks.
-
-    Raises:
-        ConfigError: A value is out of range.
-    """
-
-    least: int
-    most: int
-    load_s: float
-    low: float = 0.4
-    high: float = 0.8
-    interval_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.most:
-            raise ConfigError(
-                f"a scaled stage has at least 1 replica, and at most as many as at least: {self}"
-            )
-        if not (0.0 <= self.load_s < math.inf and 0.0 < self.interval_s < math.inf):
-            raise ConfigError(
-                f"a replica loads in a number of seconds from 0 on, looks are further apart: {self}"
-            )
-        if not 0.0 <= 2.0 * self.low <= self.high < 1.0:
-            raise ConfigError(f"a replica goes below at most half of the use above which one comes: {self}")
-
-    def replicas(self, n: int, utilisation: float) -> int:
-        """One more, one fewer, or as many."""
-        if utilisation > self.high:
-            return min(n + 1, self.most)
-        return max(n - 1, self.least) if utilisation < self.low else n
 
 
 class Agenda:

@@ -24,7 +24,9 @@ import numpy as np
 
 from asd.evidence import Evidence
 from asd.operations.control.backlog import LEVELS, BacklogPolicy, BacklogTable, Solved
-from asd.operations.population import Array, Population, Situation, Step, decider_of
+from asd.operations.control.deciders import decider_of
+from asd.operations.demand import Array
+from asd.operations.population import Population, Situation, Step
 from asd.operations.traffic import Gauge
 
 __all__ = ["BEARABLE", "Bearing", "Demand", "bearing_of", "demand_of", "gauge_at"]

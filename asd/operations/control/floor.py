@@ -31,7 +31,8 @@ from asd.guarantee.p_values import kept, n_passed
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
 from asd.operations.control.bearing import Bearing
 from asd.operations.control.target import ascended
-from asd.operations.population import Array, Population, Situation
+from asd.operations.demand import Array
+from asd.operations.population import Population, Situation
 from asd.operations.state import SystemState
 from asd.operations.traffic import Gauge
 from asd.types import Decision

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from asd.operations.control.bearing import BEARABLE, demand_of
-from asd.operations.population import Decider, Population
+from asd.operations.control.deciders import Decider
+from asd.operations.population import Population
 from asd.operations.state import SystemState
 from asd.policies import Policy
 

@@ -19,7 +19,7 @@ from asd.ladder import ROOT, Ladder
 from asd.operations.control.backlog import BacklogProblem, QueueAware, Solved, surcharge
 from asd.operations.control.budget import DayBudget, Paced
 from asd.operations.control.target import P95Target
-from asd.operations.population import Array, ladder_rates
+from asd.operations.demand import Array, ladder_rates
 from asd.operations.state import StageState
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
@@ -37,7 +37,7 @@ class Steering:
 
     Attributes:
         fitted: What `asd fit` made.
-        rates: Seconds that a count adds to a call, by stage (`asd.operations.population.ladder_rates`).
+        rates: Seconds that a count adds to a call, by stage (`asd.operations.demand.CallRates.share`).
         call_s: What a call of one query is expected to take, by stage, until calls were seen.
         servers: Replicas and largest call, by stage.
         batch: Queries a call that policies are priced for.
@@ -119,7 +119,8 @@ def steering_of(
     Raises:
         ConfigError: The ladder's prices are no times.
     """
-    rates = ladder_rates(ladder, max(size for _, size in servers.values()))
+    largest = max(size for _, size in servers.values())
+    rates = {stage: own.share for stage, own in ladder_rates(ladder, largest).items()}
     start = np.array(fitted.problem.start)
     usage = {
         e.parsed_action.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT

@@ -23,8 +23,9 @@ from asd.measurement.files import read_record, write_record
 from asd.measurement.records import Record
 from asd.operations.arrivals import POISSON, Client, bursts, poisson, read_clients
 from asd.operations.books import Summary
-from asd.operations.contenders import Contenders
-from asd.operations.population import Population, Remembered
+from asd.operations.control.contenders import Contenders
+from asd.operations.control.deciders import Remembered
+from asd.operations.population import Population
 from asd.operations.simulator import Simulator
 from asd.operations.sizing import placements
 from asd.operations.stations import StageServer

@@ -22,8 +22,8 @@ from asd.guarantee.certificate import Promise
 from asd.operations.books import Summary
 from asd.operations.control.bearing import bearing_of
 from asd.operations.control.budget import DayBudget, Paced
+from asd.operations.control.deciders import Decider
 from asd.operations.control.floor import Floored, certify
-from asd.operations.population import Decider
 from asd.operations.runs import RunsHeader, SimulatedRun, arrivals_of
 from asd.operations.traffic import DAY_S
 from asd.research.load.loops import acting, loop_of

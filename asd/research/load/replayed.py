@@ -22,7 +22,8 @@ from itertools import islice
 import numpy as np
 
 from asd.ladder import Ladder
-from asd.operations.population import Decider, Population, Situation
+from asd.operations.control.deciders import Decider
+from asd.operations.population import Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.stations import Request, StageServer
 from asd.operations.traffic import Fixed, Open, RunSettings

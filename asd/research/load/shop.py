@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from asd.operations.books import Summary
-from asd.operations.contenders import Contenders
+from asd.operations.control.contenders import Contenders
+from asd.operations.control.deciders import Remembered
 from asd.operations.control.target import P95Target
-from asd.operations.population import Remembered
 from asd.operations.runs import RunsHeader, Scenario, SimulatedRun, run
 from asd.operations.traffic import Controller, Fixed
 from asd.policy.artifact import PolicyArtifact

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from asd.errors import ConfigError
+from asd.operations.control.deciders import Remembered
 from asd.operations.control.gears import Gears, gears_of
 from asd.operations.control.published import PublishedOptimizer, Router
 from asd.operations.control.steering import STEERED, Steering, named
-from asd.operations.population import Population, Remembered
+from asd.operations.population import Population
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.traffic import Controller, Fixed
 from asd.policies import FixedStage, OptimalPolicy, StaticWalk
