@@ -26,7 +26,7 @@ from asd.errors import ConfigError
 from asd.journey import DispatchedCall, Journey
 from asd.types import Action
 
-__all__ = ["CarriesOut", "Dispatcher"]
+__all__ = ["CarriesOut", "Dispatcher", "servers_of"]
 
 LINGER = 0.05
 """Share of the seconds of a call for which the next one waits for those who come back."""
@@ -311,6 +311,12 @@ class Dispatcher:
     def close(self) -> None:
         """Let go of the threads once the calls that run have ended; further walks are refused."""
         self._threads.shutdown(wait=False)
+
+
+def servers_of(engines: Mapping[str, Engine], batch_size: int) -> dict[str, tuple[int, int]]:
+    """Calls that every stage takes at once, and most queries in one of them (`Dispatcher.width`, `batch`)."""
+    widths = {name: _width(engine) for name, engine in engines.items()}
+    return {name: (1, batch_size) if width is None else (width, 1) for name, width in widths.items()}
 
 
 def _width(engine: Engine) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,16 +11,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from asd.cli import main
+from asd.errors import DataError
 from asd.ladder import Ladder
-from asd.operations.population import Population
-from asd.operations.runs import RunsHeader, Scenario
+from asd.measurement.files import read_record
+from asd.operations.control.floor_record import FloorRecord
+from asd.operations.population import Population, row_name
+from asd.operations.runs import Runs, RunsHeader, Scenario
 from asd.policy.artifact import load
 from asd.research.load import control
 from asd.research.load.loops import loop_of
 from asd.research.load.shop import Shop
 from asd.research.study.record import StudyTable, Value
 from asd.traces import read_traces
-from tests.test_cli_simulate import Place, place  # noqa: F401  (a fixture)
+from tests.test_cli_simulate import Place, place, simulate  # noqa: F401  (a fixture)
 
 
 def rows(tables: list[StudyTable], name: str) -> list[dict[str, Value]]:
@@ -189,6 +193,72 @@ def test_tables_are_printed(place: Place) -> None:  # noqa: F811
     assert found.exit_code == 0, found.output
     assert found.output.index("Looks every ten seconds") < found.output.index("A device lost at the peak")
     assert "simulated, recorded outcomes on 240 queries" in found.output
+
+
+@pytest.mark.slow
+def test_a_certified_floor_is_kept_in_a_file(place: Place, tmp_path: Path) -> None:  # noqa: F811
+    """And what was certified with it is run by name, on the queries that did not certify it."""
+    out = tmp_path / "floor.json"
+    found = asked(place, "--tables", "floor", "--hours", "0.1", "--lam", "20", "--out", str(out))
+    assert found.exit_code == 0, found.output
+    floor = read_record(out, FloorRecord)
+    assert f"{len(floor.tables)} certified settings of lam 20 are in {out}" in found.output
+    assert len(floor.rows) == 120
+    ran = ("--policies", "floored:20:0.4", "--certified-floor", str(out))
+    runs = tmp_path / "runs.json"
+    found = simulate(place, *ran, "--arrivals", "poisson:10", "--json", str(runs))
+    assert found.exit_code == 0, found.output
+    assert "120 queries that certified the floor are left out" in found.output
+    assert "0% of its looks warned of its target" in found.output
+    kept = read_record(runs, Runs)
+    assert (kept.asked.n_queries, kept.asked.sources["floor"]) == (120, floor.digest)
+    assert kept.runs[0].unheld == 0.0
+    rate = f"poisson:{2.0 * floor.bears:g}"
+    found = simulate(place, *ran, "--arrivals", rate, "--hours", "0.05")
+    assert "100% of its looks warned of its target" in found.output
+    for more, said in (
+        (("--replicas", "L=2"), "stage 'L' with replicas 1 and batch 4, not with 2 and 4"),
+        (("--batch", "2"), "with replicas 1 and batch 4, not with 1 and 2"),
+        (("--plan", "0.5"), "leave floored out"),
+        (("--policies", "floored:8:0.4"), "write floored:20:P95"),
+        (("--policies", "optimal:8"), "give both or neither"),
+    ):
+        refused = simulate(place, *ran, *more)
+        assert refused.exit_code == 2
+        assert said in refused.output
+    served = CliRunner().invoke(
+        main, ["serve", "--controller", "floored:20:0.4", "--certified-floor", str(out)]
+    )
+    assert served.exit_code == 2
+    assert f"a ladder with fingerprint {floor.ladder}, not for 'tiny'" in served.output
+
+
+def test_a_floor_that_only_its_own_queries_could_judge_is_refused(place: Place, tmp_path: Path) -> None:  # noqa: F811
+    population = Population(list(read_traces(place.traces)), Ladder.load(place.ladder), 1.0, 4)
+    rows = [row_name(query.trace.query) for query in population.queries]
+    assert [row_name(one.trace.query) for one in population.without(rows[1:]).queries] == rows[:1]
+    with pytest.raises(DataError, match="no query is left"):
+        population.without(rows)
+
+
+@pytest.mark.slow
+def test_nothing_is_written_where_nothing_is_certified(
+    place: Place,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control, "KEEP", 1.0)
+    out = tmp_path / "floor.json"
+    found = asked(place, "--tables", "floor", "--hours", "0.02", "--out", str(out))
+    assert found.exit_code == 2
+    assert "no setting was certified" in found.output
+    assert not out.exists()
+
+
+def test_a_file_of_a_floor_is_asked_for_with_its_table(place: Place, tmp_path: Path) -> None:  # noqa: F811
+    found = asked(place, "--tables", "loss", "--out", str(tmp_path / "floor.json"))
+    assert found.exit_code == 2
+    assert "name floor in --tables, not loss" in found.output
 
 
 @pytest.mark.parametrize("tables", ["", "lost", "loss,lost"])

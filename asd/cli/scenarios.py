@@ -17,7 +17,6 @@ from asd.ladder import Ladder
 from asd.operations.population import Population
 from asd.operations.runs import RunsHeader, Scenario
 from asd.policy.artifact import PolicyArtifact
-from asd.schema import msgspec
 from asd.traces import answered, read_traces
 
 __all__ = ["Opened", "open_scenario", "servers_options", "traffic_option", "worth_option"]
@@ -74,7 +73,7 @@ def open_scenario(
     given = _replicas(replicas, steps)
     what = RunsHeader(
         ladder=steps.fingerprint,
-        sources={"policy": _hash(fitted), "traces": _hash(*traces)},
+        sources={"policy": fitted.digest, "traces": _hash(*traces)},
         n_queries=len(rows),
         servers={stage: (given.get(stage, 1), batch) for stage in population.stages},
         **asked,
@@ -95,8 +94,8 @@ def _replicas(text: str, ladder: Ladder) -> dict[str, int]:
     return found
 
 
-def _hash(*sources: PolicyArtifact | Path) -> str:
+def _hash(*sources: Path) -> str:
     found = hashlib.sha256()
     for source in sources:
-        found.update(source.read_bytes() if isinstance(source, Path) else msgspec.json.encode(source))
+        found.update(source.read_bytes())
     return found.hexdigest()[:16]

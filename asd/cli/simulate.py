@@ -21,13 +21,15 @@ from asd.cli.options import FINITE, FiniteRange, ladder_option, policy_option
 from asd.cli.paths import NEW_FILE
 from asd.cli.scenarios import Opened, open_scenario, servers_options
 from asd.errors import ConfigError
-from asd.measurement.files import write_atomically
+from asd.measurement.files import read_record, write_atomically
 from asd.operations.books import Summary
 from asd.operations.control.contenders import Contenders, cheapest_in_time
 from asd.operations.control.deciders import Remembered
-from asd.operations.runs import Effort, Runs, SimulatedRun, mean_of, runs_of
+from asd.operations.control.floor_record import FloorRecord
+from asd.operations.runs import Effort, Runs, Scenario, SimulatedRun, mean_of, runs_of
 from asd.operations.sizing import Need, Sizing, keeps
 from asd.operations.traffic import Mix
+from asd.schema import msgspec
 
 
 @click.command(
@@ -49,7 +51,12 @@ from asd.operations.traffic import Mix
     default="optimal:5",
     show_default=True,
     help="Of optimal:LAM, queue:LAM:MU[:AHEAD], target:LAM:P95, price:LAM:MU, gears:LAM, published:LAM, "
-    "router:LAM:P, paced:LAM:MU:BUDGET, static:P, always:STAGE.",
+    "router:LAM:P, paced:LAM:MU:BUDGET, floored:LAM:P95, static:P, always:STAGE.",
+)
+@click.option(
+    "--certified-floor",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Of floored: the file of `asd control --tables floor --out FILE`; its queries are left out.",
 )
 @click.option(
     "--at-quality",
@@ -86,6 +93,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     ladder: str,
     policy: Path | None,
     policies: str,
+    certified_floor: Path | None,
     at_quality: float | None,
     plan: float | None,
     most_devices: int,
@@ -110,21 +118,11 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     """
     _check_page(page, plan)
     opened = open_scenario(
-        traces,
-        ladder,
-        policy,
-        replicas,
-        batch,
-        **_loop(arrivals, users, hours),
-        window_s=window,
-        faults=fault,
-        mtbf=dict(map(_failures, mtbf)),
-        most_inside=most_inside,
-        mix=mix,
-        scale=scale,
-    )
+        traces, ladder, policy, replicas, batch, **_loop(arrivals, users, hours), window_s=window,
+        faults=fault, mtbf=dict(map(_failures, mtbf)), most_inside=most_inside, mix=mix, scale=scale,
+    )  # fmt: skip
     texts = policies.split(",")
-    contenders = _contenders(opened, batch, texts)
+    opened, contenders = _contenders(opened, batch, texts, certified_floor, is_plan=plan is not None)
     if plan is not None:
         _plan(opened, contenders, texts, plan, at_quality or 0.0, most_devices)
     elif at_quality is not None:
@@ -140,14 +138,33 @@ class _RunFiles(NamedTuple):
     page: Path | None
 
 
-def _contenders(opened: Opened, batch: int, texts: Sequence[str]) -> Contenders:
-    """What makes the policies by their names; a text that names none is refused before anything is run."""
-    population, servers = opened.scenario.population, opened.scenario.asked.servers
-    evidence = Remembered(opened.fitted.evidence())
-    contenders = Contenders(opened.fitted, population, servers, batch, evidence)
+def _contenders(
+    opened: Opened, batch: int, texts: Sequence[str], certified: Path | None, *, is_plan: bool
+) -> tuple[Opened, Contenders]:
+    """What makes the policies by their names, and the scenario that they are run on."""
+    is_floored = any(text.strip().startswith("floored:") for text in texts)
+    if is_floored and is_plan:
+        raise ConfigError(
+            "a floor is certified for its own replicas, which --plan changes; leave floored out"
+        )
+    if certified is not None and not is_floored:
+        raise ConfigError("--certified-floor is a file of --policies floored:LAM:P95; give both or neither")
+    floor = None if certified is None else read_record(certified, FloorRecord)
+    scenario = opened.scenario if floor is None else _judging(opened.scenario, floor)
+    evidence, servers = Remembered(opened.fitted.evidence()), scenario.asked.servers
+    found = Contenders(opened.fitted, scenario.population, servers, batch, evidence, floor)
     for text in texts:
-        contenders.of(text)
-    return contenders
+        found.of(text)  # refuses what names no policy, before anything is run
+    return opened._replace(scenario=scenario), found
+
+
+def _judging(scenario: Scenario, floor: FloorRecord) -> Scenario:
+    """Without the queries that certified the floor, which cannot judge it."""
+    other = scenario.without(floor.rows)
+    n = scenario.asked.n_queries - other.asked.n_queries
+    click.echo(f"{n:,} queries that certified the floor are left out")
+    sources = other.asked.sources | {"floor": floor.digest}
+    return replace(other, asked=msgspec.structs.replace(other.asked, sources=sources))
 
 
 def _run_best(
@@ -290,6 +307,10 @@ def _show(made: Runs, names: Sequence[str], seconds: float, devices: Mapping[str
     for run in made.runs:
         if run.effort is not None:
             click.echo(_effort(run.controller, run.effort))
+    for run in made.runs:
+        if run.unheld is not None:
+            warned = f"{run.unheld:.0%} of its looks warned of its target"
+            click.echo(f"{run.controller}, seed {run.seed}: {warned}")
     if made.asked.users is not None:
         for run in made.runs:
             click.echo(_closed(run, *made.asked.users))

@@ -106,7 +106,8 @@ class Population:
 
     def without(self, rows: Collection[str]) -> Population:
         """The same without these queries (`row_name`); `DataError` where none is left."""
-        kept = [i for i, query in enumerate(self.queries) if row_name(query.trace.query) not in rows]
+        left_out = set(rows)
+        kept = [i for i, query in enumerate(self.queries) if row_name(query.trace.query) not in left_out]
         if not kept:
             raise DataError("no query is left; give traces of other queries too (asd collect)")
         return self._of(np.array(kept))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,6 +27,7 @@ from asd.operations.books import Summary
 from asd.operations.control.backlog import QueueAware
 from asd.operations.control.budget import Paced
 from asd.operations.control.deciders import Lookup
+from asd.operations.control.floor import Floored
 from asd.operations.control.scaling import ByUtilisation, scale
 from asd.operations.control.scaling import parse as parse_scaler
 from asd.operations.faults import Fault, drawn, overloads, parse, plan
@@ -93,7 +94,8 @@ class SimulatedRun(Record, frozen=True, kw_only=True):
     """One controller with one seed.
 
     `effort` is there where it decides from tables, `replica_s` (seconds of all replicas by stage, those that
-    load among them) where stages are scaled.
+    load among them) where stages are scaled, `unheld` (share of its looks that warned of its target) where it
+    keeps a certified floor.
     """
 
     controller: str
@@ -102,6 +104,7 @@ class SimulatedRun(Record, frozen=True, kw_only=True):
     windows: tuple[Summary, ...]
     effort: Effort | None = None
     replica_s: dict[str, float] | None = None
+    unheld: float | None = None
 
 
 class Runs(Record, frozen=True, kw_only=True):
@@ -131,11 +134,15 @@ class Scenario:
 
     def halves(self) -> tuple[Scenario, Scenario]:
         """The same on one half of the queries each: one to choose on, one to report on."""
-        first, second = (
-            Scenario(part, msgspec.structs.replace(self.asked, n_queries=len(part.queries)))
-            for part in self.population.halves()
-        )
+        first, second = map(self._on, self.population.halves())
         return first, second
+
+    def without(self, rows: Collection[str]) -> Scenario:
+        """The same on the other queries (`asd.operations.population.row_name`)."""
+        return self._on(self.population.without(rows))
+
+    def _on(self, part: Population) -> Scenario:
+        return Scenario(part, msgspec.structs.replace(self.asked, n_queries=len(part.queries)))
 
     def simulator(self, controller: Controller, seed: int, cap: Cap | None = None) -> Simulator:
         """A run that has not begun; a seed is the same traffic and the same faults for every controller.
@@ -239,6 +246,7 @@ def run(
         windows=tuple(windows),
         effort=_effort(sim, controller),
         replica_s=sim.replica_s if scenario.asked.scale else None,
+        unheld=controller.n_unheld / max(1, controller.n_looks) if isinstance(controller, Floored) else None,
     )
 
 

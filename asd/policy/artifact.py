@@ -11,6 +11,7 @@ and nothing is decided (`asd.policies` does).
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from html import escape
@@ -31,6 +32,7 @@ from asd.policies import FixedStage, ListPolicy, Lossless, OptimalPolicy, Policy
 from asd.policy.lists import ListRows
 from asd.policy.problem import LadderPrices, UnpricedGraph
 from asd.policy.record import FitRecord, HeldOutSetting, Replayed
+from asd.schema import msgspec
 from asd.stopping.graph import Graph
 from asd.stopping.recursion import solve
 from asd.stopping.states import stage_sets
@@ -81,6 +83,11 @@ class PolicyArtifact(Record, frozen=True, kw_only=True):
         rows = "".join(f"<tr><td>{row.lam:g}</td><td>{row}</td></tr>" for row in self.fit.replayed)
         head = "<tr><th>lam</th><th>replayed on held-out rows</th></tr>"
         return f"<table><caption>{escape(repr(self))}</caption>{head}{rows}</table>"
+
+    @property
+    def digest(self) -> str:
+        """Of all that it holds, 16 hexadecimal digits."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
     def evidence(self) -> FittedEvidence:
         """The fitted evidence, ready to judge."""

@@ -26,13 +26,16 @@ from asd.cli.options import (
 from asd.cli.serve.keys import keys
 from asd.cli.serve.ledger import correct, ledger
 from asd.collection import header_for
+from asd.dispatch import servers_of
 from asd.engines.deployment import Deployed, deploy
 from asd.engines.registry import open_engines
 from asd.engines.revisions import revisions
 from asd.engines.runtimes import runtimes
 from asd.errors import ConfigError
 from asd.ladder import Ladder
+from asd.measurement.files import read_record
 from asd.operations.control.budget import DayBudget
+from asd.operations.control.floor_record import FloorRecord
 from asd.operations.control.steering import STEERED, named, steering_of
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
@@ -69,7 +72,9 @@ __all__ = ["serve"]
 @click.option("--quality", type=FINITE, help="Instead: the share of quality that they get.")
 @click.option("--controller", help="Instead, what sees the queues at every decision: queue:LAM:MU[:AHEAD], "
               "target:LAM:P95, price:LAM:MU, or paced:LAM:MU, which spreads --cap-day over the day "
-              "(asd/operations/README.md).")  # fmt: skip
+              "(asd/operations/README.md); or floored:LAM:P95, which keeps a certified floor.")  # fmt: skip
+@click.option("--certified-floor", type=click.Path(dir_okay=False, path_type=Path),
+              help="Of floored: the file of `asd control --tables floor --out FILE`.")  # fmt: skip
 @click.option("--certified", type=click.Choice(["refuse", "reference"]), is_flag=False, flag_value="refuse",
               help="A quality that no guarantee of the policy covers is refused (without a value), or the "
               "reference stage alone answers. [default: an estimate decides]")  # fmt: skip
@@ -110,6 +115,7 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     lam: float | None,
     quality: float | None,
     controller: str | None,
+    certified_floor: Path | None,
     certified: Certified | None,
     ledger_path: Path | None,
     cap_day: str | None,
@@ -128,19 +134,17 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
     engine: str,
 ) -> None:
     """Answer OpenAI's clients with the cascade (asd/serving/README.md), or keep its keys and its books."""
-    if ctx.invoked_subcommand is not None:
-        _check_no_option(ctx)
+    if not _is_to_serve(ctx):
         return
     try:
         from asd.cli.serve import endpoint  # noqa: PLC0415  (starlette and prometheus-client)
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed; pip install 'asd[serve]'") from error
-    _check_together(ctx.params)
     steps, local = Ladder.load(ladder), is_loopback(host)
     fitted, caps = policy_of(steps, policy), _caps(cap_day, cap_total, steps)
     capacity, day = endpoint.Capacity(max_open, batch, max_seconds), _day_budget(caps.day, ledger_path)
-    steering = None if controller is None else _steering(controller, fitted, steps, day)
-    deployed = _deployed(steps, device, engine, is_steered=steering is not None)
+    steering = None if controller is None else _steering(controller, certified_floor, fitted, steps, day)
+    deployed = _deployed(steps, device, engine, batch, steering)
     settings = endpoint.SettingCache(
         fitted, steps, lam=lam, quality=quality, certified=certified, residency=deployed.residency
     )
@@ -155,23 +159,31 @@ def serve(  # noqa: PLR0913, PLR0917  (one argument an option)
         opened.run(at, admission, watching, tracing, loopback_only=local)
 
 
-def _deployed(ladder: Ladder, device: str | None, engine: str, *, is_steered: bool) -> Deployed:
+def _deployed(
+    ladder: Ladder, device: str | None, engine: str, batch: int, steering: Steers | None
+) -> Deployed:
     """The engines of the stages, closed when the command ends."""
     keep_quiet(ladder)
     found = deploy(ladder, open_engines(ladder, device, engine), lambda: revisions(ladder, engine))
-    if is_steered and found.residency is not None:
+    if steering is not None and found.residency is not None:
         raise ConfigError("--controller reckons with no loads of stages; give them memory, or a --lam")
     closed_at_the_end(found.engines)
+    if steering is not None:
+        steering(servers_of(found.engines, batch))  # refuses what was certified for other ones
     return found
 
 
-def _steering(text: str, fitted: PolicyArtifact, ladder: Ladder, day: DayBudget | None) -> Steers:
+def _steering(
+    text: str, certified: Path | None, fitted: PolicyArtifact, ladder: Ladder, day: DayBudget | None
+) -> Steers:
     """Makes the controller that is named, once it is known how the stages are run."""
+    floor = None if certified is None else read_record(certified, FloorRecord)
 
     def steering(servers: Mapping[str, tuple[int, int]]) -> Controller:
-        return named(text, steering_of(fitted, ladder, servers, day).makers, STEERED)
+        return named(text, steering_of(fitted, ladder, servers, day, floor).makers, STEERED)
 
-    steering({stage.name: (1, 1) for stage in ladder.stages})  # refuses what is none before stages are loaded
+    expected = {stage.name: (1, 1) for stage in ladder.stages} if floor is None else floor.servers
+    steering(expected)  # refuses what is none before stages are loaded
     return steering
 
 
@@ -219,6 +231,15 @@ def _tracing_of(
         yield tracing
 
 
+def _is_to_serve(ctx: click.Context) -> bool:
+    """Whether no other command follows; its options are checked, or that there are none."""
+    if ctx.invoked_subcommand is not None:
+        _check_no_option(ctx)
+        return False
+    _check_together(ctx.params)
+    return True
+
+
 def _check_together(given: Mapping[str, Any]) -> None:
     """Options that need another, or exclude one."""
     if given["shadow_all"] and not given["shadow"]:
@@ -228,6 +249,8 @@ def _check_together(given: Mapping[str, Any]) -> None:
     chosen = [given[name] for name in ("lam", "quality", "certified")]
     if given["controller"] is not None and chosen != [None, None, None]:
         raise ConfigError("--controller chooses by itself; leave --lam, --quality and --certified out")
+    if given["certified_floor"] is not None and not (given["controller"] or "").startswith("floored:"):
+        raise ConfigError("--certified-floor is a file of --controller floored:LAM:P95; give both or neither")
 
 
 def _check_no_option(ctx: click.Context) -> None:

@@ -47,8 +47,8 @@ class Demand(NamedTuple):
         alone_s: 95th percentile over the queries of what their calls take one after the other, beside nobody.
     """
 
-    seconds: Sequence[float]
-    visits: Sequence[float]
+    seconds: tuple[float, ...]
+    visits: tuple[float, ...]
     alone_s: float
 
 

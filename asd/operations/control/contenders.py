@@ -1,7 +1,7 @@
 """The controllers that are compared, by name and setting, and their comparison at equal quality.
 
 optimal:LAM          backward induction at every load
-queue, target, price, paced
+queue, target, price, paced, floored
                      what sees the queues (`asd.operations.control.steering`)
 router:LAM:P         the published router for the largest stage, else the static walk
 gears:LAM            settings up to LAM, chosen by the rate of arrivals
@@ -18,6 +18,7 @@ from functools import partial
 
 from asd.errors import ConfigError
 from asd.operations.control.deciders import Remembered
+from asd.operations.control.floor_record import FloorRecord
 from asd.operations.control.gears import Gears, gears_of
 from asd.operations.control.published import PublishedOptimizer, Router
 from asd.operations.control.steering import STEERED, Steering, named
@@ -44,6 +45,7 @@ class Contenders:
         servers: Replicas and largest call, by stage.
         batch: Queries a call that policies are solved for.
         evidence: Judges every state once.
+        floor: Settings that were certified, for `floored`; None: there are none.
     """
 
     fitted: PolicyArtifact
@@ -51,6 +53,7 @@ class Contenders:
     servers: Mapping[str, tuple[int, int]]
     batch: int
     evidence: Remembered
+    floor: FloorRecord | None = None
 
     def of(self, text: str) -> Controller:
         """The controller that the text names, in a fresh state.
@@ -73,7 +76,15 @@ class Contenders:
     def steering(self) -> Steering:
         """Makes those that see the queues."""
         call_s = {stage: self.population.mean_call_s(stage) for stage in self.population.stages}
-        return Steering(self.fitted, self.population.rates, call_s, self.servers, self.batch, self.evidence)
+        return Steering(
+            self.fitted,
+            self.population.rates,
+            call_s,
+            self.servers,
+            self.batch,
+            self.evidence,
+            floor=self.floor,
+        )
 
     def _checked(self, stage: str) -> str:
         if stage not in self.population.stages:

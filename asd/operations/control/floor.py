@@ -67,12 +67,14 @@ class Certificate:
         n_passed: Those before are certified.
         keep: Share of the largest stage's quality.
         floor: The same in mean score on the calibration rows.
+        delta: Probability that the promise is wrong.
     """
 
     settings: Sequence[FloorSetting]
     n_passed: int
     keep: float
     floor: float
+    delta: float
 
     @property
     def certified(self) -> Sequence[FloorSetting]:
@@ -144,7 +146,8 @@ def certify(
         for mu, table, row, p in zip(mus, solved, quality, p_values, strict=True)
     ]
     n = int(n_passed(p_values, promise.delta))
-    return Certificate(settings, n, promise.keep, promise.keep * float(reference.mean()))
+    floor = promise.keep * float(reference.mean())
+    return Certificate(settings, n, promise.keep, floor, promise.delta)
 
 
 @dataclass(slots=True, eq=False)
@@ -161,9 +164,9 @@ class Floored:
         step: Of the ascent, in units of lam / target a look.
         forget: Share of mu that is forgotten at every look, in [0, 1).
         interval_s: Seconds between two looks.
-        unheld: What cannot be held now, and why; "": nothing.
+        unheld: What cannot be held, or may soon not be, and why; "": nothing.
         n_looks: So far.
-        n_unheld: Looks of them at which something could not be held.
+        n_unheld: Looks of them that said so.
     """
 
     name: str
@@ -237,7 +240,7 @@ class Floored:
         if state.request_rate <= bears:
             return ""
         return (
-            f"P95 of {self.target_s:g} s cannot be held with the quality floor for long: "
+            f"P95 of {self.target_s:g} s may soon not be held with the quality floor: "
             f"{state.request_rate:.3g} requests a second arrive, the certified settings bear {bears:.3g}"
         )
 

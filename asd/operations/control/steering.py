@@ -4,12 +4,13 @@ queue:LAM:MU[:AHEAD] backward induction with the queues of the moment; AHEAD 0 l
 target:LAM:P95       the same, MU learned so that P95 is held
 price:LAM:MU         routes once, from the prompt, at the same prices of waiting (after RouteBalance)
 paced:LAM:MU         as queue, LAM scaled down so that a day's budget lasts; simulated, paced:LAM:MU:BUDGET
+floored:LAM:P95      P95 held among settings that were certified for a quality floor, and kept in a file
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +18,13 @@ from asd.errors import ConfigError
 from asd.evidence import Evidence
 from asd.ladder import ROOT, Ladder
 from asd.operations.control.backlog import BacklogProblem, QueueAware, Solved, surcharge
+from asd.operations.control.bearing import Bearing
 from asd.operations.control.budget import DayBudget, Paced
+from asd.operations.control.floor import Certificate, Floored
+from asd.operations.control.floor_record import CertifiedTable, FloorRecord
 from asd.operations.control.target import P95Target
 from asd.operations.demand import Array, ladder_rates
+from asd.operations.population import Population, row_name
 from asd.operations.state import StageState
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
@@ -27,7 +32,7 @@ from asd.stopping.graph import Graph
 
 __all__ = ["STEERED", "Steering", "named", "steering_of"]
 
-STEERED = "queue:LAM:MU, queue:LAM:MU:AHEAD, target:LAM:P95, price:LAM:MU or paced:LAM:MU"
+STEERED = "queue:LAM:MU, queue:LAM:MU:AHEAD, target:LAM:P95, price:LAM:MU, floored:LAM:P95 or paced:LAM:MU"
 Servers = Mapping[str, tuple[int, int]]
 
 
@@ -43,6 +48,7 @@ class Steering:
         batch: Queries a call that policies are priced for.
         evidence: Judges the answers so far.
         day: What may be spent a day, where that is known; None: `paced` says it.
+        floor: Settings that were certified; None: there are none, and `floored` is refused.
     """
 
     fitted: PolicyArtifact
@@ -52,6 +58,7 @@ class Steering:
     batch: int
     evidence: Evidence
     day: DayBudget | None = None
+    floor: FloorRecord | None = None
 
     @property
     def makers(self) -> dict[str, Callable[..., Controller]]:
@@ -60,6 +67,7 @@ class Steering:
             "queue": lambda lam, mu, ahead="1": self.queue_aware(float(lam), float(mu), float(ahead)),
             "target": lambda lam, p95: self._target(float(lam), float(p95)),
             "price": lambda lam, mu: self._price(float(lam), float(mu)),
+            "floored": lambda lam, p95: self._floored(float(lam), float(p95)),
             "paced": lambda lam, mu, *budget: self._paced(float(lam), float(mu), *map(float, budget)),
         }
 
@@ -81,6 +89,45 @@ class Steering:
         day = self.day or DayBudget(budget or 0.0)
         name = f"paced(lam={lam:g},mu={mu:g},budget={day.amount:g})"
         return Paced(self._steered(name, self.fitted.graph(batch=self.batch), lam, mu, 1.0), day)
+
+    def _floored(self, lam: float, p95_s: float) -> Floored:
+        floor = self.floor
+        if floor is None:
+            raise ConfigError(
+                f"floored:{lam:g}:{p95_s:g} keeps to settings that were certified: name their file with "
+                "--certified-floor (asd control --tables floor --out FILE makes it)"
+            )
+        floor.check(self.fitted, self.servers, lam)
+        as_certified = replace(self, batch=floor.batch, call_s=floor.call_s)
+        settings = floor.settings(as_certified.tables(lam, floor.load))
+        name = f"floored(lam={lam:g},p95={p95_s:g})"
+        return Floored(name, settings, self.evidence, lam, p95_s, floor.bearing)
+
+    def floor_of(
+        self, found: Certificate, rows: Population, bearing: Bearing, lam: float, load: float
+    ) -> FloorRecord:
+        """What was certified on these rows, with the tables of this lam and load, to be kept in a file."""
+        tables = [
+            CertifiedTable(mu=s.mu, worst=s.worst, p_value=s.p_value, digest=s.solved.digest)
+            for s in found.certified
+        ]
+        return FloorRecord(
+            ladder=self.fitted.ladder.fingerprint,
+            policy=self.fitted.digest,
+            keep=found.keep,
+            delta=found.delta,
+            lam=lam,
+            load=load,
+            mus=tuple(setting.mu for setting in found.settings),
+            tables=tuple(tables),
+            floor=found.floor,
+            servers={stage: self.servers[stage] for stage in bearing.stages},
+            batch=self.batch,
+            call_s=dict(self.call_s),
+            full_call_s=tuple(bearing.call_s),
+            demands=tuple(bearing.demands),
+            rows=tuple(row_name(query.trace.query) for query in rows.queries),
+        )
 
     def tables(self, lam: float, load: float) -> Callable[[float], Solved]:
         """Makes the table of a mu for stages of which such a share is in use, whatever comes of them."""
@@ -112,7 +159,11 @@ class Steering:
 
 
 def steering_of(
-    fitted: PolicyArtifact, ladder: Ladder, servers: Servers, day: DayBudget | None = None
+    fitted: PolicyArtifact,
+    ladder: Ladder,
+    servers: Servers,
+    day: DayBudget | None = None,
+    floor: FloorRecord | None = None,
 ) -> Steering:
     """For stages that answer live: calls are expected to take what those of the fitting rows took.
 
@@ -126,7 +177,7 @@ def steering_of(
         e.parsed_action.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT
     }
     call_s = {stage: float(rates[stage][0] @ usage[stage]) for stage in rates}
-    return Steering(fitted, rates, call_s, servers, 1, fitted.evidence(), day)
+    return Steering(fitted, rates, call_s, servers, 1, fitted.evidence(), day, floor)
 
 
 def named(text: str, makers: Mapping[str, Callable[..., Controller]], known: str) -> Controller:

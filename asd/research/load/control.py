@@ -25,7 +25,7 @@ from asd.operations.control.budget import DayBudget, Paced
 from asd.operations.control.deciders import Decider
 from asd.operations.control.floor import Floored, certify
 from asd.operations.runs import RunsHeader, SimulatedRun, arrivals_of
-from asd.operations.traffic import DAY_S
+from asd.operations.traffic import DAY_S, Controller
 from asd.research.load.loops import acting, loop_of
 from asd.research.load.shop import HOUR, Shop
 from asd.research.load.tables import OPTIMIZER
@@ -40,6 +40,7 @@ DAYS, SEEDS, SHARE = 10, 3, 0.7
 """Of the budget: days of a run, runs, and what is allowed as a share of what the policy would spend."""
 KEEP, DELTA, LOAD = 0.95, 0.1, 0.7
 """Of the floor: share of the largest stage's quality, probability of error, load of the tables."""
+TARGETS_S = (0.1, 0.3, 1.0)
 MUS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 ARMS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
 """Constants that regret is against, as shares of lam."""
@@ -164,7 +165,8 @@ def _shares(by_hour: np.ndarray, amount: float, expected: np.ndarray) -> tuple[f
 
 def floor(shop: Shop) -> list[StudyTable]:
     """Half of the queries certify, the others come faster than the largest stage alone could take."""
-    calibration, judged = shop.scenario.population.halves()
+    first, judged = shop.scenario.halves()
+    calibration = first.population
     asked = shop.short(arrivals=f"poisson:{1.5 * shop.rate():g}")
     contenders, lam = shop.contenders(asked), float(shop.ours.split(":")[1])
     found = certify(
@@ -186,39 +188,29 @@ def floor(shop: Shop) -> list[StudyTable]:
         return tables
     last = found.certified[-1].solved
     bearing = bearing_of(calibration, contenders.evidence, last, contenders.servers)
-    rows = [
-        _floored(replace(shop, scenario=replace(shop.scenario, population=judged)), asked, made)
-        for target in (0.1, 0.3, 1.0)
-        for made in [
-            Floored(
-                f"floored(lam={lam:g},p95={target:g})",
-                found.certified,
-                contenders.evidence,
-                lam,
-                target,
-                bearing,
-            )
-        ]
-    ]
+    record = contenders.steering.floor_of(found, calibration, bearing, lam, LOAD)
+    shop.certified(record)
+    other, held = replace(shop, scenario=judged), replace(contenders, floor=record)
+    rows = [_floored(other, asked, held.of(f"floored:{lam!r}:{target}")) for target in TARGETS_S]
     under_load = ("policy", "quality", "floor", "p95_s", "looks", "looks_that_said_so")
     note = (
         f"The floor: {KEEP:g} of the largest stage's quality on the very queries of the run. Said so: that "
-        "the target cannot be held with the floor."
+        f"the target cannot be held with the floor; {1.5 * shop.rate():.3g} requests a second arrive, at any "
+        f"P95 the certified settings bear {record.bears:.3g}."
     )
     return [*tables, shop.table("floor", "A floor under load", under_load, rows, note)]
 
 
-def _floored(shop: Shop, asked: RunsHeader, made: Floored) -> tuple[Value, ...]:
+def _floored(shop: Shop, asked: RunsHeader, made: Controller) -> tuple[Value, ...]:
     """One run, in windows that end with a look."""
+    assert isinstance(made, Floored)
     asked = msgspec.structs.replace(asked, window_s=made.interval_s)
     sim = replace(shop.scenario, asked=asked).simulator(made, shop.seed)
-    said = []
     for window in sim.run(asked.seconds):
         shop.progress(window)
-        said.append(bool(made.unheld))
     total = sim.books.total()
     floor = None if total.reference is None else KEEP * total.reference
-    return made.name, total.quality, floor, total.p95_s, len(said), sum(said)
+    return made.name, total.quality, floor, total.p95_s, made.n_looks, made.n_unheld
 
 
 def _bursty(shop: Shop, window_s: float, until: float = 1.0, factor: float = 0.6) -> RunsHeader:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from asd.operations.books import Summary
 from asd.operations.control.contenders import Contenders
 from asd.operations.control.deciders import Remembered
+from asd.operations.control.floor_record import FloorRecord
 from asd.operations.control.target import P95Target
 from asd.operations.runs import RunsHeader, Scenario, SimulatedRun, run
 from asd.operations.traffic import Controller, Fixed
@@ -37,6 +38,7 @@ class Shop:
         progress: Told of every window of every run.
         memory: What is known of the memory of stages, by name; none: nothing.
         targets: Of a day, in place of those that there are (`asd.research.load.tables.METRICS`).
+        certified: Told of a floor that was certified.
     """
 
     scenario: Scenario
@@ -47,6 +49,7 @@ class Shop:
     progress: Callable[[Summary], object] = lambda _: None
     memory: Mapping[str, StageMemory] = field(default_factory=dict)
     targets: Mapping[str, float] = field(default_factory=dict)
+    certified: Callable[[FloorRecord], object] = lambda _: None
 
     @property
     def asked(self) -> RunsHeader:

@@ -25,6 +25,7 @@ from asd.engines.closing import close_all
 from asd.errors import DataError, StorageError
 from asd.evidence.prompt.taxonomy import classify, left_out
 from asd.ladder import Ladder
+from asd.operations.control.floor import Floored
 from asd.operations.live import Booked, Meter
 from asd.operations.traffic import Controller, LoadAware
 from asd.policies import FixedStage
@@ -167,6 +168,7 @@ class Service:
         if isinstance(self._controller, LoadAware):
             self._controller.watch(self.monitor.meter.gauges)
         self._settings.steer(self._controller.policy(None))
+        self._tell(self._controller)
 
     async def steer(self) -> None:
         """Let the controller look at the state again and again, until cancelled."""
@@ -181,6 +183,12 @@ class Service:
         """Let it look at the state once, the books included, and answer by the policy that it returns."""
         state = self.monitor.meter.state(self._n_open, await self._booked())
         self._settings.steer(await asyncio.to_thread(controller.policy, state))
+        self._tell(controller)
+
+    def _tell(self, controller: Controller) -> None:
+        """What it cannot hold, to whoever watches."""
+        if isinstance(controller, Floored):
+            self.monitor.unheld = controller.unheld
 
     async def _booked(self) -> Booked | None:
         if not isinstance(self.admission, Accounts):

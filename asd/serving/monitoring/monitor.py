@@ -81,6 +81,7 @@ class Monitor:
         timeline: The last quarter of an hour.
         vitals, meter, watching: As given.
         reference: The stage that quality is a share of.
+        unheld: What a controller with a certified floor warns of; "": nothing; None: there is none.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Monitor:
         self.meter = meter
         self.watching = watching
         self.reference = watching.reference(stages)
+        self.unheld: str | None = None
         self.metrics = Metrics(vitals, self._states)
         self.evaluation = Evaluation(watching.promised)
         self.anomalies = AnomalyDetector(stages)
@@ -192,6 +194,8 @@ class Monitor:
         yield _gauge("asd_shift_evidence", "Capital won by a bet that queries have changed",
                      None if reading is None else reading.evidence)  # fmt: skip
         yield _gauge("asd_shift_alarm", "1: queries have changed", None if reading is None else reading.alarm)
+        yield _gauge("asd_target_unheld", "1: P95 is not, or may soon not be, held with the certified floor",
+                     None if self.unheld is None else bool(self.unheld))  # fmt: skip
         anomalies = GaugeMetricFamily("asd_anomaly", "1: not as it was", labels=["signal"])
         for signal in self.anomalies.sums:
             anomalies.add_metric([signal], signal in self.anomalies.active)

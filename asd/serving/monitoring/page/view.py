@@ -83,6 +83,7 @@ def view(monitor: Monitor, facts: Facts) -> dict[str, object]:
         "evidence": sorted(monitor.anomalies.sums.items()),
         "is_warm": monitor.anomalies.is_warm,
         "steering": _steering(bins),
+        "unheld": monitor.unheld,
         "steering_chart": _chart(monitor.timeline, _looked(monitor, "set ")),
         "network": _network(bins, seconds),
         "network_chart": _chart(
@@ -113,6 +114,8 @@ def _alarms(monitor: Monitor) -> Iterator[str]:
         yield f"the promised quality of {monitor.evaluation.promised:.1%} is not kept"
     if monitor.shift is not None and monitor.shift.alarm:
         yield f"queries no longer look like those of the guarantee ({monitor.shift.signal})"
+    if monitor.unheld:
+        yield monitor.unheld
     for name in sorted(monitor.vitals().resting):
         yield f"stage {name} rests after failures"
 
