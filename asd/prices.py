@@ -17,6 +17,7 @@ from asd.schema.explained import explained
 from asd.types import Usage
 
 __all__ = [
+    "SECONDS",
     "Money",
     "PriceFile",
     "Prices",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 
+SECONDS = {"ms": 1e-3, "s": 1.0}
+"""What a price unit is in seconds; others are no times."""
 _NOT_OF_AN_ANSWER = {"per_load", "per_drafted", "ragged"}
 
 

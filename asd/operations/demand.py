@@ -6,11 +6,15 @@ Prices at a batch size are a query's share of a call of that size, so that a cal
 
 Where prices tell what a step takes with fewer rows open (`Prices.ragged`), decode steps are no shares: the
 k-th longest answer of a call adds what its steps take with k rows open beyond what they take with k - 1.
+
+Where prices are no times, counts add what they were seen to add to recorded calls of one query
+(`asd.policy.seconds`), and calls are of one query.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -18,15 +22,14 @@ import numpy.typing as npt
 
 from asd.errors import ConfigError
 from asd.ladder import Ladder
-from asd.prices import Prices
+from asd.policy.problem import Counts
+from asd.prices import SECONDS, Prices
 from asd.types import Usage
 
-__all__ = ["SECONDS", "CallRates", "ServiceDemand", "call_rates", "call_seconds", "ladder_rates"]
+__all__ = ["CallRates", "ServiceDemand", "call_rates", "call_seconds", "check_alone", "ladder_rates"]
 
 Array = npt.NDArray[np.float64]
 
-SECONDS = {"ms": 1e-3, "s": 1.0}
-"""What a price unit is in seconds."""
 _DECODING = 3
 """Where the counts of decode steps begin in `Usage.counts`."""
 
@@ -77,23 +80,45 @@ class CallRates(NamedTuple):
         return ServiceDemand(share, tuple(besides.tolist()), tuple(ranked.tolist()))
 
 
-def ladder_rates(ladder: Ladder, largest: int) -> dict[str, CallRates]:
+def ladder_rates(
+    ladder: Ladder, largest: int, seconds: Mapping[str, Counts] = MappingProxyType({})
+) -> dict[str, CallRates]:
     """Of every stage, for calls of at most so many queries.
 
+    Args:
+        ladder: Supplies the prices.
+        largest: Most queries in a call.
+        seconds: Where prices are no times, what counts add to a call of one query, by stage.
+
     Raises:
-        ConfigError: Prices are no times.
+        ConfigError: Prices are no times, and there are no such seconds or calls are of several queries.
     """
-    if ladder.price_unit not in SECONDS:
-        raise ConfigError(
-            f"prices in {ladder.price_unit!r} are no service times; measure them in milliseconds "
-            "(asd price), or declare them in s"
-        )
-    unit_s = SECONDS[ladder.price_unit]
+    if (unit_s := SECONDS.get(ladder.price_unit)) is None:
+        return _recorded(ladder, largest, seconds)
     prices = {batch: ladder.prices_at(batch) for batch in ladder.batches}
     return {
         stage.name: _rates({batch: own[stage.name] for batch, own in prices.items()}, unit_s, largest)
         for stage in ladder.stages
     }
+
+
+def _recorded(ladder: Ladder, largest: int, seconds: Mapping[str, Counts]) -> dict[str, CallRates]:
+    if not seconds:
+        raise ConfigError(
+            f"prices in {ladder.price_unit!r} are no service times, and no seconds of calls are known: "
+            "measure prices in milliseconds (asd price), declare them in s, or give traces with seconds, and "
+            "a policy fitted on such (asd collect, asd fit)"
+        )
+    check_alone(largest)
+    return {stage.name: CallRates(np.array([seconds[stage.name]]), None) for stage in ladder.stages}
+
+
+def check_alone(largest: int) -> None:
+    """`ConfigError` where calls may be of several queries, whose seconds nobody recorded."""
+    if largest > 1:
+        raise ConfigError(
+            f"recorded seconds are those of calls of one query, not of {largest}: give --batch 1"
+        )
 
 
 def _rates(prices: Mapping[int, Prices], unit_s: float, largest: int) -> CallRates:

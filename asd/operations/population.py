@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from asd.cascade import Cascade
 from asd.engines.replay import ReplayEngine
-from asd.errors import ConfigError, DataError
+from asd.errors import DataError
 from asd.journey import Journey
 from asd.ladder import Ladder
-from asd.operations.demand import SECONDS, ServiceDemand, ladder_rates
+from asd.operations.demand import ServiceDemand, check_alone, ladder_rates
 from asd.policies import FixedStage
-from asd.types import NO_CALL, STOP, Action, Decision, Query, Trace, Usage
+from asd.policy.seconds import recorded_seconds
+from asd.prices import SECONDS
+from asd.types import NO_CALL, STOP, Action, Decision, Draft, Query, Trace, Usage, Verification
 
 __all__ = ["Population", "Situation", "Step", "row_name"]
 
@@ -64,15 +66,16 @@ class Population:
 
     Args:
         traces: Scored outcomes of every stage.
-        ladder: Supplies the prices; in milliseconds or seconds, which are the service times.
+        ladder: Supplies the prices; in milliseconds or seconds, these are the service times.
         unit: One cost unit in the ladder's price unit.
         largest_batch: Most queries in a call.
         clocked: A call takes the seconds that were recorded of it, not what its counts are priced at; they
-            are those of a call of one query.
+            are those of a call of one query. Where prices are no times it always does.
 
     Raises:
         DataError: A query has no score of some stage, or there is none.
-        ConfigError: Prices are no times, or seconds of calls of several queries are asked for.
+        ConfigError: Prices are no times and no seconds were recorded, or seconds of calls of several queries
+            are asked for.
     """
 
     def __init__(
@@ -84,21 +87,21 @@ class Population:
         *,
         clocked: bool = False,
     ) -> None:
-        if clocked and largest_batch > 1:
-            raise ConfigError(
-                f"recorded seconds are those of calls of one query, not of {largest_batch}: give batch 1"
-            )
-        self._calls = ladder_rates(ladder, largest_batch)
-        self.rates = {stage: rates.share for stage, rates in self._calls.items()}
         if not traces:
             raise DataError("there are no queries to draw from; collect some (asd collect)")
         for trace in traces:
             _check_scored(trace, ladder)
         self.stages = tuple(stage.name for stage in ladder.stages)
+        is_timed = ladder.price_unit in SECONDS
+        if clocked:
+            check_alone(largest_batch)
+        seconds = {} if is_timed else recorded_seconds(traces, self.stages)
+        self._calls = ladder_rates(ladder, largest_batch, seconds)
+        self.rates = {stage: rates.share for stage, rates in self._calls.items()}
         self.largest_batch = largest_batch
         self.prices = ladder.prices_at(1)
         self.only = ladder.only
-        self._clocked, self._unit_s = clocked, SECONDS[ladder.price_unit]
+        self._clocked, self._unit_s = clocked or not is_timed, SECONDS.get(ladder.price_unit)
         self.unit = unit
         self.engines = {name: ReplayEngine(name, traces) for name in self.stages}
         self._cascade = Cascade(self.engines, FixedStage(self.stages[0]), self.prices)
@@ -138,7 +141,7 @@ class Population:
     def load_s(self, stage: str) -> float | None:
         """Seconds to load a stage, as priced; None: its prices do not say."""
         price = self.prices[stage].per_load
-        return None if price is None else self._unit_s * price
+        return None if price is None or self._unit_s is None else self._unit_s * price
 
     def dearest_cost(self) -> float:
         """Most cost units of a request: every stage writes, reads what it can, and writes again."""
@@ -167,10 +170,23 @@ class Population:
         self._cascade.carry_out(decision.action, [journey], 1)
         stage = decision.action.stage
         result = journey.verifications[-1] if decision.action.kind == "verify" else journey.drafts[stage]
-        demand = self._demand(stage, result.usage, result.seconds)
+        demand = self._demand(stage, result.usage, self._recorded_s(situation.trace, result))
         cost = self.prices[stage].cost(result.usage) / self.unit
         after = Situation(situation.trace, journey)
         return Step(stage, decision.action, after, demand, cost, decision.answer, score)
+
+    def _recorded_s(self, trace: Trace, result: Draft | Verification) -> float:
+        """Seconds of a call as recorded, or by its counts where none were.
+
+        Of one that continues a draft, the part of the whole answer's seconds that its counts take.
+        """
+        rates = self.rates[result.stage][0]
+        by_count = float(rates @ result.usage.counts)
+        if isinstance(result, Verification):
+            return result.seconds or by_count
+        own = trace.outcomes[result.stage].draft
+        recorded, whole = 0.0 if own.cached else own.seconds, float(rates @ own.usage.alone.counts)
+        return recorded * (by_count / whole) if recorded and whole else by_count
 
     def _demand(self, stage: str, usage: Usage, seconds: float) -> ServiceDemand | None:
         if usage == NO_CALL:

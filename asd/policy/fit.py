@@ -35,8 +35,10 @@ from asd.policy.contest import compete
 from asd.policy.estimate import EstimationTable, move_usages, problem_of
 from asd.policy.heldout import Alone, HeldOut, listed, solved, standard_error
 from asd.policy.lists import ListRows
-from asd.policy.problem import LadderPrices
+from asd.policy.problem import Counts, LadderPrices
 from asd.policy.record import FitRecord, Method, MethodComparison
+from asd.policy.seconds import recorded_seconds
+from asd.prices import SECONDS
 from asd.schema import msgspec
 from asd.stopping.states import Move, moves
 from asd.traces import answered
@@ -130,7 +132,7 @@ def _prepared(traces: Sequence[Trace], ladder: Ladder, seed: int) -> _Data:
     rows = _scored(traces, stages)
     pairs = _verified_pairs(rows, stages)
     alone = np.array([row.outcomes[stages[-1]].draft.usage.alone.counts for row in rows], dtype=np.float64)
-    prices = _priced(ladder, alone)
+    prices = _priced(ladder, alone, {} if ladder.price_unit in SECONDS else recorded_seconds(rows, stages))
     fitted = fit_evidence(rows, alone @ prices.prices_at(1)[stages[-1]].rates, stages, seed=seed, pairs=pairs)
     usages = {
         move: move_usages(move, rows, fitted.best.get(move.source.name, ())) for move in moves(stages, pairs)
@@ -195,9 +197,9 @@ def _record(traces: Sequence[Trace], data: _Data, chosen: _Chosen, fitted_at: st
     )
 
 
-def _priced(ladder: Ladder, alone: Array) -> LadderPrices:
+def _priced(ladder: Ladder, alone: Array, seconds: dict[str, Counts]) -> LadderPrices:
     """Prices and cost unit, from the counts of the largest stage's runs, shape (n, 6)."""
-    prices = LadderPrices.of(ladder, tuple(alone.mean(axis=0).tolist()))
+    prices = LadderPrices.of(ladder, tuple(alone.mean(axis=0).tolist()), seconds)
     for batch in prices.batches:
         if not (unit := prices.unit(batch)) > 0.0:
             largest = ladder.stages[-1].name

@@ -9,6 +9,7 @@ solved.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
@@ -31,7 +32,7 @@ PriceTable = dict[str, Prices]
 """By stage name, in ladder order, as they were when the policy was fitted."""
 
 
-class LadderPrices(Record, frozen=True, kw_only=True):
+class LadderPrices(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The ladder the policy steers, and what it costs.
 
     Attributes:
@@ -42,6 +43,8 @@ class LadderPrices(Record, frozen=True, kw_only=True):
         prices: Of a query alone in its calls.
         batched: Of a query in calls of several, by their number.
         largest_run: What the largest stage alone took, mean over the fitting rows (`Usage.counts`).
+        seconds: By stage, seconds that a count adds to a call of one query (`asd.policy.seconds`); empty
+            where prices are times, or no seconds of the fitting rows were recorded.
     """
 
     name: str
@@ -51,9 +54,12 @@ class LadderPrices(Record, frozen=True, kw_only=True):
     prices: PriceTable
     batched: dict[int, PriceTable]
     largest_run: Counts
+    seconds: dict[str, Counts] = {}
 
     @classmethod
-    def of(cls, ladder: Ladder, largest_run: Counts) -> Self:
+    def of(
+        cls, ladder: Ladder, largest_run: Counts, seconds: Mapping[str, Counts] = MappingProxyType({})
+    ) -> Self:
         """What a policy needs to remember of its ladder."""
         return cls(
             name=ladder.name,
@@ -63,6 +69,7 @@ class LadderPrices(Record, frozen=True, kw_only=True):
             prices=ladder.prices_at(1),
             batched={batch: ladder.prices_at(batch) for batch in ladder.batches if batch > 1},
             largest_run=largest_run,
+            seconds=dict(seconds),
         )
 
     @property

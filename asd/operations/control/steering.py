@@ -168,10 +168,10 @@ def steering_of(
     """For stages that answer live: calls are expected to take what those of the fitting rows took.
 
     Raises:
-        ConfigError: The ladder's prices are no times.
+        ConfigError: The ladder's prices are no times, and the policy knows no seconds of calls.
     """
     largest = max(size for _, size in servers.values())
-    rates = {stage: own.share for stage, own in ladder_rates(ladder, largest).items()}
+    rates = {stage: own.share for stage, own in ladder_rates(ladder, largest, fitted.ladder.seconds).items()}
     start = np.array(fitted.problem.start)
     usage = {
         e.parsed_action.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT
