@@ -19,7 +19,7 @@ from asd.operations.control.contenders import cheapest_in_time
 from asd.operations.runs import Runs, Scenario, runs_of
 from asd.operations.sizing import Need, Sizing
 from asd.policy.fit import fit
-from asd.traces import StageHeader, TraceHeader, encode_header, encode_trace
+from asd.traces import StageHeader, TraceHeader, encode_header, encode_trace, read_traces
 from tests.worlds import sample, verified
 
 LADDER = """
@@ -74,6 +74,24 @@ def test_the_table(place: Place) -> None:
     assert re.search(r"^always\(L\) .* S:0% L:\d\d%", found.output, re.MULTILINE)
     assert "provenance: simulated" in found.output
     assert re.search(r"requests in [\d.]+ s of one core, at most \d+ MiB", found.output)
+
+
+def test_a_ladder_in_money_takes_its_recorded_seconds(place: Place, tmp_path: Path) -> None:
+    """One query a call; the policy sees queues, a load has no seconds unless they are said."""
+    in_money = Place(tmp_path / "made-up.toml", tmp_path / "policy.json", place.traces)
+    in_money.ladder.write_text(LADDER.replace('"ms"', '"usd"'))
+    fit(read_traces(place.traces), Ladder.load(in_money.ladder), fitted_at="2026-01-01").save(in_money.policy)
+    asked = ("--arrivals", "poisson:5", "--policies", "queue:5:1,always:S")
+    found = simulate(in_money, *asked, "--batch", "1")
+    assert found.exit_code == 0, found.output
+    [mean] = re.findall(
+        r"^always\(S\) .* (\S+) +\S+ +\S+ +0\.00% +\d+ +S:\d+% L:0%", found.output, re.MULTILINE
+    )
+    assert 0.13 < float(mean) < 0.17  # M/D/1 at half load: 0.1 s and half of that
+    for more, said in (((), "not of 4: give --batch 1"), (("--scale", "S:1:2"), "no price says how long")):
+        refused = simulate(in_money, *asked, *(more and ("--batch", "1")), *more)
+        assert refused.exit_code == 2
+        assert said in refused.output
 
 
 def test_runs_are_kept_and_not_made_twice(place: Place, tmp_path: Path) -> None:

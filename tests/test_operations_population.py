@@ -175,9 +175,51 @@ def test_a_full_call_in_a_run() -> None:
     assert sim.books.total().cost == pytest.approx(1.0)
 
 
-def test_prices_must_be_times() -> None:
-    with pytest.raises(ConfigError, match="prices in 'declared' are no service times"):
-        Population(world(2), ladder(), unit=1.0)
+def untimed(trace: Trace) -> Trace:
+    outcomes = {s: replace(o, draft=replace(o.draft, seconds=0.0)) for s, o in trace.outcomes.items()}
+    read = {pair: replace(found, seconds=0.0) for pair, found in trace.verifications.items()}
+    return replace(trace, outcomes=outcomes, verifications=read)
+
+
+def test_prices_that_are_no_times_need_seconds_of_calls_of_one_query() -> None:
+    with pytest.raises(ConfigError, match=r"prices in 'declared' are no service times, and no seconds"):
+        Population([untimed(trace) for trace in world(2)], ladder(), 1.0, 1)
+    with pytest.raises(ConfigError, match=r"calls of one query, not of 16: give --batch 1"):
+        Population(world(2), ladder(), 1.0)
+
+
+def test_calls_take_their_recorded_seconds_where_prices_are_no_times() -> None:
+    """Answers and readings as recorded; what continues a draft, its part; by counts what has no seconds."""
+    rows = [
+        replace(
+            trace,
+            outcomes={
+                s: replace(o, draft=replace(o.draft, seconds=0.02 * o.draft.usage.n_passes * f))
+                for (s, o), f in zip(trace.outcomes.items(), (1.0, 5.0), strict=True)
+            },
+            verifications={pair: replace(v, seconds=0.1) for pair, v in trace.verifications.items()},
+        )
+        for trace in world(40)
+    ]
+    unseen = untimed(rows[0])
+    population = Population([unseen, *rows[1:]], ladder(), 10.0, 1)
+    decider = Decider(population, Lossless(("S", "L")))
+    n_continued = 0
+    for row, trace in enumerate([unseen, *rows[1:]]):
+        first, reading, *continued = [step for step in walk(decider, population, row) if step.demand]
+        own = {stage: trace.outcomes[stage].draft.usage.n_passes for stage in "SL"}
+        assert first.demand is not None
+        assert first.demand.share == pytest.approx((0.02 * own["S"],), rel=1e-6)
+        assert reading.demand is not None
+        if row:
+            assert reading.demand.share == (0.1,)
+        for step in continued:
+            assert step.demand is not None
+            left = own["L"] - trace.verifications["S>L"].n_accepted - 1  # the reading has decoded one
+            assert step.demand.share == pytest.approx((0.1 * left,))
+            n_continued += 1
+    assert n_continued > 5
+    assert population.load_s("L") is None
 
 
 def test_every_stage_must_have_a_score() -> None:

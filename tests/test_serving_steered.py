@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from asd.api import policy_of
 from asd.cli import main
 from asd.engines import GREEDY, Sampling
+from asd.errors import ConfigError
 from asd.ladder import Ladder
 from asd.operations.control.backlog import BacklogPolicy, QueueAware
 from asd.operations.control.steering import STEERED, named, steering_of
@@ -28,7 +29,7 @@ from asd.serving.endpoint.settings import SettingCache
 from asd.serving.loopback import Loopback
 from asd.types import Draft, Query
 from tests.endpoint import application, chat, post
-from tests.test_operations_backlog import TIMED, busy, state
+from tests.test_operations_backlog import TIMED, Queue, busy, state
 from tests.worlds import sample
 
 T = TypeVar("T")
@@ -191,6 +192,34 @@ def test_a_call_is_expected_to_take_what_one_query_takes() -> None:
     alone, many = (steering_of(fitted, ladder, dict.fromkeys("SML", (1, size))).call_s for size in (1, 16))
     assert alone == many
     assert 0.0 < alone["S"] < alone["M"] < alone["L"]
+
+
+def test_a_ladder_in_money_is_steered_by_the_seconds_of_its_fitting_rows() -> None:
+    """A call takes what those calls took on average; prices decide about cost, as they did."""
+    in_money = replace(TIMED, price_unit="usd", name="priced")
+    traces = sample(400, np.random.default_rng(7))[0]
+    fitted = fit(traces, in_money, fitted_at="2026-01-01")
+    alone = {"S": (1, 1), "L": (8, 1)}
+    made = steering_of(fitted, in_money, alone)
+    for stage in "SL":
+        recorded = np.mean([trace.outcomes[stage].draft.seconds for trace in traces])
+        assert made.call_s[stage] == pytest.approx(recorded, rel=0.05)
+    controller = named("queue:20:30", made.makers, STEERED)
+    assert isinstance(controller, QueueAware)
+    free, waiting = ({"S": Queue(n, n and 1), "L": Queue()} for n in (0, 40))
+    found = []
+    for gauges in (free, waiting):
+        controller.watch(gauges)
+        found.append(controller.policy(None).decide(EASY.query, {}).action.stage)
+    assert found == ["S", "L"]
+    with pytest.raises(ConfigError, match="calls of one query, not of 16: give --batch 1"):
+        steering_of(fitted, in_money, {"S": (1, 16), "L": (1, 1)})
+
+
+def test_a_policy_without_seconds_cannot_steer_a_ladder_in_money() -> None:
+    in_money = replace(TIMED, price_unit="usd")
+    with pytest.raises(ConfigError, match=r"prices in 'usd' are no service times.*asd fit"):
+        steering_of(timed_policy(), in_money, {"S": (1, 1), "L": (1, 1)})
 
 
 def test_a_policy_of_fewer_stages_follows_the_controller() -> None:

@@ -1,7 +1,8 @@
 """What calls take where prices are no times: seconds of their counts, fitted to recorded seconds of calls.
 
-    seconds of a call ~ counts . seconds of a count,        none negative, squares over seconds
+    seconds of a call ~ counts . seconds of a count
 
+by least squares over seconds, none negative, scaled so that together they take what was recorded.
 They have to be those of calls of one query: of a stage behind a server, or collected with `--batch 1`; what
 is recorded of a larger call is of all its queries. Scope: nothing is timed here.
 """
@@ -52,4 +53,5 @@ def _fitted(calls: Sequence[Draft | Verification]) -> Counts:
     seconds = np.array([call.seconds for call in calls])
     weight = np.maximum(seconds, _LEAST_S) ** -0.5
     found, _ = nnls(counts * weight[:, None], seconds * weight)
+    found *= seconds.sum() / (counts @ found).sum()  # calls that took less than usual weigh more
     return (*found.tolist(), 0.0, 0.0)

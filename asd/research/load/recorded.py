@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from asd.errors import DataError
 from asd.ladder import Ladder, Stage
 from asd.measurement.files import Paths
-from asd.policy.seconds import recorded_seconds
 from asd.prices import Prices
 from asd.research.recordings.recording import prompt_of, read_queries
 from asd.types import Draft, Outcome, Query, Trace, Usage
@@ -44,10 +45,7 @@ def read_timed(paths: Paths, stages: Sequence[str]) -> list[Trace]:
 
 def priced_ladder(traces: Sequence[Trace], stages: Sequence[str]) -> Ladder:
     """Stages with prices in milliseconds, fitted on these rows; `ConfigError` where they are out of order."""
-    made = tuple(
-        Stage(name, f"recorded/{name}", Prices(1e3 * call, 1e3 * prompt, 1e3 * decoded))
-        for name, (call, prompt, _, decoded, *_) in recorded_seconds(traces, stages).items()
-    )
+    made = tuple(Stage(name, f"recorded/{name}", _prices(traces, name)) for name in stages)
     return Ladder("recorded", made, "ms", f"fitted to the recorded seconds of {len(traces)} calls a stage")
 
 
@@ -74,3 +72,13 @@ def _outcome(stage: str, output: Mapping[str, Any]) -> Outcome:
         signals={"confidence": _LOWEST if confidence is None else float(confidence)},
     )
     return Outcome(draft, float(output["score"]))
+
+
+def _prices(traces: Sequence[Trace], stage: str) -> Prices:
+    from scipy.optimize import nnls  # noqa: PLC0415  (scipy takes a second)
+
+    drafts = [trace.outcomes[stage].draft for trace in traces]
+    counts = np.array([(1, draft.usage.n_prompt, draft.usage.n_passes) for draft in drafts], dtype=np.float64)
+    weight = np.array([max(draft.seconds, 1e-3) for draft in drafts]) ** -0.5
+    found, _ = nnls(counts * weight[:, None], 1e3 / weight)
+    return Prices(*found.tolist())
