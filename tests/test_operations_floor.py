@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
@@ -16,11 +17,13 @@ from asd.errors import ConfigError
 from asd.evidence.prompt.taxonomy import left_out
 from asd.guarantee.certificate import Promise
 from asd.guarantee.p_values import kept, n_passed
+from asd.operations.arrivals import poisson
 from asd.operations.control.backlog import BacklogPolicy, BacklogTable, Solved
 from asd.operations.control.bearing import bearing_of
 from asd.operations.control.contenders import Contenders
 from asd.operations.control.deciders import Lookup
 from asd.operations.control.floor import Certificate, Floored, FloorSetting, certify, worst_scores
+from asd.operations.faults import Fault, plan
 from asd.operations.population import Population, Situation
 from asd.operations.simulator import Simulator
 from asd.operations.state import SystemState
@@ -285,3 +288,18 @@ def test_stages_of_one_device_bear_less(contenders: Contenders) -> None:  # noqa
     made.watch({"S": Queue(place="one"), "L": Queue(place="one")})
     made.policy(seen)
     assert f"bear {together:.3g}" in made.unheld
+
+
+def test_a_floor_that_was_certified_with_a_stage_is_not_promised_without_it(
+    contenders: Contenders,  # noqa: F811
+) -> None:
+    """L is away for a minute in the middle of a run: said at the looks of that minute, and at no other."""
+    looks = Looks(floored(contenders, certified(contenders).certified, 5.0))
+    servers = {name: StageServer(*server) for name, server in contenders.servers.items()}
+    arrivals = poisson(10.0, np.random.default_rng(3))
+    sim = Simulator(contenders.population, servers, looks, Open(arrivals), 3, RunSettings(60.0))
+    plan(sim, [Fault("down", "L", 61.0, 60.0, math.inf)])
+    list(sim.run(180.0))
+    said = {5.0 * (i + 1) for i, (*_, unheld) in enumerate(looks.seen) if "L cannot be asked now" in unheld}
+    assert said == {65.0 + 5.0 * k for k in range(12)}
+    assert not any(unheld for *_, unheld in looks.seen if "cannot be asked" not in unheld)

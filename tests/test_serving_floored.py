@@ -17,6 +17,7 @@ from asd.measurement.files import read_record, write_record
 from asd.operations.control.floor import Floored
 from asd.operations.control.floor_record import FloorRecord
 from asd.research.load import control
+from asd.resilience import Health
 from asd.schema import msgspec
 from asd.serving.endpoint.application import Application
 from asd.serving.endpoint.server import Server
@@ -126,6 +127,20 @@ def test_control_stays_among_the_certified_tables(floor: Path) -> None:
         metric, page = await shown(app)
         assert metric == "asd_target_unheld 0.0"
         assert "The target of P95 can be held with the quality floor." in page
+
+    served(floor, "60", test)
+
+
+@pytest.mark.slow
+def test_a_stage_that_rests_leaves_no_floor(floor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(app: Application, controller: Floored) -> None:
+        monkeypatch.setattr(Health, "resting", lambda _: frozenset("L"))
+        await app.service.look(controller)
+        _, page = await shown(app)
+        assert "certified with every stage in reach: L cannot be asked now" in page
+        monkeypatch.undo()
+        await app.service.look(controller)
+        assert not controller.unheld
 
     served(floor, "60", test)
 

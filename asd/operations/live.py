@@ -267,12 +267,15 @@ class Meter:
             n_others=load.n_others,
         )
 
-    def state(self, n_inside: int, booked: Booked | None = None) -> SystemState:
+    def state(
+        self, n_inside: int, booked: Booked | None = None, out: frozenset[str] = frozenset()
+    ) -> SystemState:
         """What there was since the last look, which ends with this one.
 
         Args:
             n_inside: Requests that are open now.
             booked: What the books say now; None: there are none, and `spent` is not known.
+            out: Stages that rest after failures.
         """
         now, n = self._clock(), self._n_answered
         seconds = max(now - self._began, 1e-9)
@@ -289,6 +292,7 @@ class Meter:
             p95_s=float(np.quantile(np.array(self._latencies), 0.95)) if enough else None,
             spent=None if booked is None or self._booked is None else booked.ever - self._booked.ever,
             spent_today=None if booked is None else booked.today,
+            out=out,
         )
         self._began, self._booked = now, booked
         self._forget()

@@ -152,6 +152,7 @@ class Simulator:
             quality=recent.quality / n if n else None,
             spent=self.spent - recent.spent_before,
             spent_today=self._spent_today(),
+            out=self._down,
         )
         self._recent = _Recent(now, self.spent)
         return state

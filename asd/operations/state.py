@@ -54,6 +54,7 @@ class SystemState:
         spent: Priced cost of the calls that ended since the last look: in cost units (simulated), or as
             booked, in the ladder's price unit; None: not known.
         spent_today: The same since midnight (UTC); None: not known.
+        out: Stages that cannot be asked now.
     """
 
     now_s: float
@@ -67,3 +68,4 @@ class SystemState:
     quality: float | None = None
     spent: float | None = None
     spent_today: float | None = None
+    out: frozenset[str] = frozenset()

@@ -10,7 +10,8 @@ settings that passed, as long as all stages can be asked.
 
 P95 is held by dual ascent on mu, projected on the certified settings: where that is not enough, the floor is
 kept, and `unheld` says that the target is not. It says so beforehand where more requests arrive than the
-settings bear (`asd.operations.control.bearing`), and else at the look at which P95 shows it.
+settings bear (`asd.operations.control.bearing`), and else at the look at which P95 shows it. Where a stage
+cannot be asked, it says that the floor is not certified.
 """
 
 from __future__ import annotations
@@ -217,7 +218,7 @@ class Floored:
         if state is not None:
             if state.p95_s is not None:
                 self._ascend(state.p95_s)
-            self._tell(self._overloaded(state) or self._late)
+            self._tell(self._uncertified(state) or self._overloaded(state) or self._late)
         return self._policy
 
     def _ascend(self, p95_s: float) -> None:
@@ -232,6 +233,13 @@ class Floored:
             )
         self._mu = min(most, max(least, wanted))
         self._policy.table.solved = self._setting.solved
+
+    def _uncertified(self, state: SystemState) -> str:
+        """That stages cannot be asked, which nothing was certified without."""
+        if not state.out:
+            return ""
+        out = ", ".join(sorted(state.out))
+        return f"the quality floor is certified with every stage in reach: {out} cannot be asked now"
 
     def _overloaded(self, state: SystemState) -> str:
         """That more arrive than the certified settings bear, which is known before anybody has waited."""

@@ -181,7 +181,7 @@ class Service:
 
     async def look(self, controller: Controller) -> None:
         """Let it look at the state once, the books included, and answer by the policy that it returns."""
-        state = self.monitor.meter.state(self._n_open, await self._booked())
+        state = self.monitor.meter.state(self._n_open, await self._booked(), self.health.resting())
         self._settings.steer(await asyncio.to_thread(controller.policy, state))
         self._tell(controller)
 

@@ -194,7 +194,7 @@ class Monitor:
         yield _gauge("asd_shift_evidence", "Capital won by a bet that queries have changed",
                      None if reading is None else reading.evidence)  # fmt: skip
         yield _gauge("asd_shift_alarm", "1: queries have changed", None if reading is None else reading.alarm)
-        yield _gauge("asd_target_unheld", "1: P95 is not, or may soon not be, held with the certified floor",
+        yield _gauge("asd_target_unheld", "1: P95, or the floor itself, is not or may soon not be held",
                      None if self.unheld is None else bool(self.unheld))  # fmt: skip
         anomalies = GaugeMetricFamily("asd_anomaly", "1: not as it was", labels=["signal"])
         for signal in self.anomalies.sums:
