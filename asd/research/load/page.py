@@ -116,11 +116,12 @@ def _table(
 ) -> StudyTable:
     asked = made.asked
     users = asked.users and f"{asked.users[0]} users who think for {asked.users[1]:g} s"
+    traffic = users or f"arrivals {asked.arrivals}"
     return StudyTable(
         name=name,
         title=title,
         provenance=made.provenance,
-        measured_on=f"recorded outcomes on {asked.n_queries} queries, {users or asked.arrivals}",
+        measured_on=f"recorded outcomes on {asked.n_queries} queries, {traffic}",
         n=asked.n_queries,
         columns=columns,
         rows=tuple(rows),
