@@ -18,8 +18,17 @@ from asd.errors import ConfigError, DataError
 from asd.operations.arrivals import bursts, read_clients
 from asd.policy.artifact import PolicyArtifact
 from asd.research.load import contest
-from asd.research.load.contest import LARGEST, ContestFile, ContestHeader, placed, run_contest
+from asd.research.load.contest import (
+    FORESIGHT,
+    LARGEST,
+    ContestFile,
+    ContestHeader,
+    over_quarters,
+    placed,
+    run_contest,
+)
 from asd.research.load.recorded import priced_ladder, read_timed
+from asd.schema import msgspec
 from asd.types import Trace
 
 SECONDS = {"S": (0.1, 0.0, 0.02), "L": (0.3, 0.001, 0.05)}
@@ -135,6 +144,61 @@ def test_a_policy_is_tuned_to_the_quality_or_is_out(held: tuple[ContestFile, Pat
 
 
 @pytest.mark.slow
+def test_foresight_keeps_the_quality_of_the_day_itself(held: tuple[ContestFile, Path]) -> None:
+    """Which the tuned may miss; the oracle asks one stage a request, and is faster than what has to look."""
+    found, _ = held
+    [cell] = found.cells
+    for day in (1, 2):
+        ours, oracle = (found.totals(cell, name)[day] for name in ("queue", "oracle"))
+        assert oracle.keeps(0.94)
+        assert (oracle.p95_s or 0.0) < (ours.p95_s or 0.0)
+        assert sum(stage.n_visits for stage in oracle.stages.values()) == oracle.n_arrived
+        assert found.totals(cell, "hindsight")[day].keeps(0.94)
+    assert not {t.name for t in found.tuned} & FORESIGHT.keys()
+
+
+@pytest.mark.slow
+def test_the_best_rival_is_the_fastest_of_each_day(held: tuple[ContestFile, Path]) -> None:
+    """Of those that are there: gears reached no quality, ours is none of them."""
+    found, _ = held
+    [cell] = found.cells
+    static = found.totals(cell, "static")
+    assert found.best_rival(cell) == static
+    faster = contest.Day(
+        cell=cell, day=2, name="price", total=msgspec.structs.replace(static[2], p95_s=0.001)
+    )
+    more = msgspec.structs.replace(found, days=(*found.days, faster))
+    assert more.best_rival(cell) == {1: static[1], 2: faster.total}
+
+
+def test_an_interval_is_over_quarters_not_over_days() -> None:
+    """Days 1, 5 and 9 are of one quarter, days 2 and 6 of another: means of 2 and 5, however many days."""
+    found = over_quarters({1: 1.0, 5: 2.0, 9: 3.0, 2: 4.0, 6: 6.0})
+    assert found.value == pytest.approx(3.5)
+    assert found.half == pytest.approx(12.706204736 * 1.5)  # t of one degree of freedom x 1.5
+    assert over_quarters({1: 1.0, 5: 2.0}) == (1.5, 0.0)
+
+
+def test_a_margin_is_the_bound_of_one_in_four() -> None:
+    """Student's 0.816 of two degrees of freedom at 75 %; without a margin the mean."""
+    values = [0.0, 0.1, 0.2]
+    assert contest._lower_bound(values, 0.75) == pytest.approx(0.1 - 0.816496580928 * 0.1 / 3**0.5)
+    assert contest._lower_bound(values, 0.5) == pytest.approx(0.1)
+
+
+@pytest.mark.slow
+def test_a_setting_that_barely_reaches_the_floor_is_not_taken(recorded: Path) -> None:
+    """What might be at it is taken at 1 % confidence and not at 99; what is at it for sure at any."""
+    play = contest._ContestRun(asked(keep=1.0), read_timed([recorded], ["S", "L"]), {}, {})
+    place, [cell] = play.quarter(1), ContestFile(asked=play.asked).cells
+    traffic = play.traffic(cell, place.tuning, 7, 400)
+    tries = [contest._Setting(text, (2, 1)) for text in ("always:L", "static:0.7")]
+    for confidence, taken in ((0.01, ["always:L", "static:0.7"]), (0.99, ["always:L"])):
+        found = play._tried(place, place.tuning, tries, confidence, traffic)
+        assert [setting.text for _, setting in found] == taken
+
+
+@pytest.mark.slow
 def test_a_contest_is_gone_on_from(held: tuple[ContestFile, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """What is in the file is neither tuned nor run again; another contest is refused."""
     found, path = held
@@ -142,7 +206,7 @@ def test_a_contest_is_gone_on_from(held: tuple[ContestFile, Path], monkeypatch: 
     monkeypatch.setattr(contest._ContestRun, "quarter", lambda *_: pytest.fail("made again"))
     steps: list[None] = []
     assert run_contest(asked(), [], [1, 2], path, lambda: steps.append(None)) == found
-    assert len(steps) == 2 * (1 + len(FEW))
+    assert len(steps) == 2 * (1 + len(FEW) + len(FORESIGHT))
     with pytest.raises(ConfigError, match="another contest"):
         run_contest(asked(keep=0.9), [], [1], path)
 

@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
-import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
 from asd.cli.examples import examples
 from asd.cli.options import FINITE, numbers, split
 from asd.errors import ConfigError
-from asd.operations.books import Summary
-from asd.operations.runs import mean_of
-from asd.research.load.contest import LARGEST, SETTINGS, ContestFile, ContestHeader, LoadCell, run_contest
+from asd.operations.books import StageWindow, Summary
+from asd.operations.runs import Mean
+from asd.research.load.contest import (
+    FORESIGHT,
+    LARGEST,
+    OURS,
+    RIVALS,
+    SETTINGS,
+    ContestFile,
+    ContestHeader,
+    LoadCell,
+    over_quarters,
+    quarters_in,
+    run_contest,
+)
 from asd.research.load.recorded import read_timed
 
-OURS = "queue"
+_NOTE = f"""\
+of largest's: quality as a share of what the largest stage scores on the same queries
+hindsight: ours, set for that very day; oracle: asks the stage that is right at once; no policy knows these
+best of five: each day whichever of {", ".join(RIVALS)} had the least P95
+provenance: simulated, with recorded outcomes and seconds of real models
+95 % intervals: Student's over the means of quarters of the queries; days of a quarter are not independent"""
 
 
 @click.command(
@@ -78,52 +94,71 @@ def contest(  # noqa: PLR0913, PLR0917  (one argument an option)
         n_requests=requests,
         n_queries=len(traces),
     )
-    n_steps = days * len(rhos) * len(asked.arrivals) * (1 + len(SETTINGS))
+    n_steps = days * len(rhos) * len(asked.arrivals) * (1 + len(SETTINGS) + len(FORESIGHT))
     with tqdm(total=n_steps, disable=None, file=sys.stderr) as bar:
         found = run_contest(asked, traces, range(1, days + 1), out, bar.update)
     for cell in found.cells:
         _show(found, cell)
-    click.echo("provenance: simulated, with recorded outcomes and seconds of real models; 95 % intervals")
+    click.echo(f"\n{_NOTE}")
 
 
 def _show(found: ContestFile, cell: LoadCell) -> None:
-    runs = {name: found.totals(cell, name) for name in (LARGEST, *SETTINGS)}
+    runs = {name: found.totals(cell, name) for name in (LARGEST, *SETTINGS, *FORESIGHT)}
     click.echo(f"\nload {cell.rho:g} of {found.asked.stages[-1]} alone, arrivals {cell.arrivals}")
-    rows = [_row(name, list(days.values()), found.asked.stages) for name, days in runs.items() if days]
+    rows = [_row(name, days, found.asked.stages) for name, days in runs.items() if days]
     click.echo(tabulate(rows, headers="keys", disable_numparse=True))
     for name in (name for name, days in runs.items() if not days):
         click.echo(f"{name}: no setting reached {found.asked.keep:g} of the largest stage's quality")
-    for name in (name for name, days in runs.items() if days and runs[OURS] and name != OURS):
-        click.echo(_compared(name, runs[name], runs[OURS]))
+    for name, days in (runs | {"best of five": found.best_rival(cell)}).items():
+        if days and runs[OURS] and name != OURS:
+            click.echo(_compared(name, days, runs[OURS]))
 
 
-def _row(name: str, totals: Sequence[Summary], stages: Sequence[str]) -> dict[str, str]:
+def _row(name: str, days: Mapping[int, Summary], stages: Sequence[str]) -> dict[str, str]:
+    def mean(value: Callable[[Summary], float]) -> Mean:
+        return over_quarters({day: value(total) for day, total in days.items()})
+
+    def by_stage(value: Callable[[StageWindow], float]) -> str:
+        return " ".join(f"{mean(lambda t, s=s: value(t.stages[s])).value:.0%}" for s in stages)  # type: ignore[misc]
+
     return {
         "policy": name,
-        "days": str(len(totals)),
-        "quality": str(mean_of([t.quality for t in totals])),
-        "mean": str(mean_of([t.latency_s for t in totals])),
-        "P95": str(mean_of([_p95(t) for t in totals])),
-        "inside at end": f"{np.mean([t.n_inside for t in totals]):.1f}",
-        "use": " ".join(f"{np.mean([t.stages[s].utilisation for t in totals]):.0%}" for s in stages),
-        "answers of": " ".join(
-            f"{np.mean([t.stages[s].share_answered for t in totals]):.0%}" for s in stages
-        ),
+        "days": str(len(days)),
+        "quality": str(mean(lambda t: t.quality)),
+        "of largest's": f"{mean(_share).value:.1%}",
+        "mean": str(mean(lambda t: t.latency_s)),
+        "P95": str(mean(_p95)),
+        "inside at end": f"{mean(lambda t: t.n_inside).value:.1f}",
+        "use": by_stage(lambda stage: stage.utilisation),
+        "answers of": by_stage(lambda stage: stage.share_answered),
     }
 
 
-def _compared(name: str, theirs: dict[int, Summary], ours: dict[int, Summary]) -> str:
+def _compared(name: str, theirs: Mapping[int, Summary], ours: Mapping[int, Summary]) -> str:
     """Ratio of P95 (geometric mean over days that both have) and difference of quality, paired by day."""
     days = [day for day in ours if day in theirs]
     if not days:
         return f"{OURS} and {name} have no day in common"
-    logs = mean_of([math.log(_p95(theirs[day]) / _p95(ours[day])) for day in days])
-    quality = mean_of([ours[day].quality - theirs[day].quality for day in days])
-    low, mid, high = (math.exp(logs.value + step) for step in (-logs.half, 0.0, logs.half))
-    ratio = f"{mid:.2f} ({low:.2f} to {high:.2f}), {1.0 - 1.0 / mid:.0%} lower"
-    low, high = quality.value - quality.half, quality.value + quality.half
-    better = f"quality {quality.value:+.4f} ({low:+.4f} to {high:+.4f})"
-    return f"P95 of {name} / P95 of {OURS} = {ratio}, {better}, {len(days)} days"
+    logs = over_quarters({day: math.log(_p95(theirs[day]) / _p95(ours[day])) for day in days})
+    quality = over_quarters({day: ours[day].quality - theirs[day].quality for day in days})
+    ratio = f"{math.exp(logs.value):.2f}{_reach(logs, math.exp, '.2f')}"
+    change = math.exp(-logs.value) - 1.0
+    lower = f"{abs(change):.0%} {'lower' if change <= 0.0 else 'higher'}"
+    better = f"quality {quality.value:+.4f}{_reach(quality, float, '+.4f')}"
+    n = f"{len(days)} days, {quarters_in(days)} quarters"
+    return f"P95 of {name} / P95 of {OURS} = {ratio}, {lower}, {better}, {n}"
+
+
+def _reach(mean: Mean, shown: Callable[[float], float], form: str) -> str:
+    """Its interval; none of one quarter."""
+    low, high = shown(mean.value - mean.half), shown(mean.value + mean.half)
+    return f" ({low:{form}} to {high:{form}})" if mean.half else ""
+
+
+def _share(total: Summary) -> float:
+    """Quality as a share of what the largest stage scores on the same queries."""
+    assert total.reference  # the largest stage answers something rightly
+    return total.quality / total.reference
 
 
 def _p95(total: Summary) -> float:
