@@ -26,6 +26,7 @@ __all__ = [
     "Sampling",
     "StepMode",
     "Stepping",
+    "TakesTurns",
     "Verifier",
     "accepted",
     "alone",
@@ -156,6 +157,15 @@ class Gauged(Engine, Protocol):
         "running" and "waiting" are requests that its server has, whoever sent them, "kv cache in use" is a
         share of its room for keys and values, "memory" one of its device's memory.
         """
+
+
+@runtime_checkable
+class TakesTurns(Engine, Protocol):
+    """An engine that may not be in memory when it is asked, and is loaded then."""
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a call could begin without a load."""
 
 
 @runtime_checkable

@@ -37,6 +37,7 @@ from asd.engines import (
     Engine,
     Gauged,
     Sampling,
+    TakesTurns,
     Verifier,
     accepted,
 )
@@ -164,6 +165,11 @@ class CachingEngine(Closing):
     def gauges(self) -> Mapping[str, float]:
         """What the engine says of itself."""
         return self._engine.gauges() if isinstance(self._engine, Gauged) else {}
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a call of the engine could begin without a load."""
+        return not isinstance(self._engine, TakesTurns) or self._engine.is_resident
 
     def load(self) -> None:
         """Bring the weights into memory, whether they will be needed or not."""

@@ -83,6 +83,21 @@ class Residency:
         """Stages in memory, the longest unused first."""
         return tuple(self._resident)
 
+    def holds(self, stage: str) -> bool:
+        """Whether a stage is in memory; may be asked from any thread."""
+        return stage in self._resident
+
+    @property
+    def filled(self) -> float:
+        """Share of the budget that is in use."""
+        return sum(self._memory[stage] for stage in self.resident) / self._budget
+
+    @property
+    def turning(self) -> frozenset[str]:
+        """Stages that may have to be loaded again: none where all fit together, and no pinned ones."""
+        fits = sum(self._memory.values()) <= self._budget
+        return frozenset() if fits else frozenset(self._memory) - self._pinned
+
     def surcharge(
         self, prices: Mapping[str, Prices], queries_per_load: float, unit: float
     ) -> dict[str, float]:
@@ -100,7 +115,7 @@ class Residency:
         """
         if not 0 < queries_per_load < math.inf:
             raise ConfigError(f"queries_per_load must be a positive number, not {queries_per_load}")
-        turning = () if sum(self._memory.values()) <= self._budget else set(self._memory) - self._pinned
+        turning = self.turning
         return {
             stage: _load_price(stage, prices[stage]) / queries_per_load / unit if stage in turning else 0.0
             for stage in self._memory
@@ -156,6 +171,13 @@ class _Turning(Closing):
     @property
     def step_mode(self) -> StepMode | None:
         return step_mode(self._engine)
+
+    @property
+    def is_resident(self) -> bool:
+        return self._residency.holds(self.stage_name)
+
+    def gauges(self) -> dict[str, float]:
+        return {"memory": self._residency.filled}
 
     def load(self) -> None:
         self._residency.admit(self.stage_name)

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asd.dispatch import Dispatcher
-from asd.engines import Engine, Gauged
+from asd.engines import Engine, Gauged, TakesTurns
 from asd.operations.state import StageState, SystemState
 from asd.types import Completion
 
@@ -146,6 +146,7 @@ class LiveGauge:
     dispatcher: Dispatcher
     loads: EngineLoads
     stage: str
+    turns: TakesTurns | None = None
 
     @property
     def n_waiting(self) -> float:
@@ -172,6 +173,11 @@ class LiveGauge:
     def place(self) -> tuple[str, ...]:
         """The stages that take turns with it, itself among them."""
         return next(stages for stages in self.dispatcher.places if self.stage in stages)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a call begins without a load."""
+        return self.turns is None or self.turns.is_resident
 
 
 @dataclass(slots=True)
@@ -208,7 +214,8 @@ class Meter:
         engines: Mapping[str, Engine] = MappingProxyType({}),
     ) -> None:
         self.loads = EngineLoads(dispatcher, engines, clock)
-        self.gauges = {stage: LiveGauge(dispatcher, self.loads, stage) for stage in stages}
+        turns = {stage: engine for stage, engine in engines.items() if isinstance(engine, TakesTurns)}
+        self.gauges = {stage: LiveGauge(dispatcher, self.loads, stage, turns.get(stage)) for stage in stages}
         self._dispatcher = dispatcher
         self._clock = clock
         self._began = clock()
@@ -265,6 +272,7 @@ class Meter:
             per_call=None,
             memory=load.memory,
             n_others=load.n_others,
+            is_resident=self.gauges[stage].is_resident,
         )
 
     def state(

@@ -21,9 +21,10 @@ class StageState:
             since the last look; None: none did.
         call_s: Mean length of the calls that ended since the last look; None: none did.
         per_call: Mean queries in these calls; None: no call ended.
-        memory: Share in use, of its server's room for keys and values or of its GPU's memory; None: not
-            known.
+        memory: Share in use, of its server's room for keys and values, of its GPU's memory, or of what stages
+            that take turns share; None: not known.
         n_others: Requests that its server has from others than us; None: it does not tell.
+        is_resident: In memory; where it is not, its next call begins with a load.
     """
 
     replicas: int
@@ -35,6 +36,14 @@ class StageState:
     per_call: float | None
     memory: float | None = None
     n_others: float | None = None
+    is_resident: bool = True
+
+    @property
+    def rate(self) -> float:
+        """Requests a second that its calls took in; 0 where none ended."""
+        if not self.call_s or not self.per_call:
+            return 0.0
+        return self.utilisation * self.replicas * self.per_call / self.call_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,6 +78,10 @@ class Gauge(Protocol):
         """Most queries in a call."""
 
     @property
+    def is_resident(self) -> bool:
+        """Whether a call begins without a load."""
+
+    @property
     def place(self) -> Hashable | None:
         """What it takes turns on, the same of all stages that do; None: on a device of its own."""
 

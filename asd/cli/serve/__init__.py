@@ -165,8 +165,6 @@ def _deployed(
     """The engines of the stages, closed when the command ends."""
     keep_quiet(ladder)
     found = deploy(ladder, open_engines(ladder, device, engine), lambda: revisions(ladder, engine))
-    if steering is not None and found.residency is not None:
-        raise ConfigError("--controller reckons with no loads of stages; give them memory, or a --lam")
     closed_at_the_end(found.engines)
     if steering is not None:
         steering(servers_of(found.engines, batch))  # refuses what was certified for other ones

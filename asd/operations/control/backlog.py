@@ -43,6 +43,8 @@ LEVELS = (0.0, 1.0, 2.5, 6.0, 15.0, math.inf)
 """Backlogs that policies are solved for, in calls; infinite: the stage is out of reach."""
 _BORDERS = (0.5, 1.6, 3.9, 9.5)
 _OUT = len(LEVELS) - 1
+_TO_LOAD = len(LEVELS)
+"""Level of a stage that is not in memory, where a problem reckons with loads."""
 _SCALES = tuple(2.0**k for k in range(-3, 4))
 """Lengths of queries, relative to the mean, that policies are solved for."""
 _FULL = 0.95
@@ -89,6 +91,22 @@ def _with_out(charges: FloatArray, out: float) -> FloatArray:
     return np.append(charges, out)
 
 
+def with_load(charges: Surcharge, mu: float, load_s: float, rate: float) -> Surcharge:
+    """The same with one level more: that of a stage that has to be loaded, while its device does nothing else.
+
+    Args:
+        charges: At every backlog; until it is loaded, one call is before.
+        mu: Cost units that a second is worth.
+        load_s: Seconds of its load: who asks waits for all of them, whoever comes meanwhile on average for
+            half.
+        rate: Requests a second that come to the stages of its device.
+    """
+    visit = charges.visit[1] + mu * load_s * (1.0 + rate * load_s / 2.0)
+    return Surcharge(
+        np.append(charges.visit, visit), np.append(charges.second, charges.second[1]), charges.size
+    )
+
+
 class _PricedMove(NamedTuple):
     action: Action
     stage: int
@@ -106,6 +124,12 @@ class BacklogProblem:
         usage: What every edge takes, by source and action, shape (B, 6) of its source (`Usage.counts`).
         rates: Seconds that a count adds to a call of 1, 2, ... queries, by stage, shape (largest, 6).
         scaled: Whether queries differ in length.
+        loads: Whether stages may have to be loaded: their charges have one level more (`with_load`).
+
+    Attributes:
+        graph, loads: As given.
+        stages: Names, in ladder order.
+        n_levels: Of a stage.
     """
 
     def __init__(
@@ -115,8 +139,10 @@ class BacklogProblem:
         rates: Mapping[str, FloatArray],
         *,
         scaled: bool,
+        loads: bool = False,
     ) -> None:
-        self.graph = graph
+        self.graph, self.loads = graph, loads
+        self.n_levels = len(LEVELS) + loads
         self.stages = tuple(rates)
         self.scales = _SCALES if scaled else (1.0,)
         self._rates = rates
@@ -170,10 +196,16 @@ class BacklogProblem:
             actions[node.name] = first.tobytes()
         return Solved(self, actions)
 
+    def level(self, gauge: Gauge) -> int:
+        """Level of a stage now."""
+        if self.loads and gauge.replicas and not gauge.is_resident:
+            return _TO_LOAD
+        return level_of(gauge)
+
     def _along(self, stage: int, charge: FloatArray) -> FloatArray:
         """A number for every level of one stage, to be added to worths."""
         shape = [1] * len(self.stages)
-        shape[stage] = len(LEVELS)
+        shape[stage] = self.n_levels
         return charge.reshape(*shape, 1, 1)
 
     def _everywhere(self, by_bin: FloatArray) -> FloatArray:
@@ -250,10 +282,10 @@ class Solved:
     def choices(self, place: BacklogState, out: Collection[str] = ()) -> set[Action]:
         """The actions at a place over all backlogs, every stage but those that are out in reach."""
         numbers = np.frombuffer(self.actions[place.node], dtype=np.int8)
-        grid = numbers.reshape(*[len(LEVELS)] * len(place.stages), place.stride)
-        names = self.problem.stages
-        levels = (_OUT if names[i] in out else slice(_OUT) for i in place.stages)
-        return {place.actions[i] for i in np.unique(grid[(*levels, place.offset)])}
+        grid = numbers.reshape(*[self.problem.n_levels] * len(place.stages), place.stride)
+        names, reach = self.problem.stages, [i for i in range(self.problem.n_levels) if i != _OUT]
+        levels = ([_OUT] if names[i] in out else reach for i in place.stages)
+        return {place.actions[i] for i in np.unique(grid[np.ix_(*levels, [place.offset])])}
 
 
 @dataclass(slots=True, eq=False)
@@ -304,11 +336,12 @@ class BacklogPolicy:
         """What to do at a place; None where every stage is out and nothing has answered."""
         table = self.table
         table.n_decisions += 1
-        gauges, names = table.gauges, table.solved.problem.stages
+        gauges, problem = table.gauges, table.solved.problem
+        names, n_levels = problem.stages, problem.n_levels
         combination = 0
         for i in place.stages:
-            level = _OUT if names[i] in out else level_of(gauges[i]) if gauges else 0
-            combination = combination * len(LEVELS) + level
+            level = _OUT if names[i] in out else problem.level(gauges[i]) if gauges else 0
+            combination = combination * n_levels + level
         number = table.solved.actions[place.node][combination * place.stride + place.offset]
         return place.actions[number] if number or place.answer is not None else None
 
@@ -332,6 +365,7 @@ class QueueAware:
         ahead: As of `BacklogProblem.solve`.
         interval_s: Seconds between two solutions.
         memory: Weight of the old state in the smoothed one, in [0, 1).
+        load_s: Seconds of a load, by stage, where stages take turns in memory; empty: all stay there.
         n_solved: Solutions so far.
         solving_s: Processor seconds that they took.
 
@@ -349,6 +383,7 @@ class QueueAware:
     ahead: float = 1.0
     interval_s: float = 30.0
     memory: float = 0.5
+    load_s: Mapping[str, float] = field(default_factory=dict)
     n_solved: int = 0
     solving_s: float = 0.0
     _policy: BacklogPolicy = field(init=False)
@@ -374,11 +409,17 @@ class QueueAware:
 
     def _solve(self) -> Solved:
         began = time.process_time()
-        charges = {name: surcharge(self.stages[name], size, self.mu) for name, size in self.batch.items()}
-        solved = self.problem.solve(self.lam, charges, self.ahead)
+        solved = self.problem.solve(self.lam, self._charges(), self.ahead)
         self.n_solved += 1
         self.solving_s += time.process_time() - began
         return solved
+
+    def _charges(self) -> dict[str, Surcharge]:
+        charges = {name: surcharge(self.stages[name], size, self.mu) for name, size in self.batch.items()}
+        rate = sum(self.stages[name].rate for name in self.load_s)
+        return charges | {
+            name: with_load(charges[name], self.mu, load_s, rate) for name, load_s in self.load_s.items()
+        }
 
     def _smoothed(self, old: StageState, now: StageState) -> StageState:
         """What charges are made of, smoothed: they rise so steeply that smoothing them would only delay."""

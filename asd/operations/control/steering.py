@@ -9,8 +9,9 @@ floored:LAM:P95      P95 held among settings that were certified for a quality f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +29,7 @@ from asd.operations.population import Population, row_name
 from asd.operations.state import StageState
 from asd.operations.traffic import Controller
 from asd.policy.artifact import PolicyArtifact
+from asd.prices import SECONDS
 from asd.stopping.graph import Graph
 
 __all__ = ["STEERED", "Steering", "named", "steering_of"]
@@ -49,6 +51,7 @@ class Steering:
         evidence: Judges the answers so far.
         day: What may be spent a day, where that is known; None: `paced` says it.
         floor: Settings that were certified; None: there are none, and `floored` is refused.
+        load_s: Seconds of a load, by stage, where stages take turns in memory; empty: all stay there.
     """
 
     fitted: PolicyArtifact
@@ -59,6 +62,7 @@ class Steering:
     evidence: Evidence
     day: DayBudget | None = None
     floor: FloorRecord | None = None
+    load_s: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def makers(self) -> dict[str, Callable[..., Controller]]:
@@ -97,6 +101,10 @@ class Steering:
                 f"floored:{lam:g}:{p95_s:g} keeps to settings that were certified: name their file with "
                 "--certified-floor (asd control --tables floor --out FILE makes it)"
             )
+        if self.load_s:
+            raise ConfigError(
+                "a floor is certified for stages that stay in memory; give them memory, or queue:"
+            )
         floor.check(self.fitted, self.servers, lam)
         as_certified = replace(self, batch=floor.batch, call_s=floor.call_s)
         settings = floor.settings(as_certified.tables(lam, floor.load))
@@ -131,7 +139,7 @@ class Steering:
 
     def tables(self, lam: float, load: float) -> Callable[[float], Solved]:
         """Makes the table of a mu for stages of which such a share is in use, whatever comes of them."""
-        problem = self._problem(self.fitted.graph(batch=self.batch))
+        problem = self._problem(self.fitted.graph(batch=self.batch), loads=False)
         states = {
             stage: (StageState(replicas, 0, 0, load, None, self.call_s[stage], 1.0), size)
             for stage, (replicas, size) in self.servers.items()
@@ -140,9 +148,9 @@ class Steering:
             lam, {stage: surcharge(state, size, mu) for stage, (state, size) in states.items()}
         )
 
-    def _problem(self, graph: Graph) -> BacklogProblem:
+    def _problem(self, graph: Graph, *, loads: bool) -> BacklogProblem:
         usage = {(e.source, e.parsed_action): np.array(e.usage) for e in self.fitted.problem.edges}
-        return BacklogProblem(graph, usage, self.rates, scaled=self.fitted.fit.scaled)
+        return BacklogProblem(graph, usage, self.rates, scaled=self.fitted.fit.scaled, loads=loads)
 
     def _price(self, lam: float, mu: float) -> QueueAware:
         graph = self.fitted.graph(batch=self.batch)
@@ -155,7 +163,8 @@ class Steering:
             for stage, (replicas, _) in self.servers.items()
         }
         sizes = {stage: size for stage, (_, size) in self.servers.items()}
-        return QueueAware(name, self._problem(graph), self.evidence, lam, mu, sizes, expected, ahead)
+        problem = self._problem(graph, loads=bool(self.load_s))
+        return QueueAware(name, problem, self.evidence, lam, mu, sizes, expected, ahead, load_s=self.load_s)
 
 
 def steering_of(
@@ -168,7 +177,8 @@ def steering_of(
     """For stages that answer live: calls are expected to take what those of the fitting rows took.
 
     Raises:
-        ConfigError: The ladder's prices are no times, and the policy knows no seconds of calls.
+        ConfigError: The ladder's prices are no times, and the policy knows no seconds of calls; or stages
+            take turns in memory, and no price says how long their loads take.
     """
     largest = max(size for _, size in servers.values())
     rates = {stage: own.share for stage, own in ladder_rates(ladder, largest, fitted.ladder.seconds).items()}
@@ -177,7 +187,24 @@ def steering_of(
         e.parsed_action.stage: start @ np.array(e.usage) for e in fitted.problem.edges if e.source == ROOT
     }
     call_s = {stage: float(rates[stage][0] @ usage[stage]) for stage in rates}
-    return Steering(fitted, rates, call_s, servers, 1, fitted.evidence(), day, floor)
+    evidence, load_s = fitted.evidence(), _load_seconds(ladder)
+    return Steering(fitted, rates, call_s, servers, 1, evidence, day, floor, load_s)
+
+
+def _load_seconds(ladder: Ladder) -> dict[str, float]:
+    """Seconds of a load, by stage, as priced; empty where all stages stay in memory."""
+    room, taken = ladder.deployment.memory_gib, [stage.memory_gib or math.inf for stage in ladder.stages]
+    if room is None or sum(taken) <= room:
+        return {}
+    unit_s, found = SECONDS.get(ladder.price_unit), {}
+    for stage in ladder.stages:
+        if unit_s is None or stage.prices.per_load is None:
+            raise ConfigError(
+                f"stages take turns in memory, and no price says how long a load of stage {stage.name!r} "
+                "takes: give its prices per_load, in ms or s, or more memory_gib to the deployment"
+            )
+        found[stage.name] = unit_s * stage.prices.per_load
+    return found
 
 
 def named(text: str, makers: Mapping[str, Callable[..., Controller]], known: str) -> Controller:
