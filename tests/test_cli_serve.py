@@ -6,15 +6,14 @@ import asyncio
 import gc
 import logging
 import socket
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from asd.cli import main
 from asd.serving.endpoint.server import Server
+from tests.test_engines_deployment import ladder_file
 
 
 @pytest.mark.parametrize(
@@ -113,14 +112,14 @@ def test_what_was_loaded_is_not_looked_through_while_requests_wait(monkeypatch: 
     assert followed[0] < 0.1 * len(gc.get_objects())
 
 
-def test_a_controller_is_refused_where_stages_take_turns_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not reckon with their loads."""
-    monkeypatch.setattr(
-        sys.modules["asd.cli.serve"], "deploy", lambda *_: SimpleNamespace(engines={}, residency=object())
+def test_a_controller_is_refused_where_no_price_says_how_long_a_load_takes(tmp_path: Path) -> None:
+    """Of stages that take turns in memory; with room for all of them none is asked for."""
+    ladder = str(ladder_file(tmp_path, "memory_gib = 0.025"))
+    found = CliRunner().invoke(
+        main, ["serve", "--ladder", ladder, "--port", "0", "--controller", "queue:5:2"]
     )
-    found = CliRunner().invoke(main, ["serve", "--port", "0", "--controller", "queue:5:2"])
     assert found.exit_code == 2
-    assert "--controller reckons with no loads of stages" in found.output
+    assert "no price says how long a load of stage 'S' takes" in found.output
 
 
 def test_a_host_that_is_not_here_is_named(tmp_path: Path) -> None:

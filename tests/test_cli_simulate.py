@@ -94,6 +94,19 @@ def test_a_ladder_in_money_takes_its_recorded_seconds(place: Place, tmp_path: Pa
         assert said in refused.output
 
 
+def test_stages_share_a_device_that_holds_one_of_them(place: Place) -> None:
+    """Loads are part of use; always the same stage loads once."""
+    asked = ("--arrivals", "poisson:5", "--policies", "queue:5:1,always:L", "--resident", "1:0.2")
+    found = simulate(place, *asked)
+    assert found.exit_code == 0, found.output
+    assert re.search(r"^always\(L\) .* S:0% L:\d\d%", found.output, re.MULTILINE)
+    for more, said in (("1", "no price says how long"), ("1:2:3", "write N")):
+        refused = simulate(place, *asked[:-1], more)
+        assert refused.exit_code == 2
+        assert said in refused.output
+    assert "leave --scale and --resident out" in simulate(place, *asked, "--plan", "1").output
+
+
 def test_runs_are_kept_and_not_made_twice(place: Place, tmp_path: Path) -> None:
     """A second seed is added to the file, the first stays; another scenario is refused."""
     out = tmp_path / "runs.json"

@@ -47,6 +47,7 @@ class Queue:
     replicas: int = 1
     batch: int = 1
     place: str | None = None
+    is_resident: bool = True
 
 
 def busy(use: float, replicas: int = 1, call_s: float = 1.0, per_call: float = 1.0) -> StageState:

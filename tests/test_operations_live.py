@@ -174,6 +174,7 @@ class Rest:
 
     n_waiting = n_calls = 0
     replicas = batch = 1
+    is_resident = True
 
 
 def test_calls_at_a_time_are_several_of_their_size() -> None:

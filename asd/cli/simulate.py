@@ -83,6 +83,9 @@ from asd.schema import msgspec
 @click.option(
     "--scale", multiple=True, help="Replicas by use: STAGE:MIN:MAX[:LOAD_SECONDS]. [load: as priced]"
 )
+@click.option(
+    "--resident", default="", help="Stages share a device whose memory holds so many: N[:LOAD_SECONDS]."
+)
 @click.option("--most-inside", type=click.IntRange(min=1), help="Refuse requests beyond so many inside.")
 @click.option(
     "--json", "out", type=click.Path(dir_okay=False, path_type=Path), help="Keep every run; continue from it."
@@ -108,6 +111,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     fault: tuple[str, ...],
     mtbf: tuple[str, ...],
     scale: tuple[str, ...],
+    resident: str,
     most_inside: int | None,
     out: Path | None,
     page: Path | None,
@@ -120,6 +124,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     opened = open_scenario(
         traces, ladder, policy, replicas, batch, **_loop(arrivals, users, hours), window_s=window,
         faults=fault, mtbf=dict(map(_failures, mtbf)), most_inside=most_inside, mix=mix, scale=scale,
+        resident=resident,
     )  # fmt: skip
     texts = policies.split(",")
     opened, contenders = _contenders(opened, batch, texts, certified_floor, is_plan=plan is not None)
@@ -152,7 +157,7 @@ def _contenders(
     floor = None if certified is None else read_record(certified, FloorRecord)
     scenario = opened.scenario if floor is None else _judging(opened.scenario, floor)
     evidence, servers = Remembered(opened.fitted.evidence()), scenario.asked.servers
-    found = Contenders(opened.fitted, scenario.population, servers, batch, evidence, floor)
+    found = Contenders(opened.fitted, scenario.population, servers, batch, evidence, floor, scenario.load_s)
     for text in texts:
         found.of(text)  # refuses what names no policy, before anything is run
     return opened._replace(scenario=scenario), found
@@ -231,8 +236,8 @@ def _plan(
     opened: Opened, contenders: Contenders, texts: Sequence[str], p95_s: float, keep: float, most: int
 ) -> None:
     """Print how many devices each policy takes: the best of its settings, seen again on the other queries."""
-    if opened.scenario.asked.scale:
-        raise ConfigError("--plan looks for replicas that stay; leave --scale out")
+    if opened.scenario.asked.scale or opened.scenario.asked.resident:
+        raise ConfigError("--plan looks for replicas that stay; leave --scale and --resident out")
     tried, judged = opened.scenario.halves()
     chooser = replace(contenders, population=tried.population)
     sizing = Sizing(

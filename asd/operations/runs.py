@@ -39,6 +39,9 @@ from asd.schema import msgspec
 
 __all__ = ["Effort", "Mean", "Runs", "RunsHeader", "Scenario", "SimulatedRun", "mean_of", "run", "runs_of"]
 
+_DEVICE = "the device"
+"""That of stages that take turns in its memory."""
+
 
 class RunsHeader(Record, frozen=True, kw_only=True):
     """What a file of runs is about; runs share a file only if it is equal.
@@ -57,6 +60,8 @@ class RunsHeader(Record, frozen=True, kw_only=True):
         most_inside: Beyond which requests are refused; None: never.
         mix: Of easy, medium and hard queries, as `Mix.parse` reads it; "": all are drawn alike.
         scale: Stages whose replicas follow their use, each as `STAGE:MIN:MAX[:LOAD_SECONDS]`.
+        resident: Stages of one device that fit into its memory together, as `N[:LOAD_SECONDS]`; "": every
+            stage has devices of its own.
     """
 
     ladder: str
@@ -72,6 +77,7 @@ class RunsHeader(Record, frozen=True, kw_only=True):
     most_inside: int | None = None
     mix: str = ""
     scale: tuple[str, ...] = ()
+    resident: str = ""
 
 
 class Effort(Record, frozen=True, kw_only=True):
@@ -144,6 +150,27 @@ class Scenario:
     def _on(self, part: Population) -> Scenario:
         return Scenario(part, msgspec.structs.replace(self.asked, n_queries=len(part.queries)))
 
+    @property
+    def load_s(self) -> dict[str, float]:
+        """Seconds of a load, by stage, where stages take turns in the memory of one device; empty: none do.
+
+        Raises:
+            ConfigError: `resident` is not `N[:LOAD_SECONDS]`, no price says how long a load takes, or there
+                are replicas, which are on several devices.
+        """
+        asked, (room, stated) = self.asked, _room(self.asked.resident)
+        if room is None:
+            return {}
+        if asked.scale or any(n > 1 for n, _ in asked.servers.values()):
+            raise ConfigError(f"resident {asked.resident!r}: stages of one device have no further replicas")
+        loads = {name: stated or self.population.load_s(name) for name in asked.servers}
+        if unknown := [name for name, seconds in loads.items() if seconds is None]:
+            raise ConfigError(
+                f"resident {asked.resident!r}: no price says how long a load of {', '.join(unknown)} takes; "
+                f"write {asked.resident}:SECONDS"
+            )
+        return {name: seconds for name, seconds in loads.items() if seconds is not None}
+
     def simulator(self, controller: Controller, seed: int, cap: Cap | None = None) -> Simulator:
         """A run that has not begun; a seed is the same traffic and the same faults for every controller.
 
@@ -161,8 +188,12 @@ class Scenario:
         else:
             stream = arrivals_of(asked.arrivals, np.random.default_rng([seed, 1]), asked.seconds)
             traffic = Open(merged(stream, *overloads(faults, rng)), mix=mix)
-        servers = {name: StageServer(*server) for name, server in asked.servers.items()}
-        settings = RunSettings(asked.window_s, asked.most_inside, cap)
+        loads = self.load_s
+        servers = {
+            name: StageServer(*server, _DEVICE if loads else None, loads.get(name, 0.0))
+            for name, server in asked.servers.items()
+        }
+        settings = RunSettings(asked.window_s, asked.most_inside, cap, _room(asked.resident)[0])
         sim = Simulator(self.population, servers, controller, traffic, seed, settings)
         plan(sim, faults)
         for stage, scaler in _scalers(asked, self.population, faults).items():
@@ -309,6 +340,20 @@ def mean_of(values: Sequence[float]) -> Mean:
 
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Mean(float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * error)
+
+
+def _room(text: str) -> tuple[int | None, float | None]:
+    """How many stages fit, and the seconds of a load, as far as they are said."""
+    if not text:
+        return None, None
+    number, colon, seconds = text.partition(":")
+    try:
+        found = int(number), float(seconds) if colon else None
+    except ValueError as error:
+        raise ConfigError(f"resident {text!r}: write N[:LOAD_SECONDS], as in 2:10") from error
+    if found[0] < 1 or (found[1] is not None and not 0.0 < found[1] < math.inf):
+        raise ConfigError(f"resident {text!r}: at least one stage fits, and a load takes more than 0 s")
+    return found
 
 
 def _scalers(asked: RunsHeader, population: Population, faults: Sequence[Fault]) -> dict[str, ByUtilisation]:

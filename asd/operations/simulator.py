@@ -23,7 +23,15 @@ from asd.operations.control.deciders import Decider, Lookup, decider_of
 from asd.operations.occupancy import TOLERANCE, Occupancy, Stay
 from asd.operations.population import Population, Step
 from asd.operations.state import StageState, SystemState
-from asd.operations.stations import Agenda, EndedCalls, Request, SharedDevice, StageServer, Station
+from asd.operations.stations import (
+    Agenda,
+    EndedCalls,
+    Request,
+    SharedDevice,
+    StageServer,
+    Station,
+    gauge_of,
+)
 from asd.operations.traffic import DAY_S, KEPT, Controller, LoadAware, Open, RunSettings, Users
 from asd.policies import Policy
 
@@ -71,7 +79,9 @@ class Simulator:
         _check_servers(servers, population)
         self.agenda = Agenda()
         places = {
-            server.place: SharedDevice(self.agenda) for server in servers.values() if server.place is not None
+            server.place: SharedDevice(self.agenda, settings.room)
+            for server in servers.values()
+            if server.place is not None
         }
         self.stations = {
             name: self._new_station(name, servers[name], places.get(servers[name].place or ""))
@@ -91,7 +101,7 @@ class Simulator:
         self.on_end: Callable[[Request, float], None] | None = None
         self._deciders: dict[int, Decider | Lookup] = {}
         if isinstance(controller, LoadAware):
-            controller.watch(self.stations)
+            controller.watch({name: gauge_of(station) for name, station in self.stations.items()})
         self.decider = self._deciding(controller.policy(None))
         self._down: frozenset[str] = frozenset()
         self._up_s = dict.fromkeys(population.stages, 0.0)
@@ -104,7 +114,8 @@ class Simulator:
         self._recent = _Recent(0.0)
 
     def _new_station(self, name: str, server: StageServer, place: SharedDevice | None) -> Station:
-        return Station(name, self.agenda, self._worked, self._lost, server.replicas, server.batch, place)
+        replicas, batch, load_s = server.replicas, server.batch, server.load_s
+        return Station(name, self.agenda, self._worked, self._lost, replicas, batch, place, load_s)
 
     def run(self, seconds: float) -> Iterator[Summary]:
         """Let so much time pass; one window after the other, each checked.
@@ -168,6 +179,8 @@ class Simulator:
             wait_s=ended.visits_s / ended.n_visits if ended.n_visits else None,
             call_s=ended.calls_s / ended.n_calls if ended.n_calls else None,
             per_call=ended.n_visits / ended.n_calls if ended.n_calls else None,
+            memory=None if station.place is None else station.place.filled,
+            is_resident=station.is_resident,
         )
 
     def _begin(self) -> None:

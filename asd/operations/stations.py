@@ -4,7 +4,8 @@ It behaves as a desk of `asd.dispatch.Dispatcher` does: a replica that becomes f
 has waited longest and for others that wait for the same action, at most `batch` of them; nobody waits for a
 batch to fill. How long a call lasts is told by what its queries add to it (`asd.operations.demand`).
 Stages of one device take turns as they do there: whose requests have waited longest, all together, is called
-next.
+next. Where not all fit into its memory together, a call of one that is not there begins with its load, for
+which the longest unused ones leave (`asd.engines.residency`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ from asd.operations.occupancy import Occupancy
 from asd.operations.population import Situation, Step
 from asd.types import Action
 
-__all__ = ["Agenda", "CallObserver", "EndedCalls", "Request", "SharedDevice", "StageServer", "Station"]
+__all__ = [
+    "Agenda",
+    "CallObserver",
+    "DeviceGauge",
+    "EndedCalls",
+    "Request",
+    "SharedDevice",
+    "StageServer",
+    "Station",
+    "gauge_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +48,13 @@ class StageServer:
         replicas: Copies of it, each of which makes one call at a time.
         batch: Most queries in a call.
         place: Device whose calls take turns, of all stages that name it; None: it has its own.
+        load_s: Seconds to load it, where not all stages of its device fit into memory together.
     """
 
     replicas: int = 1
     batch: int = 16
     place: str | None = None
+    load_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.replicas < 1 or self.batch < 1:
@@ -78,19 +91,42 @@ class SharedDevice:
 
     Args:
         agenda: Where its pauses end.
+        room: Stages that fit into its memory together; None: all of them.
 
     Attributes:
         stations: Of the stages.
     """
 
-    __slots__ = ("_agenda", "_busy", "_expected", "_until", "stations")
+    __slots__ = ("_agenda", "_busy", "_expected", "_resident", "_room", "_until", "stations")
 
-    def __init__(self, agenda: Agenda) -> None:
+    def __init__(self, agenda: Agenda, room: int | None = None) -> None:
         self._agenda = agenda
+        self._room = room
+        self._resident: dict[Station, None] = {}  # longest unused first
         self.stations: list[Station] = []
         self._busy = False
         self._until = 0.0
         self._expected = 0
+
+    @property
+    def filled(self) -> float | None:
+        """Share of its room that is taken; None: it has room for all."""
+        return None if self._room is None else len(self._resident) / self._room
+
+    def holds(self, station: Station) -> bool:
+        """Whether a stage is in memory."""
+        return self._room is None or station in self._resident
+
+    def admit(self, station: Station) -> float:
+        """Seconds until a stage is in memory, for which the longest unused ones leave."""
+        if self._room is None:
+            return 0.0
+        load_s = 0.0 if station in self._resident else station.load_s
+        self._resident.pop(station, None)
+        while len(self._resident) >= self._room:
+            del self._resident[next(iter(self._resident))]
+        self._resident[station] = None
+        return load_s
 
     def call_next(self) -> None:
         """Begin a call of the stage whose requests have waited longest, if the device is free."""
@@ -143,6 +179,7 @@ class Request:
 class _BatchInService:
     started: float
     batch: list[Request]
+    load_s: float
     dropped: bool = False
     n_lost: int = 0
 
@@ -186,6 +223,7 @@ class Station:
         replicas: Up.
         batch: Most queries in a call now.
         place: Shared with other stages; None: it has its own.
+        load_s: Seconds to load it, where it is not in the memory of that place.
         slowdown: What the length of calls is multiplied with.
         delay_s: Added to every call.
         p_lost: Probability that the network loses a call.
@@ -205,6 +243,7 @@ class Station:
     replicas: int
     batch: int
     place: SharedDevice | None = None
+    load_s: float = 0.0
     slowdown: float = 1.0
     delay_s: float = 0.0
     p_lost: float = 0.0
@@ -231,6 +270,11 @@ class Station:
     def n_calls(self) -> int:
         """Calls under way."""
         return self.calls.n
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a call begins without a load."""
+        return self.place is None or self.place.holds(self)
 
     def join(self, request: Request) -> None:
         """Wait, and be called for if a replica is free."""
@@ -283,7 +327,8 @@ class Station:
         waiting = [queue for queue in self._queues.values() if queue]
         queue = waiting[0] if len(waiting) == 1 else min(waiting, key=_first_joined)
         size, now = min(self.batch, len(queue)), self.agenda.now
-        call = _BatchInService(now, [queue.popleft() for _ in range(size)])
+        load_s = 0.0 if self.place is None else self.place.admit(self)
+        call = _BatchInService(now, [queue.popleft() for _ in range(size)], load_s)
         self.n_waiting -= size
         self._running[call] = None
         self.calls.enter(now)
@@ -296,7 +341,7 @@ class Station:
         if call.dropped:
             self._end(call)
             return
-        now = self.agenda.now
+        now, call.load_s = self.agenda.now + call.load_s, 0.0
         if self.p_lost and self.network is not None and self.network.random() < self.p_lost:
             call.n_lost += 1
             self.agenda.at(now + self.timeout_s, self._send, call)
@@ -349,6 +394,44 @@ class Station:
         self.n_waiting -= 1
         self.visits.leave(self.agenda.now, request.joined)
         self.failed(request)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGauge:
+    """What stands before a call of a stage whose device others share (`asd.operations.traffic.Gauge`)."""
+
+    station: Station
+    place: SharedDevice
+
+    @property
+    def n_waiting(self) -> int:
+        """Requests that wait for a call of any of its stages."""
+        return sum(station.n_waiting for station in self.place.stations)
+
+    @property
+    def n_calls(self) -> int:
+        """Calls under way, of whatever stage."""
+        return sum(station.n_calls for station in self.place.stations)
+
+    @property
+    def replicas(self) -> int:
+        """One, while the stage is up: calls take turns."""
+        return min(1, self.station.replicas)
+
+    @property
+    def batch(self) -> int:
+        """Most queries in a call."""
+        return self.station.batch
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether a call begins without a load."""
+        return self.station.is_resident
+
+
+def gauge_of(station: Station) -> Station | DeviceGauge:
+    """What can be read off a stage at any moment."""
+    return station if station.place is None else DeviceGauge(station, station.place)
 
 
 def _first_joined(queue: deque[Request]) -> float:

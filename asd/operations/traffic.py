@@ -296,13 +296,17 @@ class RunSettings:
         window_s: Length of a window of the books.
         most_inside: Requests that find so many inside are refused; None: nobody is.
         cap: On what is spent; None: there is none.
+        room: Stages of one device that fit into its memory together; None: all of them.
     """
 
     window_s: float = 600.0
     most_inside: int | None = None
     cap: Cap | None = None
+    room: int | None = None
 
     def __post_init__(self) -> None:
+        if self.room is not None and self.room < 1:
+            raise ConfigError(f"a device has room for at least one stage: {self}")
         if not self.window_s > 0.0:
             raise ConfigError(f"windows last longer than 0 s: {self}")
 

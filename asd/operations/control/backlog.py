@@ -92,7 +92,7 @@ def _with_out(charges: FloatArray, out: float) -> FloatArray:
 
 
 def with_load(charges: Surcharge, mu: float, load_s: float, rate: float) -> Surcharge:
-    """The same with one level more: that of a stage that has to be loaded, while its device does nothing else.
+    """The same with one level more: of a stage that has to be loaded, while its device does nothing else.
 
     Args:
         charges: At every backlog; until it is loaded, one call is before.

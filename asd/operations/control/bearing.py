@@ -178,6 +178,7 @@ class _FixedBacklog(NamedTuple):
     replicas: int = 1
     batch: int = 2
     place: None = None
+    is_resident: bool = True
 
 
 def gauge_at(level: int) -> Gauge:

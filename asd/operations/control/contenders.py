@@ -13,7 +13,7 @@ always:STAGE         one stage
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from asd.errors import ConfigError
@@ -46,6 +46,7 @@ class Contenders:
         batch: Queries a call that policies are solved for.
         evidence: Judges every state once.
         floor: Settings that were certified, for `floored`; None: there are none.
+        load_s: Seconds of a load, by stage, where stages take turns in memory.
     """
 
     fitted: PolicyArtifact
@@ -54,6 +55,7 @@ class Contenders:
     batch: int
     evidence: Remembered
     floor: FloorRecord | None = None
+    load_s: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, text: str) -> Controller:
         """The controller that the text names, in a fresh state.
@@ -84,6 +86,7 @@ class Contenders:
             self.batch,
             self.evidence,
             floor=self.floor,
+            load_s=self.load_s,
         )
 
     def _checked(self, stage: str) -> str:
