@@ -155,7 +155,7 @@ def test_hours_of_devices_are_printed_where_a_stage_is_scaled(place: Place) -> N
     assert 0.2 < float(row[-1]) <= 0.4
     assert "device-hours" not in simulate(place, *asked).output
     refused = simulate(place, *asked, "--scale", "L:1:3:30", "--plan", "1")
-    assert "leave --scale out" in refused.output
+    assert "leave --scale and --resident out" in refused.output
 
 
 def test_a_closed_loop_obeys_its_law(place: Place) -> None:
