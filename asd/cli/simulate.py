@@ -19,7 +19,7 @@ from tqdm import tqdm
 from asd.cli.examples import examples
 from asd.cli.options import FINITE, FiniteRange, ladder_option, policy_option
 from asd.cli.paths import NEW_FILE
-from asd.cli.scenarios import Opened, open_scenario, servers_options
+from asd.cli.scenarios import Opened, open_scenario, recorded_option, servers_options
 from asd.errors import ConfigError
 from asd.measurement.files import read_record, write_atomically
 from asd.operations.books import Summary
@@ -40,12 +40,14 @@ from asd.schema import msgspec
         "asd simulate traces.jsonl --plan 0.5 --at-quality 0.98 --arrivals poisson:100 --hours 0.1 "
         "--policies always:L,static:0.9,queue:8:2",
         "asd simulate traces.jsonl --policies always:L,queue:5:1 --seeds 5 --json runs.json --page runs.html",
+        "asd simulate mmlu.jsonl.gz --recorded 8b,70b=4,405b=8 --batch 1 --arrivals poisson:1 --hours 1",
         "asd collect --out traces.jsonl                               makes the file",
     )
 )
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
 @policy_option
+@recorded_option
 @click.option(
     "--policies",
     default="optimal:5",
@@ -95,6 +97,7 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],
     ladder: str,
     policy: Path | None,
+    recorded: str | None,
     policies: str,
     certified_floor: Path | None,
     at_quality: float | None,
@@ -118,11 +121,12 @@ def simulate(  # noqa: PLR0913, PLR0917  (one argument an option)
 ) -> None:
     """Let requests arrive at a cascade that answers from recorded TRACES, and see what they wait for.
 
-    Service times are the ladder's prices. Every window is checked: Little's law, utilisation, conservation.
+    Calls take what the prices say, or what was recorded of them. Every window is checked: Little's law,
+    utilisation, conservation.
     """
     _check_page(page, plan)
     opened = open_scenario(
-        traces, ladder, policy, replicas, batch, **_loop(arrivals, users, hours), window_s=window,
+        traces, ladder, policy, replicas, batch, recorded, **_loop(arrivals, users, hours), window_s=window,
         faults=fault, mtbf=dict(map(_failures, mtbf)), most_inside=most_inside, mix=mix, scale=scale,
         resident=resident,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from asd.cli.examples import examples
 from asd.cli.options import FiniteRange, ladder_option, policy_option, split
 from asd.cli.paths import NEW_FILE
-from asd.cli.scenarios import open_scenario, servers_options, traffic_option, worth_option
+from asd.cli.scenarios import open_scenario, recorded_option, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
 from asd.measurement.files import write_record
 from asd.operations.control.floor_record import FloorRecord
@@ -30,6 +30,7 @@ from asd.research.load.shop import Shop
 @click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
 @ladder_option
 @policy_option
+@recorded_option
 @click.option("--tables", default=",".join(CONTROL), show_default=True, help="Which, by commas.")
 @click.option("--arrivals", default="bursts:0.1", show_default=True, help="Of the budget's days.")
 @click.option(
@@ -52,6 +53,7 @@ def control(  # noqa: PLR0913, PLR0917  (one argument an option)
     traces: tuple[Path, ...],
     ladder: str,
     policy: Path | None,
+    recorded: str | None,
     tables: str,
     arrivals: str,
     hours: float,
@@ -72,7 +74,7 @@ def control(  # noqa: PLR0913, PLR0917  (one argument an option)
     if out is not None and "floor" not in names:
         raise ConfigError(f"--out keeps what the floor certified; name floor in --tables, not {tables}")
     opened = open_scenario(
-        traces, ladder, policy, replicas, batch,
+        traces, ladder, policy, replicas, batch, recorded,
         arrivals=arrivals, users=None, seconds=3600.0 * hours, window_s=600.0,
     )  # fmt: skip
     found: list[FloorRecord] = []

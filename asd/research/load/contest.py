@@ -67,7 +67,7 @@ _QUARTERS = 4
 _TUNING_SHARE, _FINALISTS = 0.3, 6
 """Every setting is tried on this share of a day's requests, and the best few on all of them."""
 _TUNING_SEED = 1_000_000
-_LAMS, _MUS = (20, 40, 80, 160), (0.5, 1, 3, 10)
+_LAMS, _MUS = (20, 40, 80, 160), (0.1, 0.3, 1, 3, 10)
 SETTINGS: dict[str, tuple[str, ...]] = {
     "static": tuple(f"static:{p}" for p in (0.7, 0.75, 0.8, 0.85, 0.9, 0.95)),
     "published": tuple(f"published:{lam}" for lam in (0.1, 0.2, 0.5, 1)),

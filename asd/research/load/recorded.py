@@ -43,9 +43,18 @@ def read_timed(paths: Paths, stages: Sequence[str]) -> list[Trace]:
     return [_trace(row, stages) for row in timed]
 
 
-def priced_ladder(traces: Sequence[Trace], stages: Sequence[str]) -> Ladder:
-    """Stages with prices in milliseconds, fitted on these rows; `ConfigError` where they are out of order."""
-    made = tuple(Stage(name, f"recorded/{name}", _prices(traces, name)) for name in stages)
+def priced_ladder(traces: Sequence[Trace], stages: Sequence[str], devices: Sequence[int] = ()) -> Ladder:
+    """Stages with prices in milliseconds, fitted on these rows; `ConfigError` where they are out of order.
+
+    Args:
+        traces: As `read_timed` reads them.
+        stages: The largest last.
+        devices: That a replica of each takes; none: one each.
+    """
+    made = tuple(
+        Stage(name, f"recorded/{name}", _prices(traces, name), tensor_parallel=n)
+        for name, n in zip(stages, devices or [1] * len(stages), strict=True)
+    )
     return Ladder("recorded", made, "ms", f"fitted to the recorded seconds of {len(traces)} calls a stage")
 
 
