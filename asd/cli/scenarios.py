@@ -50,7 +50,7 @@ def servers_options(command: T) -> T:
     return many(size(command))
 
 
-class _FittedRows(NamedTuple):
+class _ScenarioSource(NamedTuple):
     """Queries to draw from, their ladder, and the policy for it."""
 
     rows: list[Trace]
@@ -108,13 +108,13 @@ def open_scenario(
     return Opened(Scenario(population, what), fitted, devices)
 
 
-def _collected(traces: Sequence[Path], ladder: str, policy: Path | None) -> _FittedRows:
+def _collected(traces: Sequence[Path], ladder: str, policy: Path | None) -> _ScenarioSource:
     steps = Ladder.load(ladder)
     rows = answered([trace for path in traces for trace in read_traces(path)])
-    return _FittedRows(rows, steps, policy_of(steps, policy))
+    return _ScenarioSource(rows, steps, policy_of(steps, policy))
 
 
-def _recorded(traces: Sequence[Path], models: str, ladder: str, policy: Path | None) -> _FittedRows:
+def _recorded(traces: Sequence[Path], models: str, ladder: str, policy: Path | None) -> _ScenarioSource:
     """The half of the queries on which the policy was not fitted."""
     if policy is not None or ladder != "tiny":
         raise ConfigError(
@@ -127,7 +127,7 @@ def _recorded(traces: Sequence[Path], models: str, ladder: str, policy: Path | N
     order = np.random.default_rng(0).permutation(len(rows))
     fitting, judged = ([rows[i] for i in half] for half in (order[::2], order[1::2]))
     steps = priced_ladder(fitting, list(devices), list(devices.values()))
-    return _FittedRows(judged, steps, fit(fitting, steps, fitted_at="for a scenario"))
+    return _ScenarioSource(judged, steps, fit(fitting, steps, fitted_at="for a scenario"))
 
 
 def _devices(models: str) -> dict[str, int]:
