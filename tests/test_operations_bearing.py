@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from asd.operations.control.deciders import Decider
 from asd.operations.simulator import Simulator
 from asd.operations.stations import StageServer
 from asd.operations.traffic import Fixed, Open
-from tests.test_operations_backlog import contenders  # noqa: F401  (a fixture)
+from tests.test_operations_backlog import busy, contenders  # noqa: F401  (a fixture)
 
 N = len(LEVELS) - 1
 APART = [("S",), ("L",)]
@@ -28,7 +29,8 @@ seconds = st.lists(st.tuples(st.floats(1e-3, 1.0), st.floats(1e-3, 1.0)), min_si
 
 def bearing(taken: Sequence[Sequence[float]], visits: float = 1.0, alone_s: float = 0.1) -> Bearing:
     """Of calls of one second."""
-    return Bearing(("S", "L"), (1.0, 1.0), [Demand(each, (visits, visits), alone_s) for each in taken])
+    demands = [Demand(each, each, (visits, visits), alone_s) for each in taken]
+    return Bearing(("S", "L"), (1, 1), (1.0, 1.0), demands)
 
 
 @pytest.mark.parametrize("level", range(N))
@@ -48,6 +50,28 @@ def test_a_rate_without_a_target_is_that_of_the_fullest_device() -> None:
     taken[2] = (0.7, 0.0)
     assert bearing(taken).rate({"S": 1, "L": 0}, APART) == pytest.approx(0.8 / 0.7)
     assert bearing([(0.0, 0.0)] * (N * N)).rate(BOTH, APART) == math.inf
+
+
+def test_calls_that_take_twice_as_long_bear_half() -> None:
+    """With a target twice as far away; where only S is slow, what L bears at any P95 stays."""
+    taken = [(0.2, 0.4)] * (N * N)
+    found = bearing(taken)
+    slow = found.slowed({"S": 2.0, "L": 2.0})
+    assert slow.rate(BOTH, APART, 6.0) == pytest.approx(found.rate(BOTH, APART, 3.0) / 2.0)
+    assert found.slowed({"S": 1.5, "L": 1.0}).rate(BOTH, APART) == pytest.approx(0.8 / 0.4)
+    assert found.slowed({"S": 4.0, "L": 1.0}).rate(BOTH, APART) == pytest.approx(0.8 / 0.8)
+    assert found.slowed({"S": 4.0, "L": 1.0}).demands[0].alone_s == pytest.approx(0.1 * (0.8 + 0.4) / 0.6)
+
+
+@pytest.mark.parametrize(("n", "priced"), [(1.0, 0.2), (4.0, 0.5), (2.5, 0.35)])
+def test_a_slowdown_by_hand(n: float, priced: float) -> None:
+    """Half of the requests visit S, for .2 s in a call of one query and for .5 s in one of four; none L."""
+    demand = Demand((0.5 * 0.5 / 4, 0.0), (0.5 * 0.2, 0.0), (0.5, 0.0), 0.1)
+    found = Bearing(("S", "L"), (4, 4), (1.0, 1.0), [demand] * (N * N))
+    seen = busy(0.5, call_s=3.0 * priced, per_call=n)
+    assert found.slowdown("S", seen) == pytest.approx(3.0)
+    assert found.slowdown("L", seen) is None
+    assert found.slowdown("S", replace(seen, call_s=None)) is None
 
 
 def test_one_queue_has_one_backlog() -> None:

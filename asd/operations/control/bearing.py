@@ -9,14 +9,15 @@ replicas and calls of c seconds is used rho = r d / n, and waited for
 (Sakasegawa, as in `asd.operations.control.backlog`). Waits are taken as exponential, so that 5 % of the
 requests wait longer than W ln(20 v) where a share v of them does; P95 is reckoned as that of the calls alone,
 beside nobody, and these waits. What is borne is a share of the largest r, over all combinations, whose P95
-stays below its target. An approximation, made to say in time what a simulation would say exactly.
+stays below its target. An approximation, made to say in time what a simulation would say exactly. Seconds are
+priced; where calls take longer than that, all that depends on them is scaled alike (`Bearing.slowed`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from asd.operations.control.backlog import LEVELS, BacklogPolicy, BacklogTable, 
 from asd.operations.control.deciders import decider_of
 from asd.operations.demand import Array
 from asd.operations.population import Population, Situation, Step
+from asd.operations.state import StageState
 from asd.operations.traffic import Gauge
 
 __all__ = ["BEARABLE", "Bearing", "Demand", "bearing_of", "demand_of", "gauge_at"]
@@ -43,11 +45,13 @@ class Demand(NamedTuple):
 
     Attributes:
         seconds: Of a replica, by stage, in full calls.
+        singles: The same in calls of one query.
         visits: Calls that it is in, by stage.
         alone_s: 95th percentile over the queries of what their calls take one after the other, beside nobody.
     """
 
     seconds: tuple[float, ...]
+    singles: tuple[float, ...]
     visits: tuple[float, ...]
     alone_s: float
 
@@ -58,16 +62,48 @@ class Bearing:
 
     Attributes:
         stages: Names, in ladder order.
-        call_s: What a full call takes, by stage.
+        sizes: Queries in a full call, by stage.
+        call_s: What it takes, by stage.
         demands: At every combination of backlogs with all stages in reach, the last stage's level changing
             fastest.
         share: Of the rate at which P95 is expected to be at its target.
     """
 
     stages: Sequence[str]
+    sizes: Sequence[int]
     call_s: Sequence[float]
     demands: Sequence[Demand]
     share: float = BEARABLE
+
+    def slowdown(self, name: str, stage: StageState) -> float | None:
+        """How many times as long as priced the calls took that ended; None: none did, or none is priced.
+
+        A call of n queries is priced between one query and a full call, of the longest of the mixes of calls
+        that backlogs lead to: which of them it was is not known, and none of them is a slowdown.
+        """
+        at = self.stages.index(name)
+        if not (stage.call_s and stage.per_call):
+            return None
+        size = self.sizes[at]
+        more = (stage.per_call - 1.0) / (size - 1.0) if size > 1 else 0.0
+        priced = max(
+            ((1.0 - more) * demand.singles[at] + more * size * demand.seconds[at]) / demand.visits[at]
+            if demand.visits[at]
+            else 0.0
+            for demand in self.demands
+        )
+        return stage.call_s / priced if priced else None
+
+    def slowed(self, factors: Mapping[str, float]) -> Bearing:
+        """The same where calls of these stages take so many times as long."""
+        by = np.array([factors[stage] for stage in self.stages])
+        demands = []
+        for demand in self.demands:
+            alone = sum(demand.singles)
+            longer = float(by @ np.array(demand.singles)) / alone if alone else 1.0
+            seconds, singles = (tuple((by * np.array(s)).tolist()) for s in (demand.seconds, demand.singles))
+            demands.append(Demand(seconds, singles, demand.visits, demand.alone_s * longer))
+        return replace(self, call_s=tuple((by * np.array(self.call_s)).tolist()), demands=demands)
 
     def rate(
         self, replicas: Mapping[str, int], devices: Iterable[Sequence[str]], p95_s: float = math.inf
@@ -143,9 +179,9 @@ def bearing_of(
     for levels in _combinations(len(stages)):
         table.gauges = [gauge_at(level) for level in levels]
         demands.append(demand_of(population, decider.walk, servers))
-    sizes = [servers[stage][1] for stage in stages]
+    sizes = tuple(servers[stage][1] for stage in stages)
     call_s = [size * population.mean_call_s(stage, size) for stage, size in zip(stages, sizes, strict=True)]
-    return Bearing(stages, tuple(call_s), tuple(demands))
+    return Bearing(stages, sizes, tuple(call_s), tuple(demands))
 
 
 def demand_of(
@@ -161,15 +197,21 @@ def demand_of(
         servers: Replicas and largest call, by stage.
     """
     n, alone = len(population.queries), []
-    seconds, visits = dict.fromkeys(population.stages, 0.0), dict.fromkeys(population.stages, 0)
+    seconds, singles = (dict.fromkeys(population.stages, 0.0) for _ in range(2))
+    visits = dict.fromkeys(population.stages, 0)
     for situation in population.queries:
         demands = [(step.stage, step.demand) for step in walk(situation) if step.demand]
         for stage, demand in demands:
             seconds[stage] += demand.share[servers[stage][1] - 1]
+            singles[stage] += demand.share[0]
             visits[stage] += 1
         alone.append(math.fsum(demand.share[0] for _, demand in demands))
-    p95 = float(np.quantile(alone, 0.95))
-    return Demand(tuple(s / n for s in seconds.values()), tuple(v / n for v in visits.values()), p95)
+    return Demand(
+        tuple(total / n for total in seconds.values()),
+        tuple(total / n for total in singles.values()),
+        tuple(total / n for total in visits.values()),
+        float(np.quantile(alone, 0.95)),
+    )
 
 
 class _FixedBacklog(NamedTuple):

@@ -165,7 +165,10 @@ class Floored:
         step: Of the ascent, in units of lam / target a look.
         forget: Share of mu that is forgotten at every look, in [0, 1).
         interval_s: Seconds between two looks.
+        memory: Weight of the old slowdown in the new one, in [0, 1).
         unheld: What cannot be held, or may soon not be, and why; "": nothing.
+        bears: Requests a second that the certified settings bear, as of the last look.
+        slowdown: How many times as long as priced calls take, by stage, at least 1.
         n_looks: So far.
         n_unheld: Looks of them that said so.
     """
@@ -179,7 +182,10 @@ class Floored:
     step: float = 0.2
     forget: float = 0.02
     interval_s: float = 30.0
+    memory: float = 0.5
     unheld: str = ""
+    bears: float = field(default=math.inf, init=False)
+    slowdown: dict[str, float] = field(init=False)
     n_looks: int = 0
     n_unheld: int = 0
     _mu: float = 0.0
@@ -191,6 +197,7 @@ class Floored:
         if not 0.0 < self.target_s < math.inf:
             raise ConfigError(f"a target is positive and finite, not {self.target_s:g}")
         self._mu = self.settings[0].mu
+        self.slowdown = dict.fromkeys(self.bearing.stages, 1.0)
         self._devices = [(stage,) for stage in self.bearing.stages]
         self._policy = BacklogPolicy(self.name, self.evidence, BacklogTable(self.settings[0].solved))
 
@@ -243,13 +250,18 @@ class Floored:
 
     def _overloaded(self, state: SystemState) -> str:
         """That more arrive than the certified settings bear, which is known before anybody has waited."""
+        for name, stage in state.stages.items():
+            if (ratio := self.bearing.slowdown(name, stage)) is not None:
+                self.slowdown[name] = max(
+                    1.0, self.memory * self.slowdown[name] + (1.0 - self.memory) * ratio
+                )
         replicas = {name: stage.replicas for name, stage in state.stages.items()}
-        bears = self.bearing.rate(replicas, self._devices, self.target_s)
-        if state.request_rate <= bears:
+        self.bears = self.bearing.slowed(self.slowdown).rate(replicas, self._devices, self.target_s)
+        if state.request_rate <= self.bears:
             return ""
         return (
             f"P95 of {self.target_s:g} s may soon not be held with the quality floor: "
-            f"{state.request_rate:.3g} requests a second arrive, the certified settings bear {bears:.3g}"
+            f"{state.request_rate:.3g} requests a second arrive, the certified settings bear {self.bears:.3g}"
         )
 
     def _tell(self, unheld: str) -> None:

@@ -82,9 +82,9 @@ class FloorRecord(Record, frozen=True, kw_only=True):
         if not self.tables or tuple(table.mu for table in self.tables) != self.mus[: len(self.tables)]:
             raise DataError(f"the certified tables are not the first of the grid {list(self.mus)}; {AGAIN}")
         n = len(self.servers)
-        sizes = {(len(demand.seconds), len(demand.visits)) for demand in self.demands}
+        sizes = {len(counts) for demand in self.demands for counts in demand[:3]}
         counts = len(self.full_call_s), len(self.demands)
-        if not n or sizes != {(n, n)} or counts != (n, (len(LEVELS) - 1) ** n):
+        if not n or sizes != {n} or counts != (n, (len(LEVELS) - 1) ** n):
             raise DataError(f"the demands are not those of {n} stages at every backlog; {AGAIN}")
 
     @property
@@ -95,7 +95,8 @@ class FloorRecord(Record, frozen=True, kw_only=True):
     @property
     def bearing(self) -> Bearing:
         """What requests take under the last of the tables."""
-        return Bearing(tuple(self.servers), self.full_call_s, self.demands)
+        sizes = tuple(size for _, size in self.servers.values())
+        return Bearing(tuple(self.servers), sizes, self.full_call_s, self.demands)
 
     @property
     def bears(self) -> float:
