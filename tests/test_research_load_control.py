@@ -78,7 +78,7 @@ def test_a_floor_is_certified_and_kept(shop: Shop) -> None:
     tested = rows(tables, "certified")
     passed = [bool(row["certified"]) for row in tested]
     assert passed == [
-        all(one["p_value"] <= control.DELTA for one in tested[: i + 1]) for i in range(len(tested))
+        all(one["p_value"] <= shop.promise.delta for one in tested[: i + 1]) for i in range(len(tested))
     ]
     assert passed[0]
     assert not passed[-1]
@@ -242,17 +242,27 @@ def test_a_floor_that_only_its_own_queries_could_judge_is_refused(place: Place, 
 
 
 @pytest.mark.slow
-def test_nothing_is_written_where_nothing_is_certified(
-    place: Place,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(control, "KEEP", 1.0)
+def test_nothing_is_written_where_nothing_is_certified(place: Place, tmp_path: Path) -> None:  # noqa: F811
     out = tmp_path / "floor.json"
-    found = asked(place, "--tables", "floor", "--hours", "0.02", "--out", str(out))
+    found = asked(place, "--tables", "floor", "--hours", "0.02", "--keep", "1", "--out", str(out))
     assert found.exit_code == 2
     assert "no setting was certified" in found.output
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_lower_floor_certifies_more(place: Place, tmp_path: Path) -> None:  # noqa: F811
+    """And the file says which it was; what is no share is refused."""
+    out, n = tmp_path / "floor.json", []
+    for keep in ("0.95", "0.8"):
+        more = ("--hours", "0.02", "--lam", "20", "--keep", keep, "--delta", "0.2", "--out", str(out))
+        assert asked(place, "--tables", "floor", *more).exit_code == 0
+        floor = read_record(out, FloorRecord)
+        assert (floor.keep, floor.delta) == (float(keep), 0.2)
+        n.append(len(floor.tables))
+    assert n[0] < n[1]
+    assert asked(place, "--tables", "floor", "--keep", "1.5").exit_code == 2
+    assert asked(place, "--tables", "floor", "--delta", "0").exit_code == 2
 
 
 def test_a_file_of_a_floor_is_asked_for_with_its_table(place: Place, tmp_path: Path) -> None:  # noqa: F811

@@ -16,7 +16,6 @@ from asd.cli import main
 from asd.measurement.files import read_record, write_record
 from asd.operations.control.floor import Floored
 from asd.operations.control.floor_record import FloorRecord
-from asd.research.load import control
 from asd.resilience import Health
 from asd.schema import msgspec
 from asd.serving.endpoint.application import Application
@@ -33,10 +32,8 @@ def floor(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("floored")
     asd.collect("tiny", ["tiny-arithmetic"], limit=40, out=folder / "traces.jsonl")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(control, "KEEP", 0.5)
-        line = ["control", str(folder / "traces.jsonl"), "--tables", "floor", "--hours", "0.01"]
-        found = CliRunner().invoke(main, [*line, "--out", str(folder / "floor.json")])
+    line = ["control", str(folder / "traces.jsonl"), "--tables", "floor", "--hours", "0.01", "--keep", "0.5"]
+    found = CliRunner().invoke(main, [*line, "--out", str(folder / "floor.json")])
     assert found.exit_code == 0, found.output
     return folder / "floor.json"
 

@@ -10,10 +10,11 @@ import click
 from tqdm import tqdm
 
 from asd.cli.examples import examples
-from asd.cli.options import FiniteRange, ladder_option, policy_option, split
+from asd.cli.options import FINITE, FiniteRange, ladder_option, policy_option, split
 from asd.cli.paths import NEW_FILE
 from asd.cli.scenarios import open_scenario, recorded_option, servers_options, traffic_option, worth_option
 from asd.errors import ConfigError
+from asd.guarantee.certificate import Promise
 from asd.measurement.files import write_record
 from asd.operations.control.floor_record import FloorRecord
 from asd.research.load.control import CONTROL
@@ -44,6 +45,8 @@ from asd.research.load.shop import Shop
 @worth_option
 @servers_options
 @traffic_option
+@click.option("--keep", type=FINITE, default=0.95, show_default=True, help="Of a floor: share of quality.")
+@click.option("--delta", type=FINITE, default=0.1, show_default=True, help="Probability that it is wrong.")
 @click.option(
     "--out",
     type=NEW_FILE,
@@ -62,6 +65,8 @@ def control(  # noqa: PLR0913, PLR0917  (one argument an option)
     replicas: str,
     batch: int,
     seed: int,
+    keep: float,
+    delta: float,
     out: Path | None,
 ) -> None:
     """Simulate what control holds for a cascade that answers from recorded TRACES: money, floor, a loss.
@@ -73,6 +78,7 @@ def control(  # noqa: PLR0913, PLR0917  (one argument an option)
         raise ConfigError(f"--tables {tables!r}: name some of {', '.join(CONTROL)}")
     if out is not None and "floor" not in names:
         raise ConfigError(f"--out keeps what the floor certified; name floor in --tables, not {tables}")
+    promise = Promise(delta=delta, keep=keep)
     opened = open_scenario(
         traces, ladder, policy, replicas, batch, recorded,
         arrivals=arrivals, users=None, seconds=3600.0 * hours, window_s=600.0,
@@ -81,7 +87,7 @@ def control(  # noqa: PLR0913, PLR0917  (one argument an option)
     with tqdm(unit="h", disable=None, file=sys.stderr) as bar:
         shop = Shop(
             opened.scenario, opened.fitted, f"queue:{lam:g}:{mu:g}", f"optimal:{lam:g}", seed,
-            lambda window: bar.update(window.seconds / 3600.0), certified=found.append,
+            lambda window: bar.update(window.seconds / 3600.0), promise=promise, certified=found.append,
         )  # fmt: skip
         for name in names:
             for table in CONTROL[name](shop):
@@ -94,7 +100,7 @@ def _keep(out: Path, found: Sequence[FloorRecord]) -> None:
     """Write what was certified, where something was."""
     if not found:
         raise ConfigError(
-            f"no setting was certified, {out} was not written; raise --lam, or give more traces"
+            f"no setting was certified, {out} was not written; raise --lam, lower --keep, or give more traces"
         )
     write_record(out, found[0])
     click.echo(f"{len(found[0].tables)} certified settings of lam {found[0].lam:g} are in {out}")

@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from asd.guarantee.certificate import Promise
 from asd.operations.books import Summary
 from asd.operations.control.bearing import bearing_of
 from asd.operations.control.budget import DayBudget, Paced
@@ -38,8 +37,8 @@ REPLICAS = 4
 """Of every stage where one of them is lost: three quarters of the capacity are left."""
 DAYS, SEEDS, SHARE = 10, 3, 0.7
 """Of the budget: days of a run, runs, and what is allowed as a share of what the policy would spend."""
-KEEP, DELTA, LOAD = 0.95, 0.1, 0.7
-"""Of the floor: share of the largest stage's quality, probability of error, load of the tables."""
+LOAD = 0.7
+"""Of the floor: of the stages, for which its tables are solved."""
 TARGETS_S = (0.1, 0.3, 1.0)
 MUS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 ARMS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.5)
@@ -174,14 +173,16 @@ def floor(shop: Shop) -> list[StudyTable]:
         contenders.evidence,
         contenders.steering.tables(lam, LOAD),
         MUS,
-        Promise(delta=DELTA, keep=KEEP),
+        shop.promise,
         np.random.default_rng(shop.seed),
     )
     tested: list[tuple[Value, ...]] = [
         (s.mu, s.worst, found.floor, s.p_value, i < found.n_passed) for i, s in enumerate(found.settings)
     ]
     n = len(calibration.queries)
-    note = f"lam {lam:g}; worst: whatever the queues do, on {n} rows; certified at delta {DELTA:g}."
+    note = (
+        f"lam {lam:g}; worst: whatever the queues do, on {n} rows; certified at delta {shop.promise.delta:g}."
+    )
     columns = ("mu", "worst_quality", "floor", "p_value", "certified")
     tables = [shop.table("certified", "Settings certified for a floor", columns, tested, note)]
     if not found.n_passed:
@@ -194,9 +195,9 @@ def floor(shop: Shop) -> list[StudyTable]:
     rows = [_floored(other, asked, held.of(f"floored:{lam!r}:{target}")) for target in TARGETS_S]
     under_load = ("policy", "quality", "floor", "p95_s", "looks", "looks_that_said_so")
     note = (
-        f"The floor: {KEEP:g} of the largest stage's quality on the very queries of the run. Said so: that "
-        f"the target cannot be held with the floor; {1.5 * shop.rate():.3g} requests a second arrive, at any "
-        f"P95 the certified settings bear {record.bears:.3g}."
+        f"The floor: {record.keep:g} of the largest stage's quality on the very queries of the run. Said so: "
+        f"that the target cannot be held, or may soon not be; {1.5 * shop.rate():.3g} requests a second "
+        f"arrive, at any P95 the certified settings bear {record.bears:.3g}."
     )
     return [*tables, shop.table("floor", "A floor under load", under_load, rows, note)]
 
@@ -209,7 +210,8 @@ def _floored(shop: Shop, asked: RunsHeader, made: Controller) -> tuple[Value, ..
     for window in sim.run(asked.seconds):
         shop.progress(window)
     total = sim.books.total()
-    floor = None if total.reference is None else KEEP * total.reference
+    keep = shop.promise.keep
+    floor = None if total.reference is None or keep is None else keep * total.reference
     return made.name, total.quality, floor, total.p95_s, made.n_looks, made.n_unheld
 
 

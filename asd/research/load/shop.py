@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from asd.guarantee.certificate import Promise
 from asd.operations.books import Summary
 from asd.operations.control.contenders import Contenders
 from asd.operations.control.deciders import Remembered
@@ -23,6 +24,7 @@ from asd.schema import msgspec
 __all__ = ["HOUR", "Shop"]
 
 HOUR = 3600.0
+PROMISE = Promise(delta=0.1, keep=0.95)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Shop:
         progress: Told of every window of every run.
         memory: What is known of the memory of stages, by name; none: nothing.
         targets: Of a day, in place of those that there are (`asd.research.load.tables.METRICS`).
+        promise: Of a floor.
         certified: Told of a floor that was certified.
     """
 
@@ -49,6 +52,7 @@ class Shop:
     progress: Callable[[Summary], object] = lambda _: None
     memory: Mapping[str, StageMemory] = field(default_factory=dict)
     targets: Mapping[str, float] = field(default_factory=dict)
+    promise: Promise = PROMISE
     certified: Callable[[FloorRecord], object] = lambda _: None
 
     @property
