@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx2
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -86,11 +87,16 @@ def test_servers_of_now_older_ones_and_our_own_are_understood(words: str, told: 
         assert reader.read() == told
 
 
-def test_readings_share_a_connection() -> None:
+def test_readings_share_a_connection_and_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Other requests are logged as they were."""
+    caplog.set_level(logging.INFO)
     with telling(TOLD) as (server, reader):
         for _ in range(3):
             reader.read()
         assert server.connections == 1
+        assert not caplog.records
+        httpx2.get(f"{server.url}/models")
+        assert [record.name for record in caplog.records] == ["httpx2"]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,15 @@ class ServerGauges:
         return body.decode()
 
 
+def _is_no_reading(record: logging.LogRecord) -> bool:
+    """Requests are logged, but not one every second."""
+    told = record.args if isinstance(record.args, tuple) else ()
+    return not any(str(one).endswith("/metrics") for one in told)
+
+
+logging.getLogger("httpx2").addFilter(_is_no_reading)
+
+
 def _known(text: str) -> dict[str, float]:
     """The gauges that have a name here, whatever engine of the server they are of."""
     from prometheus_client.parser import (  # noqa: PLC0415  (of asd[serve], where gauges are read)
